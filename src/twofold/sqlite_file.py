@@ -1,0 +1,164 @@
+"""In charge of SQLite files: hardened connections, one writer per file, and no file where SQLite cannot be trusted."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from twofold.errors import Unavailable, WiringError
+
+OLDEST_SQLITE = (3, 51, 3)
+"""Older ones may lose writes when two connections reset the write-ahead log at the same moment."""
+
+BUSY_MILLISECONDS = 2_000
+
+_PROC_MOUNTS = Path("/proc/mounts")
+# 9p and virtiofs are left out: sandboxes and virtual machines show their own local disk as one.
+_NETWORK = frozenset(
+    "afs beegfs ceph cifs coda davfs fuse.ceph fuse.davfs2 fuse.glusterfs fuse.rclone fuse.s3fs fuse.smbnetfs fuse.sshfs "
+    "glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 smb3 smbfs".split()
+)
+_DISK_ERRORS = (
+    apsw.AuthError,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.LockedError,
+    apsw.NoLFSError,
+    apsw.NoMemError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.ReadOnlyError,
+)
+
+
+class DiskErrors:
+    """A context in which whatever the disk or another process does to the file is raised as Unavailable, cause chained."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, _DISK_ERRORS):
+            raise Unavailable(
+                f"The file {self._path} cannot be used now: {error}. Look at the disk it is on."
+            ) from error
+
+
+class FileLock:
+    """The right to write to a file, held through `<file>.lock` until released or until this process ends.
+
+    WiringError, naming the other process, where one holds it already. Readers need no lock.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        _make_parents(path)
+        name = f"{os.fspath(path)}.lock"
+        try:
+            self._file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Unavailable(
+                f"The lock {name} cannot be opened: {error.strerror}. Give this user the folder."
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._file)
+            raise WiringError(
+                f"{os.fspath(path)} is written by another process already (pid {holder}), and a file has one writer. "
+                "Stop that process, or open the file read-only."
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Let others write. Safe to repeat. The lock file stays: removing it could free a lock just taken by another."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:
+    """A hardened connection: WAL, a busy timeout, nothing trusted that the schema says, pages checked as they are read.
+
+    A writer makes the file and its folders and chooses `synchronous` itself; a reader can do nothing but read. Unavailable
+    where the file cannot be opened or, for a reader, is not there yet.
+    """
+    if readonly and vfs is None and not os.path.exists(path):
+        raise Unavailable(
+            f"There is no file {os.fspath(path)} yet. Start the app that writes it first (`twofold serve`)."
+        )
+    if not readonly:
+        _make_parents(path)
+    with DiskErrors(path):
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        connection = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs)
+        try:
+            _harden(connection, readonly)
+        except apsw.Error:
+            connection.close()
+            raise
+        return connection
+
+
+def refuse_network_file_system(path: str | os.PathLike[str], mounts: Path = _PROC_MOUNTS) -> None:
+    """WiringError where `path` is on a network file system, whose locks SQLite cannot rely on. Known on Linux only."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return
+    place = os.path.realpath(path)
+    found, kind = "", ""
+    for line in lines:
+        _, mounted, filesystem, *_ = line.split(" ")
+        folder = (
+            mounted.encode("utf-8", "surrogateescape")
+            .decode("unicode_escape")
+            .encode("latin-1")
+            .decode("utf-8", "replace")
+        )
+        inside = place == folder or place.startswith(folder.rstrip("/") + "/")
+        if inside and len(folder) >= len(found):
+            found, kind = folder, filesystem
+    if kind in _NETWORK:
+        raise WiringError(
+            f"{os.fspath(path)} is on a network file system ({kind}, mounted at {found}), where SQLite can lose data. "
+            "Put the file on a local disk, or use a database server."
+        )
+
+
+def refuse_old_sqlite(version: str | None = None) -> None:
+    """WiringError where the SQLite inside apsw is older than 3.51.3, which can damage a write-ahead log."""
+    present = version or apsw.sqlite_lib_version()
+    if tuple(int(part) for part in present.split(".")[:3]) < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise WiringError(f"SQLite {present} is too old: {needed} or newer is needed. Upgrade the package apsw.")
+
+
+def _make_parents(path: str | os.PathLike[str]) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"The folder of {os.fspath(path)} cannot be made: {error.strerror}.") from error
+
+
+def _harden(connection: apsw.Connection, readonly: bool) -> None:
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
+    connection.execute("pragma trusted_schema = off; pragma cell_size_check = on; pragma mmap_size = 0")
+    if readonly:
+        connection.execute("pragma query_only = on")
+        return
+    mode = connection.execute("pragma journal_mode = wal").get
+    if mode not in ("wal", "memory"):
+        raise apsw.CantOpenError(f"the journal mode is '{mode}' and cannot be made 'wal'")
