@@ -1,4 +1,6 @@
 """In charge of SQLite files: hardened connections, one writer per file, and no file where SQLite cannot be trusted."""
+# pyright: reportUnknownMemberType=false
+# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
 
 import fcntl
 import os
@@ -16,9 +18,10 @@ BUSY_MILLISECONDS = 2_000
 
 _PROC_MOUNTS = Path("/proc/mounts")
 # 9p and virtiofs are left out: sandboxes and virtual machines show their own local disk as one.
-_NETWORK = frozenset(
-    "afs beegfs ceph cifs coda davfs fuse.ceph fuse.davfs2 fuse.glusterfs fuse.rclone fuse.s3fs fuse.smbnetfs fuse.sshfs "
-    "glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 smb3 smbfs".split()
+_NETWORK = (
+    *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"),
+    *("fuse.ceph", "fuse.davfs2", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.smbnetfs", "fuse.sshfs"),
+    *("smb3", "smbfs"),
 )
 _DISK_ERRORS = (
     apsw.AuthError,
@@ -38,7 +41,7 @@ _DISK_ERRORS = (
 
 
 class DiskErrors:
-    """A context in which whatever the disk or another process does to the file is raised as Unavailable, cause chained."""
+    """A context that raises what the disk or another process does to the file as Unavailable, its cause chained."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -83,7 +86,7 @@ class FileLock:
         os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
-        """Let others write. Safe to repeat. The lock file stays: removing it could free a lock just taken by another."""
+        """Let others write. Safe to repeat. The lock file stays: removing it could free another's lock."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -92,8 +95,8 @@ class FileLock:
 def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:
     """A hardened connection: WAL, a busy timeout, nothing trusted that the schema says, pages checked as they are read.
 
-    A writer makes the file and its folders and chooses `synchronous` itself; a reader can do nothing but read. Unavailable
-    where the file cannot be opened or, for a reader, is not there yet.
+    A writer makes the file and its folders and chooses `synchronous` itself; a reader can do nothing but read.
+    Unavailable where the file cannot be opened or, for a reader, is not there yet.
     """
     if readonly and vfs is None and not os.path.exists(path):
         raise Unavailable(
@@ -122,12 +125,7 @@ def refuse_network_file_system(path: str | os.PathLike[str], mounts: Path = _PRO
     found, kind = "", ""
     for line in lines:
         _, mounted, filesystem, *_ = line.split(" ")
-        folder = (
-            mounted.encode("utf-8", "surrogateescape")
-            .decode("unicode_escape")
-            .encode("latin-1")
-            .decode("utf-8", "replace")
-        )
+        folder = _unescaped(mounted)
         inside = place == folder or place.startswith(folder.rstrip("/") + "/")
         if inside and len(folder) >= len(found):
             found, kind = folder, filesystem
@@ -144,6 +142,12 @@ def refuse_old_sqlite(version: str | None = None) -> None:
     if tuple(int(part) for part in present.split(".")[:3]) < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise WiringError(f"SQLite {present} is too old: {needed} or newer is needed. Upgrade the package apsw.")
+
+
+def _unescaped(mounted: str) -> str:
+    for octal, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        mounted = mounted.replace(octal, letter)
+    return mounted
 
 
 def _make_parents(path: str | os.PathLike[str]) -> None:
