@@ -1,0 +1,59 @@
+"""Twofold: CQRS and event sourcing. Decision models fold events to decide; read models fold events to answer."""
+
+from twofold.app import Answer, App, Receipt
+from twofold.domain.decision import Context, DecisionModel
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
+from twofold.domain.events import Event, Metadata, RecordedEvent
+from twofold.domain.module import Module
+from twofold.domain.process import Later, Policy
+from twofold.domain.projection import Projection
+from twofold.domain.tags import Tag
+from twofold.errors import (
+    CommandIdReused,
+    Conflict,
+    InvalidMessage,
+    NotAuthorised,
+    Refused,
+    Rejected,
+    TwofoldError,
+    Unavailable,
+    UndeclaredAccess,
+    UnknownMessage,
+    WiringError,
+)
+from twofold.query_service.view import Page, View
+from twofold.settings import Settings
+
+__all__ = [
+    "ALL_EVENTS",
+    "Answer",
+    "App",
+    "AppendCondition",
+    "CommandIdReused",
+    "Conflict",
+    "Context",
+    "DecisionModel",
+    "Event",
+    "EventQuery",
+    "InvalidMessage",
+    "Later",
+    "Metadata",
+    "Module",
+    "NotAuthorised",
+    "Page",
+    "Policy",
+    "Projection",
+    "QueryItem",
+    "Receipt",
+    "RecordedEvent",
+    "Refused",
+    "Rejected",
+    "Settings",
+    "Tag",
+    "TwofoldError",
+    "Unavailable",
+    "UndeclaredAccess",
+    "UnknownMessage",
+    "View",
+    "WiringError",
+]

@@ -1,0 +1,6 @@
+"""The only place that knows bytes: stored name ↔ type, versions, upcasters, JSON, JSON Schema."""
+
+from twofold.codec.events import EventCodec
+from twofold.codec.messages import MessageCodec
+
+__all__ = ["EventCodec", "MessageCodec"]

@@ -1,0 +1,59 @@
+"""In charge of events as bytes: encoding new ones, decoding stored ones of any version."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from twofold.domain.events import Event, NewEvent, RecordedEvent
+from twofold.domain.tags import TagReader
+from twofold.errors import Unavailable
+
+
+class EventCodec:
+    """Turns event objects into stored events and back. Built once from the events an app lists."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = {event.name: event for event in events}
+        self._encode = msgspec.json.Encoder(order="deterministic").encode
+        self._stored = {e.type: (e.name, e.version, TagReader(e.type)) for e in self._events.values()}
+        self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
+
+    def encode(self, event: object, command_id: str, index: int) -> NewEvent:
+        """The stored form of the `index`-th event of a command. InvalidMessage where an id in it cannot be a tag."""
+        name, version, reader = self._stored[type(event)]
+        return NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), self._encode(event))
+
+    def decode(self, recorded: RecordedEvent) -> Any:
+        """The event in its present shape, upcast where it was stored in an older one.
+
+        Unavailable where the log holds a newer version or a type this process does not know: a newer process wrote it.
+        msgspec.ValidationError where stored bytes do not fit the type.
+        """
+        decoder = self._decoders.get((recorded.type, recorded.version))
+        if decoder is None:
+            decoder = self._decoders[recorded.type, recorded.version] = self._decoder(recorded.type, recorded.version)
+        return decoder(recorded.payload)
+
+    def tags_of(self, recorded: RecordedEvent) -> tuple[str, ...]:
+        """The tags the present code gives a stored event."""
+        event = self.decode(recorded)
+        return self._stored[type(event)][2].tags(event)
+
+    def _decoder(self, name: str, version: int) -> Callable[[bytes], Any]:
+        event = self._events.get(name)
+        if event is None or version > event.version:
+            raise Unavailable(
+                f"The log holds '{name}' version {version}, which this process does not know. Start it with newer code."
+            )
+        if version == event.version:
+            return msgspec.json.Decoder(event.type).decode
+        steps = [event.upcasters[v] for v in range(version, event.version)]
+
+        def upcast(payload: bytes) -> Any:
+            fields = msgspec.json.decode(payload)
+            for step in steps:
+                fields = step(fields)
+            return msgspec.convert(fields, event.type)
+
+        return upcast

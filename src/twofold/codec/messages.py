@@ -1,0 +1,61 @@
+"""In charge of commands, queries and rows as bytes, and of their JSON Schema."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from twofold.codec.edge import check_json
+from twofold.errors import InvalidMessage
+
+
+class MessageCodec:
+    """Turns commands, queries and rows into JSON and back, by type."""
+
+    def __init__(self) -> None:
+        self._encode = msgspec.json.Encoder(order="deterministic").encode
+        self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+
+    def encode(self, message: object) -> bytes:
+        """JSON, the same bytes for equal messages."""
+        return self._encode(message)
+
+    def request_hash(self, name: str, message: object) -> bytes:
+        """What tells one request from another under one command id: 16 bytes over name and content."""
+        return hashlib.blake2b(self._encode(message), digest_size=16, key=name.encode()[:64]).digest()
+
+    def decode(self, kind: type, payload: bytes) -> Any:
+        """Bytes we wrote ourselves, as an instance of `kind`."""
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
+        return decoder.decode(payload)
+
+    def decode_request(self, kind: type, body: bytes) -> Any:
+        """Bytes from outside, as an instance of `kind`. InvalidMessage, naming the field and the cure, if they do not fit."""
+        check_json(body)
+        try:
+            return self.decode(kind, body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise invalid(error) from error
+
+    def convert_request(self, kind: type, fields: dict[str, Any]) -> Any:
+        """Fields of a query string (text values) as an instance of `kind`. InvalidMessage if they do not fit."""
+        try:
+            return msgspec.convert(fields, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from error
+
+    def schemas(self, kinds: Iterable[Any], ref: str = "#/components/schemas/{name}") -> tuple[list[Any], dict[str, Any]]:
+        """JSON Schema 2020-12 of types: one schema each (mostly references), and the shared definitions."""
+        one_each, shared = msgspec.json.schema_components(list(kinds), ref_template=ref)
+        return list(one_each), shared
+
+
+def invalid(error: Exception) -> InvalidMessage:
+    """A msgspec error as ours: `Expected int, got str - at `$.total`` names the field `total`."""
+    text = str(error)
+    _, _, place = text.partition(" - at `$")
+    field = place.rstrip("`").lstrip(".") or None
+    return InvalidMessage(text.replace("`$.", "`"), field=field)

@@ -1,0 +1,283 @@
+"""In charge of decisions: reading the consistency boundary off a signature, folding models, deciding."""
+
+import inspect
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, get_args, get_origin
+
+from twofold.domain.event_query import QueryItem
+from twofold.domain.events import RecordedEvent
+from twofold.domain.tags import TagReader, hints_of, is_union, tag_of, unalias
+from twofold.errors import WiringError
+
+_IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
+
+
+class Context:
+    """What a decision may know besides the past: the time, the actor, and new ids.
+
+    Ids derive from the command id, so a decision that is made again makes the same ones. `time` is in UTC.
+    """
+
+    __slots__ = ("_made", "actor", "command_id", "time")
+
+    def __init__(self, command_id: str, time: datetime, actor: str | None = None) -> None:
+        self.command_id = command_id
+        self.time = time
+        self.actor = actor
+        self._made = 0
+
+    def new_id(self) -> str:
+        """A new UUID as text; the n-th one of a command is always the same."""
+        self._made += 1
+        return str(uuid.uuid5(_IDS, f"{self.command_id}/{self._made}"))
+
+
+class DecisionModel:
+    """Lists a state that is folded from events in order to decide.
+
+    `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` names the tag
+    whose value picks the thing (`by=OrderId`); a list of tags means events that carry all of them; without `by` the model
+    is folded from every event of its types.
+    """
+
+    def __init__(self, state: type, *, by: object = None) -> None:
+        self.state = state
+        self.kinds = _kinds(state, by)
+
+
+class BoundModel:
+    """A decision model with its event types resolved; made once at start."""
+
+    def __init__(self, model: DecisionModel, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> None:
+        self.state: type[Any] = model.state
+        self.kinds = model.kinds
+        self.name = f"DecisionModel({self.state.__name__})"
+        evolve: Callable[..., Any] | None = getattr(self.state, "evolve", None)
+        if evolve is None:
+            raise WiringError(f"{self.name}: {self.state.__name__} has no `evolve`. Add `def evolve(self, event: …)`.")
+        self.events, self._takes_recorded = _evolve_hints(evolve, self.state)
+        self._born_with = _birth_fields(self.state, self.kinds)
+        self.types = tuple(self._stored_name(event, names, readers) for event in self.events)
+        self._by_type = dict(zip(self.types, self.events, strict=True))
+        self._evolve = evolve
+        try:
+            self.initial(tuple(f"{kind}:x" for kind in self.kinds))
+        except TypeError as error:
+            raise WiringError(f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default.") from error
+
+    def initial(self, tags: tuple[str, ...]) -> Any:
+        """The state before the first event, born with the ids it has fields for."""
+        if not self._born_with:
+            return self.state()
+        values = dict(zip(self.kinds, tags, strict=True))
+        return self.state(**{field: values[kind].partition(":")[2] for field, kind in self._born_with.items()})
+
+    def evolve(self, state: Any, event: object, recorded: RecordedEvent) -> Any:
+        """The state after one more event."""
+        after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
+        if after is None:
+            raise WiringError(f"{self.name}: evolve returned None for {type(event).__name__}; return a state in every case.")
+        return after
+
+    def _stored_name(self, event: type, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> str:
+        if event not in names:
+            raise WiringError(
+                f"{self.name} reads {event.__name__}, which no module lists. Add {event.__name__} to `events=[…]`."
+            )
+        for kind in self.kinds:
+            if kind not in readers[event].kinds:
+                raise WiringError(
+                    f"{self.name} is folded by the tag '{kind}', but {event.__name__} does not carry it, so the model would "
+                    f"never see it. Give {event.__name__} a field whose type is tagged Tag('{kind}')."
+                )
+        return names[event]
+
+
+class Fold(NamedTuple):
+    """One decision model about one thing: the unit that is loaded, cached and checked."""
+
+    model: BoundModel
+    tags: tuple[str, ...]
+
+    @property
+    def item(self) -> QueryItem:
+        """The events this fold rests on."""
+        return QueryItem(self.model.types, self.tags)
+
+
+class _Parameter(NamedTuple):
+    """One model parameter of a decision: how its folds follow from the command, and how its argument is made of them."""
+
+    name: str
+    model: BoundModel
+    many: bool
+
+    def folds(self, command: object, reader: TagReader) -> tuple[Fold, ...]:
+        if self.many:
+            (kind,) = self.model.kinds
+            return tuple(Fold(self.model, (f"{kind}:{value}",)) for value in reader.values(command, kind))
+        tags: list[str] = []
+        for kind in self.model.kinds:
+            values = reader.values(command, kind)
+            if not values:
+                return ()
+            tags.append(f"{kind}:{values[0]}")
+        return (Fold(self.model, tuple(tags)),)
+
+
+class Boundary(NamedTuple):
+    """The consistency boundary of one command: the folds each parameter of its decision needs."""
+
+    by_parameter: tuple[tuple[Fold, ...], ...]
+    folds: tuple[Fold, ...]
+
+
+class Decision:
+    """A decision function, read: which command it takes, which folds it needs, how to call it."""
+
+    def __init__(
+        self, function: Callable[..., Any], models: Mapping[type, BoundModel], names: Mapping[type, str]
+    ) -> None:
+        self.function = function
+        self.name = getattr(function, "__qualname__", repr(function))
+        if inspect.iscoroutinefunction(function):
+            raise WiringError(f"{self.name} is async; a decision is pure. Fetch what it needs in a `prepare` step.")
+        hints = hints_of(function, self.name)
+        returns = hints.pop("return", None)
+        names_of_parameters = list(inspect.signature(function).parameters)
+        missing = [name for name in names_of_parameters if name not in hints]
+        if not names_of_parameters or missing:
+            raise WiringError(f"{self.name}: annotate every parameter; the first is the command ({missing or 'none given'}).")
+        self.command: type = hints[names_of_parameters[0]]
+        self._reader = TagReader(self.command)
+        self._context: str | None = None
+        self.parameters: list[_Parameter] = []
+        for name in names_of_parameters[1:]:
+            if hints[name] is Context:
+                self._context = name
+            else:
+                self.parameters.append(self._parameter(name, hints[name], models))
+        self._check_returns(returns, names)
+
+    def boundary(self, command: object) -> Boundary:
+        """What must be known to decide `command`. InvalidMessage where one of its ids cannot be a tag."""
+        by_parameter = tuple(parameter.folds(command, self._reader) for parameter in self.parameters)
+        folds = tuple(dict.fromkeys(fold for folds in by_parameter for fold in folds))
+        return Boundary(by_parameter, folds)
+
+    def decide(
+        self, command: object, boundary: Boundary, states: Mapping[Fold, Any], context: Context
+    ) -> tuple[object, ...]:
+        """The events that follow from `command`, none if nothing changes. Rejected if a rule forbids it."""
+        arguments: dict[str, Any] = {} if self._context is None else {self._context: context}
+        for parameter, folds in zip(self.parameters, boundary.by_parameter, strict=True):
+            if parameter.many:
+                arguments[parameter.name] = {fold.tags[0].partition(":")[2]: states[fold] for fold in folds}
+            else:
+                arguments[parameter.name] = states[folds[0]] if folds else None
+        result = self.function(command, **arguments)
+        if result is None:
+            return ()
+        return tuple(result) if isinstance(result, list) else (result,)
+
+    def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _Parameter:
+        hint = unalias(hint)
+        if get_origin(hint) is dict:
+            key, state = get_args(hint)
+            tag = tag_of(key)
+            model = self._model(name, state, models)
+            if tag is None or model.kinds != (tag.kind,):
+                raise WiringError(
+                    f"{self.name}: parameter '{name}' is a dict of {state.__name__}; its key must be the tag type the model "
+                    f"is folded by ({', '.join(model.kinds) or 'it has none'})."
+                )
+            self._need_tags(model)
+            return _Parameter(name, model, many=True)
+        optional = is_union(hint) and type(None) in get_args(hint)
+        if optional:
+            (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
+        model = self._model(name, hint, models)
+        self._need_tags(model)
+        for kind in model.kinds:
+            if not self._reader.is_single(kind):
+                raise WiringError(
+                    f"{self.name}: {self.command.__name__} carries several ids of kind '{kind}', so parameter '{name}' cannot "
+                    f"be one {model.state.__name__}. Take dict[<the tag type>, {model.state.__name__}]."
+                )
+            if self._reader.is_optional(kind) and not optional:
+                raise WiringError(
+                    f"{self.name}: the '{kind}' id of {self.command.__name__} may be None, so parameter '{name}' must be "
+                    f"`{model.state.__name__} | None`."
+                )
+        return _Parameter(name, model, many=False)
+
+    def _model(self, name: str, state: Any, models: Mapping[type, BoundModel]) -> BoundModel:
+        if state not in models:
+            shown = getattr(state, "__name__", state)
+            raise WiringError(
+                f"{self.name} asks for {shown} (parameter '{name}'), which no module lists. "
+                f"Add DecisionModel({shown}, by=…) to `models=[…]`."
+            )
+        return models[state]
+
+    def _need_tags(self, model: BoundModel) -> None:
+        for kind in model.kinds:
+            if kind not in self._reader.kinds:
+                raise WiringError(
+                    f"{self.name} needs {model.state.__name__}, which is folded by the tag '{kind}', but the command "
+                    f"{self.command.__name__} does not carry it. Give it a field whose type is tagged Tag('{kind}')."
+                )
+
+    def _check_returns(self, hint: object, names: Mapping[type, str]) -> None:
+        for arm in arms_of(hint):
+            for event in arms_of(get_args(arm)[0]) if get_origin(arm) is list else (arm,):
+                if isinstance(event, type) and event is not type(None) and event not in names:
+                    raise WiringError(
+                        f"{self.name} returns {event.__name__}, which no module lists as an event. A decision returns one "
+                        f"listed event, a list of them, or None; add {event.__name__} to `events=[…]` if it is one."
+                    )
+
+
+def arms_of(hint: object) -> tuple[Any, ...]:
+    """The members of a union, or the one type a hint names; nothing for a missing hint."""
+    hint = unalias(hint)
+    if is_union(hint):
+        return tuple(arm for each in get_args(hint) for arm in arms_of(each))
+    return () if hint is None else (hint,)
+
+
+def _kinds(state: type, by: object) -> tuple[str, ...]:
+    wanted: Iterable[object] = by if isinstance(by, list | tuple) else () if by is None else (by,)
+    kinds: list[str] = []
+    for each in wanted:
+        tag = tag_of(each)
+        if tag is None:
+            raise WiringError(
+                f"DecisionModel({state.__name__}, by={each!r}): `by` takes a tag type such as OrderId = "
+                'Annotated[str, Tag("order")].'
+            )
+        kinds.append(tag.kind)
+    return tuple(kinds)
+
+
+def _evolve_hints(evolve: Callable[..., Any], state: type) -> tuple[tuple[type, ...], bool]:
+    owner = f"{state.__name__}.evolve"
+    hints = hints_of(evolve, owner)
+    hints.pop("return", None)
+    names = list(inspect.signature(evolve).parameters)[1:]
+    if not names or names[0] not in hints:
+        raise WiringError(f"{owner}: annotate the event, e.g. `def evolve(self, event: OrderPlaced | OrderPaid)`.")
+    if len(names) > 2 or (len(names) == 2 and hints.get(names[1]) is not RecordedEvent):
+        raise WiringError(f"{owner}: besides the event it may take one parameter annotated RecordedEvent, nothing else.")
+    return arms_of(hints[names[0]]), len(names) == 2
+
+
+def _birth_fields(state: type, kinds: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, hint in hints_of(state, state.__name__).items():
+        tag = tag_of(hint)
+        if tag is not None and tag.kind in kinds:
+            found[name] = tag.kind
+    return found

@@ -1,0 +1,135 @@
+"""In charge of the shape of events: as a decision makes them, and as the log keeps them."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+Position = int
+"""Place of an event in the log: 1, 2, 3, … without gap or re-use. 0 is before the first."""
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""A pure function from the stored fields of one version of an event to those of the next version."""
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What is known of every event from the first one on. `time` is microseconds since 1970 in UTC."""
+
+    time: int
+    command_id: str
+    correlation_id: str
+    causation_id: str | None = None
+    actor: str | None = None
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An encoded event on its way into the log; the position is given by the log."""
+
+    id: str
+    type: str
+    version: int
+    tags: tuple[str, ...]
+    payload: bytes
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What the log keeps around an event besides what is needed to fold it."""
+
+    id: str
+    tags: tuple[str, ...]
+    metadata: Metadata
+
+
+class RecordedEvent:
+    """An event as the log keeps it. `payload` is the JSON written at the time, in the shape of `version`.
+
+    A store may hand in the envelope as a function that makes it: folding a long past needs it rarely, and reading it
+    for every event would take half of the time.
+    """
+
+    __slots__ = ("_envelope", "payload", "position", "type", "version")
+
+    def __init__(
+        self, position: Position, type: str, version: int, payload: bytes, envelope: Envelope | Callable[[], Envelope]
+    ) -> None:
+        self.position = position
+        self.type = type
+        self.version = version
+        self.payload = payload
+        self._envelope = envelope
+
+    @property
+    def envelope(self) -> Envelope:
+        """Id, tags and metadata."""
+        if not isinstance(self._envelope, Envelope):
+            self._envelope = self._envelope()
+        return self._envelope
+
+    @property
+    def id(self) -> str:
+        """Unique in the log: the command's id and the number of the event in it."""
+        return self.envelope.id
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it is found by, sorted."""
+        return self.envelope.tags
+
+    @property
+    def metadata(self) -> Metadata:
+        """Time, actor, and the commands it follows from."""
+        return self.envelope.metadata
+
+    @property
+    def time(self) -> datetime:
+        """When its command was decided, in UTC."""
+        return datetime.fromtimestamp(self.metadata.time / 1_000_000, UTC)
+
+    @property
+    def actor(self) -> str | None:
+        """Who sent the command, where known."""
+        return self.metadata.actor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RecordedEvent) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.type))
+
+    def __repr__(self) -> str:
+        return f"RecordedEvent({self.position}, {self.type!r}, {self.tags}, {self.payload!r})"
+
+    def _all(self) -> tuple[object, ...]:
+        return self.position, self.type, self.version, self.payload, self.envelope
+
+
+class Event:
+    """Lists an event type in a module together with how it is stored.
+
+    `name` is what the log stores (the class name in kebab-case unless given; it never follows the class path), `version`
+    the version of the present shape, and `upcasters` maps each older version to a pure function from its fields to those
+    of the next version.
+    """
+
+    __slots__ = ("name", "type", "upcasters", "version")
+
+    def __init__(
+        self, type: type, *, name: str | None = None, version: int = 1, upcasters: Mapping[int, Upcaster] | None = None
+    ) -> None:
+        self.type = type
+        self.name = name or kebab_case(type.__name__)
+        self.version = version
+        self.upcasters = dict(upcasters or {})
+
+
+def kebab_case(name: str) -> str:
+    """`OrderPlaced` → `order-placed`, `HTTPCall` → `http-call`."""
+    out: list[str] = []
+    for i, letter in enumerate(name):
+        follows_lower = i > 0 and not name[i - 1].isupper()
+        ends_acronym = i > 0 and i + 1 < len(name) and name[i + 1].islower()
+        if letter.isupper() and i > 0 and name[i - 1] not in "_-" and (follows_lower or ends_acronym):
+            out.append("-")
+        out.append("-" if letter == "_" else letter.lower())
+    return "".join(out)

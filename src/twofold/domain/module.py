@@ -1,0 +1,147 @@
+"""In charge of modules: what belongs together, and whether it is wired right."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+import msgspec
+
+from twofold.domain.decision import BoundModel, Decision, DecisionModel
+from twofold.domain.events import Event, kebab_case
+from twofold.domain.process import Policy
+from twofold.domain.projection import BoundProjection, Projection
+from twofold.domain.tags import TagReader, hints_of
+from twofold.errors import WiringError
+
+
+class Module:
+    """The table of contents of one bounded part of a domain. Every list holds plain types and functions.
+
+    `events` event types (or `Event(…)` for a stored name, version or upcasters) · `models` decision models · `decisions`
+    pure functions from a command and models to events · `projections` · `queries` async functions from a query and views to
+    an answer · `policies` what reacts to events · `prepare` async functions from a command to the same command, completed
+    with facts from outside before it is decided.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        events: Sequence[type | Event] = (),
+        models: Sequence[DecisionModel] = (),
+        decisions: Sequence[Callable[..., Any]] = (),
+        projections: Sequence[Projection] = (),
+        queries: Sequence[Callable[..., Any]] = (),
+        policies: Sequence[Policy] = (),
+        prepare: Sequence[Callable[..., Any]] = (),
+    ) -> None:
+        self.name = name
+        self.events = tuple(each if isinstance(each, Event) else Event(each) for each in events)
+        self.models = tuple(models)
+        self.decisions = tuple(decisions)
+        self.projections = tuple(projections)
+        self.queries = tuple(queries)
+        self.policies = tuple(policies)
+        self.prepare = tuple(prepare)
+
+
+class Wiring:
+    """All modules of an app put together and checked. WiringError, with the cure, where they do not fit."""
+
+    def __init__(self, modules: Iterable[Module]) -> None:
+        self.modules = tuple(modules)
+        self.events: dict[str, Event] = {}
+        for module in self.modules:
+            for event in module.events:
+                self._add_event(event)
+        self.names = {event.type: name for name, event in self.events.items()}
+        self.readers = {event.type: TagReader(event.type) for event in self.events.values()}
+        self.models = self._bind_models()
+        self.decisions: dict[type, Decision] = {}
+        for function in (f for module in self.modules for f in module.decisions):
+            self._add_decision(Decision(function, self.models, self.names))
+        self.commands = _by_name("command", self.decisions)
+        self.prepare = dict(_prepared(f, self.decisions) for module in self.modules for f in module.prepare)
+        self.projections = _unique(
+            BoundProjection(p, self.names, self.readers) for module in self.modules for p in module.projections
+        )
+        self.policies = _unique(p.bind(self.names) for module in self.modules for p in module.policies)
+        for name in self.projections.keys() & self.policies.keys():
+            raise WiringError(f"'{name}' names both a projection and a policy; give one of them another name.")
+
+    def _add_event(self, event: Event) -> None:
+        check_message(event.type, "event")
+        known = self.events.setdefault(event.name, event)
+        if known is not event:
+            raise WiringError(
+                f"{known.type.__qualname__} and {event.type.__qualname__} are both stored as '{event.name}'. List one as "
+                f"Event({event.type.__name__}, name='…') with a name of its own."
+            )
+        if len({e.name for e in self.events.values() if e.type is event.type}) > 1:
+            raise WiringError(f"{event.type.__qualname__} is listed under two stored names; keep one.")
+        missing = [v for v in range(1, event.version) if v not in event.upcasters]
+        if missing:
+            raise WiringError(
+                f"Event({event.type.__name__}, version={event.version}) has no upcaster from version {missing[0]}. "
+                f"Add upcasters={{{missing[0]}: function}}."
+            )
+
+    def _bind_models(self) -> dict[type, BoundModel]:
+        models: dict[type, BoundModel] = {}
+        for model in (m for module in self.modules for m in module.models):
+            if model.state in models:
+                raise WiringError(f"DecisionModel({model.state.__name__}) is listed twice; a state type stands for one model.")
+            models[model.state] = BoundModel(model, self.names, self.readers)
+        return models
+
+    def _add_decision(self, decision: Decision) -> None:
+        check_message(decision.command, "command")
+        known = self.decisions.setdefault(decision.command, decision)
+        if known is not decision:
+            raise WiringError(
+                f"{known.name} and {decision.name} both decide {decision.command.__name__}. A command has one decision: "
+                "remove one, or give it a command of its own."
+            )
+
+
+def check_message(message: Any, role: str) -> None:
+    """WiringError unless `message` is an immutable record: a frozen msgspec Struct or a frozen dataclass."""
+    shown = getattr(message, "__qualname__", repr(message))
+    if isinstance(message, type) and issubclass(message, msgspec.Struct):
+        frozen = message.__struct_config__.frozen
+    elif isinstance(message, type) and is_dataclass(message):
+        frozen = bool(message.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    else:
+        raise WiringError(f"{shown} is listed as {role} but is no record. Make it a msgspec Struct or dataclass, frozen=True.")
+    if not frozen:
+        raise WiringError(f"{shown} is listed as {role} but can be changed after it is made. Add frozen=True.")
+
+
+def _by_name(role: str, types: Iterable[type]) -> dict[str, type]:
+    names: dict[str, type] = {}
+    for each in types:
+        name = kebab_case(each.__name__)
+        if names.setdefault(name, each) is not each:
+            raise WiringError(f"Two types share the {role} name '{name}'; rename one of them.")
+    return names
+
+
+def _unique(bound: Iterable[Any]) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for each in bound:
+        if names.setdefault(each.name, each) is not each:
+            raise WiringError(f"{type(each).__name__} '{each.name}' is listed twice; a name stands for one thing.")
+    return names
+
+
+def _prepared(function: Callable[..., Any], decisions: Iterable[type]) -> tuple[type, Callable[..., Any]]:
+    name = getattr(function, "__qualname__", repr(function))
+    hints = hints_of(function, name)
+    parameters = list(inspect.signature(function).parameters)
+    command = hints.get(parameters[0]) if len(parameters) == 1 else None
+    if not inspect.iscoroutinefunction(function) or command is None or hints.get("return") is not command:
+        raise WiringError(f"{name}: a prepare step is `async def {name}(command: C) -> C` for one command type C.")
+    if command not in decisions:
+        raise WiringError(f"{name} prepares {getattr(command, '__name__', command)}, which no decision takes.")
+    return command, function

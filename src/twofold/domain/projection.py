@@ -1,0 +1,131 @@
+"""In charge of projections: folding events into rows of a read model, by key."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twofold.domain.decision import arms_of
+from twofold.domain.events import RecordedEvent
+from twofold.domain.tags import TagReader, hints_of, is_record, is_union, tag_of
+from twofold.errors import WiringError
+
+MAX_KEY = 1024
+
+
+class Projection:
+    """Lists a fold from events into the rows of one read model.
+
+    `fold(row | None, event) -> row | None` is pure; None deletes the row. `key` is the tag type whose values in the event
+    are the keys of the rows it touches, or a pure function from the event to a key or a list of keys. A third parameter of
+    the fold receives the key of the row; a parameter annotated RecordedEvent receives time, actor and position.
+    `find_by` lists the fields (or tuples of fields) queries filter by, `order_by` those they sort by. Raise `version`
+    when the fold changes: the read model is then built anew from the first event.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fold: Callable[..., Any],
+        *,
+        key: object,
+        find_by: Sequence[str | tuple[str, ...]] = (),
+        order_by: Sequence[str] = (),
+        version: int = 1,
+    ) -> None:
+        self.name = name
+        self.fold = fold
+        self.key = key
+        self.find_by = tuple((f,) if isinstance(f, str) else tuple(f) for f in find_by)
+        self.order_by = tuple(order_by)
+        self.version = version
+
+
+class BoundProjection:
+    """A projection with its event types, row type and keys resolved; made once at start."""
+
+    def __init__(self, projection: Projection, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> None:
+        self.name = projection.name
+        self.version = projection.version
+        self.find_by = projection.find_by
+        self.order_by = projection.order_by
+        self.label = f"Projection({projection.name!r}, {getattr(projection.fold, '__name__', projection.fold)})"
+        self._fold = projection.fold
+        self._readers = readers
+        self._key_kind = self._kind_of(projection.key)
+        self._key_function: Callable[[Any], Any] | None = None if self._key_kind else projection.key  # type: ignore[assignment]
+        self.row, self.events = self._read_fold(projection)
+        self._check_events(names)
+        self.types = tuple(names[event] for event in self.events)
+        self._check_fields()
+
+    def keys(self, event: object) -> tuple[str, ...]:
+        """The keys of the rows that `event` touches, each once."""
+        if self._key_kind is not None:
+            return self._readers[type(event)].values(event, self._key_kind)
+        assert self._key_function is not None
+        found = self._key_function(event)
+        many = found if isinstance(found, list | tuple | set | frozenset) else () if found is None else (found,)
+        return tuple(dict.fromkeys(row_key(each, self.label) for each in many))
+
+    def fold(self, row: Any, event: object, key: str, recorded: RecordedEvent) -> Any:
+        """The row after one more event; None where there is none any more."""
+        extra = {"key": key, "recorded": recorded}
+        return self._fold(row, event, *[extra[name] for name in self._extras])
+
+    def _kind_of(self, key: object) -> str | None:
+        tag = tag_of(key)
+        if tag is None and not callable(key):
+            raise WiringError(f"{self.label}: `key` takes a tag type or a function from the event to its keys.")
+        return None if tag is None else tag.kind
+
+    def _read_fold(self, projection: Projection) -> tuple[type, tuple[type, ...]]:
+        if inspect.iscoroutinefunction(projection.fold):
+            raise WiringError(f"{self.label}: the fold is async; a fold is pure.")
+        hints = hints_of(projection.fold, self.label)
+        names = list(inspect.signature(projection.fold).parameters)
+        if len(names) < 2 or names[0] not in hints or names[1] not in hints:
+            raise WiringError(f"{self.label}: annotate the fold, e.g. `def fold(row: Row | None, event: A | B) -> Row | None`.")
+        rows = [arm for arm in arms_of(hints[names[0]]) if arm is not type(None)]
+        if len(rows) != 1 or not is_record(rows[0]) or not is_union(hints[names[0]]):
+            raise WiringError(f"{self.label}: the first parameter is the row or None: `row: Row | None`, Row a Struct or dataclass.")
+        self._extras = tuple(self._extra(name, hints.get(name)) for name in names[2:])
+        return rows[0], arms_of(hints[names[1]])
+
+    def _extra(self, name: str, hint: object) -> str:
+        if hint is RecordedEvent:
+            return "recorded"
+        tag = tag_of(hint)
+        if self._key_kind is not None and (tag is None or tag.kind != self._key_kind):
+            raise WiringError(
+                f"{self.label}: parameter '{name}' must be RecordedEvent, or the key's own type, tagged Tag('{self._key_kind}')."
+            )
+        return "key"
+
+    def _check_events(self, names: Mapping[type, str]) -> None:
+        for event in self.events:
+            shown = getattr(event, "__name__", event)
+            if event not in names:
+                raise WiringError(f"{self.label} reads {shown}, which no module lists. Add {shown} to `events=[…]`.")
+            if self._key_kind is not None and self._key_kind not in self._readers[event].kinds:
+                raise WiringError(
+                    f"{self.label} is keyed by the tag '{self._key_kind}', but {shown} does not carry it. Give {shown} a field "
+                    f"whose type is tagged Tag('{self._key_kind}'), or give `key` a function."
+                )
+
+    def _check_fields(self) -> None:
+        hints = hints_of(self.row, self.row.__name__)
+        for field in {f for group in self.find_by for f in group} | set(self.order_by):
+            if field not in hints:
+                raise WiringError(
+                    f"{self.label}: {self.row.__name__} has no field '{field}' to find or order by. It has: {', '.join(hints)}."
+                )
+
+
+def row_key(value: object, label: str) -> str:
+    """A key as text. ValueError where it is empty or too long, since such a row could not be found again."""
+    text = value if isinstance(value, str) else str(value)
+    if not text or len(text) > MAX_KEY:
+        raise ValueError(f"{label}: a row key must have 1 to {MAX_KEY} characters, not {len(text)}.")
+    return text
+
+

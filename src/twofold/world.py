@@ -1,0 +1,59 @@
+"""In charge of clock, ids and waiting: the only place that may ask for them, so that a test can own them."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class World(Protocol):
+    """What the runtime asks of the world around it."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC. For records and people, never for ordering."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back. For deadlines and rates."""
+        ...
+
+    def new_id(self) -> str:
+        """A new unique id (a UUID as text)."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        ...
+
+    async def within(self, seconds: float, waiting: Awaitable[T]) -> T:
+        """The result of `waiting`, or TimeoutError (and `waiting` cancelled) after `seconds`."""
+        ...
+
+
+class RealWorld:
+    """The world as it is."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def new_id(self) -> str:
+        return str(uuid.uuid4())
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def within(self, seconds: float, waiting: Awaitable[T]) -> T:
+        return await asyncio.wait_for(waiting, seconds)
+
+
+def microseconds(moment: datetime) -> int:
+    """A moment as whole microseconds since 1970 in UTC, exact."""
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

@@ -1,0 +1,99 @@
+"""The log in memory: for tests, and the shortest explanation of what a write store does."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+
+from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.events import Envelope, Position, RecordedEvent
+from twofold.errors import CommandIdReused, Conflict
+from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, RowWrite, Slice
+
+
+class MemoryWriteStore:
+    """A write store that forgets everything when the process ends."""
+
+    def __init__(self, log: str = "main") -> None:
+        self.identity = LogIdentity(log, 1)
+        self.problem: str | None = None
+        self._events: list[tuple[RecordedEvent, frozenset[str]]] = []
+        self._commands: dict[str, tuple[bytes, Appended]] = {}
+        self._rows: dict[str, dict[str, Row]] = {}
+        self._news = asyncio.Event()
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        outcomes = [self._append_one(each) for each in batch]
+        self._news.set()
+        self._news = asyncio.Event()
+        return outcomes
+
+    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+        return self._slice([AppendCondition(query, after)], limit)
+
+    async def newer(
+        self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
+    ) -> tuple[Slice, Appended | None]:
+        known = self._commands.get(command_id) if command_id else None
+        return self._slice(conditions, limit), known[1] if known else None
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        return dict(self._rows.get(space, {}))
+
+    async def wait(self, after: Position, timeout: float) -> None:
+        if len(self._events) <= after:
+            try:
+                await asyncio.wait_for(self._news.wait(), timeout)
+            except TimeoutError:
+                return
+
+    async def close(self) -> None:
+        return None
+
+    def _append_one(self, append: Append) -> Outcome:
+        known = self._commands.get(append.command_id) if append.command_id else None
+        if known is not None:
+            return self._repeat(known, append)
+        if any(True for _ in self._matching(append.conditions)):
+            return Conflict("An event this decision had not seen was written first.")
+        if not all(self._guard_holds(row) for row in append.rows):
+            return Conflict("A row this append rests on was changed first.")
+        for event in append.events:
+            envelope = Envelope(event.id, event.tags, append.metadata)
+            recorded = RecordedEvent(len(self._events) + 1, event.type, event.version, event.payload, envelope)
+            self._events.append((recorded, frozenset(event.tags)))
+        for row in append.rows:
+            self._write_row(row)
+        outcome = Appended(len(self._events), len(append.events))
+        if append.command_id:
+            self._commands[append.command_id] = (append.request_hash, outcome)
+        return outcome
+
+    def _repeat(self, known: tuple[bytes, Appended], append: Append) -> Outcome:
+        request_hash, first = known
+        if request_hash != append.request_hash:
+            return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+        return Appended(first.position, first.count, repeated=True)
+
+    def _matching(self, conditions: Sequence[AppendCondition]) -> Iterator[RecordedEvent]:
+        for event, tags in self._events[min((c.after for c in conditions), default=len(self._events)) :]:
+            if any(event.position > c.after and c.query.matches(event.type, tags) for c in conditions):
+                yield event
+
+    def _slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
+        head = len(self._events)
+        events: list[RecordedEvent] = []
+        for event in self._matching(conditions):
+            if limit is not None and len(events) == limit:
+                return Slice(events, events[-1].position if events else 0, head)
+            events.append(event)
+        return Slice(events, head, head)
+
+    def _guard_holds(self, row: RowWrite) -> bool:
+        present = self._rows.get(row.space, {}).get(row.key)
+        return (present.version if present else 0) == row.expected
+
+    def _write_row(self, row: RowWrite) -> None:
+        space = self._rows.setdefault(row.space, {})
+        if row.value is None:
+            space.pop(row.key, None)
+        else:
+            space[row.key] = Row(row.value, row.expected + 1)

@@ -1,0 +1,115 @@
+"""In charge of what every write store promises. The contract that proves it is `twofold.testing.WriteStoreContract`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
+from twofold.errors import CommandIdReused, Conflict
+
+
+class RowWrite(msgspec.Struct, frozen=True):
+    """A row of data to be kept with the log, written only if its present version is `expected` (0: not there yet).
+
+    `value` None deletes it. Rows are how a follower keeps its checkpoint together with the events that follow from it.
+    """
+
+    space: str
+    key: str
+    value: bytes | None
+    expected: int
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A stored row and its version, which counts up from 1 with each write."""
+
+    value: bytes
+    version: int
+
+
+class Append(msgspec.Struct, frozen=True):
+    """What one command wants written, all or nothing: events, rows, and the command id itself.
+
+    Without `command_id` (a follower's book-keeping) nothing is remembered for repeats.
+    """
+
+    metadata: Metadata
+    events: tuple[NewEvent, ...] = ()
+    conditions: tuple[AppendCondition, ...] = ()
+    command_id: str | None = None
+    request_hash: bytes = b""
+    rows: tuple[RowWrite, ...] = ()
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What was written: `count` events, the last of them at `position` (the head, where there were none)."""
+
+    position: Position
+    count: int
+    repeated: bool = False
+
+
+Outcome = Appended | Conflict | CommandIdReused
+"""What became of one append of a batch. The errors are answers here, to be raised to the one caller concerned."""
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """Events in order of position, from one snapshot.
+
+    `upto` is the position up to which nothing is missing: the head, or the last event's position where `limit` cut it off.
+    """
+
+    events: list[RecordedEvent]
+    upto: Position
+    head: Position
+
+
+class LogIdentity(msgspec.Struct, frozen=True):
+    """Which history a position belongs to. `epoch` rises when the history behind it may have changed (a fail-over)."""
+
+    log: str
+    epoch: int
+
+
+class WriteStore(Protocol):
+    """The log. Positions are 1, 2, 3, … in commit order; a reader that has seen p has seen all before p.
+
+    All methods raise Unavailable where the store cannot be reached or has stopped itself after a disk error.
+    """
+
+    identity: LogIdentity
+    problem: str | None
+    """Why nothing can be appended any more, in a sentence; None while all is well."""
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        """Write a batch in one durable transaction; outcomes in the same order.
+
+        Each append is checked as if those before it in the batch were already there: first its command id (a repeat is
+        answered with the first outcome, `repeated`; another request hash with CommandIdReused), then conditions and row
+        guards (Conflict). When this returns, what is Appended has been synced to disk.
+        """
+        ...
+
+    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+        """The events matching `query` after a position, and the head, from one snapshot."""
+        ...
+
+    async def newer(
+        self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
+    ) -> tuple[Slice, Appended | None]:
+        """The events that would break any of `conditions`, and the outcome remembered for `command_id`, in one snapshot."""
+        ...
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        """The rows of one space by key."""
+        ...
+
+    async def wait(self, after: Position, timeout: float) -> None:
+        """Return once the head may be beyond `after`, at the latest after `timeout` seconds. A hint: read to know."""
+        ...
+
+    async def close(self) -> None:
+        """Give back files and connections. Appends under way finish first."""
+        ...

@@ -1,0 +1,187 @@
+"""The log in one SQLite file: durable, one writer, any number of readers beside it."""
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+
+import apsw
+
+from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.events import Position
+from twofold.errors import Unavailable, WiringError
+from twofold.sqlite_file import (
+    DiskErrors,
+    FileLock,
+    open_connection,
+    refuse_network_file_system,
+    refuse_old_sqlite,
+)
+from twofold.world import RealWorld, World
+from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.sqlite.reader import LogReader
+from twofold.write_store.sqlite.writer import LogWriter
+
+DAY = 86_400_000_000
+_SCHEMA = files(__package__).joinpath("schema.sql")
+_TAIL_CHECKED = 1_000
+_READER_POLL = 0.05
+
+
+class SqliteWriteStore:
+    """A write store in one file. Commits run on the caller's event loop: there a commit costs what its sync costs.
+
+    Every answer to an append comes after `synchronous=FULL` has put it on disk. After a disk error the store stops taking
+    appends until the process starts again and has checked the end of the log; reads go on. A full disk refuses appends
+    until there is room. `read_only` opens beside a running writer.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        log: str = "main",
+        read_only: bool = False,
+        retention_days: float = 7.0,
+        world: World | None = None,
+        vfs: str | None = None,
+    ) -> None:
+        self.problem: str | None = None
+        self._path = os.fspath(path)
+        self._world: World = world or RealWorld()
+        self._news = asyncio.Event()
+        self._lock: FileLock | None = None
+        self._writer: LogWriter | None = None
+        refuse_old_sqlite()
+        refuse_network_file_system(path)
+        with DiskErrors(path):
+            if not read_only:
+                self._lock = FileLock(path)
+            try:
+                log_id = self._open(log, vfs, int(retention_days * DAY))
+            except BaseException:
+                self._release()
+                raise
+        self._reader = LogReader(self._read_connection, log_id)
+
+    def _open(self, log: str, vfs: str | None, retention: int) -> int:
+        self._write_connection = None
+        if self._lock is not None:
+            self._write_connection = open_connection(self._path, vfs=vfs)
+            _prepare(self._write_connection, log, self._world)
+        self._read_connection = open_connection(self._path, readonly=True, vfs=vfs)
+        log_id, identity = _identity(self._read_connection, log)
+        self.identity = identity
+        if self._write_connection is not None:
+            _check_tail(self._read_connection, log_id, self._path)
+            self._writer = LogWriter(self._write_connection, log_id, retention)
+        return log_id
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        if self._writer is None:
+            raise Unavailable(f"{self._path} was opened for reading only.")
+        if self.problem:
+            raise Unavailable(self.problem)
+        try:
+            with DiskErrors(self._path):
+                outcomes = self._writer.append(batch)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, apsw.FullError | apsw.BusyError):
+                # After a failed sync the kernel may have dropped the pages: what the file holds is only known anew.
+                self.problem = (
+                    f"The log {self._path} stopped after a disk error ({error.__cause__}). Restart the process; it "
+                    "checks the log before it writes again."
+                )
+            raise
+        self._news.set()
+        self._news = asyncio.Event()
+        return outcomes
+
+    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+        with self._snapshot() as reader:
+            return reader.slice([AppendCondition(query, after)], limit)
+
+    async def newer(
+        self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
+    ) -> tuple[Slice, Appended | None]:
+        with self._snapshot() as reader:
+            known = reader.remembered(command_id) if command_id else None
+            return reader.slice(conditions, limit), known[1] if known else None
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        with self._snapshot() as reader:
+            return reader.rows(space)
+
+    async def wait(self, after: Position, timeout: float) -> None:
+        news = self._news
+        with self._snapshot() as reader:
+            if reader.head() > after:
+                return
+        # Another process may be the writer; it cannot wake us, so we look.
+        step = timeout if self._writer is not None else min(timeout, _READER_POLL)
+        try:
+            await self._world.within(step, news.wait())
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        self._release()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[LogReader]:
+        with DiskErrors(self._path):
+            self._read_connection.execute("begin")
+            try:
+                yield self._reader
+            finally:
+                if self._read_connection.in_transaction:
+                    self._read_connection.execute("commit")
+
+    def _release(self) -> None:
+        self._writer = None
+        for name in ("_read_connection", "_write_connection"):
+            connection: apsw.Connection | None = getattr(self, name, None)
+            if connection is not None:
+                connection.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _prepare(connection: apsw.Connection, log: str, world: World) -> None:
+    connection.execute("pragma synchronous = full; pragma secure_delete = on; pragma cache_size = -65536")
+    connection.execute("pragma wal_autocheckpoint = 4000; pragma fullfsync = on; pragma checkpoint_fullfsync = on")
+    connection.execute("begin immediate")
+    connection.execute(_SCHEMA.read_text("utf-8"))
+    name = f"{log}-{world.new_id()[:8]}"
+    known = connection.execute("select count(*) from logs").get
+    if not known:
+        connection.execute("insert into logs (name, epoch, position) values (?, 1, 0)", (name,))
+    connection.execute("commit")
+
+
+def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
+    sql = "select log_id, name, epoch from logs where name like ? || '-%'"
+    for log_id, name, epoch in connection.execute(sql, (log,)):
+        return log_id, LogIdentity(name, epoch)
+    raise WiringError(f"There is no log '{log}' in this file. Open it once for writing.")
+
+
+def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
+    """WiringError unless the end of the log is whole: what a disk that lied about a sync would have damaged."""
+    head = LogReader(connection, log_id).head()
+    after = max(0, head - _TAIL_CHECKED)
+    last, count, tagged = connection.execute(
+        """
+        select coalesce(max(position), ?2), count(*), coalesce(sum(exists (
+            select 1 from event_tags as t where t.log_id = e.log_id and t.tag = '' and t.type_id = e.type_id
+            and t.position = e.position)), 0)
+        from events as e where log_id = ?1 and position > ?2
+        """,
+        (log_id, after),
+    ).fetchone()  # type: ignore[misc]
+    if last != head or count != head - after or tagged != count:
+        raise WiringError(
+            f"The log {path} is damaged: its head is {head}, but of the {head - after} events before it {count} are there "
+            f"({tagged} of them indexed), the last at {last}. Restore it from a backup."
+        )

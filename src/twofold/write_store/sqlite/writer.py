@@ -1,0 +1,200 @@
+"""In charge of appending: one batch, one transaction, one sync to disk."""
+
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from twofold.domain.event_query import AppendCondition
+from twofold.domain.events import Envelope, Position
+from twofold.errors import CommandIdReused, Conflict
+from twofold.write_store.port import Append, Appended, Outcome, RowWrite
+from twofold.write_store.sqlite.reader import EVERY_EVENT, LogReader
+
+_encode_envelope = msgspec.json.Encoder().encode
+
+_EVENT = "insert into events (log_id, position, type_id, version, payload, envelope) values (?, ?, ?, ?, ?, ?)"
+_TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
+_COMMAND = """
+insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
+"""
+_HEAD = "update logs set position = ?, appends = appends + 1 where log_id = ?"
+_ROW = """
+insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
+on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
+"""
+_PRUNE = """
+delete from commands where arrival in (select arrival from commands order by arrival limit 256) and recorded_at < ?
+"""
+_PRUNE_EVERY = 64
+_TAIL_KEYS = 200_000
+
+
+class LogWriter:
+    """Writes one log over the one connection that may."""
+
+    def __init__(self, connection: apsw.Connection, log_id: int, retention: int) -> None:
+        self._connection = connection
+        self._reader = LogReader(connection, log_id)
+        self._log_id = log_id
+        self._retention = retention
+        self._batches = 0
+        self._tail = _Tail(self._reader.head())
+        self._type_ids = self._reader.refresh_types()
+
+    def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        """Check and write a batch; when this returns it is on disk. apsw.Error if not, and then nothing is."""
+        connection = self._connection
+        connection.execute("begin immediate")
+        try:
+            pending = _Pending(self._tail.head)
+            outcomes = [self._append_one(each, pending) for each in batch]
+            self._flush(pending)
+            self._prune(batch)
+            connection.execute("commit")
+        except BaseException:
+            # What the tail learned of this batch never happened.
+            self._tail = _Tail(self._tail.head)
+            self._type_ids.clear()
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+        self._tail.head = pending.head
+        return outcomes
+
+    def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
+        if append.command_id is not None:
+            known = pending.commands.get(append.command_id) or self._reader.remembered(append.command_id)
+            if known is not None:
+                return _repeat(known, append)
+        for condition in append.conditions:
+            if self._breaks(condition, pending):
+                return Conflict("An event this decision had not seen was written first.")
+        if append.rows and not self._write_rows(append.rows):
+            return Conflict("A row this append rests on was changed first.")
+        for event in append.events:
+            pending.head += 1
+            type_id = self._type_ids.get(event.type) or self._new_type(event.type)
+            envelope = _encode_envelope(Envelope(event.id, event.tags, append.metadata))
+            pending.events.append((self._log_id, pending.head, type_id, event.version, event.payload, envelope))
+            for tag in (EVERY_EVENT, *event.tags):
+                pending.tags.append((self._log_id, tag, type_id, pending.head))
+                self._tail.note(tag, event.type, pending.head)
+        outcome = Appended(pending.head, len(append.events))
+        if append.command_id is not None:
+            pending.remember(append, outcome, self._log_id)
+        return outcome
+
+    def _breaks(self, condition: AppendCondition, pending: "_Pending") -> bool:
+        if condition.after >= pending.head:
+            return False
+        answer = self._tail.any_match(condition)
+        if answer is None:
+            self._flush(pending)
+            answer = self._reader.any_match(condition)
+        return answer
+
+    def _write_rows(self, rows: Sequence[RowWrite]) -> bool:
+        for row in rows:
+            present = self._reader.row_version(row.space, row.key)
+            if present != row.expected:
+                return False
+        for row in rows:
+            if row.value is None:
+                sql = "delete from rows where log_id = ? and space = ? and key = ?"
+                self._connection.execute(sql, (self._log_id, row.space, row.key))
+            else:
+                bound = (self._log_id, row.space, row.key, row.value, row.expected + 1)
+                self._connection.execute(_ROW, bound)
+        return True
+
+    def _new_type(self, name: str) -> int:
+        self._type_ids = self._reader.refresh_types()
+        if name not in self._type_ids:
+            type_id = len(self._type_ids) + 1
+            sql = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
+            self._connection.execute(sql, (self._log_id, type_id, name))
+            self._type_ids = self._reader.refresh_types()
+        return self._type_ids[name]
+
+    def _flush(self, pending: "_Pending") -> None:
+        execute = self._connection.executemany
+        if pending.events:
+            execute(_EVENT, pending.events)
+            execute(_TAG, pending.tags)
+            self._connection.execute(_HEAD, (pending.head, self._log_id))
+        if pending.new_commands:
+            execute(_COMMAND, pending.new_commands)
+        pending.clear()
+
+    def _prune(self, batch: Sequence[Append]) -> None:
+        self._batches += 1
+        if self._batches % _PRUNE_EVERY == 0:
+            self._connection.execute(_PRUNE, (batch[-1].metadata.time - self._retention,))
+
+
+class _Pending:
+    """What a batch is about to write. Kept back so that it goes in with few, large statements."""
+
+    def __init__(self, head: Position) -> None:
+        self.head = head
+        self.events: list[tuple[int, int, int, int, bytes, bytes]] = []
+        self.tags: list[tuple[int, str, int, int]] = []
+        self.new_commands: list[tuple[int, str, bytes, int, int, int]] = []
+        self.commands: dict[str, tuple[bytes, Appended]] = {}
+
+    def remember(self, append: Append, outcome: Appended, log_id: int) -> None:
+        assert append.command_id is not None
+        self.commands[append.command_id] = (append.request_hash, outcome)
+        self.new_commands.append(
+            (log_id, append.command_id, append.request_hash, outcome.position, outcome.count, append.metadata.time)
+        )
+
+    def clear(self) -> None:
+        self.events.clear()
+        self.tags.clear()
+        self.new_commands.clear()
+
+
+class _Tail:
+    """The last position of each tag and type since this process began to write, or since it grew too large.
+
+    There is one writer, so what it does not know of cannot have happened: most conditions rest on recent folds and are
+    answered from here without asking the file.
+    """
+
+    def __init__(self, head: Position) -> None:
+        self.head = head
+        self._start = head
+        self._last: dict[tuple[str, str], Position] = {}
+
+    def note(self, tag: str, type: str, position: Position) -> None:
+        if len(self._last) >= _TAIL_KEYS:
+            self._last.clear()
+            self._start = position - 1
+        self._last[tag, type] = position
+
+    def any_match(self, condition: AppendCondition) -> bool | None:
+        """Whether an event matches, or None where that cannot be known from here."""
+        after = condition.after
+        if after < self._start:
+            return None
+        last = self._last
+        for item in condition.query.items:
+            if not item.types:
+                return None
+            for type in item.types:
+                newer = [last.get((tag, type), 0) > after for tag in item.tags or (EVERY_EVENT,)]
+                if all(newer):
+                    # Several tags may have moved in different events; only the file knows whether one has them all.
+                    if len(newer) > 1:
+                        return None
+                    return True
+        return False
+
+
+def _repeat(known: tuple[bytes, Appended], append: Append) -> Outcome:
+    request_hash, first = known
+    if request_hash != append.request_hash:
+        return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+    return Appended(first.position, first.count, repeated=True)
