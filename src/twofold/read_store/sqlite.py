@@ -1,0 +1,231 @@
+"""In charge of read models in one SQLite file: one writer inline on the event loop, readers each on a connection.
+
+Each save commits rows and checkpoint together, so what a power cut takes away it takes away together, and the log still
+has it: that is why `synchronous = NORMAL` is enough here.
+"""
+# pyright: reportUnknownMemberType=false
+# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import apsw
+
+from twofold.errors import Conflict, Unavailable, WiringError
+from twofold.read_store.access import check_access
+from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel
+from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
+from twofold.read_store.sqlite_table import Table
+from twofold.sqlite_file import DiskErrors, FileLock, open_connection, refuse_network_file_system, refuse_old_sqlite
+
+PARTITION = 0
+"""The only partition so far; the tables know more, so that sharing a projection out will need no new shape."""
+
+_Tables = dict[tuple[str, int], Table]
+
+_ADVANCE = (
+    "update checkpoints set position = ?, log = ?, updated = ?"
+    " where model = ? and generation = ? and partition = ? and position = ? and log in (?, '')"
+)
+_PROGRESS = "select position, log, updated from checkpoints where model = ? and generation = ? and partition = ?"
+_PARKED = (
+    "select key, position, error, since, waiting from parked"
+    " where model = ? and generation = ? and partition = ? order by key"
+)
+_PARK = "insert or replace into parked values (?, ?, ?, ?, ?, ?, ?, ?)"
+_UNPARK = "delete from parked where model = ? and generation = ? and partition = ? and key = ?"
+
+
+class SqliteReadStore:
+    """Read models in a file. Opening it raises WiringError where another process writes to it already.
+
+    `read_only` opens beside the process that writes, and raises Unavailable while there is no file yet. At most
+    `snapshots` are open at a time; further ones wait.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, snapshots: int = 16) -> None:
+        refuse_old_sqlite()
+        refuse_network_file_system(path)
+        self._path = path
+        self._tables: _Tables = {}
+        self._lock = None if read_only else FileLock(path)
+        self._idle: list[apsw.Connection] = []
+        self._room = asyncio.Semaphore(snapshots)
+        try:
+            self._connection = open_connection(path, readonly=read_only)
+            if not read_only:
+                with DiskErrors(path):
+                    self._connection.execute(TABLES)
+        except BaseException:
+            self._release_lock()
+            raise
+
+    async def prepare(self, models: Sequence[ReadModel]) -> None:
+        for model in models:
+            table = Table(model)
+            with DiskErrors(self._path):
+                if self._lock is None:
+                    self._expect(table)
+                else:
+                    prepare_table(self._connection, table)
+            self._tables[model.name, model.generation] = table
+
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
+        table = _table(self._tables, model)
+        with DiskErrors(self._path):
+            # No other connection writes, so these many statements read one state.
+            found = list(self._connection.executemany(table.select, [(key,) for key in keys]))
+        return {key: table.row(row) for key, row in found}
+
+    async def save(self, change: Change) -> None:
+        if self._lock is None:
+            raise Unavailable(f"{os.fspath(self._path)} is open for reading only. Save from the process that writes.")
+        table = _table(self._tables, change.model)
+        try:
+            upserts = table.parameters(change.rows)
+            with DiskErrors(self._path):
+                self._save(table, change, upserts)
+        except (OverflowError, TypeError, ValueError):
+            table.check(change.rows)
+            raise
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator["_SqliteSnapshot"]:
+        async with self._room:
+            with DiskErrors(self._path):
+                reader = self._idle.pop() if self._idle else open_connection(self._path, readonly=True)
+                try:
+                    # SQLite takes its snapshot at the first read after `begin`, not at `begin`.
+                    reader.execute("begin; select 1 from checkpoints limit 1").fetchall()
+                except apsw.Error:
+                    reader.close()
+                    raise
+            try:
+                yield _SqliteSnapshot(self._path, reader, self._tables)
+            finally:
+                self._give_back(reader)
+
+    async def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        with DiskErrors(self._path):
+            self._connection.close()
+        self._release_lock()
+
+    def _save(self, table: Table, change: Change, upserts: list[tuple[Any, ...]]) -> None:
+        connection = self._connection
+        connection.execute("begin immediate")
+        try:
+            self._advance(change)
+            if upserts:
+                connection.executemany(table.upsert, upserts)
+            if len(upserts) < len(change.rows):
+                connection.executemany(table.delete, [(key,) for key, row in change.rows.items() if row is None])
+            self._park(change)
+            connection.execute("commit")
+        except BaseException:
+            # A full disk or the like may have rolled back by itself already.
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+
+    def _advance(self, change: Change) -> None:
+        mine = (change.model.name, change.model.generation, PARTITION)
+        self._connection.execute(_ADVANCE, (change.position, change.log, change.now, *mine, change.before, change.log))
+        if self._connection.changes() != 1:
+            present = _progress(self._connection, change.model)
+            raise Conflict(
+                f"Read model '{change.model.name}' is at {present.position} of log '{present.log}', not at "
+                f"{change.before} of log '{change.log}'."
+            )
+
+    def _park(self, change: Change) -> None:
+        mine = (change.model.name, change.model.generation, PARTITION)
+        for key, parked in change.parked.items():
+            if parked is None:
+                self._connection.execute(_UNPARK, (*mine, key))
+            else:
+                what = (key, parked.position, parked.error, parked.since, parked.waiting)
+                self._connection.execute(_PARK, (*mine, *what))
+
+    def _expect(self, table: Table) -> None:
+        absent = missing(self._connection, table)
+        if absent is not None:
+            raise Unavailable(
+                f"{os.fspath(self._path)} has no {absent} of read model '{table.model.name}' generation "
+                f"{table.model.generation} yet. Start the app that writes it with the same modules."
+            )
+
+    def _give_back(self, reader: apsw.Connection) -> None:
+        try:
+            reader.execute("rollback")
+        except apsw.Error:
+            # What is wrong with it has shown in the query, or will in the next: this connection is not used again.
+            reader.close()
+        else:
+            self._idle.append(reader)
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+class _SqliteSnapshot:
+    def __init__(self, path: str | os.PathLike[str], reader: apsw.Connection, tables: _Tables) -> None:
+        self._path = path
+        self._reader = reader
+        self._tables = tables
+
+    async def get(self, model: ReadModel, key: str) -> Any | None:
+        table = _table(self._tables, model)
+        with DiskErrors(self._path):
+            found = self._reader.execute(table.select, (key,)).fetchone()
+        return None if found is None else table.row(found[1])
+
+    async def find(
+        self,
+        model: ReadModel,
+        filters: Mapping[str, Any],
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Found:
+        table = _table(self._tables, model)
+        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        found: list[Any] = []
+        with DiskErrors(self._path):
+            for sql, parameters in table.finds(access):
+                # One more than asked for tells whether there is a next page.
+                found += self._reader.execute(sql, (*parameters, limit + 1 - len(found))).fetchall()
+                if len(found) > limit:
+                    break
+        page = [(key, table.row(row)) for key, row, _ in found[:limit]]
+        if len(found) <= limit:
+            return Found(page, None)
+        key, _, value = found[limit - 1]
+        return Found(page, access.cursor(value, key))
+
+    async def progress(self, model: ReadModel) -> Progress:
+        with DiskErrors(self._path):
+            return _progress(self._reader, model)
+
+
+def _progress(connection: apsw.Connection, model: ReadModel) -> Progress:
+    mine = (model.name, model.generation, PARTITION)
+    found = connection.execute(_PROGRESS, mine).fetchone()
+    if found is None:
+        return Progress(0, "", 0)
+    position, log, updated = found
+    return Progress(position, log, updated, tuple(Parked(*each) for each in connection.execute(_PARKED, mine)))
+
+
+def _table(tables: _Tables, model: ReadModel) -> Table:
+    try:
+        return tables[model.name, model.generation]
+    except KeyError as error:
+        raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error

@@ -1,0 +1,103 @@
+"""In charge of what a SQLite file of read models contains: its tables made, and brought up to what is declared now."""
+# pyright: reportUnknownMemberType=false
+# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
+
+from typing import Any
+
+import apsw
+import msgspec
+
+from twofold.errors import WiringError
+from twofold.read_store.sqlite_table import Table, quoted
+
+TABLES = """
+pragma synchronous = normal;
+pragma cache_size = -65536;
+pragma wal_autocheckpoint = 4000;
+pragma journal_size_limit = 67108864;
+create table if not exists checkpoints (
+    model text not null, generation integer not null, partition integer not null, log text not null,
+    position integer not null, epoch integer not null, updated integer not null,
+    primary key (model, generation, partition)
+) without rowid, strict;
+create table if not exists parked (
+    model text not null, generation integer not null, partition integer not null, key text not null,
+    position integer not null, error text not null, since integer not null, waiting integer not null,
+    primary key (model, generation, partition, key)
+) without rowid, strict;
+"""
+
+_PAGE = 1_000
+
+
+def prepare_table(connection: apsw.Connection, table: Table) -> None:
+    """Make the table, or bring its columns and indexes up to what the model declares now; all or nothing.
+
+    WiringError, naming the cure, where the rows stored no longer fit the row type.
+    """
+    connection.execute("begin immediate")
+    try:
+        connection.execute(table.create)
+        connection.execute(
+            "insert into checkpoints values (?, ?, 0, '', 0, 0, 0) on conflict do nothing",
+            (table.model.name, table.model.generation),
+        )
+        _drop_undeclared(connection, table)
+        _add_columns(connection, table)
+        for sql in table.indexes.values():
+            connection.execute(sql)
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def missing(connection: apsw.Connection, table: Table) -> str | None:
+    """What a reader would miss, as a word: "table", "column" or "index"; None where all is there."""
+    columns = _columns(connection, table)
+    if not columns:
+        return "table"
+    if not columns >= set(table.column_names.values()):
+        return "column"
+    return None if _indexes(connection, table) >= table.indexes.keys() else "index"
+
+
+def _drop_undeclared(connection: apsw.Connection, table: Table) -> None:
+    # A column that saves do not write would be wrong when it is declared again.
+    for name in _indexes(connection, table) - table.indexes.keys():
+        connection.execute(f"drop index {name}")
+    for name in _columns(connection, table) - set(table.column_names.values()):
+        connection.execute(f"alter table {table.name} drop column {name}")
+
+
+def _add_columns(connection: apsw.Connection, table: Table) -> None:
+    added = set(table.column_names.values()) - _columns(connection, table)
+    for name in added:
+        connection.execute(f"alter table {table.name} add column {name}")
+    after = ""
+    while True:
+        stored: list[Any] = connection.execute(
+            f"select key, row from {table.name} where key > ? order by key limit ?", (after, _PAGE if added else 1)
+        ).fetchall()
+        try:
+            rows = {key: table.decode(row) for key, row in stored}
+        except msgspec.DecodeError as error:
+            raise WiringError(table.undecodable(error)) from error
+        if not added or not rows:
+            return
+        connection.executemany(table.upsert, table.parameters(rows))
+        after = stored[-1][0]
+
+
+def _columns(connection: apsw.Connection, table: Table) -> set[str]:
+    found = connection.execute("select name from pragma_table_info(?)", (table.name.strip('"'),))
+    return {quoted(name) for (name,) in found} - {quoted("key"), quoted("row")}
+
+
+def _indexes(connection: apsw.Connection, table: Table) -> set[str]:
+    found = connection.execute(
+        "select name from sqlite_schema where type = 'index' and tbl_name = ? and sql is not null",
+        (table.name.strip('"'),),
+    )
+    return {quoted(name) for (name,) in found}

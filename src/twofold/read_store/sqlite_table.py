@@ -1,0 +1,168 @@
+"""In charge of one read model's table in SQLite: its SQL, and the way of rows into it and out of it.
+
+A table holds key, row (JSON) and a column per declared field; each declared access has an index of its own, named in
+the statement, so that a find reads no row it does not return, whatever the planner believes.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.read_store.access import Access
+from twofold.read_store.columns import ColumnValue, columns_of
+from twofold.read_store.port import ReadModel
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Table:
+    """One read model as SQLite keeps it."""
+
+    def __init__(self, model: ReadModel) -> None:
+        self.model = model
+        self.columns = columns_of(model)
+        self.name = quoted(f"rows of {escaped(model.name)}@{model.generation}")
+        self.column_names = {field: quoted(f"{escaped(field)}:{c.kind}") for field, c in self.columns.items()}
+        self.indexes = dict(self._indexes())
+        names = ["key", "row", *self.column_names.values()]
+        marks = ", ".join("?" for _ in names)
+        renewed = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        self.create = f"create table if not exists {self.name} (key text primary key not null, row) without rowid"
+        self.upsert = (
+            f"insert into {self.name} ({', '.join(names)}) values ({marks}) on conflict (key) do update set {renewed}"
+        )
+        self.select = f"select key, row from {self.name} where key = ?"
+        self.delete = f"delete from {self.name} where key = ?"
+        self.decode = _decoder(model)
+        self._plain = all(column.plain for column in self.columns.values())
+
+    def parameters(self, rows: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value."""
+        found = [(key, row) for key, row in rows.items() if row is not None]
+        getters = [column.get for column in self.columns.values()]
+        if not getters:
+            return [(key, _encode(row)) for key, row in found]
+        if not self._plain:
+            return [(key, _encode(row), *self._values(row)) for key, row in found]
+        if len(getters) == 1:
+            (get,) = getters
+            return [(key, _encode(row), get(row)) for key, row in found]
+        if len(getters) == 2:
+            first, second = getters
+            return [(key, _encode(row), first(row), second(row)) for key, row in found]
+        return [(key, _encode(row), *[get(row) for get in getters]) for key, row in found]
+
+    def check(self, rows: Mapping[str, Any]) -> None:
+        """InvalidMessage, naming key and field, for the first row that cannot be stored."""
+        for key, row in rows.items():
+            try:
+                key.encode()
+                if row is not None:
+                    _encode(row)
+                    self._values(row)
+            except InvalidMessage as error:
+                raise InvalidMessage(f"Row '{key}' of '{self.model.name}': {error}", field=error.field) from error
+            except (TypeError, ValueError) as error:
+                raise InvalidMessage(f"Row {key!r} of '{self.model.name}' cannot be stored: {error}.") from error
+
+    def row(self, stored: bytes) -> Any:
+        """The row of its JSON. Unavailable, naming the cure, where the row type has changed since."""
+        try:
+            return self.decode(stored)
+        except msgspec.DecodeError as error:
+            raise Unavailable(self.undecodable(error)) from error
+
+    def undecodable(self, error: msgspec.DecodeError) -> str:
+        """What to tell whoever changed the row type but not the version."""
+        return (
+            f"Stored rows of '{self.model.name}' no longer fit {self.model.row.__name__}: {error}. The row type has "
+            f"changed: raise `version` of the projection '{self.model.name}', so that its read model is built anew."
+        )
+
+    def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
+        """The statements, with parameters, that answer a find one after another until there are enough rows.
+
+        Only a find that continues at a None, or may go on into them, takes more than one: SQL compares None with nothing.
+        """
+        order = self.column_names[access.order] if access.order else None
+        if access.after is None:
+            yield self._find(access, order, "", [])
+        elif order is None:
+            yield self._find(access, order, f"key {_beyond(access)} ?", [access.after[1]])
+        else:
+            yield from self._continued(access, order, *access.after)
+
+    def _continued(
+        self, access: Access, order: str, value: ColumnValue, key: str
+    ) -> Iterator[tuple[str, list[ColumnValue]]]:
+        if value is None:
+            yield self._find(access, order, f"{order} is null and key {_beyond(access)} ?", [key])
+            if not access.descending:
+                yield self._find(access, order, f"{order} is not null", [])
+            return
+        yield self._find(access, order, f"({order}, key) {_beyond(access)} (?, ?)", [value, key])
+        if access.descending:
+            yield self._find(access, order, f"{order} is null", [])
+
+    def _find(
+        self, access: Access, order: str | None, where: str, parameters: list[ColumnValue]
+    ) -> tuple[str, list[ColumnValue]]:
+        filters = [
+            f"{self.column_names[field]} is null" if value is None else f"{self.column_names[field]} = ?"
+            for field, value in zip(access.group, access.values, strict=True)
+        ]
+        given = [value for value in access.values if value is not None]
+        conditions = " and ".join([*filters, where] if where else filters)
+        direction = " desc" if access.descending else ""
+        index = self.index_name(access.group, access.order)
+        sql = (
+            f"select key, row, {order or 'null'} from {self.name}{f' indexed by {index}' if index else ''}"
+            f"{f' where {conditions}' if conditions else ''}"
+            f" order by {f'{order}{direction}, ' if order else ''}key{direction} limit ?"
+        )
+        return sql, [*given, *parameters]
+
+    def index_name(self, group: tuple[str, ...], order: str | None) -> str | None:
+        """The index that serves a filter and an order; None for the primary key."""
+        if not group and order is None:
+            return None
+        by = ",".join(self.column_names[field].strip('"') for field in (*group, *([order] if order else [])))
+        return quoted(f"find {escaped(self.model.name)}@{self.model.generation} {by}")
+
+    def _indexes(self) -> Iterator[tuple[str, str]]:
+        for group, order in product(((), *self.model.find_by), (None, *self.model.order_by)):
+            fields = (*group, *([order] if order and order not in group else []))
+            name = self.index_name(group, order if order not in group else None)
+            if name is not None:
+                columns = ", ".join([*(self.column_names[field] for field in fields), "key"])
+                yield name, f"create index if not exists {name} on {self.name} ({columns})"
+
+    def _values(self, row: Any) -> list[ColumnValue]:
+        return [column.value(column.get(row)) for column in self.columns.values()]
+
+
+def escaped(name: str) -> str:
+    """A name as text that SQL cannot misread and that stays different where only upper and lower case differ."""
+    return re.sub(
+        "[^a-z0-9_-]", lambda found: "".join(f"%{b:02x}" for b in found.group().encode("utf-8", "surrogatepass")), name
+    )
+
+
+def quoted(name: str) -> str:
+    """An escaped name as an SQL identifier."""
+    return f'"{name}"'
+
+
+def _beyond(access: Access) -> str:
+    return "<" if access.descending else ">"
+
+
+def _decoder(model: ReadModel) -> Callable[[bytes], Any]:
+    try:
+        return msgspec.json.Decoder(model.row).decode
+    except TypeError as error:
+        raise WiringError(f"Rows of '{model.name}' cannot be stored as JSON: {model.row.__name__}: {error}.") from error
