@@ -159,7 +159,7 @@ def _make_parents(path: str | os.PathLike[str]) -> None:
 
 def _harden(connection: apsw.Connection, readonly: bool) -> None:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
-    connection.execute("pragma trusted_schema = off; pragma cell_size_check = on; pragma mmap_size = 0")
+    connection.execute("pragma trusted_schema = off; pragma cell_size_check = on; pragma mmap_size = 0").fetchall()
     if readonly:
         connection.execute("pragma query_only = on")
         return

@@ -14,7 +14,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum, EnumType
@@ -98,8 +98,7 @@ def _types(hint: object) -> set[object]:
 
 def _kinds(type_: object) -> set[str]:
     if isinstance(type_, EnumType):
-        members: Iterable[Enum] = type_
-        return {kind for member in members for kind in _kinds(_type_of(member.value))}
+        return {kind for member in list[Any](type_) for kind in _kinds(_type_of(member.value))}
     return {_KINDS.get(type_, f"unknown {type_}")}
 
 

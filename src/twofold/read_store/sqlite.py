@@ -58,7 +58,7 @@ class SqliteReadStore:
             self._connection = open_connection(path, readonly=read_only)
             if not read_only:
                 with DiskErrors(path):
-                    self._connection.execute(TABLES)
+                    self._connection.execute(TABLES).fetchall()
         except BaseException:
             self._release_lock()
             raise

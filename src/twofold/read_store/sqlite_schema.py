@@ -77,9 +77,8 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
         connection.execute(f"alter table {table.name} add column {name}")
     after = ""
     while True:
-        stored: list[Any] = connection.execute(
-            f"select key, row from {table.name} where key > ? order by key limit ?", (after, _PAGE if added else 1)
-        ).fetchall()
+        sql = f"select key, row from {table.name} where key > ? order by key limit ?"
+        stored: list[Any] = list(connection.execute(sql, (after, _PAGE if added else 1)))
         try:
             rows = {key: table.decode(row) for key, row in stored}
         except msgspec.DecodeError as error:

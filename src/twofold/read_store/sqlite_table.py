@@ -84,7 +84,7 @@ class Table:
         )
 
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
-        """The statements, with parameters, that answer a find one after another until there are enough rows.
+        """The statements, with parameters, that answer a find, one by one until there are enough rows.
 
         Only a find that continues at a None, or may go on into them, takes more than one: SQL compares None with nothing.
         """
