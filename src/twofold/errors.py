@@ -1,16 +1,16 @@
 """Every error Twofold raises, as one tree.
 
-    TwofoldError
-    ├── Rejected             the business said no: part of the API, never retried (422)
-    ├── Refused              may not or cannot be tried as it stands
-    │   ├── NotAuthorised        the caller may not (403)
-    │   ├── InvalidMessage       the message breaks its own type or a limit (400)
-    │   ├── UnknownMessage       nothing here has that name (404)
-    │   ├── UndeclaredAccess     a read model was asked in a way it does not declare (400)
-    │   └── CommandIdReused      the command id was used for another request (422)
-    ├── Conflict             someone wrote first; already retried, safe to send again (409)
-    ├── Unavailable          a store is away or not yet there; safe to send again (503)
-    └── WiringError          the app is put together wrongly; raised at start, never at run time
+TwofoldError
+├── Rejected             the business said no: part of the API, never retried (422)
+├── Refused              may not or cannot be tried as it stands
+│   ├── NotAuthorised        the caller may not (403)
+│   ├── InvalidMessage       the message breaks its own type or a limit (400)
+│   ├── UnknownMessage       nothing here has that name (404)
+│   ├── UndeclaredAccess     a read model was asked in a way it does not declare (400)
+│   └── CommandIdReused      the command id was used for another request (422)
+├── Conflict             someone wrote first; already retried, safe to send again (409)
+├── Unavailable          a store is away or not yet there; safe to send again (503)
+└── WiringError          the app is put together wrongly; raised at start, never at run time
 """
 
 

@@ -16,18 +16,28 @@ class Settings(msgspec.Struct, frozen=True):
     store: Annotated[Sentence, msgspec.Meta(description="URL of the write store.")] = "sqlite:///data/log.db"
     views: Annotated[Sentence, msgspec.Meta(description="URL of the read store.")] = "sqlite:///data/views.db"
     batch_commands: Annotated[int, msgspec.Meta(ge=1, description="Commands that share one commit at most.")] = 512
-    batch_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of events that share one commit at most.")] = 4_194_304
+    batch_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of events that share one commit at most.")] = (
+        4_194_304
+    )
     queue_commands: Annotated[
-        int, msgspec.Meta(ge=1, description="Commands that may wait for a commit; beyond it they are told to come back.")
+        int,
+        msgspec.Meta(ge=1, description="Commands that may wait for a commit; beyond it they are told to come back."),
     ] = 10_000
     cached_folds: Annotated[int, msgspec.Meta(ge=0, description="Folds of decision models kept in memory.")] = 100_000
-    conflict_retries: Annotated[int, msgspec.Meta(ge=0, description="Times a command is decided anew after a conflict.")] = 100
+    conflict_retries: Annotated[
+        int, msgspec.Meta(ge=0, description="Times a command is decided anew after a conflict.")
+    ] = 100
     page_events: Annotated[int, msgspec.Meta(ge=1, description="Events a follower takes in one step at most.")] = 1_000
-    poll_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a follower goes without looking.")] = 0.5
-    fold_retries: Annotated[int, msgspec.Meta(ge=0, description="Times a failing event is tried again before its key is parked.")] = 3
+    poll_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a follower goes without looking.")] = (
+        0.5
+    )
+    fold_retries: Annotated[
+        int, msgspec.Meta(ge=0, description="Times a failing event is tried again before its key is parked.")
+    ] = 3
     wait_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a query waits for a position.")] = 5.0
     command_retention_days: Annotated[
-        float, msgspec.Meta(gt=0, description="Days a command id is remembered; a repeat within them has no second effect.")
+        float,
+        msgspec.Meta(gt=0, description="Days a command id is remembered; a repeat within them has no second effect."),
     ] = 7.0
 
     @classmethod
@@ -39,4 +49,6 @@ class Settings(msgspec.Struct, frozen=True):
         try:
             return msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise WiringError(f"A setting does not fit: {error}. (Environment variables are TWOFOLD_<NAME>.)") from error
+            raise WiringError(
+                f"A setting does not fit: {error}. (Environment variables are TWOFOLD_<NAME>.)"
+            ) from error

@@ -65,7 +65,9 @@ class BoundModel:
         try:
             self.initial(tuple(f"{kind}:x" for kind in self.kinds))
         except TypeError as error:
-            raise WiringError(f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default.") from error
+            raise WiringError(
+                f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default."
+            ) from error
 
     def initial(self, tags: tuple[str, ...]) -> Any:
         """The state before the first event, born with the ids it has fields for."""
@@ -78,7 +80,9 @@ class BoundModel:
         """The state after one more event."""
         after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
         if after is None:
-            raise WiringError(f"{self.name}: evolve returned None for {type(event).__name__}; return a state in every case.")
+            raise WiringError(
+                f"{self.name}: evolve returned None for {type(event).__name__}; return a state in every case."
+            )
         return after
 
     def _stored_name(self, event: type, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> str:
@@ -149,7 +153,9 @@ class Decision:
         names_of_parameters = list(inspect.signature(function).parameters)
         missing = [name for name in names_of_parameters if name not in hints]
         if not names_of_parameters or missing:
-            raise WiringError(f"{self.name}: annotate every parameter; the first is the command ({missing or 'none given'}).")
+            raise WiringError(
+                f"{self.name}: annotate every parameter; the first is the command ({missing or 'none given'})."
+            )
         self.command: type = hints[names_of_parameters[0]]
         self._reader = TagReader(self.command)
         self._context: str | None = None
@@ -270,7 +276,9 @@ def _evolve_hints(evolve: Callable[..., Any], state: type) -> tuple[tuple[type, 
     if not names or names[0] not in hints:
         raise WiringError(f"{owner}: annotate the event, e.g. `def evolve(self, event: OrderPlaced | OrderPaid)`.")
     if len(names) > 2 or (len(names) == 2 and hints.get(names[1]) is not RecordedEvent):
-        raise WiringError(f"{owner}: besides the event it may take one parameter annotated RecordedEvent, nothing else.")
+        raise WiringError(
+            f"{owner}: besides the event it may take one parameter annotated RecordedEvent, nothing else."
+        )
     return arms_of(hints[names[0]]), len(names) == 2
 
 

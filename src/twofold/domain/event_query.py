@@ -31,7 +31,7 @@ NO_EVENTS = EventQuery()
 
 
 class AppendCondition(msgspec.Struct, frozen=True):
-    """"Refuse if any event matches `query` after `after`": what a decision has not seen must not have happened."""
+    """ "Refuse if any event matches `query` after `after`": what a decision has not seen must not have happened."""
 
     query: EventQuery
     after: Position = 0

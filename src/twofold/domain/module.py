@@ -91,7 +91,9 @@ class Wiring:
         models: dict[type, BoundModel] = {}
         for model in (m for module in self.modules for m in module.models):
             if model.state in models:
-                raise WiringError(f"DecisionModel({model.state.__name__}) is listed twice; a state type stands for one model.")
+                raise WiringError(
+                    f"DecisionModel({model.state.__name__}) is listed twice; a state type stands for one model."
+                )
             models[model.state] = BoundModel(model, self.names, self.readers)
         return models
 
@@ -113,7 +115,9 @@ def check_message(message: Any, role: str) -> None:
     elif isinstance(message, type) and is_dataclass(message):
         frozen = bool(message.__dataclass_params__.frozen)  # type: ignore[attr-defined]
     else:
-        raise WiringError(f"{shown} is listed as {role} but is no record. Make it a msgspec Struct or dataclass, frozen=True.")
+        raise WiringError(
+            f"{shown} is listed as {role} but is no record. Make it a msgspec Struct or dataclass, frozen=True."
+        )
     if not frozen:
         raise WiringError(f"{shown} is listed as {role} but can be changed after it is made. Add frozen=True.")
 

@@ -84,10 +84,14 @@ class BoundProjection:
         hints = hints_of(projection.fold, self.label)
         names = list(inspect.signature(projection.fold).parameters)
         if len(names) < 2 or names[0] not in hints or names[1] not in hints:
-            raise WiringError(f"{self.label}: annotate the fold, e.g. `def fold(row: Row | None, event: A | B) -> Row | None`.")
+            raise WiringError(
+                f"{self.label}: annotate the fold, e.g. `def fold(row: Row | None, event: A | B) -> Row | None`."
+            )
         rows = [arm for arm in arms_of(hints[names[0]]) if arm is not type(None)]
         if len(rows) != 1 or not is_record(rows[0]) or not is_union(hints[names[0]]):
-            raise WiringError(f"{self.label}: the first parameter is the row or None: `row: Row | None`, Row a Struct or dataclass.")
+            raise WiringError(
+                f"{self.label}: the first parameter is the row or None: `row: Row | None`, Row a Struct or dataclass."
+            )
         self._extras = tuple(self._extra(name, hints.get(name)) for name in names[2:])
         return rows[0], arms_of(hints[names[1]])
 
@@ -127,5 +131,3 @@ def row_key(value: object, label: str) -> str:
     if not text or len(text) > MAX_KEY:
         raise ValueError(f"{label}: a row key must have 1 to {MAX_KEY} characters, not {len(text)}.")
     return text
-
-

@@ -1,10 +1,13 @@
 """In charge of tags: what a message is about, read off its type hints."""
 
+import inspect
+import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from enum import Enum
+from typing import Annotated, Any, NamedTuple, TypeGuard, get_args, get_origin
 
 import msgspec
 
@@ -12,7 +15,8 @@ from twofold.errors import InvalidMessage, WiringError
 
 MAX_TAG_VALUE = 256
 _KIND_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
-_COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set, Iterable)
+_ABSENT = (type(None), msgspec.UnsetType)
+_NO_ID = (bytes, bytearray, list, tuple, set, frozenset, Mapping)
 
 
 class Tag:
@@ -26,7 +30,7 @@ class Tag:
 
     def __init__(self, kind: str) -> None:
         if not kind or not kind[0].isalpha() or not set(kind) <= _KIND_LETTERS:
-            raise WiringError(f"Tag({kind!r}): a tag kind is lower case letters, digits and hyphens, e.g. Tag('order').")
+            raise WiringError(f"Tag({kind!r}): a tag kind is lower case letters, digits, hyphens, e.g. Tag('order').")
         self.kind = kind
 
     def __repr__(self) -> str:
@@ -47,13 +51,15 @@ class TagField(NamedTuple):
     many: bool
     optional: bool
     read: Callable[[Any], Iterable[object]]
+    again: type | None = None
+    """Not a tag, but the place where this record type contains itself once more."""
 
 
 class TagReader:
     """Reads the tags of one message type. Built once per type at start."""
 
     def __init__(self, message: type) -> None:
-        self.fields = tuple(_fields_of(message, "", (message,)))
+        self.fields = tuple(_fields_of(message, {}, "", (message,)))
         self.kinds = frozenset(field.kind for field in self.fields)
 
     def tags(self, message: object) -> tuple[str, ...]:
@@ -81,7 +87,8 @@ def tag_of(annotation: object) -> Tag | None:
     """The tag a field type carries (`OrderId`, also `OrderId | None`), or None."""
     annotation = unalias(annotation)
     if get_origin(annotation) is Annotated:
-        return next((m for m in get_args(annotation)[1:] if isinstance(m, Tag)), None)
+        inner, *extras = get_args(annotation)
+        return next((extra for extra in extras if isinstance(extra, Tag)), None) or tag_of(inner)
     if is_union(annotation):
         return next(filter(None, map(tag_of, get_args(annotation))), None)
     return None
@@ -89,6 +96,8 @@ def tag_of(annotation: object) -> Tag | None:
 
 def tag_value(value: object, path: str) -> str:
     """`value` as the text of a tag. InvalidMessage, naming the field, where it is empty, too long or unprintable."""
+    if isinstance(value, Enum):
+        value = value.value
     text = value if type(value) is str else str(value)
     if not text:
         raise InvalidMessage(f"{path} names a thing and must not be empty.", field=path)
@@ -97,6 +106,14 @@ def tag_value(value: object, path: str) -> str:
     if not text.isprintable():
         raise InvalidMessage(f"{path} names a thing and must not contain control characters.", field=path)
     return text
+
+
+def id_reader(annotation: object) -> Callable[[str], Any]:
+    """What turns the text of a tag back into the type it was read from (`Annotated[int, Tag("seat")]`: an int)."""
+    (kind, *_) = [arm for arm in _arms(_bare(annotation)) if arm not in _ABSENT]
+    if kind is str:
+        return str
+    return lambda text: msgspec.convert(text, kind, strict=False)
 
 
 def hints_of(thing: Any, owner: str) -> dict[str, Any]:
@@ -108,13 +125,22 @@ def hints_of(thing: Any, owner: str) -> dict[str, Any]:
             f"{owner}: the type hint {error.name!r} cannot be read at run time. Define it at module level, and do not "
             "import it under TYPE_CHECKING."
         ) from error
+    except (AttributeError, TypeError) as error:
+        raise WiringError(
+            f"{owner}: its type hints cannot be read ({error}). List a plain function or class with hints at module level."
+        ) from error
 
 
 def unalias(annotation: object) -> object:
-    """The type behind a `type X = ...` alias (PEP 695), where there is one."""
-    while type(annotation).__name__ == "TypeAliasType":
-        annotation = annotation.__value__  # type: ignore[attr-defined]
-    return annotation
+    """The type behind a `type X = ...` alias (PEP 695) or a NewType, where there is one."""
+    found: Any = annotation
+    while True:
+        if type(found).__name__ == "TypeAliasType":
+            found = found.__value__
+        elif isinstance(found, typing.NewType):
+            found = found.__supertype__
+        else:
+            return found
 
 
 def is_union(annotation: object) -> bool:
@@ -122,65 +148,159 @@ def is_union(annotation: object) -> bool:
     return get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def is_record(annotation: object) -> bool:
+def is_record(annotation: Any) -> TypeGuard[type]:
     """Whether a hint is a msgspec Struct or a dataclass."""
-    return isinstance(annotation, type) and (issubclass(annotation, msgspec.Struct) or is_dataclass(annotation))
+    return inspect.isclass(annotation) and (issubclass(annotation, msgspec.Struct) or is_dataclass(annotation))
 
 
-def _fields_of(record: type, path: str, seen: tuple[type, ...]) -> Iterator[TagField]:
+_Seen = tuple[object, ...]
+_Read = Callable[[Any], Iterable[object]]
+
+
+def _fields_of(record: type, arguments: Mapping[Any, object], path: str, seen: _Seen) -> Iterator[TagField]:
+    """The tag fields of a record type, each read from an instance. `arguments` stand for its type variables."""
+    found: list[TagField] = []
     for name, hint in hints_of(record, record.__qualname__).items():
-        if typing.get_origin(hint) is typing.ClassVar:
+        if get_origin(hint) is typing.ClassVar:
             continue
         inner = f"{path}.{name}" if path else name
-        for field in _fields_in(hint, inner, seen):
-            yield field._replace(read=_through_attribute(name, field.read))
+        for field in _fields_in(_applied(hint, arguments), inner, seen):
+            reach = _key(name) if typing.is_typeddict(record) else _attribute(name)
+            found.append(field._replace(read=_through(reach, field.read)))
+    again = [field.path for field in found if field.again is record]
+    found = [field for field in found if field.again is not record]
+    if again and any(field.again is None for field in found):
+        raise WiringError(
+            f"{record.__qualname__} carries tags and contains itself at '{again[0]}', so no one can say how many ids it "
+            "has. Move the ids out of the part that repeats."
+        )
+    yield from found
 
 
-def _fields_in(annotation: object, path: str, seen: tuple[type, ...]) -> Iterator[TagField]:
+def _fields_in(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
     annotation = unalias(annotation)
     origin = get_origin(annotation)
     if origin is Annotated:
-        tag = tag_of(annotation)
-        if tag is not None:
-            yield TagField(tag.kind, path, many=False, optional=False, read=_itself)
-        else:
-            yield from _fields_in(get_args(annotation)[0], path, seen)
+        yield from _fields_in_annotated(annotation, path, seen)
     elif is_union(annotation):
         yield from _fields_in_union(annotation, path, seen)
-    elif origin in _COLLECTIONS:
-        for argument in dict.fromkeys(get_args(annotation)):
-            for field in _fields_in(argument, f"{path}[]", seen):
-                yield field._replace(many=True, read=_through_items(field.read))
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
+    elif _is_fixed_tuple(annotation):
+        for index, argument in enumerate(get_args(annotation)):
+            for field in _fields_in(argument, f"{path}[{index}]", seen):
+                yield field._replace(read=_through(_key(index), field.read))
+    elif inspect.isclass(origin) and issubclass(origin, Mapping):
         key, value = get_args(annotation)
         for field in _fields_in(key, f"{path}[]", seen):
             yield field._replace(many=True, read=_through_items(field.read))
         for field in _fields_in(value, f"{path}[]", seen):
             yield field._replace(many=True, read=_through_values(field.read))
-    elif isinstance(annotation, type) and is_record(annotation) and annotation not in seen:
-        yield from _fields_of(annotation, path, (*seen, annotation))
+    elif has_fields(origin or annotation):
+        record: Any = origin or annotation
+        if annotation in seen:
+            yield TagField("", path, many=True, optional=True, read=_nothing, again=record)
+        else:
+            arguments = dict(zip(getattr(record, "__parameters__", ()), get_args(annotation), strict=False))
+            yield from _fields_of(record, arguments, path, (*seen, annotation))
+    elif inspect.isclass(origin) and issubclass(origin, Iterable):
+        for argument in dict.fromkeys(get_args(annotation)):
+            for field in _fields_in(argument, f"{path}[]", seen):
+                yield field._replace(many=True, read=_through_items(field.read))
 
 
-def _fields_in_union(annotation: object, path: str, seen: tuple[type, ...]) -> Iterator[TagField]:
-    arms = [unalias(arm) for arm in get_args(annotation)]
-    optional = type(None) in arms
+def _fields_in_annotated(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
+    inner, *extras = get_args(annotation)
+    tag = next((extra for extra in extras if isinstance(extra, Tag)), None)
+    if tag is None:
+        yield from _fields_in(inner, path, seen)
+        return
+    for arm in _arms(_bare(inner)):
+        if has_fields(arm) or (inspect.isclass(cls := get_origin(arm) or arm) and issubclass(cls, _NO_ID)):
+            raise WiringError(
+                f"{path}: {tag} marks {arm}, which is not one id. Tag the id inside it, e.g. list[Annotated[str, {tag}]]."
+            )
+    optional = any(arm in _ABSENT for arm in _arms(_bare(inner)))
+    yield TagField(tag.kind, path, many=False, optional=optional, read=_if_present if optional else _itself)
+
+
+def _fields_in_union(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
+    arms = _arms(annotation)
     for arm in arms:
         for field in _fields_in(arm, path, seen):
-            record = arm if isinstance(arm, type) and is_record(arm) else None
-            yield field._replace(optional=optional or field.optional, read=_when_present(record, field.read))
+            # One of several arms is there only sometimes, as one beside None is.
+            yield field._replace(optional=True, read=_when(_guard(arm), field.read) if len(arms) > 1 else field.read)
 
 
-_Read = Callable[[Any], Iterable[object]]
+def has_fields(annotation: Any) -> TypeGuard[type]:
+    """Whether a hint is a class whose hints are the fields of its instances."""
+    if is_record(annotation) or typing.is_typeddict(annotation):
+        return True
+    return inspect.isclass(annotation) and issubclass(annotation, tuple) and hasattr(annotation, "_fields")
+
+
+def _arms(annotation: object) -> tuple[Any, ...]:
+    annotation = unalias(annotation)
+    if is_union(annotation):
+        return tuple(arm for each in get_args(annotation) for arm in _arms(each))
+    return (annotation,)
+
+
+def _bare(annotation: object) -> Any:
+    annotation = unalias(annotation)
+    while get_origin(annotation) is Annotated:
+        annotation = unalias(get_args(annotation)[0])
+    return annotation
+
+
+def _applied(hint: Any, arguments: Mapping[Any, object]) -> Any:
+    """A hint with the arguments of its generic record in place of the type variables."""
+    if hint in arguments:
+        return arguments[hint]
+    parameters = getattr(hint, "__parameters__", ())
+    return hint[tuple(arguments.get(each, each) for each in parameters)] if arguments and parameters else hint
+
+
+def _is_fixed_tuple(annotation: object) -> bool:
+    return get_origin(annotation) is tuple and ... not in get_args(annotation)
+
+
+def _guard(arm: object) -> Callable[[Any], bool]:
+    """Tells at run time whether a value of a union is of this arm."""
+    bare = _bare(arm)
+    kind = get_origin(bare) or bare
+    if typing.is_typeddict(kind):
+        kind = dict
+    if not inspect.isclass(kind):
+        return lambda value: type(value) not in _ABSENT
+    if issubclass(kind, str | bytes):
+        return lambda value: isinstance(value, kind)
+    return lambda value: isinstance(value, kind) and not isinstance(value, str | bytes)
 
 
 def _itself(value: Any) -> Iterable[object]:
     return (value,)
 
 
-def _through_attribute(name: str, read: _Read) -> _Read:
+def _if_present(value: Any) -> Iterable[object]:
+    return () if type(value) in _ABSENT else (value,)
+
+
+def _nothing(_: Any) -> Iterable[object]:
+    return ()
+
+
+def _attribute(name: str) -> Callable[[Any], Any]:
+    return operator.attrgetter(name)
+
+
+def _key(key: str | int) -> Callable[[Any], Any]:
+    # A key that may be left out (NotRequired) is like one that is None.
+    return lambda value: value.get(key) if isinstance(value, dict) else value[key]
+
+
+def _through(reach: Callable[[Any], Any], read: _Read) -> _Read:
     if read is _itself:
-        return lambda value: (getattr(value, name),)
-    return lambda value: read(getattr(value, name))
+        return lambda value: (reach(value),)
+    return lambda value: read(reach(value))
 
 
 def _through_items(read: _Read) -> _Read:
@@ -191,7 +311,5 @@ def _through_values(read: _Read) -> _Read:
     return lambda value: (found for item in value.values() for found in read(item))
 
 
-def _when_present(record: type | None, read: _Read) -> _Read:
-    if record is not None:
-        return lambda value: read(value) if isinstance(value, record) else ()
-    return lambda value: () if value is None else read(value)
+def _when(guard: Callable[[Any], bool], read: _Read) -> _Read:
+    return lambda value: read(value) if guard(value) else ()

@@ -4,7 +4,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from twofold.errors import InvalidMessage
+from twofold.errors import InvalidMessage, Unavailable
 from twofold.read_store.port import ReadModel, Snapshot
 
 R = TypeVar("R")
@@ -23,12 +23,18 @@ class Page(msgspec.Struct, Generic[R], frozen=True):
 class View(Generic[R]):
     """Reads one read model within one snapshot; rows come back as the type the projection folds."""
 
-    def __init__(self, model: ReadModel, snapshot: Snapshot) -> None:
+    def __init__(self, model: ReadModel, snapshot: Snapshot, *, refuse: frozenset[str] = frozenset()) -> None:
         self._model = model
         self._snapshot = snapshot
+        self._refuse = refuse
 
     async def get(self, key: object) -> R | None:
-        """The row of a key, or None."""
+        """The row of a key, or None. Unavailable where the key is set aside and the caller asked for freshness."""
+        if str(key) in self._refuse:
+            raise Unavailable(
+                f"The row '{key}' of '{self._model.name}' is set aside after a failing event and is not up to date.",
+                retry_after=30.0,
+            )
         return await self._snapshot.get(self._model, str(key))
 
     async def find(self, *, order_by: str | None = None, limit: int | None = None, **filters: Any) -> list[R]:

@@ -47,7 +47,9 @@ class LogReader:
     def slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
         """The events matching any of the conditions, and the head."""
         head = self.head()
-        events = list(self._everything(conditions, limit) if _wants_all(conditions) else self._matching(conditions, limit))
+        events = list(
+            self._everything(conditions, limit) if _wants_all(conditions) else self._matching(conditions, limit)
+        )
         cut = limit is not None and len(events) == limit and events[-1].position < head
         return Slice(events, events[-1].position if cut else head, head)
 

@@ -1,0 +1,388 @@
+"""The composition root: the one place where modules, stores and services meet."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.command_service import CommandService
+from twofold.command_service.batcher import Batcher
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
+from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.module import Module, Wiring
+from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
+from twofold.query_service.answer import QueryService
+from twofold.read_store.port import ReadModel, ReadStore
+from twofold.settings import Settings
+from twofold.synchronization.follower import Follower, FollowerStatus
+from twofold.synchronization.projector import Projector
+from twofold.synchronization.reactor import Reactor
+from twofold.synchronization.worker import Worker
+from twofold.world import RealWorld, World
+from twofold.write_store.inventory import check_log
+from twofold.write_store.port import LogIdentity, Slice, WriteStore
+
+PROBLEM_LAG_SECONDS = 30.0
+"""A follower that is this far behind and does not say so itself is reported all the same."""
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a command answers: its id, the ids of its events, and the position a reader must have reached to see them.
+
+    `token` is that position as callers carry it. `repeated` says that the command had been handled before.
+    """
+
+    command_id: str
+    position: Position
+    token: str
+    events: list[str]
+    repeated: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a query answers: the value, the position it reflects, and the keys set aside in the read models it asked."""
+
+    value: Any
+    position: Position
+    token: str
+    parked: list[str]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How an app is doing. Counts are since start, `uptime` in seconds; `problems` are sentences, none if all is well."""
+
+    log: str
+    head: Position
+    commands: int
+    rejected: int
+    queries: int
+    uptime: float
+    ready: bool
+    problems: list[str]
+    followers: list[FollowerStatus]
+
+
+class App:
+    """Modules, stores and settings put together. WiringError, with the cure, where they do not fit.
+
+    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`. `pages` makes an
+    ASGI application from the app, served at `/` beside the HTTP API.
+    """
+
+    def __init__(
+        self,
+        *modules: Module,
+        store: str | None = None,
+        views: str | None = None,
+        settings: Settings | None = None,
+        world: World | None = None,
+        pages: Callable[["App"], Any] | None = None,
+    ) -> None:
+        chosen = settings or Settings.from_environment()
+        given = {name: url for name, url in (("store", store), ("views", views)) if url is not None}
+        self.settings = msgspec.structs.replace(chosen, **given)
+        self.world: World = world or RealWorld()
+        self.pages = pages
+        self.wiring = Wiring(modules)
+        self.messages = MessageCodec()
+        self.events = EventCodec(self.wiring.events.values())
+        self.models = {
+            name: ReadModel(name, p.version, p.row, p.find_by, p.order_by)
+            for name, p in self.wiring.projections.items()
+        }
+        functions = [function for module in self.wiring.modules for function in module.queries]
+        self.queries = QueryService(functions, self.models.values(), self.world)
+        self._running: _Running | None = None
+        self._commands = self._rejected = self._asked = 0
+        self._started = 0.0
+
+    async def start(self) -> None:
+        """Open the stores, check the log against the modules, start the followers."""
+        store = open_write_store(self.settings.store, self.settings, self.world)
+        try:
+            views = open_read_store(self.settings.views)
+        except BaseException:
+            await store.close()
+            raise
+        running = _Running(self, store, views)
+        try:
+            await check_log(store, self.wiring)
+            await views.prepare(list(self.models.values()))
+            self._started = self.world.monotonic()
+            self._running = running
+            await running.start()
+        except BaseException:
+            self._running = None
+            await running.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Finish the commands under way, stop the followers, close the stores."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop()
+
+    async def __aenter__(self) -> "App":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def send(
+        self,
+        command: Any,
+        *,
+        command_id: str | None = None,
+        actor: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+    ) -> Receipt:
+        """Handle a command: its events are durable when the receipt comes. Send it again under the same id at will.
+
+        Raises Rejected, the Refused family, Conflict and Unavailable; see `twofold.errors` for what to do on each.
+        """
+        running = self._open()
+        command_id = command_id or self.world.new_id()
+        try:
+            written = await running.commands.handle(
+                command, command_id, actor=actor, correlation_id=correlation_id, causation_id=causation_id
+            )
+        except Rejected:
+            self._rejected += 1
+            raise
+        self._commands += 1
+        return Receipt(command_id, written.position, self.token(written.position), written.events, written.repeated)
+
+    async def send_from_policy(
+        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
+    ) -> Receipt:
+        """Handle a command that a policy answered an event with."""
+        return await self.send(
+            command, command_id=command_id, correlation_id=correlation_id, causation_id=causation_id, actor="policy"
+        )
+
+    async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
+        """Answer a query, at least as new as the `position` token of a receipt where one is given.
+
+        Unavailable, with the lag, if the read models do not come that far within `timeout` seconds; InvalidMessage where
+        the token is not one of this log's.
+        """
+        running = self._open()
+        at_least = 0 if position is None else await self._reached(running, position)
+        longest = self.settings.wait_seconds if timeout is None else timeout
+        value, reflected, parked = await self.queries.answer(running.views, query, at_least, longest)
+        self._asked += 1
+        return Answer(value, reflected, self.token(reflected), list(parked))
+
+    async def live(self, query: Any) -> AsyncIterator[Answer]:
+        """The answer to a query, and again whenever it has become another. Ends when the app stops."""
+        running = self._open()
+        async for value, position, parked in self.queries.live(running.views, query, self.settings.poll_seconds):
+            if self._running is not running:
+                return
+            yield Answer(value, position, self.token(position), list(parked))
+
+    async def log(self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100) -> Slice:
+        """Recorded events after a position, and the head."""
+        return await self._open().store.read(query, after, limit)
+
+    async def follow(self, query: EventQuery = ALL_EVENTS, after: Position = 0) -> AsyncIterator[RecordedEvent]:
+        """Recorded events in order, those to come included. Ends when the app stops."""
+        running = self._open()
+        while self._running is running:
+            page = await running.store.read(query, after, self.settings.page_events)
+            for event in page.events:
+                yield event
+            if page.upto <= after:
+                await running.store.wait(after, self.settings.poll_seconds)
+            after = max(after, page.upto)
+
+    async def status(self) -> Status:
+        """How the app is doing, measured from log and checkpoints rather than from what the followers say."""
+        running = self._open()
+        head = (await running.store.read(NO_EVENTS)).head
+        followers = [await self._status_of(worker, running.store, head) for worker in running.workers]
+        problems = [] if running.store.problem is None else [running.store.problem]
+        problems += [sentence for each in followers for sentence in _problems_of(each)]
+        return Status(
+            running.store.identity.log,
+            head,
+            self._commands,
+            self._rejected,
+            self._asked,
+            self.world.monotonic() - self._started,
+            not problems,
+            problems,
+            followers,
+        )
+
+    def token(self, position: Position) -> str:
+        """A position as callers carry it: opaque, and good for this log only."""
+        identity = self._open().store.identity
+        return f"{identity.log}.{identity.epoch}.{position}"
+
+    def position_of(self, token: str) -> Position:
+        """The position in a token. InvalidMessage where it is malformed or comes from another log."""
+        return position_of(token, self._open().store.identity)
+
+    def _open(self) -> "_Running":
+        if self._running is None:
+            raise Unavailable("The app is not running. Start it with `async with app:` or `twofold serve`.")
+        return self._running
+
+    async def _reached(self, running: "_Running", token: str) -> Position:
+        position = self.position_of(token)
+        head = (await running.store.read(NO_EVENTS)).head
+        if position > head:
+            raise InvalidMessage(f"The position {position} is beyond the log, which ends at {head}.", field="position")
+        return position
+
+    async def _status_of(self, worker: Worker, store: WriteStore, head: Position) -> FollowerStatus:
+        follower = worker.follower
+        lag, seconds = await lag_of(store, worker.position, head, self.world)
+        return FollowerStatus(
+            follower.name,
+            follower.kind,
+            worker.position,
+            lag,
+            seconds,
+            worker.rate(),
+            worker.state,
+            worker.error,
+            await follower.parked(),
+        )
+
+
+class _Running:
+    """The parts of a started app."""
+
+    def __init__(self, app: App, store: WriteStore, views: ReadStore) -> None:
+        settings, world = app.settings, app.world
+        self.store = store
+        self.views = views
+        self.batcher = Batcher(
+            store,
+            world,
+            commands=settings.batch_commands,
+            size=settings.batch_bytes,
+            queue=settings.queue_commands,
+        )
+        self.commands = CommandService(
+            app.wiring,
+            store,
+            app.events,
+            app.messages,
+            self.batcher,
+            world,
+            cached_folds=settings.cached_folds,
+            retries=settings.conflict_retries,
+        )
+        followers: list[Follower] = [
+            Projector(projection, app.models[name], store, views, app.events, world)
+            for name, projection in app.wiring.projections.items()
+        ]
+        followers += [
+            Reactor(policy, store, app.events, app.messages, app.wiring.commands, app.send_from_policy, world)
+            for policy in app.wiring.policies.values()
+        ]
+        self.workers = [
+            Worker(
+                follower,
+                store,
+                world,
+                page=settings.page_events,
+                poll=settings.poll_seconds,
+                retries=settings.fold_retries,
+                moved=app.queries.moved,
+            )
+            for follower in followers
+        ]
+
+    async def start(self) -> None:
+        self.batcher.start()
+        for worker in self.workers:
+            await worker.start()
+
+    async def stop(self) -> None:
+        await self.batcher.stop()
+        for worker in self.workers:
+            await worker.stop()
+        await self.views.close()
+        await self.store.close()
+
+
+async def lag_of(store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:
+    """How far a follower is behind: in events, and as the age in seconds of the oldest event it has not taken."""
+    lag = max(0, head - position)
+    if not lag:
+        return 0, 0.0
+    oldest = (await store.read(ALL_EVENTS, position, 1)).events
+    return lag, max(0.0, (world.now() - oldest[0].time).total_seconds()) if oldest else 0.0
+
+
+def position_of(token: str, identity: LogIdentity) -> Position:
+    """The position in a token. InvalidMessage where it is malformed or comes from another log or epoch."""
+    log, _, rest = token.rpartition(".")[0].rpartition(".") if token.count(".") >= 2 else ("", "", "")
+    number = token.rpartition(".")[2]
+    if not log or not rest.isdecimal() or not number.isdecimal() or not number.isascii() or len(number) > 18:
+        raise InvalidMessage(
+            "The position is not one of ours. Send the token of a receipt as it came.", field="position"
+        )
+    if log != identity.log or rest != str(identity.epoch):
+        raise InvalidMessage(
+            "The position belongs to another log or to a history before a fail-over. Read without it, and use new receipts.",
+            field="position",
+        )
+    return int(number)
+
+
+def open_write_store(url: str, settings: Settings, world: World, *, read_only: bool = False) -> WriteStore:
+    """The write store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    scheme, path = _parse(url)
+    if scheme == "memory":
+        from twofold.write_store.memory import MemoryWriteStore
+
+        return MemoryWriteStore()
+    from twofold.write_store.sqlite import SqliteWriteStore
+
+    return SqliteWriteStore(path, read_only=read_only, retention_days=settings.command_retention_days, world=world)
+
+
+def open_read_store(url: str, *, read_only: bool = False) -> ReadStore:
+    """The read store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    scheme, path = _parse(url)
+    if scheme == "memory":
+        from twofold.read_store.memory import MemoryReadStore
+
+        return MemoryReadStore()
+    from twofold.read_store.sqlite import SqliteReadStore
+
+    return SqliteReadStore(path, read_only=read_only)
+
+
+def _parse(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    path = unquote(parts.path)[1:]
+    if parts.scheme == "memory":
+        return "memory", ""
+    if parts.scheme == "sqlite" and not parts.netloc and path:
+        return "sqlite", os.path.expanduser(path)
+    raise WiringError(
+        f"No store is known for the URL {url!r}. Use memory:, sqlite:///relative/path.db or sqlite:////absolute/path.db."
+    )
+
+
+def _problems_of(follower: FollowerStatus) -> list[str]:
+    problems: list[str] = []
+    if follower.state == "stopped":
+        problems.append(f"{follower.kind} '{follower.name}' stands still at {follower.position}: {follower.error}")
+    elif follower.lag_seconds > PROBLEM_LAG_SECONDS and follower.state != "catching-up":
+        problems.append(
+            f"{follower.kind} '{follower.name}' is {follower.lag} events ({follower.lag_seconds:.0f} s) behind: "
+            f"{follower.error or 'no error was reported'}"
+        )
+    return problems

@@ -1,0 +1,104 @@
+"""In charge of group commit: what was queued while the last batch was written is the next batch. No timer."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import NamedTuple
+
+from twofold.errors import TwofoldError, Unavailable
+from twofold.world import World
+from twofold.write_store.port import Append, Outcome, WriteStore
+
+log = logging.getLogger(__name__)
+
+
+class _Waiting(NamedTuple):
+    append: Append
+    size: int
+    answer: "asyncio.Future[Outcome]"
+
+
+class Batcher:
+    """The one writer of a process. Callers wait for their own outcome; cancelling one never touches the batch."""
+
+    def __init__(self, store: WriteStore, world: World, *, commands: int, size: int, queue: int) -> None:
+        self._store = store
+        self._world = world
+        self._commands = commands
+        self._size = size
+        self._queue_limit = queue
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name="twofold-batcher")
+
+    async def stop(self) -> None:
+        """Write what is queued, then end."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def append(self, append: Append) -> Outcome:
+        """What became of `append`. Unavailable where too many wait already or the store cannot be reached."""
+        if self._closing or self._task is None:
+            raise Unavailable("The command service is stopping; send the command again.")
+        if len(self._queue) >= self._queue_limit:
+            raise Unavailable(f"{len(self._queue)} commands are waiting to be written; send it again in a moment.")
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        size = sum(len(event.payload) for event in append.events)
+        self._queue.append(_Waiting(append, size, answer))
+        self._wake.set()
+        return await answer
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            batch = self._next_batch()
+            try:
+                outcomes = await self._store.append([waiting.append for waiting in batch])
+            except TwofoldError as error:
+                _answer_all(batch, error)
+                continue
+            except asyncio.CancelledError:
+                _answer_all(batch, Unavailable("The command service was stopped; whether this was written is unknown."))
+                raise
+            except Exception as error:
+                log.exception("The write store failed in a way it should not")
+                _answer_all(
+                    batch, Unavailable(f"The write store failed ({error!r}); whether this was written is unknown.")
+                )
+                continue
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(outcome)
+            # Let the callers just answered queue their next appends before the next batch is cut.
+            await self._world.sleep(0)
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._queue and len(batch) < self._commands:
+            if batch and size + self._queue[0].size > self._size:
+                break
+            batch.append(self._queue.popleft())
+            size += batch[-1].size
+        return batch
+
+
+def _answer_all(batch: list[_Waiting], error: TwofoldError) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            # Each caller raises its own error: a shared one would collect everyone's traceback.
+            own = Unavailable(*error.args)
+            own.__cause__ = error
+            waiting.answer.set_exception(own)

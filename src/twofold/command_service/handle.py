@@ -1,0 +1,141 @@
+"""In charge of one command: load, decide, append, and again from the start if someone else wrote first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.command_service.batcher import Batcher
+from twofold.command_service.folds import Folded, Folds, conditions
+from twofold.domain.decision import Context, Fold
+from twofold.domain.events import Envelope, Metadata, NewEvent, Position, RecordedEvent
+from twofold.domain.module import Wiring
+from twofold.errors import CommandIdReused, Conflict, Rejected, UnknownMessage
+from twofold.world import World, microseconds
+from twofold.write_store.port import Append, Appended, Outcome, WriteStore
+
+
+class Written(NamedTuple):
+    """What a command came to: the ids of its events, and the position that holds them (or the head, if none)."""
+
+    events: list[str]
+    position: Position
+    repeated: bool
+
+
+class CommandService:
+    """Handles commands one consistency boundary at a time; commands that wait together share a commit."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        store: WriteStore,
+        events: EventCodec,
+        messages: MessageCodec,
+        batcher: Batcher,
+        world: World,
+        *,
+        cached_folds: int,
+        retries: int,
+    ) -> None:
+        self._wiring = wiring
+        self._store = store
+        self._events = events
+        self._messages = messages
+        self._batcher = batcher
+        self._world = world
+        self._retries = retries
+        self._folds = Folds(store, events, cached_folds)
+
+    async def handle(
+        self,
+        command: Any,
+        command_id: str,
+        *,
+        actor: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+    ) -> Written:
+        """Decide `command` and write what follows from it, durably, once for each command id.
+
+        Rejected as the decision says, and only after a look at the newest events. UnknownMessage where no decision takes
+        it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries, Unavailable.
+        """
+        decision = self._wiring.decisions.get(type(command))
+        if decision is None:
+            raise UnknownMessage(f"No decision takes {type(command).__name__}. Add one to `decisions=[…]`.")
+        request_hash = self._messages.request_hash(decision.command.__name__, command)
+        prepare = self._wiring.prepare.get(type(command))
+        if prepare is not None:
+            command = await prepare(command)
+        now = self._world.now()
+        metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor)
+        boundary = decision.boundary(command)
+        folded = await self._folds.load(boundary.folds)
+        for attempt in range(self._retries + 1):
+            if attempt:
+                # Someone wrote first; what the command itself may have done before is seen in the same snapshot.
+                folded, done = await self._folds.refresh(folded, command_id)
+                if done is not None:
+                    return await self._repeat(command_id, request_hash, metadata)
+            context = Context(command_id, now, actor)
+            try:
+                decided = decision.decide(command, boundary, _states(folded), context)
+            except Rejected:
+                newest, done = await self._folds.refresh(folded, command_id)
+                if done is not None:
+                    return await self._repeat(command_id, request_hash, metadata)
+                if _came_further(folded, newest):
+                    decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
+                    folded = newest
+                else:
+                    raise
+            new = tuple(self._events.encode(event, command_id, i) for i, event in enumerate(decided))
+            outcome = await self._batcher.append(Append(metadata, new, conditions(folded), command_id, request_hash))
+            if isinstance(outcome, Appended):
+                if not outcome.repeated:
+                    self._learn(folded, decided, new, metadata, outcome)
+                return _written(command_id, outcome)
+            if isinstance(outcome, CommandIdReused):
+                raise outcome
+        raise Conflict(
+            f"{decision.name}: others wrote first {self._retries + 1} times in a row. Nothing was written; send it again."
+        )
+
+    async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
+        """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""
+        outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash))
+        return _written(command_id, _appended(outcome))
+
+    def _learn(
+        self,
+        folded: Mapping[Fold, Folded],
+        decided: Sequence[object],
+        new: Sequence[NewEvent],
+        metadata: Metadata,
+        outcome: Appended,
+    ) -> None:
+        first = outcome.position - outcome.count + 1
+        written = [
+            RecordedEvent(first + i, e.type, e.version, e.payload, Envelope(e.id, e.tags, metadata))
+            for i, e in enumerate(new)
+        ]
+        self._folds.advance(folded, zip(decided, written, strict=True), outcome.position)
+
+
+def _states(folded: Mapping[Fold, Folded]) -> dict[Fold, Any]:
+    return {fold: state for fold, (state, _) in folded.items()}
+
+
+def _came_further(before: Mapping[Fold, Folded], after: Mapping[Fold, Folded]) -> bool:
+    """Whether any state changed identity: a fold that saw nothing new keeps its very object."""
+    return any(after[fold].state is not folded.state for fold, folded in before.items())
+
+
+def _written(command_id: str, outcome: Appended) -> Written:
+    return Written([f"{command_id}.{i}" for i in range(outcome.count)], outcome.position, outcome.repeated)
+
+
+def _appended(outcome: Outcome) -> Appended:
+    if isinstance(outcome, Appended):
+        return outcome
+    raise outcome

@@ -1,0 +1,163 @@
+"""In charge of one query: wait until the read models have come far enough, ask them in one snapshot, say how fresh it is."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, NamedTuple, get_args, get_origin
+
+from twofold.domain.events import Position, kebab_case
+from twofold.domain.module import check_message
+from twofold.domain.tags import hints_of
+from twofold.errors import Unavailable, UnknownMessage, WiringError
+from twofold.query_service.view import View
+from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
+from twofold.world import World
+
+_POLL = 0.05
+MAX_PARKED_SHOWN = 100
+
+
+class QueryFunction(NamedTuple):
+    """A query function, read: the query it answers, the answer's type, the read models its parameters name."""
+
+    name: str
+    function: Callable[..., Any]
+    query: type
+    returns: Any
+    views: Mapping[str, ReadModel]
+
+
+class Answered(NamedTuple):
+    """An answer, the position it reflects (the lowest checkpoint it rests on), and keys set aside in its read models."""
+
+    value: Any
+    position: Position
+    parked: tuple[str, ...]
+
+
+class QueryService:
+    """Answers typed queries from the read store."""
+
+    def __init__(self, functions: Iterable[Callable[..., Any]], models: Iterable[ReadModel], world: World) -> None:
+        by_row: dict[type, list[ReadModel]] = {}
+        for model in models:
+            by_row.setdefault(model.row, []).append(model)
+        self.by_name: dict[str, QueryFunction] = {}
+        self._by_type: dict[type, QueryFunction] = {}
+        self._world = world
+        self._moved = asyncio.Event()
+        for function in functions:
+            self._add(read_query_function(function, by_row))
+
+    def moved(self) -> None:
+        """A hint that some read model has come further."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def answer(self, store: ReadStore, query: Any, at_least: Position, timeout: float) -> Answered:
+        """The answer to `query` from one snapshot that is at least as new as `at_least`.
+
+        Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
+        UnknownMessage where no query function takes it.
+        """
+        function = self.function_of(type(query))
+        deadline = self._world.monotonic() + timeout
+        while True:
+            moved = self._moved
+            async with store.snapshot() as snapshot:
+                progress = {name: await snapshot.progress(model) for name, model in function.views.items()}
+                position = min((each.position for each in progress.values()), default=at_least)
+                if position >= at_least:
+                    return await _ask(function, query, snapshot, progress, at_least, position)
+            left = deadline - self._world.monotonic()
+            if left <= 0:
+                late = min(progress, key=lambda name: progress[name].position)
+                raise Unavailable(
+                    f"The read model '{function.views[late].name}' is {at_least - position} events behind what was asked for "
+                    f"(at {position}, wanted {at_least}). Ask again.",
+                    lag=at_least - position,
+                )
+            await self._hint(moved, min(left, _POLL))
+
+    async def live(self, store: ReadStore, query: Any, pause: float) -> AsyncIterator[Answered]:
+        """The answer now, and again whenever it has become another. Never ends by itself."""
+        last: Answered | None = None
+        while True:
+            moved = self._moved
+            answered = await self.answer(store, query, 0, 0)
+            if last is None or (answered.value, answered.parked) != (last.value, last.parked):
+                last = answered
+                yield answered
+            await self._hint(moved, pause)
+
+    def function_of(self, query: type) -> QueryFunction:
+        """The function that answers a type of query. UnknownMessage where there is none."""
+        if query not in self._by_type:
+            raise UnknownMessage(f"No query function takes {query.__name__}. Add one to `queries=[…]`.")
+        return self._by_type[query]
+
+    async def _hint(self, moved: asyncio.Event, timeout: float) -> None:
+        try:
+            await self._world.within(timeout, moved.wait())
+        except TimeoutError:
+            return
+
+    def _add(self, function: QueryFunction) -> None:
+        known = self._by_type.setdefault(function.query, function)
+        if known is not function:
+            raise WiringError(
+                f"{known.function.__qualname__} and {function.function.__qualname__} both answer {function.query.__name__}; "
+                "keep one, or give it a query of its own."
+            )
+        if function.name in self.by_name:
+            raise WiringError(f"Two queries share the name '{function.name}'; rename one of the types.")
+        self.by_name[function.name] = function
+
+
+async def _ask(
+    function: QueryFunction,
+    query: Any,
+    snapshot: Snapshot,
+    progress: Mapping[str, Progress],
+    at_least: Position,
+    position: Position,
+) -> Answered:
+    parked = {name: frozenset(p.key for p in each.parked) for name, each in progress.items()}
+    views: dict[str, View[Any]] = {
+        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset())
+        for name, model in function.views.items()
+    }
+    value = await function.function(query, **views)
+    shown = sorted({key for keys in parked.values() for key in keys})[:MAX_PARKED_SHOWN]
+    return Answered(value, position, tuple(shown))
+
+
+def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[ReadModel]]) -> QueryFunction:
+    """A query function's signature, read. WiringError, with the cure, where it does not fit the read models."""
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.iscoroutinefunction(function):
+        raise WiringError(f"{name} answers a query and must be `async def`.")
+    hints = hints_of(function, name)
+    parameters = list(inspect.signature(function).parameters)
+    if not parameters or any(p not in hints for p in parameters) or "return" not in hints:
+        raise WiringError(
+            f"{name}: annotate every parameter and the answer, e.g. `(query: Q, rows: View[Row]) -> list[Row]`."
+        )
+    query = hints[parameters[0]]
+    check_message(query, "query")
+    views = {p: _model_of(name, p, hints[p], by_row) for p in parameters[1:]}
+    return QueryFunction(kebab_case(query.__name__), function, query, hints["return"], views)
+
+
+def _model_of(name: str, parameter: str, hint: Any, by_row: Mapping[type, list[ReadModel]]) -> ReadModel:
+    if get_origin(hint) is not View:
+        raise WiringError(f"{name}: parameter '{parameter}' must be a View[Row] of a projection's row type.")
+    (row,) = get_args(hint)
+    found = by_row.get(row, [])
+    if len(found) != 1:
+        named = ", ".join(model.name for model in found) or "none"
+        raise WiringError(
+            f"{name}: View[{row.__name__}] must mean one projection, but these fold {row.__name__}: {named}. "
+            "List a projection with that row type, and give each projection a row type of its own."
+        )
+    return found[0]

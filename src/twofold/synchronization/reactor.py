@@ -1,0 +1,220 @@
+"""In charge of one policy: reactions in order, commands with derived ids, what is due later kept with the checkpoint."""
+
+import asyncio
+import heapq
+import logging
+import uuid
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.decision import Context
+from twofold.domain.event_query import EventQuery, QueryItem
+from twofold.domain.events import Metadata, Position, RecordedEvent
+from twofold.domain.process import BoundPolicy, Later
+from twofold.errors import Conflict, Refused, Rejected, Unavailable
+from twofold.read_store.port import Parked
+from twofold.world import World, microseconds
+from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
+
+log = logging.getLogger(__name__)
+
+_IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
+_CHECKPOINT = "checkpoint"
+_SECOND = 1_000_000
+
+
+class Send(Protocol):
+    """How a policy's command reaches the command side."""
+
+    def __call__(
+        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
+    ) -> Awaitable[object]: ...
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A command to be sent at `at` (microseconds since 1970, UTC), as it is kept in the log's rows."""
+
+    at: int
+    command: str
+    body: msgspec.Raw
+    correlation_id: str
+    causation_id: str
+
+
+class Reactor:
+    """Runs a policy once over each event.
+
+    The checkpoint and the commands due later are rows of the write store, written together: read models may be thrown
+    away and rebuilt, what a policy has done may not be done again. A page that is repeated after a crash sends commands
+    under the same ids, and effects outside under the same key.
+    """
+
+    kind: Literal["projection", "policy"] = "policy"
+
+    def __init__(
+        self,
+        policy: BoundPolicy,
+        store: WriteStore,
+        events: EventCodec,
+        messages: MessageCodec,
+        commands: Mapping[str, type],
+        send: Send,
+        world: World,
+    ) -> None:
+        self.name = policy.name
+        self.query = EventQuery((QueryItem(policy.types),))
+        self._policy = policy
+        self._store = store
+        self._events = events
+        self._messages = messages
+        self._commands = commands
+        self._names = {kind: name for name, kind in commands.items()}
+        self._send = send
+        self._world = world
+        self._space = f"policy:{policy.name}"
+        self._version = 0
+        self._parked: dict[str, Parked] = {}
+        self._due: list[tuple[int, str, Due]] = []
+        self._new_due = asyncio.Event()
+        self._timer: asyncio.Task[None] | None = None
+
+    async def open(self) -> Position:
+        rows = dict(await self._store.rows(self._space))
+        checkpoint = rows.pop(_CHECKPOINT, None)
+        if checkpoint is None:
+            head = (await self._store.read(EventQuery())).head
+            position = 0 if self._policy.from_start else head
+            self._version = 0
+            await self._write(position, [])
+        else:
+            self._version = checkpoint.version
+            position = msgspec.json.decode(checkpoint.value, type=int)
+        due = {k: msgspec.json.decode(row.value, type=Due) for k, row in rows.items() if k.startswith("due:")}
+        self._due = [(each.at, key, each) for key, each in due.items()]
+        heapq.heapify(self._due)
+        parked = [msgspec.json.decode(row.value, type=Parked) for k, row in rows.items() if k.startswith("parked:")]
+        self._parked = {each.key: each for each in parked}
+        await self._retry_parked(position)
+        if self._timer is None:
+            self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
+        return position
+
+    async def apply(self, page: Slice, before: Position) -> None:
+        later: list[tuple[str, Due]] = []
+        for recorded in page.events:
+            later += await self._react(recorded)
+        await self._write(page.upto, [_insert(self._space, key, due) for key, due in later])
+        self._remember(later)
+
+    async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
+        # A policy keeps no state between events, so each event is a sequence of its own.
+        (recorded,) = page.events
+        text = f"{type(error).__name__}: {error}"[:500]
+        parked = Parked(f"parked:{recorded.position}", recorded.position, text, microseconds(self._world.now()))
+        await self._write(page.upto, [_insert(self._space, parked.key, parked)])
+        self._parked[parked.key] = parked
+
+    async def parked(self) -> tuple[Parked, ...]:
+        return tuple(self._parked.values())
+
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+
+    async def _react(self, recorded: RecordedEvent) -> list[tuple[str, Due]]:
+        event = self._events.decode(recorded)
+        command_id = str(uuid.uuid5(_IDS, f"{self._store.identity.log}/{self.name}/{recorded.id}"))
+        context = Context(command_id, recorded.time, recorded.actor)
+        answer = await self._policy.react(event, recorded, context)
+        wanted: Sequence[Any] = () if answer is None else answer if isinstance(answer, list) else (answer,)
+        correlation_id = recorded.metadata.correlation_id
+        later: list[tuple[str, Due]] = []
+        for i, each in enumerate(wanted):
+            its_id = command_id if i == 0 else f"{command_id}.{i}"
+            if isinstance(each, Later):
+                at = recorded.metadata.time + int(each.after.total_seconds() * _SECOND)
+                body = msgspec.Raw(self._messages.encode(each.command))
+                due = Due(at, self._names[type(each.command)], body, correlation_id, recorded.id)
+                later.append((f"due:{its_id}", due))
+            else:
+                await self._deliver(each, its_id, correlation_id, recorded.id)
+        return later
+
+    async def _deliver(self, command: Any, command_id: str, correlation_id: str, causation_id: str) -> None:
+        try:
+            await self._send(command, command_id, correlation_id=correlation_id, causation_id=causation_id)
+        except Rejected as error:
+            # A rule said no: that is an answer, and asking again would not change it.
+            log.info("%s: %s was rejected: %s", self.name, type(command).__name__, error)
+
+    async def _write(self, position: Position, rows: Sequence[RowWrite]) -> None:
+        checkpoint = RowWrite(self._space, _CHECKPOINT, msgspec.json.encode(position), self._version)
+        await self._append([checkpoint, *rows])
+        self._version += 1
+
+    async def _append(self, rows: Sequence[RowWrite]) -> None:
+        metadata = Metadata(microseconds(self._world.now()), self.name, self.name)
+        (outcome,) = await self._store.append([Append(metadata, rows=tuple(rows))])
+        if isinstance(outcome, Conflict):
+            raise outcome
+
+    def _remember(self, later: Sequence[tuple[str, Due]]) -> None:
+        for key, due in later:
+            heapq.heappush(self._due, (due.at, key, due))
+        if later:
+            self._new_due.set()
+
+    async def _retry_parked(self, position: Position) -> None:
+        """React again to what was set aside: the code, or the world outside, may have been mended since."""
+        for parked in sorted(self._parked.values(), key=lambda each: each.position):
+            page = await self._store.read(self.query, parked.position - 1, 1)
+            try:
+                later = await self._react(page.events[0])
+            except (Conflict, Unavailable):
+                raise
+            except Exception:
+                log.exception("%s: position %d stays set aside", self.name, parked.position)
+                continue
+            await self._write(position, [RowWrite(self._space, parked.key, None, 1)])
+            self._remember(later)
+            del self._parked[parked.key]
+
+    async def _send_due(self) -> None:
+        while True:
+            self._new_due.clear()
+            if not self._due:
+                await self._new_due.wait()
+                continue
+            wait = (self._due[0][0] - microseconds(self._world.now())) / _SECOND
+            if wait > 0:
+                try:
+                    await self._world.within(min(wait, 3600.0), self._new_due.wait())
+                except TimeoutError:
+                    continue
+            else:
+                await self._send_next()
+
+    async def _send_next(self) -> None:
+        _, key, due = self._due[0]
+        try:
+            command = self._messages.decode(self._commands[due.command], bytes(due.body))
+            await self._deliver(command, key.removeprefix("due:"), due.correlation_id, due.causation_id)
+            await self._append([RowWrite(self._space, key, None, 1)])
+        except (Conflict, Unavailable) as error:
+            log.warning("%s: a due command is sent again soon: %s", self.name, error)
+            await self._world.sleep(1.0)
+            return
+        except (Refused, KeyError, msgspec.ValidationError) as error:
+            # The code no longer knows the command. Keep it and say so; new code sends it at the next start.
+            log.error("%s: the due command %s cannot be sent: %s", self.name, due.command, error)
+            text = f"{type(error).__name__}: {error}"[:500]
+            self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
+        heapq.heappop(self._due)
+
+
+def _insert(space: str, key: str, value: msgspec.Struct) -> RowWrite:
+    return RowWrite(space, key, msgspec.json.encode(value), 0)
