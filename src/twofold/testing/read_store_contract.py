@@ -1,0 +1,499 @@
+"""In charge of the proof that a read store keeps its promises: subclass `ReadStoreContract` and give it stores."""
+
+import abc
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from twofold.errors import Conflict, InvalidMessage, UndeclaredAccess, WiringError
+from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel, ReadStore
+
+LOG = "log-a"
+HOSTILE = (
+    "'; drop table checkpoints; --",
+    '"quoted"',
+    "$where",
+    "%_\\",
+    "\U0001f4a5é",
+    "a\x00b",
+    "key",
+    "ROW",
+    "x" * 1024,
+)
+
+
+class Size(Enum):
+    """Whose values sort otherwise than their names."""
+
+    BIG = "b"
+    SMALL = "a"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The row most tests keep."""
+
+    customer: str = "ann"
+    total: int = 0
+    note: str | None = None
+
+
+class Everything(msgspec.Struct, frozen=True):
+    """A field of each type that rows may be found and ordered by."""
+
+    text: str | None = None
+    whole: int | None = None
+    real: float | None = None
+    yes: bool | None = None
+    moment: datetime | None = None
+    day: date | None = None
+    id: UUID | None = None
+    money: Decimal | None = None
+    size: Size | None = None
+    state: Literal["new", "paid"] | None = None
+
+
+FIELDS = Everything.__struct_fields__
+ORDERS = ReadModel("orders", 1, Order, (("customer",), ("customer", "note")), ("total", "note"))
+EVERYTHING = ReadModel("everything", 1, Everything, tuple((field,) for field in FIELDS), FIELDS)
+
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=4)
+_WHOLE = st.integers(-(2**63), 2**63 - 1)
+_ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))])
+_EVERYTHING = st.builds(
+    Everything,
+    text=st.none() | _TEXT,
+    whole=st.none() | st.integers(-2, 2) | _WHOLE,
+    real=st.none() | st.sampled_from([0.0, -0.0, 1.5]) | st.floats(allow_nan=False, allow_infinity=False),
+    yes=st.none() | st.booleans(),
+    moment=st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=_ZONES),
+    day=st.none() | st.dates(),
+    id=st.none() | st.uuids(),
+    money=st.none() | st.sampled_from([Decimal("1.0"), Decimal("1.00"), Decimal("-0")]) | st.decimals(
+        allow_nan=False, allow_infinity=False
+    ),
+    size=st.none() | st.sampled_from(Size),
+    state=st.none() | st.sampled_from(["new", "paid"]),
+)
+
+
+class ReadStoreContract(abc.ABC):
+    """The rules every read store obeys. Subclass it in a test module and say in `opened` how a fresh store is opened."""
+
+    @abc.abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[ReadStore]:
+        """A new, empty store, closed when the context ends."""
+
+    async def test_what_was_saved_is_loaded_and_got_and_what_was_not_is_absent(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order("ann", 1), "b": Order("bob", 2, "x")})
+            assert await store.load(ORDERS, ["b", "c", "a", "a"]) == {"a": Order("ann", 1), "b": Order("bob", 2, "x")}
+            assert await store.load(ORDERS, []) == {}
+            async with store.snapshot() as snapshot:
+                assert await snapshot.get(ORDERS, "b") == Order("bob", 2, "x")
+                assert await snapshot.get(ORDERS, "c") is None
+
+    async def test_a_later_save_replaces_rows_and_none_deletes_them(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order("ann", 1), "b": Order("ann", 2), "c": Order("ann", 3)})
+            await keep(store, ORDERS, {"a": Order("bob", 9), "b": None, "never": None}, before=1)
+            assert await store.load(ORDERS, ["a", "b", "c"]) == {"a": Order("bob", 9), "c": Order("ann", 3)}
+            assert await keys(store, ORDERS, {"customer": "ann"}) == ["c"]
+            assert await keys(store, ORDERS, {"customer": "bob"}) == ["a"]
+
+    async def test_thousands_of_keys_are_loaded_in_one_read(self) -> None:
+        async with self.opened() as store:
+            rows = {f"k{n}": Order(total=n) for n in range(5_000)}
+            await keep(store, ORDERS, rows)
+            assert await store.load(ORDERS, [*rows, "absent"]) == rows
+
+    async def test_find_returns_all_rows_by_key_unless_told_otherwise(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"é": Order(), "a": Order(), "Z": Order(), "\U0001f4a5": Order(), "\uffff": Order()})
+            assert await keys(store, ORDERS) == ["Z", "a", "é", "\uffff", "\U0001f4a5"]
+            assert await keys(store, ORDERS, descending=True) == ["\U0001f4a5", "\uffff", "é", "a", "Z"]
+
+    async def test_rows_are_ordered_by_a_field_and_ties_by_key(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"c": Order(total=1), "b": Order(total=2), "a": Order(total=2), "d": Order(total=-1)})
+            assert await keys(store, ORDERS, order_by="total") == ["d", "c", "a", "b"]
+            assert await keys(store, ORDERS, order_by="total", descending=True) == ["b", "a", "c", "d"]
+
+    async def test_none_sorts_before_every_value_and_can_be_filtered_by(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order(note="x"), "b": Order(), "c": Order(note=""), "d": Order()})
+            assert await keys(store, ORDERS, order_by="note") == ["b", "d", "c", "a"]
+            assert await keys(store, ORDERS, order_by="note", descending=True) == ["a", "c", "d", "b"]
+            assert await keys(store, ORDERS, {"customer": "ann", "note": None}) == ["b", "d"]
+
+    @pytest.mark.parametrize("descending", [False, True])
+    @pytest.mark.parametrize("order_by", [None, "total", "note"])
+    @pytest.mark.parametrize("size", [1, 2, 3, 100])
+    async def test_pages_together_are_the_whole_each_row_once(
+        self, size: int, order_by: str | None, descending: bool
+    ) -> None:
+        async with self.opened() as store:
+            rows = {f"k{n}": Order(total=n % 3, note=[None, "x", "y", None][n % 4]) for n in range(11)}
+            await keep(store, ORDERS, rows)
+            for filters in ({}, {"customer": "ann"}):
+                pages = await all_pages(store, ORDERS, filters, order_by, descending, size)
+                whole = await keys(store, ORDERS, filters, order_by=order_by, descending=descending)
+                assert [key for page in pages for key in page] == whole
+                assert sorted(whole) == sorted(rows)
+                assert len(pages) == max(1, -(-len(rows) // size))
+
+    async def test_a_page_that_ends_with_the_last_row_has_no_cursor(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order(), "b": Order()})
+            assert (await find(store, ORDERS, limit=2)).cursor is None
+            assert (await find(store, ORDERS, limit=1)).cursor is not None
+
+    async def test_paging_neither_repeats_nor_misses_rows_that_stay_while_others_come_and_go(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {key: Order(total=1) for key in "bdfh"})
+            first = await find(store, ORDERS, order_by="total", limit=2)
+            await keep(store, ORDERS, {"a": Order(total=1), "d": None, "e": Order(total=1), "z": Order()}, before=1)
+            second = await find(store, ORDERS, order_by="total", limit=9, cursor=first.cursor)
+            assert [key for key, _ in second.rows] == ["e", "f", "h"]
+
+    @pytest.mark.parametrize("cursor", ["", "nonsense", "\U0001f4a5", "e30", "WyJhIiwxLCJiIl0", "====", "a b"])
+    async def test_a_cursor_nobody_gave_is_refused(self, cursor: str) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order()})
+            with pytest.raises(InvalidMessage, match="cursor") as refused:
+                await find(store, ORDERS, cursor=cursor)
+            assert refused.value.field == "after"
+
+    async def test_a_cursor_continues_only_the_find_it_was_given_for(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order(total=1), "b": Order(total=2)})
+            cursor = (await find(store, ORDERS, {"customer": "ann"}, order_by="total", limit=1)).cursor
+            assert cursor is not None
+            for filters, order_by, descending in (
+                ({}, "total", False),
+                ({"customer": "bob"}, "total", False),
+                ({"customer": "ann"}, None, False),
+                ({"customer": "ann"}, "total", True),
+            ):
+                with pytest.raises(InvalidMessage, match="another question"):
+                    await find(store, ORDERS, filters, order_by=order_by, descending=descending, cursor=cursor)
+
+    async def test_an_undeclared_filter_is_refused_with_projection_field_and_cure(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {})
+            with pytest.raises(UndeclaredAccess, match=r"'orders'.*'total'.*find_by=\[…, \"total\"\]") as refused:
+                await find(store, ORDERS, {"total": 1})
+            assert refused.value.field == "total"
+            with pytest.raises(UndeclaredAccess, match=r"find_by=\[…, \(\"customer\", \"total\"\)\]"):
+                await find(store, ORDERS, {"customer": "ann", "total": 1})
+
+    async def test_an_undeclared_order_is_refused_with_projection_field_and_cure(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {})
+            with pytest.raises(UndeclaredAccess, match=r"'orders'.*'customer'.*order_by=\[…, \"customer\"\]") as refused:
+                await find(store, ORDERS, order_by="customer")
+            assert refused.value.field == "customer"
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    async def test_a_find_of_no_rows_is_refused(self, limit: int) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order()})
+            with pytest.raises(InvalidMessage, match="1 row or more"):
+                await find(store, ORDERS, limit=limit)
+
+    async def test_a_filter_of_the_wrong_type_is_refused_and_names_the_field(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {})
+            for wrong in (5, b"ann", ["ann"], {"$ne": None}, "\ud800"):
+                with pytest.raises(InvalidMessage, match="'customer'"):
+                    await find(store, ORDERS, {"customer": wrong})
+
+    async def test_a_snapshot_does_not_see_what_is_saved_after_it_was_taken(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order(total=1), "b": Order(total=2)})
+            async with store.snapshot() as before:
+                await keep(store, ORDERS, {"a": Order(total=9), "b": None, "c": Order()}, before=1)
+                await keep(store, ORDERS, {"d": Order()}, before=2)
+                assert await before.get(ORDERS, "a") == Order(total=1)
+                assert [key for key, _ in (await before.find(ORDERS, {}, limit=9)).rows] == ["a", "b"]
+                assert (await before.progress(ORDERS)).position == 1
+                async with store.snapshot() as after:
+                    assert [key for key, _ in (await after.find(ORDERS, {}, limit=9)).rows] == ["a", "c", "d"]
+                    assert (await after.progress(ORDERS)).position == 3
+
+    async def test_many_snapshots_at_once_are_all_served(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order()})
+
+            async def look() -> Any:
+                async with store.snapshot() as snapshot:
+                    await asyncio.sleep(0)
+                    return await snapshot.get(ORDERS, "a")
+
+            assert await asyncio.gather(*(look() for _ in range(100))) == [Order()] * 100
+
+    async def test_a_snapshot_is_given_back_when_its_user_fails_or_is_cancelled(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order()})
+
+            async def fail() -> None:
+                async with store.snapshot():
+                    raise LookupError
+
+            async def hang(taken: asyncio.Event) -> None:
+                async with store.snapshot():
+                    taken.set()
+                    await asyncio.Event().wait()
+
+            for _ in range(50):
+                with pytest.raises(LookupError):
+                    await fail()
+                taken = asyncio.Event()
+                task = asyncio.create_task(hang(taken))
+                await taken.wait()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await keep(store, ORDERS, {"a": Order(total=1)}, before=1)
+            assert (await found_rows(store, ORDERS)) == [("a", Order(total=1))]
+
+    async def test_progress_tells_position_log_and_time_of_the_last_save(self) -> None:
+        async with self.opened() as store:
+            await store.prepare([ORDERS])
+            assert await progress(store, ORDERS) == Progress(0, "", 0)
+            await store.save(Change(ORDERS, LOG, 0, 7, 123))
+            assert await progress(store, ORDERS) == Progress(7, LOG, 123)
+
+    @pytest.mark.parametrize(("before", "log"), [(0, LOG), (2, LOG), (8, LOG), (7, "log-b")])
+    async def test_a_save_on_another_checkpoint_or_log_is_a_conflict_and_changes_nothing(
+        self, before: int, log: str
+    ) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order()}, position=7)
+            parked = {"a": Parked("a", 8, "no", 1)}
+            with pytest.raises(Conflict, match="'orders' is at 7"):
+                await store.save(Change(ORDERS, log, before, 9, 5, {"a": None, "b": Order()}, parked))
+            assert await found_rows(store, ORDERS) == [("a", Order())]
+            assert await progress(store, ORDERS) == Progress(7, LOG, 0)
+
+    async def test_of_two_followers_on_one_checkpoint_one_saves(self) -> None:
+        async with self.opened() as store:
+            await store.prepare([ORDERS])
+            changes = [Change(ORDERS, LOG, 0, 5, 0, {f"k{n}": Order()}) for n in range(10)]
+            outcomes = await asyncio.gather(*(store.save(each) for each in changes), return_exceptions=True)
+            assert [type(each) for each in outcomes].count(Conflict) == 9
+            assert len(await keys(store, ORDERS)) == 1
+
+    async def test_parked_keys_are_kept_replaced_and_cleared(self) -> None:
+        async with self.opened() as store:
+            first, other = Parked("k", 3, "it 'broke'", 99), Parked("a", 4, "\U0001f4a5", 100, 2)
+            await keep(store, ORDERS, {}, position=3, parked={"k": first, "a": other})
+            assert (await progress(store, ORDERS)).parked == (other, first)
+            waiting = msgspec.structs.replace(first, waiting=1)
+            await keep(store, ORDERS, {}, before=3, position=5, parked={"k": waiting, "a": None, "never": None})
+            assert (await progress(store, ORDERS)).parked == (waiting,)
+
+    async def test_generations_and_models_are_strangers_to_one_another(self) -> None:
+        async with self.opened() as store:
+            second = msgspec.structs.replace(ORDERS, generation=2)
+            other = msgspec.structs.replace(ORDERS, name="Orders")
+            await keep(store, ORDERS, {"a": Order()}, position=9, parked={"p": Parked("p", 1, "", 0)})
+            await keep(store, second, {"a": Order(total=2)}, position=4)
+            await store.prepare([other])
+            assert await found_rows(store, ORDERS) == [("a", Order())]
+            assert await found_rows(store, second) == [("a", Order(total=2))]
+            assert await progress(store, second) == Progress(4, LOG, 0)
+            assert await found_rows(store, other) == []
+            assert await progress(store, other) == Progress(0, "", 0)
+
+    async def test_to_prepare_again_keeps_everything(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order("ann", 1)}, position=3)
+            await store.prepare([ORDERS])
+            assert await keys(store, ORDERS, {"customer": "ann"}, order_by="total") == ["a"]
+            assert (await progress(store, ORDERS)).position == 3
+
+    async def test_filters_and_orders_declared_later_find_the_rows_that_are_there(self) -> None:
+        async with self.opened() as store:
+            bare = ReadModel("orders", 1, Order)
+            await keep(store, bare, {f"k{n}": Order("ann" if n % 2 else "bob", -n) for n in range(2_500)})
+            await store.prepare([ORDERS])
+            found = await keys(store, ORDERS, {"customer": "bob"}, order_by="total")
+            assert found == [f"k{n}" for n in reversed(range(0, 2_500, 2))]
+
+    async def test_an_access_declared_dropped_and_declared_again_is_up_to_date(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order("ann")})
+            await keep(store, ReadModel("orders", 1, Order), {"a": Order("bob")}, before=1)
+            await store.prepare([ORDERS])
+            assert await keys(store, ORDERS, {"customer": "ann"}) == []
+            assert await keys(store, ORDERS, {"customer": "bob"}) == ["a"]
+
+    async def test_hostile_keys_values_and_errors_are_nothing_but_text(self) -> None:
+        async with self.opened() as store:
+            rows = {text: Order(text, n, text) for n, text in enumerate(HOSTILE)}
+            await keep(store, ORDERS, rows, parked={text: Parked(text, 1, text, 0) for text in HOSTILE})
+            assert await store.load(ORDERS, HOSTILE) == rows
+            assert await keys(store, ORDERS) == sorted(HOSTILE)
+            assert await keys(store, ORDERS, order_by="note") == sorted(HOSTILE)
+            assert [each.key for each in (await progress(store, ORDERS)).parked] == sorted(HOSTILE)
+            for text in HOSTILE:
+                assert await keys(store, ORDERS, {"customer": text}) == [text]
+                assert await keys(store, ORDERS, {"customer": text, "note": text}) == [text]
+
+    async def test_a_model_may_have_any_name(self) -> None:
+        async with self.opened() as store:
+            models = [msgspec.structs.replace(ORDERS, name=name) for name in (*HOSTILE, "Key", "sqlite_schema", "a@1", "")]
+            for n, model in enumerate(models):
+                await keep(store, model, {"k": Order(total=n)}, position=n + 1)
+            for n, model in enumerate(models):
+                assert await found_rows(store, model, order_by="total") == [("k", Order(total=n))]
+                assert (await progress(store, model)).position == n + 1
+
+    async def test_fields_may_have_the_names_of_our_own_and_differ_by_case_only(self) -> None:
+        fields = ["key", "row", "Row", "order", "größe", "rowid"]
+        row = msgspec.defstruct("Odd", [(field, str) for field in fields], frozen=True)
+        async with self.opened() as store:
+            model = ReadModel("odd", 1, row, tuple((field,) for field in fields), tuple(fields))
+            await keep(store, model, {"k": row(*fields), "l": row(*reversed(fields))})
+            for field in fields:
+                assert await keys(store, model, {field: field}, order_by="Row") == ["k"]
+
+    async def test_a_field_whose_type_has_no_order_is_refused_when_prepared(self) -> None:
+        async with self.opened() as store:
+            for type_ in (list[str], bytes, str | int, object, dict[str, int]):
+                row = msgspec.defstruct("Row", [("bad", type_)])
+                with pytest.raises(WiringError, match="'bad'.*Use str"):
+                    await store.prepare([ReadModel("m", 1, row, (("bad",),))])
+            with pytest.raises(WiringError, match="no field 'gone'"):
+                await store.prepare([ReadModel("m", 1, Order, (), ("gone",))])
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("whole", 2**63), ("real", float("nan")), ("real", float("inf")), ("money", Decimal("NaN"))],
+    )
+    async def test_a_value_without_a_place_in_the_order_is_refused_and_nothing_is_saved(
+        self, field: str, value: object
+    ) -> None:
+        async with self.opened() as store:
+            await store.prepare([EVERYTHING])
+            with pytest.raises(InvalidMessage, match=f"'{field}'"):
+                await store.save(Change(EVERYTHING, LOG, 0, 1, 0, {"k": Everything(**{field: value})}))
+            assert await progress(store, EVERYTHING) == Progress(0, "", 0)
+            assert await found_rows(store, EVERYTHING) == []
+
+    async def test_an_integer_beyond_64_bits_is_refused_in_a_plain_column_too(self) -> None:
+        async with self.opened() as store:
+            await store.prepare([ORDERS])
+            with pytest.raises(InvalidMessage, match="'total'.*64 bits"):
+                await store.save(Change(ORDERS, LOG, 0, 1, 0, {"fine": Order(), "k": Order(total=-(2**63) - 1)}))
+            assert await found_rows(store, ORDERS) == []
+
+    async def test_a_model_that_was_never_prepared_is_a_wiring_error(self) -> None:
+        async with self.opened() as store:
+            with pytest.raises(WiringError, match="'orders' generation 1 was never prepared"):
+                await store.load(ORDERS, ["a"])
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
+    @given(st.dictionaries(_TEXT.filter(bool), _EVERYTHING, max_size=12), st.data())
+    def test_find_equals_filtering_and_sorting_a_dict(self, rows: dict[str, Everything], data: st.DataObject) -> None:
+        field = data.draw(st.sampled_from([None, *FIELDS]))
+        values = st.sampled_from([getattr(row, field) for row in rows.values()] or [None]) if field else st.none()
+        filters = {field: data.draw(values)} if field else {}
+        order_by = data.draw(st.sampled_from([None, *FIELDS]))
+        descending, size = data.draw(st.booleans()), data.draw(st.integers(1, 5))
+        expected = sorted_dict(rows, filters, order_by, descending)
+
+        async def check() -> None:
+            async with self.opened() as store:
+                await keep(store, EVERYTHING, rows)
+                assert await found_rows(store, EVERYTHING, filters, order_by=order_by, descending=descending) == [
+                    (key, rows[key]) for key in expected
+                ]
+                pages = await all_pages(store, EVERYTHING, filters, order_by, descending, size)
+                assert [key for page in pages for key in page] == expected
+
+        asyncio.run(check())
+
+
+def sorted_dict(
+    rows: Mapping[str, Any], filters: Mapping[str, Any], order_by: str | None, descending: bool
+) -> list[str]:
+    """The keys a find must return, by the plainest means."""
+    matching = {key: row for key, row in rows.items() if all(getattr(row, f) == v for f, v in filters.items())}
+
+    def place(key: str) -> tuple[Any, ...]:
+        value = getattr(matching[key], order_by) if order_by else None
+        value = value.value if isinstance(value, Enum) else value
+        return (False, key) if value is None else (True, value, key)
+
+    return sorted(matching, key=place, reverse=descending)
+
+
+async def keep(
+    store: ReadStore,
+    model: ReadModel,
+    rows: Mapping[str, Any],
+    *,
+    before: int = 0,
+    position: int | None = None,
+    parked: Mapping[str, Parked | None] | None = None,
+) -> None:
+    """Prepare a model and save one change of it."""
+    await store.prepare([model])
+    await store.save(Change(model, LOG, before, before + 1 if position is None else position, 0, rows, parked or {}))
+
+
+async def find(
+    store: ReadStore,
+    model: ReadModel,
+    filters: Mapping[str, Any] | None = None,
+    *,
+    order_by: str | None = None,
+    descending: bool = False,
+    limit: int = 10_000,
+    cursor: str | None = None,
+) -> Found:
+    """One find in a snapshot of its own."""
+    async with store.snapshot() as snapshot:
+        return await snapshot.find(
+            model, filters or {}, order_by=order_by, descending=descending, limit=limit, cursor=cursor
+        )
+
+
+async def found_rows(store: ReadStore, *question: Any, **options: Any) -> Sequence[tuple[str, Any]]:
+    """Keys and rows of one find."""
+    return (await find(store, *question, **options)).rows
+
+
+async def keys(store: ReadStore, *question: Any, **options: Any) -> list[str]:
+    """Keys of one find."""
+    return [key for key, _ in await found_rows(store, *question, **options)]
+
+
+async def progress(store: ReadStore, model: ReadModel) -> Progress:
+    """Progress in a snapshot of its own."""
+    async with store.snapshot() as snapshot:
+        return await snapshot.progress(model)
+
+
+async def all_pages(
+    store: ReadStore, model: ReadModel, filters: Mapping[str, Any], order_by: str | None, descending: bool, size: int
+) -> list[list[str]]:
+    """The keys of every page of a find, cursor by cursor."""
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while True:
+        found = await find(store, model, filters, order_by=order_by, descending=descending, limit=size, cursor=cursor)
+        pages.append([key for key, _ in found.rows])
+        cursor = found.cursor
+        if cursor is None:
+            return pages
