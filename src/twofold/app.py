@@ -30,7 +30,7 @@ PROBLEM_LAG_SECONDS = 30.0
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What a command answers: its id, the ids of its events, and the position a reader must have reached to see them.
+    """What a command answers: its id, its events' ids, and the position a reader must have reached to see them.
 
     `token` is that position as callers carry it. `repeated` says that the command had been handled before.
     """
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How an app is doing. Counts are since start, `uptime` in seconds; `problems` are sentences, none if all is well."""
+    """How an app is doing. Counts are since start, `uptime` in seconds; `problems` are sentences, none if healthy."""
 
     log: str
     head: Position
@@ -68,8 +68,8 @@ class Status(msgspec.Struct, frozen=True):
 class App:
     """Modules, stores and settings put together. WiringError, with the cure, where they do not fit.
 
-    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`. `pages` makes an
-    ASGI application from the app, served at `/` beside the HTTP API.
+    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`. `pages` makes
+    an ASGI application from the app, served at `/` beside the HTTP API.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class App:
     async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
 
-        Unavailable, with the lag, if the read models do not come that far within `timeout` seconds; InvalidMessage where
-        the token is not one of this log's.
+        Unavailable, with the lag, if the read models do not come that far within `timeout` seconds; InvalidMessage
+        where the token is not one of this log's.
         """
         running = self._open()
         at_least = 0 if position is None else await self._reached(running, position)
@@ -334,7 +334,7 @@ def position_of(token: str, identity: LogIdentity) -> Position:
         )
     if log != identity.log or rest != str(identity.epoch):
         raise InvalidMessage(
-            "The position belongs to another log or to a history before a fail-over. Read without it, and use new receipts.",
+            "The position belongs to another log, or to one before a fail-over. Read without it and use new receipts.",
             field="position",
         )
     return int(number)

@@ -1,4 +1,4 @@
-"""In charge of folded decision models: kept in process, brought up to date, never trusted further than a condition checks."""
+"""In charge of folded decision models: cached, brought up to date, trusted no further than a condition checks."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence

@@ -57,8 +57,9 @@ class CommandService:
     ) -> Written:
         """Decide `command` and write what follows from it, durably, once for each command id.
 
-        Rejected as the decision says, and only after a look at the newest events. UnknownMessage where no decision takes
-        it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries, Unavailable.
+        Rejected as the decision says, and only after a look at the newest events. UnknownMessage where no decision
+        takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries,
+        Unavailable.
         """
         decision = self._wiring.decisions.get(type(command))
         if decision is None:
@@ -97,9 +98,7 @@ class CommandService:
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
-        raise Conflict(
-            f"{decision.name}: others wrote first {self._retries + 1} times in a row. Nothing was written; send it again."
-        )
+        raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
         """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""

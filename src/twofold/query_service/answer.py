@@ -1,4 +1,4 @@
-"""In charge of one query: wait until the read models have come far enough, ask them in one snapshot, say how fresh it is."""
+"""In charge of one query: wait until its read models are new enough, ask them in one snapshot, say how new it is."""
 
 import asyncio
 import inspect
@@ -28,7 +28,7 @@ class QueryFunction(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """An answer, the position it reflects (the lowest checkpoint it rests on), and keys set aside in its read models."""
+    """An answer, the position it reflects (its lowest checkpoint), and the keys set aside in its read models."""
 
     value: Any
     position: Position
@@ -60,7 +60,8 @@ class QueryService:
         Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
         UnknownMessage where no query function takes it.
         """
-        function = self.function_of(type(query))
+        kind: type = type(query)
+        function = self.function_of(kind)
         deadline = self._world.monotonic() + timeout
         while True:
             moved = self._moved
@@ -73,8 +74,8 @@ class QueryService:
             if left <= 0:
                 late = min(progress, key=lambda name: progress[name].position)
                 raise Unavailable(
-                    f"The read model '{function.views[late].name}' is {at_least - position} events behind what was asked for "
-                    f"(at {position}, wanted {at_least}). Ask again.",
+                    f"The read model '{function.views[late].name}' is {at_least - position} events behind what was "
+                    f"asked for (at {position}, wanted {at_least}). Ask again.",
                     lag=at_least - position,
                 )
             await self._hint(moved, min(left, _POLL))
@@ -106,8 +107,8 @@ class QueryService:
         known = self._by_type.setdefault(function.query, function)
         if known is not function:
             raise WiringError(
-                f"{known.function.__qualname__} and {function.function.__qualname__} both answer {function.query.__name__}; "
-                "keep one, or give it a query of its own."
+                f"{known.function.__qualname__} and {function.function.__qualname__} both answer "
+                f"{function.query.__name__}; keep one, or give it a query of its own."
             )
         if function.name in self.by_name:
             raise WiringError(f"Two queries share the name '{function.name}'; rename one of the types.")

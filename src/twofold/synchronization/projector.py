@@ -1,5 +1,6 @@
-"""In charge of one projection: the rows of a batch in one read, folded, saved with the checkpoint in one transaction."""
+"""In charge of one projection: a batch's rows loaded in one read, folded, saved together with the checkpoint."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.port import Change, Parked, Progress, ReadModel, ReadStore
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
+
+
+log = logging.getLogger(__name__)
 
 
 class FoldFailed(Exception):
@@ -47,12 +51,12 @@ class Projector:
 
     async def open(self) -> Position:
         progress = await self._progress()
-        log = self._store.identity.log
+        here = self._store.identity.log
         head = (await self._store.read(EventQuery())).head
-        if progress.position and (progress.log != log or progress.position > head):
+        if progress.position and (progress.log != here or progress.position > head):
             raise WiringError(
-                f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but the "
-                f"log is {log} with {head} events. Delete the read database (it is built anew) or give the right store."
+                f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but "
+                f"the log is {here} with {head} events. Delete the read database (it is rebuilt) or give the right store."
             )
         self._parked = {parked.key: parked for parked in progress.parked}
         await self._retry_parked(progress.position)
@@ -80,6 +84,7 @@ class Projector:
             except (Conflict, Unavailable):
                 raise
             except Exception as another:
+                log.exception("%s: position %d fails for more keys", self.name, recorded.position)
                 error = another
 
     async def parked(self) -> tuple[Parked, ...]:
@@ -123,8 +128,7 @@ class Projector:
         self, rows: Mapping[str, Any], parked: Mapping[str, Parked | None], before: Position, position: Position
     ) -> None:
         now = microseconds(self._world.now())
-        log = self._store.identity.log
-        await self._views.save(Change(self._model, log, before, position, now, rows, parked))
+        await self._views.save(Change(self._model, self._store.identity.log, before, position, now, rows, parked))
 
     async def _retry_parked(self, checkpoint: Position) -> None:
         """Fold parked keys again from where they stopped: the code may have been mended since."""

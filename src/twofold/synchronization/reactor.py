@@ -1,4 +1,4 @@
-"""In charge of one policy: reactions in order, commands with derived ids, what is due later kept with the checkpoint."""
+"""In charge of one policy: reactions in order, commands with derived ids, what is due later kept beside them."""
 
 import asyncio
 import heapq
@@ -129,8 +129,7 @@ class Reactor:
         event = self._events.decode(recorded)
         command_id = str(uuid.uuid5(_IDS, f"{self._store.identity.log}/{self.name}/{recorded.id}"))
         context = Context(command_id, recorded.time, recorded.actor)
-        answer = await self._policy.react(event, recorded, context)
-        wanted: Sequence[Any] = () if answer is None else answer if isinstance(answer, list) else (answer,)
+        wanted = _as_list(await self._policy.react(event, recorded, context))
         correlation_id = recorded.metadata.correlation_id
         later: list[tuple[str, Due]] = []
         for i, each in enumerate(wanted):
@@ -214,6 +213,10 @@ class Reactor:
             text = f"{type(error).__name__}: {error}"[:500]
             self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
         heapq.heappop(self._due)
+
+
+def _as_list(answer: Any) -> list[Any]:
+    return [] if answer is None else answer if isinstance(answer, list) else [answer]
 
 
 def _insert(space: str, key: str, value: msgspec.Struct) -> RowWrite:

@@ -25,8 +25,8 @@ async def check_log(store: WriteStore, wiring: Wiring) -> None:
     for name in known.keys() - wiring.events.keys():
         if await _is_stored(store, name):
             raise WiringError(
-                f"The log holds '{name}' events, but no module lists an event of that name. If the class was renamed, list it "
-                f"as Event(TheClass, name='{name}')."
+                f"The log holds '{name}' events, but no module lists an event of that name. If the class was renamed, "
+                f"list it as Event(TheClass, name='{name}')."
             )
         changes.append(RowWrite(_SPACE, name, None, known[name].version))
     for name, event in wiring.events.items():
@@ -36,8 +36,8 @@ async def check_log(store: WriteStore, wiring: Wiring) -> None:
         new = [] if before is None else [kind for kind in kinds if kind not in before]
         if new and await _is_stored(store, name):
             raise WiringError(
-                f"{event.type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are not found by it, so "
-                f"rules would silently miss them. Index them anew: `twofold reindex`."
+                f"{event.type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are not found "
+                f"by it, so rules would silently miss them. Index them anew: `twofold reindex`."
             )
         if before != kinds:
             changes.append(RowWrite(_SPACE, name, msgspec.json.encode(kinds), row.version if row else 0))

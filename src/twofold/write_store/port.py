@@ -58,7 +58,7 @@ Outcome = Appended | Conflict | CommandIdReused
 class Slice(msgspec.Struct, frozen=True):
     """Events in order of position, from one snapshot.
 
-    `upto` is the position up to which nothing is missing: the head, or the last event's position where `limit` cut it off.
+    `upto` is the position up to which nothing is missing: the head, or the last event's where `limit` cut it off.
     """
 
     events: list[RecordedEvent]
@@ -99,7 +99,7 @@ class WriteStore(Protocol):
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        """The events that would break any of `conditions`, and the outcome remembered for `command_id`, in one snapshot."""
+        """In one snapshot: the events that would break any of `conditions`, and what `command_id` came to before."""
         ...
 
     async def rows(self, space: str) -> Mapping[str, Row]:

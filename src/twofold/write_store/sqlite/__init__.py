@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -24,7 +24,7 @@ from twofold.write_store.sqlite.reader import LogReader
 from twofold.write_store.sqlite.writer import LogWriter
 
 DAY = 86_400_000_000
-_SCHEMA = files(__package__).joinpath("schema.sql")
+_SCHEMA = files("twofold.write_store.sqlite").joinpath("schema.sql")
 _TAIL_CHECKED = 1_000
 _READER_POLL = 0.05
 
@@ -32,7 +32,7 @@ _READER_POLL = 0.05
 class SqliteWriteStore:
     """A write store in one file. Commits run on the caller's event loop: there a commit costs what its sync costs.
 
-    Every answer to an append comes after `synchronous=FULL` has put it on disk. After a disk error the store stops taking
+    Every answer to an append comes after `synchronous=FULL` has put it on disk. After a disk error the store takes no
     appends until the process starts again and has checked the end of the log; reads go on. A full disk refuses appends
     until there is room. `read_only` opens beside a running writer.
     """
@@ -129,7 +129,7 @@ class SqliteWriteStore:
         self._release()
 
     @contextmanager
-    def _snapshot(self) -> Iterator[LogReader]:
+    def _snapshot(self) -> Generator[LogReader]:
         with DiskErrors(self._path):
             self._read_connection.execute("begin")
             try:
@@ -171,7 +171,7 @@ def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
     """WiringError unless the end of the log is whole: what a disk that lied about a sync would have damaged."""
     head = LogReader(connection, log_id).head()
     after = max(0, head - _TAIL_CHECKED)
-    last, count, tagged = connection.execute(
+    found: tuple[int, int, int] = connection.execute(
         """
         select coalesce(max(position), ?2), count(*), coalesce(sum(exists (
             select 1 from event_tags as t where t.log_id = e.log_id and t.tag = '' and t.type_id = e.type_id
@@ -179,9 +179,10 @@ def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
         from events as e where log_id = ?1 and position > ?2
         """,
         (log_id, after),
-    ).fetchone()  # type: ignore[misc]
+    ).get
+    last, count, tagged = found
     if last != head or count != head - after or tagged != count:
         raise WiringError(
-            f"The log {path} is damaged: its head is {head}, but of the {head - after} events before it {count} are there "
-            f"({tagged} of them indexed), the last at {last}. Restore it from a backup."
+            f"The log {path} is damaged: its head is {head}, but of the {head - after} events before it {count} are "
+            f"there ({tagged} of them indexed), the last at {last}. Restore it from a backup."
         )

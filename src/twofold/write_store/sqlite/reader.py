@@ -133,7 +133,7 @@ class LogReader:
     def _rarest_first(self, tags: tuple[str, ...], type_id: int) -> tuple[str, ...]:
         """Look from the tag with the fewest events: the cost of a query follows the rarest tag, not the log.
 
-        Tags are counted with a growing limit until one of them runs out, so that counting costs no more than the answer.
+        Tags are counted with a growing limit until one of them runs out, so that counting is no dearer than answering.
         """
         limit = 16
         while True:
