@@ -1,4 +1,4 @@
-"""Measures `SqliteReadStore.save` against a raw executemany of the same columns and indexes, side by side in one run."""
+"""Measures `SqliteReadStore.save` against a raw executemany into the same columns and indexes, in one run."""
 
 import asyncio
 import statistics

@@ -20,18 +20,8 @@ from twofold.read_store.access import check_access
 from twofold.read_store.port import Change, Parked, ReadModel, ReadStore
 from twofold.read_store.sqlite import SqliteReadStore
 from twofold.read_store.sqlite_table import Table
-from twofold.testing.read_store_contract import (
-    EVERYTHING,
-    LOG,
-    ORDERS,
-    Order,
-    ReadStoreContract,
-    find,
-    found_rows,
-    keep,
-    keys,
-    progress,
-)
+from twofold.testing.read_store_contract import ReadStoreContract
+from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, Order, find, found_rows, keep, keys, progress
 
 
 class TestSqliteReadStore(ReadStoreContract):
@@ -147,7 +137,7 @@ async def test_every_declared_find_is_a_range_of_an_index_without_sorting(
             assert len(plan) == 1, plan
             assert "TEMP B-TREE" not in plan[0], plan
             searched = "SEARCH" in plan[0] and ("USING INDEX" in plan[0] or "USING PRIMARY KEY" in plan[0])
-            # Without filter and cursor the whole is asked for: then an index, or the table itself, is read in its order.
+            # Without filter and cursor the whole is asked for: then an index, or the table, is read in its order.
             assert searched or (not group and not continued), plan
             plans += 1
     connection.close()
@@ -210,7 +200,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_the_last_save(store: Sqlite
 _SAVE_FOR_EVER = """
 import asyncio, sys
 from twofold.read_store.sqlite import SqliteReadStore
-from twofold.testing.read_store_contract import ORDERS, Order, progress
+from twofold.testing.read_store_rows import ORDERS, Order, progress
 from twofold.read_store.port import Change
 
 async def main():

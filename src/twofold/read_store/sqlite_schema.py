@@ -28,6 +28,7 @@ create table if not exists parked (
 """
 
 _PAGE = 1_000
+_ALWAYS = {quoted("key"), quoted("row")}
 
 
 def prepare_table(connection: apsw.Connection, table: Table) -> None:
@@ -67,7 +68,7 @@ def _drop_undeclared(connection: apsw.Connection, table: Table) -> None:
     # A column that saves do not write would be wrong when it is declared again.
     for name in _indexes(connection, table) - table.indexes.keys():
         connection.execute(f"drop index {name}")
-    for name in _columns(connection, table) - set(table.column_names.values()):
+    for name in _columns(connection, table) - set(table.column_names.values()) - _ALWAYS:
         connection.execute(f"alter table {table.name} drop column {name}")
 
 
@@ -91,7 +92,7 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
 
 def _columns(connection: apsw.Connection, table: Table) -> set[str]:
     found = connection.execute("select name from pragma_table_info(?)", (table.name.strip('"'),))
-    return {quoted(name) for (name,) in found} - {quoted("key"), quoted("row")}
+    return {quoted(name) for (name,) in found}
 
 
 def _indexes(connection: apsw.Connection, table: Table) -> set[str]:

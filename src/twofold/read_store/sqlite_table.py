@@ -86,7 +86,7 @@ class Table:
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
         """The statements, with parameters, that answer a find, one by one until there are enough rows.
 
-        Only a find that continues at a None, or may go on into them, takes more than one: SQL compares None with nothing.
+        Only a find that continues at a None, or may run into them, takes two: SQL compares None with nothing.
         """
         order = self.column_names[access.order] if access.order else None
         if access.after is None:

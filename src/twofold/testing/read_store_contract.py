@@ -2,13 +2,9 @@
 
 import abc
 import asyncio
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
-from typing import Any, Literal
-from uuid import UUID
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,78 +12,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twofold.errors import Conflict, InvalidMessage, UndeclaredAccess, WiringError
-from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel, ReadStore
-
-LOG = "log-a"
-HOSTILE = (
-    "'; drop table checkpoints; --",
-    '"quoted"',
-    "$where",
-    "%_\\",
-    "\U0001f4a5é",
-    "a\x00b",
-    "key",
-    "ROW",
-    "x" * 1024,
-)
-
-
-class Size(Enum):
-    """Whose values sort otherwise than their names."""
-
-    BIG = "b"
-    SMALL = "a"
-
-
-class Order(msgspec.Struct, frozen=True):
-    """The row most tests keep."""
-
-    customer: str = "ann"
-    total: int = 0
-    note: str | None = None
-
-
-class Everything(msgspec.Struct, frozen=True):
-    """A field of each type that rows may be found and ordered by."""
-
-    text: str | None = None
-    whole: int | None = None
-    real: float | None = None
-    yes: bool | None = None
-    moment: datetime | None = None
-    day: date | None = None
-    id: UUID | None = None
-    money: Decimal | None = None
-    size: Size | None = None
-    state: Literal["new", "paid"] | None = None
-
-
-FIELDS = Everything.__struct_fields__
-ORDERS = ReadModel("orders", 1, Order, (("customer",), ("customer", "note")), ("total", "note"))
-EVERYTHING = ReadModel("everything", 1, Everything, tuple((field,) for field in FIELDS), FIELDS)
-
-_TEXT = st.text(st.characters(codec="utf-8"), max_size=4)
-_WHOLE = st.integers(-(2**63), 2**63 - 1)
-_ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))])
-_EVERYTHING = st.builds(
+from twofold.read_store.port import Change, Parked, Progress, ReadModel, ReadStore
+from twofold.testing.read_store_rows import (
+    ANYTHING,
+    EVERYTHING,
+    FIELDS,
+    HOSTILE,
+    LOG,
+    ORDERS,
+    TEXT,
     Everything,
-    text=st.none() | _TEXT,
-    whole=st.none() | st.integers(-2, 2) | _WHOLE,
-    real=st.none() | st.sampled_from([0.0, -0.0, 1.5]) | st.floats(allow_nan=False, allow_infinity=False),
-    yes=st.none() | st.booleans(),
-    moment=st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=_ZONES),
-    day=st.none() | st.dates(),
-    id=st.none() | st.uuids(),
-    money=st.none() | st.sampled_from([Decimal("1.0"), Decimal("1.00"), Decimal("-0")]) | st.decimals(
-        allow_nan=False, allow_infinity=False
-    ),
-    size=st.none() | st.sampled_from(Size),
-    state=st.none() | st.sampled_from(["new", "paid"]),
+    Order,
+    all_pages,
+    find,
+    found_rows,
+    keep,
+    keys,
+    progress,
+    sorted_dict,
 )
 
 
 class ReadStoreContract(abc.ABC):
-    """The rules every read store obeys. Subclass it in a test module and say in `opened` how a fresh store is opened."""
+    """The rules every read store obeys. Subclass it and say in `opened` how a fresh store is opened."""
 
     @abc.abstractmethod
     def opened(self) -> AbstractAsyncContextManager[ReadStore]:
@@ -118,13 +65,17 @@ class ReadStoreContract(abc.ABC):
 
     async def test_find_returns_all_rows_by_key_unless_told_otherwise(self) -> None:
         async with self.opened() as store:
-            await keep(store, ORDERS, {"é": Order(), "a": Order(), "Z": Order(), "\U0001f4a5": Order(), "\uffff": Order()})
+            await keep(
+                store, ORDERS, {"é": Order(), "a": Order(), "Z": Order(), "\U0001f4a5": Order(), "\uffff": Order()}
+            )
             assert await keys(store, ORDERS) == ["Z", "a", "é", "\uffff", "\U0001f4a5"]
             assert await keys(store, ORDERS, descending=True) == ["\U0001f4a5", "\uffff", "é", "a", "Z"]
 
     async def test_rows_are_ordered_by_a_field_and_ties_by_key(self) -> None:
         async with self.opened() as store:
-            await keep(store, ORDERS, {"c": Order(total=1), "b": Order(total=2), "a": Order(total=2), "d": Order(total=-1)})
+            await keep(
+                store, ORDERS, {"c": Order(total=1), "b": Order(total=2), "a": Order(total=2), "d": Order(total=-1)}
+            )
             assert await keys(store, ORDERS, order_by="total") == ["d", "c", "a", "b"]
             assert await keys(store, ORDERS, order_by="total", descending=True) == ["b", "a", "c", "d"]
 
@@ -199,7 +150,9 @@ class ReadStoreContract(abc.ABC):
     async def test_an_undeclared_order_is_refused_with_projection_field_and_cure(self) -> None:
         async with self.opened() as store:
             await keep(store, ORDERS, {})
-            with pytest.raises(UndeclaredAccess, match=r"'orders'.*'customer'.*order_by=\[…, \"customer\"\]") as refused:
+            with pytest.raises(
+                UndeclaredAccess, match=r"'orders'.*'customer'.*order_by=\[…, \"customer\"\]"
+            ) as refused:
                 await find(store, ORDERS, order_by="customer")
             assert refused.value.field == "customer"
 
@@ -351,7 +304,9 @@ class ReadStoreContract(abc.ABC):
 
     async def test_a_model_may_have_any_name(self) -> None:
         async with self.opened() as store:
-            models = [msgspec.structs.replace(ORDERS, name=name) for name in (*HOSTILE, "Key", "sqlite_schema", "a@1", "")]
+            models = [
+                msgspec.structs.replace(ORDERS, name=name) for name in (*HOSTILE, "Key", "sqlite_schema", "a@1", "")
+            ]
             for n, model in enumerate(models):
                 await keep(store, model, {"k": Order(total=n)}, position=n + 1)
             for n, model in enumerate(models):
@@ -371,7 +326,7 @@ class ReadStoreContract(abc.ABC):
         async with self.opened() as store:
             for type_ in (list[str], bytes, str | int, object, dict[str, int]):
                 row = msgspec.defstruct("Row", [("bad", type_)])
-                with pytest.raises(WiringError, match="'bad'.*Use str"):
+                with pytest.raises(WiringError, match=r"'bad'.*Use str"):
                     await store.prepare([ReadModel("m", 1, row, (("bad",),))])
             with pytest.raises(WiringError, match="no field 'gone'"):
                 await store.prepare([ReadModel("m", 1, Order, (), ("gone",))])
@@ -381,7 +336,7 @@ class ReadStoreContract(abc.ABC):
         [("whole", 2**63), ("real", float("nan")), ("real", float("inf")), ("money", Decimal("NaN"))],
     )
     async def test_a_value_without_a_place_in_the_order_is_refused_and_nothing_is_saved(
-        self, field: str, value: object
+        self, field: str, value: Any
     ) -> None:
         async with self.opened() as store:
             await store.prepare([EVERYTHING])
@@ -393,7 +348,7 @@ class ReadStoreContract(abc.ABC):
     async def test_an_integer_beyond_64_bits_is_refused_in_a_plain_column_too(self) -> None:
         async with self.opened() as store:
             await store.prepare([ORDERS])
-            with pytest.raises(InvalidMessage, match="'total'.*64 bits"):
+            with pytest.raises(InvalidMessage, match=r"'total'.*64 bits"):
                 await store.save(Change(ORDERS, LOG, 0, 1, 0, {"fine": Order(), "k": Order(total=-(2**63) - 1)}))
             assert await found_rows(store, ORDERS) == []
 
@@ -402,8 +357,10 @@ class ReadStoreContract(abc.ABC):
             with pytest.raises(WiringError, match="'orders' generation 1 was never prepared"):
                 await store.load(ORDERS, ["a"])
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
-    @given(st.dictionaries(_TEXT.filter(bool), _EVERYTHING, max_size=12), st.data())
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(st.dictionaries(TEXT.filter(bool), ANYTHING, max_size=12), st.data())
     def test_find_equals_filtering_and_sorting_a_dict(self, rows: dict[str, Everything], data: st.DataObject) -> None:
         field = data.draw(st.sampled_from([None, *FIELDS]))
         values = st.sampled_from([getattr(row, field) for row in rows.values()] or [None]) if field else st.none()
@@ -422,78 +379,3 @@ class ReadStoreContract(abc.ABC):
                 assert [key for page in pages for key in page] == expected
 
         asyncio.run(check())
-
-
-def sorted_dict(
-    rows: Mapping[str, Any], filters: Mapping[str, Any], order_by: str | None, descending: bool
-) -> list[str]:
-    """The keys a find must return, by the plainest means."""
-    matching = {key: row for key, row in rows.items() if all(getattr(row, f) == v for f, v in filters.items())}
-
-    def place(key: str) -> tuple[Any, ...]:
-        value = getattr(matching[key], order_by) if order_by else None
-        value = value.value if isinstance(value, Enum) else value
-        return (False, key) if value is None else (True, value, key)
-
-    return sorted(matching, key=place, reverse=descending)
-
-
-async def keep(
-    store: ReadStore,
-    model: ReadModel,
-    rows: Mapping[str, Any],
-    *,
-    before: int = 0,
-    position: int | None = None,
-    parked: Mapping[str, Parked | None] | None = None,
-) -> None:
-    """Prepare a model and save one change of it."""
-    await store.prepare([model])
-    await store.save(Change(model, LOG, before, before + 1 if position is None else position, 0, rows, parked or {}))
-
-
-async def find(
-    store: ReadStore,
-    model: ReadModel,
-    filters: Mapping[str, Any] | None = None,
-    *,
-    order_by: str | None = None,
-    descending: bool = False,
-    limit: int = 10_000,
-    cursor: str | None = None,
-) -> Found:
-    """One find in a snapshot of its own."""
-    async with store.snapshot() as snapshot:
-        return await snapshot.find(
-            model, filters or {}, order_by=order_by, descending=descending, limit=limit, cursor=cursor
-        )
-
-
-async def found_rows(store: ReadStore, *question: Any, **options: Any) -> Sequence[tuple[str, Any]]:
-    """Keys and rows of one find."""
-    return (await find(store, *question, **options)).rows
-
-
-async def keys(store: ReadStore, *question: Any, **options: Any) -> list[str]:
-    """Keys of one find."""
-    return [key for key, _ in await found_rows(store, *question, **options)]
-
-
-async def progress(store: ReadStore, model: ReadModel) -> Progress:
-    """Progress in a snapshot of its own."""
-    async with store.snapshot() as snapshot:
-        return await snapshot.progress(model)
-
-
-async def all_pages(
-    store: ReadStore, model: ReadModel, filters: Mapping[str, Any], order_by: str | None, descending: bool, size: int
-) -> list[list[str]]:
-    """The keys of every page of a find, cursor by cursor."""
-    pages: list[list[str]] = []
-    cursor: str | None = None
-    while True:
-        found = await find(store, model, filters, order_by=order_by, descending=descending, limit=size, cursor=cursor)
-        pages.append([key for key, _ in found.rows])
-        cursor = found.cursor
-        if cursor is None:
-            return pages
