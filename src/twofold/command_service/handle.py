@@ -48,7 +48,7 @@ class CommandService:
 
     async def handle(
         self,
-        command: Any,
+        command: object,
         command_id: str,
         *,
         actor: str | None = None,

@@ -54,14 +54,13 @@ class QueryService:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def answer(self, store: ReadStore, query: Any, at_least: Position, timeout: float) -> Answered:
+    async def answer(self, store: ReadStore, query: object, at_least: Position, timeout: float) -> Answered:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
         Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
         UnknownMessage where no query function takes it.
         """
-        kind: type = type(query)
-        function = self.function_of(kind)
+        function = self.function_of(type(query))
         deadline = self._world.monotonic() + timeout
         while True:
             moved = self._moved
@@ -80,7 +79,7 @@ class QueryService:
                 )
             await self._hint(moved, min(left, _POLL))
 
-    async def live(self, store: ReadStore, query: Any, pause: float) -> AsyncIterator[Answered]:
+    async def live(self, store: ReadStore, query: object, pause: float) -> AsyncIterator[Answered]:
         """The answer now, and again whenever it has become another. Never ends by itself."""
         last: Answered | None = None
         while True:

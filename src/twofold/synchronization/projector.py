@@ -13,7 +13,6 @@ from twofold.read_store.port import Change, Parked, Progress, ReadModel, ReadSto
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
-
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +55,7 @@ class Projector:
         if progress.position and (progress.log != here or progress.position > head):
             raise WiringError(
                 f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but "
-                f"the log is {here} with {head} events. Delete the read database (it is rebuilt) or give the right store."
+                f"the log is {here} with {head} events. Delete the read database; it is rebuilt, or name the right store."
             )
         self._parked = {parked.key: parked for parked in progress.parked}
         await self._retry_parked(progress.position)

@@ -5,7 +5,7 @@ import heapq
 import logging
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -216,7 +216,9 @@ class Reactor:
 
 
 def _as_list(answer: Any) -> list[Any]:
-    return [] if answer is None else answer if isinstance(answer, list) else [answer]
+    if isinstance(answer, list):
+        return cast("list[Any]", answer)
+    return [] if answer is None else [answer]
 
 
 def _insert(space: str, key: str, value: msgspec.Struct) -> RowWrite:

@@ -1,9 +1,10 @@
 """The log in memory: for tests, and the shortest explanation of what a write store does."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, RowWrite, Slice
@@ -16,6 +17,7 @@ class MemoryWriteStore:
         self.identity = LogIdentity(log, 1)
         self.problem: str | None = None
         self._events: list[tuple[RecordedEvent, frozenset[str]]] = []
+        self._by_tag: dict[str, list[Position]] = {}
         self._commands: dict[str, tuple[bytes, Appended]] = {}
         self._rows: dict[str, dict[str, Row]] = {}
         self._news = asyncio.Event()
@@ -60,6 +62,8 @@ class MemoryWriteStore:
             envelope = Envelope(event.id, event.tags, append.metadata)
             recorded = RecordedEvent(len(self._events) + 1, event.type, event.version, event.payload, envelope)
             self._events.append((recorded, frozenset(event.tags)))
+            for tag in event.tags:
+                self._by_tag.setdefault(tag, []).append(recorded.position)
         for row in append.rows:
             self._write_row(row)
         outcome = Appended(len(self._events), len(append.events))
@@ -74,9 +78,22 @@ class MemoryWriteStore:
         return Appended(first.position, first.count, repeated=True)
 
     def _matching(self, conditions: Sequence[AppendCondition]) -> Iterator[RecordedEvent]:
-        for event, tags in self._events[min((c.after for c in conditions), default=len(self._events)) :]:
-            if any(event.position > c.after and c.query.matches(event.type, tags) for c in conditions):
-                yield event
+        wanted: set[Position] = set()
+        for condition in conditions:
+            for item in condition.query.items:
+                wanted.update(p for p in self._candidates(item, condition.after) if self._is(p, item))
+        return (self._events[position - 1][0] for position in sorted(wanted))
+
+    def _candidates(self, item: QueryItem, after: Position) -> Iterable[Position]:
+        """Positions to look at: those of the rarest tag, or all."""
+        if not item.tags:
+            return range(after + 1, len(self._events) + 1)
+        rarest = min((self._by_tag.get(tag, []) for tag in item.tags), key=len)
+        return rarest[bisect_right(rarest, after) :]
+
+    def _is(self, position: Position, item: QueryItem) -> bool:
+        event, tags = self._events[position - 1]
+        return item.matches(event.type, tags)
 
     def _slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
         head = len(self._events)
