@@ -29,20 +29,20 @@ def check_json(body: bytes) -> None:
         raise InvalidMessage(f"The body is nested deeper than {MAX_DEPTH} levels. Flatten it.") from error
     except ValueError as error:
         raise InvalidMessage(f"The body is not JSON: {error}.") from error
-    _check_values(parsed)
+    check_values(parsed)
 
 
 def check_text(text: str, field: str) -> None:
     """InvalidMessage if `text` holds what some store cannot keep: NUL, a lone surrogate, or too much."""
-    if "\0" in text:
-        raise InvalidMessage(f"{field} contains the character U+0000, which cannot be stored. Remove it.", field=field)
-    if len(text) > MAX_STRING:
-        raise InvalidMessage(f"{field} is longer than {MAX_STRING} characters. Shorten it.", field=field)
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidMessage(f"{field} contains half of a surrogate pair. Send whole characters.", field=field) from error
+    try:
+        _check_string(text)
+    except _Misfit as misfit:
+        raise InvalidMessage(f"{field} {misfit.problem}", field=field) from None
+
+
+def check_values(parsed: Any) -> None:
+    """InvalidMessage, naming the place, unless what was parsed keeps the limits that `check_json` lists."""
+    _Walk().check(parsed, 1)
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise InvalidMessage(f"The key '{key[:64]}' stands twice in one object. Send it once.", field=key[:64])
+                shown = _shown(key)
+                raise InvalidMessage(f"The key '{shown}' stands twice in one object. Send it once.", field=shown)
             seen.add(key)
     return fields
 
@@ -60,29 +61,88 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidMessage(f"{name} is not a JSON number. Send a finite number or null.")
 
 
-def _check_values(parsed: Any) -> None:
-    todo: list[tuple[Any, str, int]] = [(parsed, "", 1)]
-    keys = 0
-    while todo:
-        value, path, depth = todo.pop()
-        kind = type(value)
-        if kind is str:
-            check_text(value, path or "the body")
-        elif kind is int:
+def _shown(key: str) -> str:
+    """A key from outside, fit to be shown: what cannot be sent or printed stands there as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key[:64])
+
+
+class _Misfit(Exception):
+    """What is wrong with a value; its path is put together on the way out, so that good values cost no path."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        self.path: list[str] = []
+
+
+class _Walk:
+    """One walk over a parsed value, counting keys."""
+
+    def __init__(self) -> None:
+        self._keys = 0
+
+    def check(self, value: Any, depth: int) -> None:
+        try:
+            self._check(value, depth)
+        except _Misfit as misfit:
+            path = "".join(reversed(misfit.path)).lstrip(".")[:200]
+            raise InvalidMessage(f"{path or 'The body'} {misfit.problem}", field=path or None) from None
+
+    def _check(self, value: Any, depth: int) -> None:
+        if isinstance(value, str):
+            _check_string(value)
+        elif isinstance(value, bool) or value is None:
+            return
+        elif isinstance(value, int):
             if not -MAX_INTEGER <= value <= MAX_INTEGER:
-                raise InvalidMessage(f"{path or 'the body'} is beyond ±2^53 and would be rounded by some readers.", field=path)
-        elif kind is float:
+                raise _Misfit("is beyond ±2^53 and would be rounded by some readers. Send it as text.")
+        elif isinstance(value, float):
             if not math.isfinite(value):
-                raise InvalidMessage(f"{path or 'the body'} is too large for a number.", field=path)
-        elif kind is dict or kind is list:
-            if depth > MAX_DEPTH:
-                raise InvalidMessage(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels. Flatten it.", field=path[:200])
-            if kind is dict:
-                keys += len(value)
-                for key in value:
-                    check_text(key, "a key")
-                todo.extend((inner, f"{path}.{key}" if path else key, depth + 1) for key, inner in value.items())
-            else:
-                todo.extend((inner, f"{path}[{i}]", depth + 1) for i, inner in enumerate(value))
-            if keys > MAX_KEYS:
-                raise InvalidMessage(f"The body has more than {MAX_KEYS} keys. Split it.")
+                raise _Misfit("is too large for a number, or none. Send a finite number or null.")
+        elif isinstance(value, dict):
+            fields: dict[str, Any] = value
+            self._check_object(fields, depth)
+        elif isinstance(value, list):
+            items: list[Any] = value
+            self._check_list(items, depth)
+
+    def _check_list(self, items: list[Any], depth: int) -> None:
+        _check_depth(depth)
+        place = 0
+        try:
+            for item in items:
+                self._check(item, depth + 1)
+                place += 1
+        except _Misfit as misfit:
+            misfit.path.append(f"[{place}]")
+            raise
+
+    def _check_object(self, fields: dict[str, Any], depth: int) -> None:
+        _check_depth(depth)
+        self._keys += len(fields)
+        if self._keys > MAX_KEYS:
+            raise _Misfit(f"brings the number of keys beyond {MAX_KEYS}. Split the body.")
+        place = ""
+        try:
+            for place, value in fields.items():
+                _check_string(place)
+                self._check(value, depth + 1)
+        except _Misfit as misfit:
+            misfit.path.append(f".{_shown(place)}")
+            raise
+
+
+def _check_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _Misfit(f"is nested deeper than {MAX_DEPTH} levels. Flatten it.")
+
+
+def _check_string(text: str) -> None:
+    if "\0" in text:
+        raise _Misfit("contains the character U+0000, which cannot be stored. Remove it.")
+    if len(text) > MAX_STRING:
+        raise _Misfit(f"is longer than {MAX_STRING} characters. Shorten it.")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _Misfit("contains half of a surrogate pair. Send whole characters.") from None

@@ -7,7 +7,7 @@ import msgspec
 
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
-from twofold.errors import Unavailable
+from twofold.errors import InvalidMessage, Unavailable
 
 
 class EventCodec:
@@ -20,9 +20,28 @@ class EventCodec:
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
     def encode(self, event: object, command_id: str, index: int) -> NewEvent:
-        """The stored form of the `index`-th event of a command. InvalidMessage where an id in it cannot be a tag."""
-        name, version, reader = self._stored[type(event)]
-        return NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), self._encode(event))
+        """The stored form of the `index`-th event of a command.
+
+        InvalidMessage where an id in it cannot be a tag, or where it could not be read back; TypeError for what is no
+        event.
+        """
+        stored = self._stored.get(type(event))
+        if stored is None:
+            raise TypeError(
+                f"{event!r} is no event that a module lists. A decision returns listed events, a list, or None."
+            )
+        name, version, reader = stored
+        payload = self._encode(event)
+        if b"null" in payload:
+            self._check_reads_back(name, version, payload)
+        return NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), payload)
+
+    def _check_reads_back(self, name: str, version: int, payload: bytes) -> None:
+        # JSON has no NaN and no infinity: they would be written as null, and the log keeps what it has for ever.
+        try:
+            self._find_decoder(name, version)(payload)
+        except msgspec.ValidationError as error:
+            raise InvalidMessage(f"'{name}' holds a number that is not finite, and JSON has none ({error}).") from error
 
     def decode(self, recorded: RecordedEvent) -> Any:
         """The event in its present shape, upcast where it was stored in an older one.
@@ -30,15 +49,18 @@ class EventCodec:
         Unavailable where the log holds a newer version or a type this process does not know: a newer process wrote it.
         msgspec.ValidationError where stored bytes do not fit the type.
         """
-        decoder = self._decoders.get((recorded.type, recorded.version))
-        if decoder is None:
-            decoder = self._decoders[recorded.type, recorded.version] = self._decoder(recorded.type, recorded.version)
-        return decoder(recorded.payload)
+        return self._find_decoder(recorded.type, recorded.version)(recorded.payload)
 
     def tags_of(self, recorded: RecordedEvent) -> tuple[str, ...]:
         """The tags the present code gives a stored event."""
         event = self.decode(recorded)
         return self._stored[type(event)][2].tags(event)
+
+    def _find_decoder(self, name: str, version: int) -> Callable[[bytes], Any]:
+        decoder = self._decoders.get((name, version))
+        if decoder is None:
+            decoder = self._decoders[name, version] = self._decoder(name, version)
+        return decoder
 
     def _decoder(self, name: str, version: int) -> Callable[[bytes], Any]:
         event = self._events.get(name)
@@ -54,6 +76,6 @@ class EventCodec:
             fields = msgspec.json.decode(payload)
             for step in steps:
                 fields = step(fields)
-            return msgspec.convert(fields, event.type)
+            return msgspec.convert(fields, event.type, str_keys=True)
 
         return upcast

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from twofold.codec.edge import check_json
+from twofold.codec.edge import check_json, check_values
 from twofold.errors import InvalidMessage
 
 
@@ -33,7 +33,7 @@ class MessageCodec:
         return decoder.decode(payload)
 
     def decode_request(self, kind: type, body: bytes) -> Any:
-        """Bytes from outside, as an instance of `kind`. InvalidMessage, naming the field and the cure, if they do not fit."""
+        """Bytes from outside as an instance of `kind`. InvalidMessage, naming field and cure, if they do not fit."""
         check_json(body)
         try:
             return self.decode(kind, body)
@@ -42,12 +42,18 @@ class MessageCodec:
 
     def convert_request(self, kind: type, fields: dict[str, Any]) -> Any:
         """Fields of a query string (text values) as an instance of `kind`. InvalidMessage if they do not fit."""
+        check_values(fields)
         try:
-            return msgspec.convert(fields, kind, strict=False)
+            message = cast("object", msgspec.convert(fields, kind, strict=False))
         except msgspec.ValidationError as error:
             raise invalid(error) from error
+        # Text may spell NaN and numbers that JSON has not; what they became is looked at once more.
+        check_values(msgspec.to_builtins(message))
+        return message
 
-    def schemas(self, kinds: Iterable[Any], ref: str = "#/components/schemas/{name}") -> tuple[list[Any], dict[str, Any]]:
+    def schemas(
+        self, kinds: Iterable[Any], ref: str = "#/components/schemas/{name}"
+    ) -> tuple[list[Any], dict[str, Any]]:
         """JSON Schema 2020-12 of types: one schema each (mostly references), and the shared definitions."""
         one_each, shared = msgspec.json.schema_components(list(kinds), ref_template=ref)
         return list(one_each), shared

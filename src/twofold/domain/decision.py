@@ -4,11 +4,11 @@ import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn, cast, get_args, get_origin
 
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.domain.tags import TagReader, hints_of, is_union, tag_of, unalias
+from twofold.domain.tags import TagReader, hints_of, id_reader, is_frozen, is_record, is_union, tag_of, unalias
 from twofold.errors import WiringError
 
 _IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
@@ -37,9 +37,9 @@ class Context:
 class DecisionModel:
     """Lists a state that is folded from events in order to decide.
 
-    `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` names the tag
-    whose value picks the thing (`by=OrderId`); a list of tags means events that carry all of them; without `by` the model
-    is folded from every event of its types.
+    `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` names the
+    tag whose value picks the thing (`by=OrderId`); a list of tags means events that carry all of them; without `by` the
+    model is folded from every event of its types.
     """
 
     def __init__(self, state: type, *, by: object = None) -> None:
@@ -60,21 +60,15 @@ class BoundModel:
         self.events, self._takes_recorded = _evolve_hints(evolve, self.state)
         self._born_with = _birth_fields(self.state, self.kinds)
         self.types = tuple(self._stored_name(event, names, readers) for event in self.events)
-        self._by_type = dict(zip(self.types, self.events, strict=True))
         self._evolve = evolve
-        try:
-            self.initial(tuple(f"{kind}:x" for kind in self.kinds))
-        except TypeError as error:
-            raise WiringError(
-                f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default."
-            ) from error
+        self._check_state()
 
     def initial(self, tags: tuple[str, ...]) -> Any:
         """The state before the first event, born with the ids it has fields for."""
         if not self._born_with:
             return self.state()
-        values = dict(zip(self.kinds, tags, strict=True))
-        return self.state(**{field: values[kind].partition(":")[2] for field, kind in self._born_with.items()})
+        values = {kind: tag.partition(":")[2] for kind, tag in zip(self.kinds, tags, strict=True)}
+        return self.state(**{name: read(values[kind]) for name, (kind, read) in self._born_with.items()})
 
     def evolve(self, state: Any, event: object, recorded: RecordedEvent) -> Any:
         """The state after one more event."""
@@ -85,16 +79,28 @@ class BoundModel:
             )
         return after
 
-    def _stored_name(self, event: type, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> str:
-        if event not in names:
+    def _check_state(self) -> None:
+        try:
+            inspect.signature(self.state).bind(**self._born_with)
+        except TypeError as error:
             raise WiringError(
-                f"{self.name} reads {event.__name__}, which no module lists. Add {event.__name__} to `events=[…]`."
+                f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default."
+            ) from error
+        if is_record(self.state) and not is_frozen(self.state):
+            raise WiringError(
+                f"{self.name}: {self.state.__name__} can be changed after it is made, but its folds are kept and "
+                "shared. Add frozen=True, and let `evolve` return a new state."
             )
+
+    def _stored_name(self, event: type, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> str:
+        shown = getattr(event, "__name__", event)
+        if event not in names:
+            raise WiringError(f"{self.name} reads {shown}, which no module lists. Add {shown} to `events=[…]`.")
         for kind in self.kinds:
             if kind not in readers[event].kinds:
                 raise WiringError(
-                    f"{self.name} is folded by the tag '{kind}', but {event.__name__} does not carry it, so the model would "
-                    f"never see it. Give {event.__name__} a field whose type is tagged Tag('{kind}')."
+                    f"{self.name} is folded by the tag '{kind}', but {event.__name__} does not carry it, so the model "
+                    f"would never see it. Give {event.__name__} a field whose type is tagged Tag('{kind}')."
                 )
         return names[event]
 
@@ -112,11 +118,13 @@ class Fold(NamedTuple):
 
 
 class _Parameter(NamedTuple):
-    """One model parameter of a decision: how its folds follow from the command, and how its argument is made of them."""
+    """One model parameter of a decision: its folds for a command, and how its argument is made of them."""
 
     name: str
     model: BoundModel
     many: bool
+    key: Callable[[str], Any] = str
+    """For many: the text of a tag as the type of the dict's keys."""
 
     def folds(self, command: object, reader: TagReader) -> tuple[Fold, ...]:
         if self.many:
@@ -149,14 +157,21 @@ class Decision:
         if inspect.iscoroutinefunction(function):
             raise WiringError(f"{self.name} is async; a decision is pure. Fetch what it needs in a `prepare` step.")
         hints = hints_of(function, self.name)
+        annotated = frozenset(hints)
         returns = hints.pop("return", None)
         names_of_parameters = list(inspect.signature(function).parameters)
         missing = [name for name in names_of_parameters if name not in hints]
         if not names_of_parameters or missing:
             raise WiringError(
-                f"{self.name}: annotate every parameter; the first is the command ({missing or 'none given'})."
+                f"{self.name}: annotate every parameter; the first is the command (without a hint: "
+                f"{', '.join(missing) or 'none given'})."
             )
         self.command: type = hints[names_of_parameters[0]]
+        if not is_record(self.command):
+            raise WiringError(
+                f"{self.name}: its first parameter '{names_of_parameters[0]}' must be one command type, a frozen "
+                f"Struct or dataclass, not {self.command}. A command has one decision, and a decision one command."
+            )
         self._reader = TagReader(self.command)
         self._context: str | None = None
         self.parameters: list[_Parameter] = []
@@ -165,7 +180,7 @@ class Decision:
                 self._context = name
             else:
                 self.parameters.append(self._parameter(name, hints[name], models))
-        self._check_returns(returns, names)
+        self._check_returns(returns, "return" in annotated, names)
 
     def boundary(self, command: object) -> Boundary:
         """What must be known to decide `command`. InvalidMessage where one of its ids cannot be a tag."""
@@ -180,13 +195,14 @@ class Decision:
         arguments: dict[str, Any] = {} if self._context is None else {self._context: context}
         for parameter, folds in zip(self.parameters, boundary.by_parameter, strict=True):
             if parameter.many:
-                arguments[parameter.name] = {fold.tags[0].partition(":")[2]: states[fold] for fold in folds}
+                key = parameter.key
+                arguments[parameter.name] = {key(fold.tags[0].partition(":")[2]): states[fold] for fold in folds}
             else:
                 arguments[parameter.name] = states[folds[0]] if folds else None
         result = self.function(command, **arguments)
         if result is None:
             return ()
-        return tuple(result) if isinstance(result, list) else (result,)
+        return tuple(cast("list[object]", result)) if isinstance(result, list) else (result,)
 
     def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _Parameter:
         hint = unalias(hint)
@@ -196,26 +212,32 @@ class Decision:
             model = self._model(name, state, models)
             if tag is None or model.kinds != (tag.kind,):
                 raise WiringError(
-                    f"{self.name}: parameter '{name}' is a dict of {state.__name__}; its key must be the tag type the model "
-                    f"is folded by ({', '.join(model.kinds) or 'it has none'})."
+                    f"{self.name}: parameter '{name}' is a dict of {state.__name__}; its key must be the tag type the "
+                    f"model is folded by ({', '.join(model.kinds) or 'it has none'})."
                 )
             self._need_tags(model)
-            return _Parameter(name, model, many=True)
-        optional = is_union(hint) and type(None) in get_args(hint)
-        if optional:
-            (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
+            return _Parameter(name, model, many=True, key=id_reader(key))
+        arms = [arm for arm in arms_of(hint) if arm is not type(None)]
+        optional = len(arms) < len(arms_of(hint))
+        if len(arms) != 1:
+            raise WiringError(
+                f"{self.name}: parameter '{name}' must be one listed model, `Model | None`, or `dict[<tag type>, "
+                f"Model]`, not {hint}."
+            )
+        (hint,) = arms
         model = self._model(name, hint, models)
         self._need_tags(model)
         for kind in model.kinds:
             if not self._reader.is_single(kind):
                 raise WiringError(
-                    f"{self.name}: {self.command.__name__} carries several ids of kind '{kind}', so parameter '{name}' cannot "
-                    f"be one {model.state.__name__}. Take dict[<the tag type>, {model.state.__name__}]."
+                    f"{self.name}: {self.command.__name__} carries several ids of kind '{kind}', so parameter "
+                    f"'{name}' cannot be one {model.state.__name__}. Take dict[<the tag type>, "
+                    f"{model.state.__name__}]."
                 )
             if self._reader.is_optional(kind) and not optional:
                 raise WiringError(
-                    f"{self.name}: the '{kind}' id of {self.command.__name__} may be None, so parameter '{name}' must be "
-                    f"`{model.state.__name__} | None`."
+                    f"{self.name}: the '{kind}' id of {self.command.__name__} may be None, so parameter '{name}' must "
+                    f"be `{model.state.__name__} | None`."
                 )
         return _Parameter(name, model, many=False)
 
@@ -236,14 +258,27 @@ class Decision:
                     f"{self.command.__name__} does not carry it. Give it a field whose type is tagged Tag('{kind}')."
                 )
 
-    def _check_returns(self, hint: object, names: Mapping[type, str]) -> None:
-        for arm in arms_of(hint):
-            for event in arms_of(get_args(arm)[0]) if get_origin(arm) is list else (arm,):
-                if isinstance(event, type) and event is not type(None) and event not in names:
-                    raise WiringError(
-                        f"{self.name} returns {event.__name__}, which no module lists as an event. A decision returns one "
-                        f"listed event, a list of them, or None; add {event.__name__} to `events=[…]` if it is one."
-                    )
+    def _check_returns(self, hint: object, annotated: bool, names: Mapping[type, str]) -> None:
+        if not annotated:
+            raise WiringError(f"{self.name}: annotate what it returns: a listed event, a list of them, or None.")
+        for event in returned_events(hint):
+            if event not in names:
+                shown = event.__name__ if inspect.isclass(event) else event
+                raise WiringError(
+                    f"{self.name} returns {shown}, which no module lists as an event. A decision returns one "
+                    f"listed event, a list of them, or None; add {shown} to `events=[…]` if it is one."
+                )
+
+
+def returned_events(hint: object) -> tuple[Any, ...]:
+    """The event types in the return hint of a decision: those of `A | list[B] | None` are A and B."""
+    found: list[Any] = []
+    for arm in arms_of(hint):
+        if get_origin(arm) is list:
+            found.extend(arms_of(get_args(arm)[0]))
+        elif arm is not type(None) and arm is not NoReturn:
+            found.append(arm)
+    return tuple(dict.fromkeys(found))
 
 
 def arms_of(hint: object) -> tuple[Any, ...]:
@@ -255,7 +290,7 @@ def arms_of(hint: object) -> tuple[Any, ...]:
 
 
 def _kinds(state: type, by: object) -> tuple[str, ...]:
-    wanted: Iterable[object] = by if isinstance(by, list | tuple) else () if by is None else (by,)
+    wanted: Iterable[object] = cast("list[object]", by) if isinstance(by, list | tuple) else () if by is None else (by,)
     kinds: list[str] = []
     for each in wanted:
         tag = tag_of(each)
@@ -282,10 +317,11 @@ def _evolve_hints(evolve: Callable[..., Any], state: type) -> tuple[tuple[type, 
     return arms_of(hints[names[0]]), len(names) == 2
 
 
-def _birth_fields(state: type, kinds: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _birth_fields(state: type, kinds: tuple[str, ...]) -> dict[str, tuple[str, Callable[[str], Any]]]:
+    """The fields a state is born with: for each the kind of tag, and how its text becomes the field's value."""
+    found: dict[str, tuple[str, Callable[[str], Any]]] = {}
     for name, hint in hints_of(state, state.__name__).items():
         tag = tag_of(hint)
         if tag is not None and tag.kind in kinds:
-            found[name] = tag.kind
+            found[name] = tag.kind, id_reader(hint)
     return found

@@ -17,7 +17,7 @@ class QueryItem(msgspec.Struct, frozen=True):
 
 
 class EventQuery(msgspec.Struct, frozen=True):
-    """Selects the events that match any of `items`. Without items it selects nothing; `ALL_EVENTS` selects everything."""
+    """Selects the events that match any of `items`: without items nothing. `ALL_EVENTS` selects everything."""
 
     items: tuple[QueryItem, ...] = ()
 
@@ -31,7 +31,7 @@ NO_EVENTS = EventQuery()
 
 
 class AppendCondition(msgspec.Struct, frozen=True):
-    """ "Refuse if any event matches `query` after `after`": what a decision has not seen must not have happened."""
+    """Refuse if any event matches `query` after `after`: what a decision has not seen must not have happened."""
 
     query: EventQuery
     after: Position = 0

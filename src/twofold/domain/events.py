@@ -9,6 +9,9 @@ import msgspec
 Position = int
 """Place of an event in the log: 1, 2, 3, … without gap or re-use. 0 is before the first."""
 
+Type = type[Any]
+"""Any class (spelt apart where a parameter or attribute is called `type`)."""
+
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the stored fields of one version of an event to those of the next version."""
 
@@ -107,17 +110,22 @@ class RecordedEvent:
 class Event:
     """Lists an event type in a module together with how it is stored.
 
-    `name` is what the log stores (the class name in kebab-case unless given; it never follows the class path), `version`
-    the version of the present shape, and `upcasters` maps each older version to a pure function from its fields to those
-    of the next version.
+    `name` is what the log stores (the class name in kebab-case unless given; it never follows the class path),
+    `version` the version of the present shape, and `upcasters` maps each older version to a pure function from its
+    fields to those of the next version.
     """
 
     __slots__ = ("name", "type", "upcasters", "version")
 
     def __init__(
-        self, type: type, *, name: str | None = None, version: int = 1, upcasters: Mapping[int, Upcaster] | None = None
+        self,
+        type: Type,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        upcasters: Mapping[int, Upcaster] | None = None,
     ) -> None:
-        self.type = type
+        self.type: Type = type
         self.name = name or kebab_case(type.__name__)
         self.version = version
         self.upcasters = dict(upcasters or {})

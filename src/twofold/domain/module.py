@@ -1,27 +1,24 @@
 """In charge of modules: what belongs together, and whether it is wired right."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import is_dataclass
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, cast
 
 from twofold.domain.decision import BoundModel, Decision, DecisionModel
 from twofold.domain.events import Event, kebab_case
 from twofold.domain.process import Policy
 from twofold.domain.projection import BoundProjection, Projection
-from twofold.domain.tags import TagReader, hints_of
+from twofold.domain.tags import TagReader, hints_of, is_frozen, is_record
 from twofold.errors import WiringError
 
 
 class Module:
     """The table of contents of one bounded part of a domain. Every list holds plain types and functions.
 
-    `events` event types (or `Event(…)` for a stored name, version or upcasters) · `models` decision models · `decisions`
-    pure functions from a command and models to events · `projections` · `queries` async functions from a query and views to
-    an answer · `policies` what reacts to events · `prepare` async functions from a command to the same command, completed
-    with facts from outside before it is decided.
+    `events` event types (or `Event(…)` for a stored name, version or upcasters) · `models` decision models ·
+    `decisions` pure functions from a command and models to events · `projections` · `queries` async functions from a
+    query and views to an answer · `policies` what reacts to events · `prepare` async functions from a command to the
+    same command, completed with facts from outside before it is decided.
     """
 
     def __init__(
@@ -62,7 +59,9 @@ class Wiring:
         for function in (f for module in self.modules for f in module.decisions):
             self._add_decision(Decision(function, self.models, self.names))
         self.commands = _by_name("command", self.decisions)
-        self.prepare = dict(_prepared(f, self.decisions) for module in self.modules for f in module.prepare)
+        self.prepare: dict[type, Callable[..., Any]] = {}
+        for function in (f for module in self.modules for f in module.prepare):
+            self._add_prepare(*_prepared(function, self.decisions))
         self.projections = _unique(
             BoundProjection(p, self.names, self.readers) for module in self.modules for p in module.projections
         )
@@ -72,14 +71,26 @@ class Wiring:
 
     def _add_event(self, event: Event) -> None:
         check_message(event.type, "event")
+        for other in self.events.values():
+            if other.type is event.type:
+                raise WiringError(
+                    f"{event.type.__qualname__} is listed twice as event, stored as '{other.name}' and as "
+                    f"'{event.name}'. Keep one of them: every module may read what one module lists."
+                )
         known = self.events.setdefault(event.name, event)
         if known is not event:
             raise WiringError(
-                f"{known.type.__qualname__} and {event.type.__qualname__} are both stored as '{event.name}'. List one as "
-                f"Event({event.type.__name__}, name='…') with a name of its own."
+                f"{known.type.__qualname__} and {event.type.__qualname__} are both stored as '{event.name}'. List one "
+                f"as Event({event.type.__name__}, name='…') with a name of its own."
             )
-        if len({e.name for e in self.events.values() if e.type is event.type}) > 1:
-            raise WiringError(f"{event.type.__qualname__} is listed under two stored names; keep one.")
+        if event.version < 1:
+            raise WiringError(f"Event({event.type.__name__}, version={event.version}): versions count up from 1.")
+        stray = [v for v in event.upcasters if not 1 <= v < event.version]
+        if stray:
+            raise WiringError(
+                f"Event({event.type.__name__}, version={event.version}) has an upcaster from version {stray[0]}, "
+                "which is not an older one. Raise `version`, or drop the upcaster."
+            )
         missing = [v for v in range(1, event.version) if v not in event.upcasters]
         if missing:
             raise WiringError(
@@ -102,23 +113,27 @@ class Wiring:
         known = self.decisions.setdefault(decision.command, decision)
         if known is not decision:
             raise WiringError(
-                f"{known.name} and {decision.name} both decide {decision.command.__name__}. A command has one decision: "
-                "remove one, or give it a command of its own."
+                f"{known.name} and {decision.name} both decide {decision.command.__name__}. A command has one "
+                "decision: remove one, or give it a command of its own."
+            )
+
+    def _add_prepare(self, command: type, function: Callable[..., Any]) -> None:
+        known = self.prepare.setdefault(command, function)
+        if known is not function:
+            raise WiringError(
+                f"{known.__qualname__} and {function.__qualname__} both prepare {command.__name__}. Keep one prepare "
+                "step for a command; it may call the other."
             )
 
 
 def check_message(message: Any, role: str) -> None:
     """WiringError unless `message` is an immutable record: a frozen msgspec Struct or a frozen dataclass."""
     shown = getattr(message, "__qualname__", repr(message))
-    if isinstance(message, type) and issubclass(message, msgspec.Struct):
-        frozen = message.__struct_config__.frozen
-    elif isinstance(message, type) and is_dataclass(message):
-        frozen = bool(message.__dataclass_params__.frozen)  # type: ignore[attr-defined]
-    else:
+    if not is_record(message):
         raise WiringError(
             f"{shown} is listed as {role} but is no record. Make it a msgspec Struct or dataclass, frozen=True."
         )
-    if not frozen:
+    if not is_frozen(message):
         raise WiringError(f"{shown} is listed as {role} but can be changed after it is made. Add frozen=True.")
 
 
@@ -139,13 +154,16 @@ def _unique(bound: Iterable[Any]) -> dict[str, Any]:
     return names
 
 
-def _prepared(function: Callable[..., Any], decisions: Iterable[type]) -> tuple[type, Callable[..., Any]]:
+def _prepared(function: Callable[..., Any], decisions: Container[Any]) -> tuple[type, Callable[..., Any]]:
     name = getattr(function, "__qualname__", repr(function))
     hints = hints_of(function, name)
     parameters = list(inspect.signature(function).parameters)
-    command = hints.get(parameters[0]) if len(parameters) == 1 else None
+    command: Any = hints.get(parameters[0]) if len(parameters) == 1 else None
     if not inspect.iscoroutinefunction(function) or command is None or hints.get("return") is not command:
         raise WiringError(f"{name}: a prepare step is `async def {name}(command: C) -> C` for one command type C.")
     if command not in decisions:
-        raise WiringError(f"{name} prepares {getattr(command, '__name__', command)}, which no decision takes.")
-    return command, function
+        raise WiringError(
+            f"{name} prepares {getattr(command, '__name__', command)}, which no decision takes. List one in "
+            f"`decisions=[…]`."
+        )
+    return cast("type", command), function

@@ -23,10 +23,11 @@ class Later(msgspec.Struct, frozen=True):
 class Policy:
     """Lists a reaction to events: an `async def react(event: A | B) -> command | Later | list | None`.
 
-    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. The commands it
-    returns get ids derived from policy and event, so they take effect once however often the reaction runs. For an effect
-    outside (a mail, a payment) `context.command_id` is that same derived id: hand it on as the idempotency key. A policy is
-    never run again over old events; a new one starts at the head of the log unless `from_start` says otherwise.
+    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. The commands
+    it returns get ids derived from policy and event, so they take effect once however often the reaction runs. For an
+    effect outside (a mail, a payment) `context.command_id` is that same derived id: hand it on as the idempotency key.
+    A policy is never run again over old events; a new one starts at the head of the log unless `from_start` says
+    otherwise.
     """
 
     def __init__(self, name: str, react: Callable[..., Any], *, from_start: bool = False) -> None:

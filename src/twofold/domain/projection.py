@@ -1,12 +1,13 @@
 """In charge of projections: folding events into rows of a read model, by key."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, cast
 
 from twofold.domain.decision import arms_of
 from twofold.domain.events import RecordedEvent
-from twofold.domain.tags import TagReader, hints_of, is_record, is_union, tag_of
+from twofold.domain.tags import TagReader, hints_of, id_reader, is_record, is_union, tag_of
 from twofold.errors import WiringError
 
 MAX_KEY = 1024
@@ -15,9 +16,10 @@ MAX_KEY = 1024
 class Projection:
     """Lists a fold from events into the rows of one read model.
 
-    `fold(row | None, event) -> row | None` is pure; None deletes the row. `key` is the tag type whose values in the event
-    are the keys of the rows it touches, or a pure function from the event to a key or a list of keys. A third parameter of
-    the fold receives the key of the row; a parameter annotated RecordedEvent receives time, actor and position.
+    `fold(row | None, event) -> row | None` is pure; None deletes the row. `key` is the tag type whose values in the
+    event are the keys of the rows it touches, or a pure function from the event to a key or a list of keys. A third
+    parameter of the fold receives the key of the row; a parameter annotated RecordedEvent receives time, actor and
+    position.
     `find_by` lists the fields (or tuples of fields) queries filter by, `order_by` those they sort by. Raise `version`
     when the fold changes: the read model is then built anew from the first event.
     """
@@ -52,7 +54,7 @@ class BoundProjection:
         self._fold = projection.fold
         self._readers = readers
         self._key_kind = self._kind_of(projection.key)
-        self._key_function: Callable[[Any], Any] | None = None if self._key_kind else projection.key  # type: ignore[assignment]
+        self._key_function = None if self._key_kind else cast("Callable[[Any], Any]", projection.key)
         self.row, self.events = self._read_fold(projection)
         self._check_events(names)
         self.types = tuple(names[event] for event in self.events)
@@ -64,13 +66,15 @@ class BoundProjection:
             return self._readers[type(event)].values(event, self._key_kind)
         assert self._key_function is not None
         found = self._key_function(event)
-        many = found if isinstance(found, list | tuple | set | frozenset) else () if found is None else (found,)
+        several = isinstance(found, list | tuple | set | frozenset)
+        many = cast("Iterable[object]", found) if several else () if found is None else (found,)
         return tuple(dict.fromkeys(row_key(each, self.label) for each in many))
 
     def fold(self, row: Any, event: object, key: str, recorded: RecordedEvent) -> Any:
         """The row after one more event; None where there is none any more."""
-        extra = {"key": key, "recorded": recorded}
-        return self._fold(row, event, *[extra[name] for name in self._extras])
+        if not self._extras:
+            return self._fold(row, event)
+        return self._fold(row, event, *[recorded if read is None else read(key) for read in self._extras])
 
     def _kind_of(self, key: object) -> str | None:
         tag = tag_of(key)
@@ -95,15 +99,17 @@ class BoundProjection:
         self._extras = tuple(self._extra(name, hints.get(name)) for name in names[2:])
         return rows[0], arms_of(hints[names[1]])
 
-    def _extra(self, name: str, hint: object) -> str:
+    def _extra(self, name: str, hint: object) -> Callable[[str], Any] | None:
+        """How one more parameter of the fold is made of the row's key; None where it is the recorded event."""
         if hint is RecordedEvent:
-            return "recorded"
+            return None
         tag = tag_of(hint)
         if self._key_kind is not None and (tag is None or tag.kind != self._key_kind):
             raise WiringError(
-                f"{self.label}: parameter '{name}' must be RecordedEvent, or the key's own type, tagged Tag('{self._key_kind}')."
+                f"{self.label}: parameter '{name}' must be RecordedEvent, or the key's own type, tagged "
+                f"Tag('{self._key_kind}')."
             )
-        return "key"
+        return str if tag is None else id_reader(hint)
 
     def _check_events(self, names: Mapping[type, str]) -> None:
         for event in self.events:
@@ -112,8 +118,8 @@ class BoundProjection:
                 raise WiringError(f"{self.label} reads {shown}, which no module lists. Add {shown} to `events=[…]`.")
             if self._key_kind is not None and self._key_kind not in self._readers[event].kinds:
                 raise WiringError(
-                    f"{self.label} is keyed by the tag '{self._key_kind}', but {shown} does not carry it. Give {shown} a field "
-                    f"whose type is tagged Tag('{self._key_kind}'), or give `key` a function."
+                    f"{self.label} is keyed by the tag '{self._key_kind}', but {shown} does not carry it. Give "
+                    f"{shown} a field whose type is tagged Tag('{self._key_kind}'), or give `key` a function."
                 )
 
     def _check_fields(self) -> None:
@@ -121,12 +127,17 @@ class BoundProjection:
         for field in {f for group in self.find_by for f in group} | set(self.order_by):
             if field not in hints:
                 raise WiringError(
-                    f"{self.label}: {self.row.__name__} has no field '{field}' to find or order by. It has: {', '.join(hints)}."
+                    f"{self.label}: {self.row.__name__} has no field '{field}' to find or order by. "
+                    f"It has: {', '.join(hints)}."
                 )
 
 
 def row_key(value: object, label: str) -> str:
-    """A key as text. ValueError where it is empty or too long, since such a row could not be found again."""
+    """A key as text. ValueError where it is empty, too long or no single value: such a row could not be found again."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        raise ValueError(f"{label}: `key` returned {value!r}; return one key, or a list, tuple or set of keys.")
     text = value if isinstance(value, str) else str(value)
     if not text or len(text) > MAX_KEY:
         raise ValueError(f"{label}: a row key must have 1 to {MAX_KEY} characters, not {len(text)}.")

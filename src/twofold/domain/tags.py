@@ -127,18 +127,21 @@ def hints_of(thing: Any, owner: str) -> dict[str, Any]:
         ) from error
     except (AttributeError, TypeError) as error:
         raise WiringError(
-            f"{owner}: its type hints cannot be read ({error}). List a plain function or class with hints at module level."
+            f"{owner}: its type hints cannot be read ({error}). List a plain function or class with hints at module "
+            f"level."
         ) from error
 
 
 def unalias(annotation: object) -> object:
-    """The type behind a `type X = ...` alias (PEP 695) or a NewType, where there is one."""
+    """The type behind a `type X = ...` alias (PEP 695), a NewType or NotRequired, where there is one."""
     found: Any = annotation
     while True:
         if type(found).__name__ == "TypeAliasType":
             found = found.__value__
         elif isinstance(found, typing.NewType):
             found = found.__supertype__
+        elif get_origin(found) in (typing.Required, typing.NotRequired):
+            (found,) = get_args(found)
         else:
             return found
 
@@ -165,14 +168,13 @@ def _fields_of(record: type, arguments: Mapping[Any, object], path: str, seen: _
             continue
         inner = f"{path}.{name}" if path else name
         for field in _fields_in(_applied(hint, arguments), inner, seen):
-            reach = _key(name) if typing.is_typeddict(record) else _attribute(name)
-            found.append(field._replace(read=_through(reach, field.read)))
+            found.append(_in_key(field, record, name) if typing.is_typeddict(record) else _in_attribute(field, name))
     again = [field.path for field in found if field.again is record]
     found = [field for field in found if field.again is not record]
     if again and any(field.again is None for field in found):
         raise WiringError(
-            f"{record.__qualname__} carries tags and contains itself at '{again[0]}', so no one can say how many ids it "
-            "has. Move the ids out of the part that repeats."
+            f"{record.__qualname__} carries tags and contains itself at '{again[0]}', so no one can say how many ids "
+            "it has. Move the ids out of the part that repeats."
         )
     yield from found
 
@@ -187,7 +189,7 @@ def _fields_in(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]
     elif _is_fixed_tuple(annotation):
         for index, argument in enumerate(get_args(annotation)):
             for field in _fields_in(argument, f"{path}[{index}]", seen):
-                yield field._replace(read=_through(_key(index), field.read))
+                yield field._replace(read=_through(operator.itemgetter(index), field.read))
     elif inspect.isclass(origin) and issubclass(origin, Mapping):
         key, value = get_args(annotation)
         for field in _fields_in(key, f"{path}[]", seen):
@@ -216,7 +218,8 @@ def _fields_in_annotated(annotation: object, path: str, seen: _Seen) -> Iterator
     for arm in _arms(_bare(inner)):
         if has_fields(arm) or (inspect.isclass(cls := get_origin(arm) or arm) and issubclass(cls, _NO_ID)):
             raise WiringError(
-                f"{path}: {tag} marks {arm}, which is not one id. Tag the id inside it, e.g. list[Annotated[str, {tag}]]."
+                f"{path}: {tag} marks {arm}, which is not one id. Tag the id inside it, e.g. list[Annotated[str, "
+                f"{tag}]]."
             )
     optional = any(arm in _ABSENT for arm in _arms(_bare(inner)))
     yield TagField(tag.kind, path, many=False, optional=optional, read=_if_present if optional else _itself)
@@ -230,11 +233,18 @@ def _fields_in_union(annotation: object, path: str, seen: _Seen) -> Iterator[Tag
             yield field._replace(optional=True, read=_when(_guard(arm), field.read) if len(arms) > 1 else field.read)
 
 
+def is_frozen(record: Any) -> bool:
+    """Whether a Struct or dataclass says that its instances cannot be changed."""
+    if issubclass(record, msgspec.Struct):
+        return bool(record.__struct_config__.frozen)
+    return bool(record.__dataclass_params__.frozen)
+
+
 def has_fields(annotation: Any) -> TypeGuard[type]:
     """Whether a hint is a class whose hints are the fields of its instances."""
     if is_record(annotation) or typing.is_typeddict(annotation):
         return True
-    return inspect.isclass(annotation) and issubclass(annotation, tuple) and hasattr(annotation, "_fields")
+    return inspect.isclass(annotation) and tuple in annotation.__mro__ and hasattr(annotation, "_fields")
 
 
 def _arms(annotation: object) -> tuple[Any, ...]:
@@ -253,8 +263,8 @@ def _bare(annotation: object) -> Any:
 
 def _applied(hint: Any, arguments: Mapping[Any, object]) -> Any:
     """A hint with the arguments of its generic record in place of the type variables."""
-    if hint in arguments:
-        return arguments[hint]
+    if type(hint) is typing.TypeVar:
+        return arguments.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
     return hint[tuple(arguments.get(each, each) for each in parameters)] if arguments and parameters else hint
 
@@ -288,13 +298,15 @@ def _nothing(_: Any) -> Iterable[object]:
     return ()
 
 
-def _attribute(name: str) -> Callable[[Any], Any]:
-    return operator.attrgetter(name)
+def _in_attribute(field: TagField, name: str) -> TagField:
+    return field._replace(read=_through(operator.attrgetter(name), field.read))
 
 
-def _key(key: str | int) -> Callable[[Any], Any]:
-    # A key that may be left out (NotRequired) is like one that is None.
-    return lambda value: value.get(key) if isinstance(value, dict) else value[key]
+def _in_key(field: TagField, record: Any, name: str) -> TagField:
+    read = _through(operator.itemgetter(name), field.read)
+    if name in record.__required_keys__:
+        return field._replace(read=read)
+    return field._replace(optional=True, read=_when(lambda value: name in value, read))
 
 
 def _through(reach: Callable[[Any], Any], read: _Read) -> _Read:
