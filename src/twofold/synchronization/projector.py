@@ -55,7 +55,7 @@ class Projector:
         if progress.position and (progress.log != here or progress.position > head):
             raise WiringError(
                 f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but "
-                f"the log is {here} with {head} events. Delete the read database; it is rebuilt, or name the right store."
+                f"the log is {here} with {head} events. Delete the read database (it is built anew), or name it right."
             )
         self._parked = {parked.key: parked for parked in progress.parked}
         await self._retry_parked(progress.position)

@@ -106,8 +106,11 @@ class SqliteWriteStore:
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
         with self._snapshot() as reader:
-            known = reader.remembered(command_id) if command_id else None
-            return reader.slice(conditions, limit), known[1] if known else None
+            found = reader.slice(conditions, limit)
+            if command_id is None:
+                return found, None
+            known = reader.remembered([command_id]).get(command_id)
+            return found, known[1] if known else None
 
     async def rows(self, space: str) -> Mapping[str, Row]:
         with self._snapshot() as reader:

@@ -31,6 +31,10 @@ _ALL_EVENTS = """
 select position, type_id, version, payload, envelope from events
 where log_id = ?1 and position > ?2 order by position limit ?3
 """
+_COMMANDS = """
+select c.command_id, c.request_hash, c.position, c.count
+from carray(?2) as wanted cross join commands as c on c.log_id = ?1 and c.command_id = wanted.value
+"""
 _COUNT = "select count(*) from (select 1 from event_tags where log_id = ?1 and tag = ?2 and type_id = ?3 limit ?4)"
 _NO_LIMIT = -1
 
@@ -65,12 +69,12 @@ class LogReader:
             for type_id in self.type_ids(item)
         )
 
-    def remembered(self, command_id: str) -> tuple[bytes, Appended] | None:
-        """The request hash and outcome kept for a command id."""
-        sql = "select request_hash, position, count from commands where log_id = ? and command_id = ?"
-        for request_hash, position, count in self.connection.execute(sql, (self.log_id, command_id)):
-            return request_hash, Appended(position, count)
-        return None
+    def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
+        """The request hash and outcome kept for each of these command ids that is known."""
+        if not command_ids:
+            return {}
+        rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
+        return {command_id: (request_hash, Appended(at, count)) for command_id, request_hash, at, count in rows}
 
     def rows(self, space: str) -> dict[str, Row]:
         """The rows of one space by key."""

@@ -28,6 +28,7 @@ delete from commands where arrival in (select arrival from commands order by arr
 """
 _PRUNE_EVERY = 64
 _TAIL_KEYS = 200_000
+_NO_TAG = (EVERY_EVENT,)
 
 
 class LogWriter:
@@ -47,7 +48,8 @@ class LogWriter:
         connection = self._connection
         connection.execute("begin immediate")
         try:
-            pending = _Pending(self._tail.head)
+            ids = [each.command_id for each in batch if each.command_id is not None]
+            pending = _Pending(self._tail.head, self._reader.remembered(ids))
             outcomes = [self._append_one(each, pending) for each in batch]
             self._flush(pending)
             self._prune(batch)
@@ -64,7 +66,7 @@ class LogWriter:
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
         if append.command_id is not None:
-            known = pending.commands.get(append.command_id) or self._reader.remembered(append.command_id)
+            known = pending.commands.get(append.command_id)
             if known is not None:
                 return _repeat(known, append)
         for condition in append.conditions:
@@ -136,12 +138,12 @@ class LogWriter:
 class _Pending:
     """What a batch is about to write. Kept back so that it goes in with few, large statements."""
 
-    def __init__(self, head: Position) -> None:
+    def __init__(self, head: Position, commands: dict[str, tuple[bytes, Appended]]) -> None:
         self.head = head
+        self.commands = commands
         self.events: list[tuple[int, int, int, int, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
         self.new_commands: list[tuple[int, str, bytes, int, int, int]] = []
-        self.commands: dict[str, tuple[bytes, Appended]] = {}
 
     def remember(self, append: Append, outcome: Appended, log_id: int) -> None:
         assert append.command_id is not None
@@ -183,13 +185,11 @@ class _Tail:
         for item in condition.query.items:
             if not item.types:
                 return None
+            first, *others = item.tags or _NO_TAG
             for type in item.types:
-                newer = [last.get((tag, type), 0) > after for tag in item.tags or (EVERY_EVENT,)]
-                if all(newer):
+                if last.get((first, type), 0) > after and all(last.get((tag, type), 0) > after for tag in others):
                     # Several tags may have moved in different events; only the file knows whether one has them all.
-                    if len(newer) > 1:
-                        return None
-                    return True
+                    return None if others else True
         return False
 
 
