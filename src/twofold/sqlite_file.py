@@ -1,6 +1,4 @@
 """In charge of SQLite files: hardened connections, one writer per file, and no file where SQLite cannot be trusted."""
-# pyright: reportUnknownMemberType=false
-# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
 
 import fcntl
 import os
@@ -27,6 +25,7 @@ _DISK_ERRORS = (
     apsw.AuthError,
     apsw.BusyError,
     apsw.CantOpenError,
+    apsw.ConnectionClosedError,
     apsw.CorruptError,
     apsw.FullError,
     apsw.IOError,

@@ -167,6 +167,19 @@ async def test_snapshots_beyond_the_cap_wait_until_one_is_given_back(path: Path)
     await store.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed in /proc only")
+async def test_a_snapshot_outlives_the_closing_of_its_store_and_leaves_no_file_open(path: Path) -> None:
+    store = SqliteReadStore(path)
+    await keep(store, ORDERS, {"a": Order()})
+    async with store.snapshot() as snapshot:
+        await store.close()
+        assert await snapshot.get(ORDERS, "a") == Order()
+    open_files = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+    assert not [name for name in open_files if name.startswith(str(path))]
+    with pytest.raises(Unavailable):
+        await store.load(ORDERS, ["a"])
+
+
 async def test_a_corrupt_file_is_unavailable_with_its_cause(path: Path) -> None:
     store = SqliteReadStore(path)
     await keep(store, ORDERS, {f"k{n}": Order(note="x" * 100) for n in range(5_000)})

@@ -3,8 +3,6 @@
 Each save commits rows and checkpoint together, so what a power cut takes away it takes away together, and the log still
 has it: that is why `synchronous = NORMAL` is enough here.
 """
-# pyright: reportUnknownMemberType=false
-# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
 
 import asyncio
 import os
@@ -13,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import apsw
+import msgspec
 
 from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.access import check_access
@@ -51,6 +50,7 @@ class SqliteReadStore:
         refuse_network_file_system(path)
         self._path = path
         self._tables: _Tables = {}
+        self._open = True
         self._lock = None if read_only else FileLock(path)
         self._idle: list[apsw.Connection] = []
         self._room = asyncio.Semaphore(snapshots)
@@ -76,8 +76,8 @@ class SqliteReadStore:
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
         table = _table(self._tables, model)
         with DiskErrors(self._path):
-            # No other connection writes, so these many statements read one state.
-            found = list(self._connection.executemany(table.select, [(key,) for key in keys]))
+            wanted = msgspec.json.encode(keys).decode()
+            found = list(self._connection.execute(table.select_many, (wanted,)))
         return {key: table.row(row) for key, row in found}
 
     async def save(self, change: Change) -> None:
@@ -109,6 +109,7 @@ class SqliteReadStore:
                 self._give_back(reader)
 
     async def close(self) -> None:
+        self._open = False
         while self._idle:
             self._idle.pop().close()
         with DiskErrors(self._path):
@@ -165,8 +166,11 @@ class SqliteReadStore:
         except apsw.Error:
             # What is wrong with it has shown in the query, or will in the next: this connection is not used again.
             reader.close()
-        else:
+            return
+        if self._open:
             self._idle.append(reader)
+        else:
+            reader.close()
 
     def _release_lock(self) -> None:
         if self._lock is not None:
@@ -211,6 +215,7 @@ class _SqliteSnapshot:
         return Found(page, access.cursor(value, key))
 
     async def progress(self, model: ReadModel) -> Progress:
+        _table(self._tables, model)
         with DiskErrors(self._path):
             return _progress(self._reader, model)
 

@@ -1,6 +1,4 @@
 """In charge of what a SQLite file of read models contains: its tables made, and brought up to what is declared now."""
-# pyright: reportUnknownMemberType=false
-# (The stubs of apsw name a type of Python 3.12 in the parameters of `execute`.)
 
 from typing import Any
 

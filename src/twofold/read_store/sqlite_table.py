@@ -36,6 +36,10 @@ class Table:
             f"insert into {self.name} ({', '.join(names)}) values ({marks}) on conflict (key) do update set {renewed}"
         )
         self.select = f"select key, row from {self.name} where key = ?"
+        # One statement for any number of keys; `cross join` looks each of them up, whatever the planner believes.
+        self.select_many = (
+            f"select kept.key, kept.row from json_each(?) wanted cross join {self.name} kept on kept.key = wanted.value"
+        )
         self.delete = f"delete from {self.name} where key = ?"
         self.decode = _decoder(model)
         self._plain = all(column.plain for column in self.columns.values())

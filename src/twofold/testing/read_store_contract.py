@@ -356,6 +356,8 @@ class ReadStoreContract(abc.ABC):
         async with self.opened() as store:
             with pytest.raises(WiringError, match="'orders' generation 1 was never prepared"):
                 await store.load(ORDERS, ["a"])
+            with pytest.raises(WiringError, match="never prepared"):
+                await progress(store, ORDERS)
 
     @settings(
         max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
