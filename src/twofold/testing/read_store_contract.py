@@ -116,6 +116,13 @@ class ReadStoreContract(abc.ABC):
             second = await find(store, ORDERS, order_by="total", limit=9, cursor=first.cursor)
             assert [key for key, _ in second.rows] == ["e", "f", "h"]
 
+    async def test_decimals_sort_as_numbers_of_any_size_precision_and_sign(self) -> None:
+        async with self.opened() as store:
+            ordered = "-1E+30 -12 -1.23 -1.2 -1 -0.12 -0.1 -1E-30 0 1E-30 0.1 0.12 1 1.2 1.23 12 1E+30".split(" ")
+            await keep(store, EVERYTHING, {f"k{text}": Everything(money=Decimal(text)) for text in ordered})
+            assert await keys(store, EVERYTHING, order_by="money") == [f"k{text}" for text in ordered]
+            assert await keys(store, EVERYTHING, {"money": Decimal("1.20")}) == ["k1.2"]
+
     @pytest.mark.parametrize("cursor", ["", "nonsense", "\U0001f4a5", "e30", "WyJhIiwxLCJiIl0", "====", "a b"])
     async def test_a_cursor_nobody_gave_is_refused(self, cursor: str) -> None:
         async with self.opened() as store:

@@ -151,6 +151,7 @@ async def all_pages(
     while True:
         found = await find(store, model, filters, order_by=order_by, descending=descending, limit=size, cursor=cursor)
         pages.append([key for key, _ in found.rows])
+        assert found.cursor is None or found.cursor != cursor, "A page led back to itself."
         cursor = found.cursor
         if cursor is None:
             return pages
