@@ -1,0 +1,7 @@
+"""The shop: a small record store, and the example everything else is shown with."""
+
+from shop.app import app, open_shop
+from shop.cdnow import replay
+from shop.seed import seed_catalogue
+
+__all__ = ["app", "open_shop", "replay", "seed_catalogue"]

@@ -1,0 +1,34 @@
+"""The shop put together: `twofold serve shop:app` runs it.
+
+`SHOP_OUTBOX` names the folder mails are put into (`data/outbox`), `SHOP_UNPAID_MINUTES` how long an order may stay
+unpaid before it is cancelled (60).
+"""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from shop.catalogue import catalogue
+from shop.coupons import coupons
+from shop.customers import customers
+from shop.orders import orders
+from shop.pages import pages
+from shop.policies import policies
+from shop.queries import queries
+from shop.read_models import read_models
+from twofold import App, Module
+
+
+def modules(outbox: Path, cancel_unpaid_after: timedelta) -> list[Module]:
+    """The whole domain, for an app of one's own."""
+    return [catalogue, customers, coupons, orders, read_models, queries, policies(outbox, cancel_unpaid_after)]
+
+
+def open_shop(*, store: str | None = None, views: str | None = None, outbox: Path | None = None) -> App:
+    """The shop as an app; what is not given comes from the environment."""
+    minutes = float(os.environ.get("SHOP_UNPAID_MINUTES", "60"))
+    folder = outbox or Path(os.environ.get("SHOP_OUTBOX", "data/outbox"))
+    return App(*modules(folder, timedelta(minutes=minutes)), store=store, views=views, pages=pages)
+
+
+app = open_shop()
