@@ -5,7 +5,7 @@ Every byte from outside passes here once, so that all stores see the same, whate
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from twofold.errors import InvalidMessage
 
@@ -88,22 +88,19 @@ class _Walk:
             raise InvalidMessage(f"{path or 'The body'} {misfit.problem}", field=path or None) from None
 
     def _check(self, value: Any, depth: int) -> None:
-        if isinstance(value, str):
+        kind = cast("object", type(value))
+        if kind is str:
             _check_string(value)
-        elif isinstance(value, bool) or value is None:
-            return
-        elif isinstance(value, int):
+        elif kind is int:
             if not -MAX_INTEGER <= value <= MAX_INTEGER:
                 raise _Misfit("is beyond ±2^53 and would be rounded by some readers. Send it as text.")
-        elif isinstance(value, float):
+        elif kind is float:
             if not math.isfinite(value):
                 raise _Misfit("is too large for a number, or none. Send a finite number or null.")
-        elif isinstance(value, dict):
-            fields: dict[str, Any] = value
-            self._check_object(fields, depth)
-        elif isinstance(value, list):
-            items: list[Any] = value
-            self._check_list(items, depth)
+        elif kind is dict:
+            self._check_object(value, depth)
+        elif kind is list:
+            self._check_list(value, depth)
 
     def _check_list(self, items: list[Any], depth: int) -> None:
         _check_depth(depth)

@@ -1,4 +1,4 @@
-"""In charge of what every write store promises. The contract that proves it is `twofold.testing.WriteStoreContract`."""
+"""In charge of what every write store promises. `twofold.testing.write_store_contract` proves it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

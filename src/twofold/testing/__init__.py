@@ -1,0 +1,10 @@
+"""For tests: given/when/then, a world whose time a test owns, and the contracts that prove a store.
+
+The contracts need pytest and hypothesis, so they are imported from modules of their own:
+`twofold.testing.write_store_contract` and `twofold.testing.read_store_contract`.
+"""
+
+from twofold.testing.kit import DecisionSpec, ProjectionSpec, spec
+from twofold.testing.world import FrozenWorld
+
+__all__ = ["DecisionSpec", "FrozenWorld", "ProjectionSpec", "spec"]

@@ -1,0 +1,262 @@
+"""In charge of given/when/then: decisions and projections tested as the pure functions they are, without any store."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Concatenate, Generic, NoReturn, TypeVar, cast, overload
+
+import msgspec
+
+from twofold.codec.events import EventCodec
+from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, arms_of, returned_events
+from twofold.domain.event_query import EventQuery
+from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.module import Module, Wiring
+from twofold.domain.projection import BoundProjection, Projection
+from twofold.domain.tags import hints_of
+from twofold.errors import Rejected
+from twofold.world import microseconds
+
+C = TypeVar("C")
+
+NOON = datetime(2000, 1, 1, 12, tzinfo=UTC)
+"""When everything happens in a test that does not say `at`."""
+
+_COMMAND_ID = "the-command"
+
+
+@overload
+def spec(function: Projection) -> "ProjectionSpec": ...
+@overload
+def spec(function: Callable[Concatenate[C, ...], object], *models: DecisionModel) -> "DecisionSpec[C]": ...
+def spec(function: Any, *models: DecisionModel) -> "ProjectionSpec | DecisionSpec[Any]":
+    """What a test says about one decision (`spec(place_order, *orders.models)`) or one projection.
+
+    Event types are read off the hints. WiringError where function and models do not fit, as at the start of an app.
+    """
+    if isinstance(function, Projection):
+        wiring = _wired(events=_hint_of_parameter(function.fold, 1), projections=[function])
+        return ProjectionSpec(wiring.projections[function.name], EventCodec(wiring.events.values()))
+    read = [event for model in models for event in _hint_of_parameter(getattr(model.state, "evolve", None), 1)]
+    decided = returned_events(hints_of(function, _name(function)).get("return"))
+    wiring = _wired(events=[*read, *decided], models=models, decisions=[function])
+    (decision,) = wiring.decisions.values()
+    return DecisionSpec(decision, EventCodec(wiring.events.values()))
+
+
+class _Past(msgspec.Struct, frozen=True):
+    """Events with the time and the actor of each; what a test has said so far."""
+
+    events: tuple[tuple[object, datetime, str | None], ...] = ()
+    time: datetime = NOON
+    actor: str | None = None
+
+    def but(self, **changes: Any) -> "_Past":
+        return msgspec.structs.replace(self, **changes)
+
+    def and_then(self, events: Iterable[object]) -> "_Past":
+        more = tuple((event, self.time, self.actor) for event in events)
+        return self.but(events=self.events + more)
+
+    def recorded(self, codec: EventCodec) -> list[tuple[Any, RecordedEvent]]:
+        """The events as a log would give them back: encoded, tagged, decoded."""
+        found: list[tuple[Any, RecordedEvent]] = []
+        for position, (event, time, actor) in enumerate(self.events, 1):
+            command_id = f"given-{position}"
+            metadata = Metadata(microseconds(time), command_id, command_id, None, actor)
+            new = codec.encode(event, command_id, 0)
+            envelope = Envelope(new.id, new.tags, metadata)
+            recorded = RecordedEvent(position, new.type, new.version, new.payload, envelope)
+            found.append((codec.decode(recorded), recorded))
+        return found
+
+
+class DecisionSpec(Generic[C]):
+    """Builds the past of a decision. Immutable: every call answers a new one, so a beginning can be shared by tests."""
+
+    def __init__(self, decision: Decision, codec: EventCodec, past: _Past | None = None) -> None:
+        self._decision = decision
+        self._codec = codec
+        self._past = past or _Past()
+
+    def given(self, *events: object) -> "DecisionSpec[C]":
+        """These events have happened, after those given before."""
+        return self._but(self._past.and_then(events))
+
+    def at(self, time: datetime) -> "DecisionSpec[C]":
+        """What is said from here on, events and command, happens at `time`. ValueError where it has no zone."""
+        return self._but(self._past.but(time=_zoned(time)))
+
+    def by(self, actor: str) -> "DecisionSpec[C]":
+        """What is said from here on is done by `actor`."""
+        return self._but(self._past.but(actor=actor))
+
+    def when(self, command: C) -> "Decided":
+        """Decide `command` on the past, twice: AssertionError where a pure function would not have answered so.
+
+        AssertionError, too, where an event that was given lies outside the consistency boundary of this command: no
+        model would ever see it.
+        """
+        decision = self._decision
+        if type(command) is not decision.command:
+            raise AssertionError(f"{decision.name} decides {decision.command.__name__}, not {command!r}.")
+        boundary = decision.boundary(command)
+        past = self._past.recorded(self._codec)
+        _check_inside(decision, command, boundary, past)
+        first = self._decide(command, boundary, past)
+        again = self._decide(command, boundary, past)
+        if first != again:
+            raise AssertionError(
+                f"{decision.name} answered {first.shown()} and then, asked again, {again.shown()}. A decision is pure: "
+                "take time and new ids from a parameter annotated Context."
+            )
+        for index, event in enumerate(first.events):
+            self._codec.encode(event, _COMMAND_ID, index)
+        return first
+
+    def _decide(self, command: C, boundary: Boundary, past: Sequence[tuple[Any, RecordedEvent]]) -> "Decided":
+        states = {fold: fold.model.initial(fold.tags) for fold in boundary.folds}
+        for event, recorded in past:
+            for fold in boundary.folds:
+                if fold.item.matches(recorded.type, frozenset(recorded.tags)):
+                    states[fold] = fold.model.evolve(states[fold], event, recorded)
+        context = Context(_COMMAND_ID, self._past.time, self._past.actor)
+        try:
+            return Decided(self._decision.decide(command, boundary, states, context))
+        except Rejected as rejected:
+            return Decided((), rejected.code, rejected.reason)
+
+    def _but(self, past: _Past) -> "DecisionSpec[C]":
+        return DecisionSpec(self._decision, self._codec, past)
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What a decision answered, to be compared with what a test expects."""
+
+    events: tuple[object, ...] = ()
+    code: str | None = None
+    reason: str = ""
+
+    def then(self, *events: object) -> None:
+        """AssertionError, showing the difference, unless exactly these events follow, in this order."""
+        if self.code is not None or self.events != events or not events:
+            _fail("other events were expected", _lines(events), [self.shown()] if self.code else _lines(self.events))
+
+    def then_nothing(self) -> None:
+        """AssertionError unless nothing changes: no event, and no rejection."""
+        if self.code is not None or self.events:
+            _fail("nothing was to follow", [], [self.shown()] if self.code else _lines(self.events))
+
+    def then_rejected(self, code: str, reason: str | None = None) -> None:
+        """AssertionError unless the command is rejected with this code (and this reason, where one is given)."""
+        if self.code != code or reason not in (None, self.reason):
+            expected = Decided((), code, self.reason if reason is None else reason)
+            _fail(
+                "a rejection was expected", [expected.shown()], _lines(self.events) if self.events else [self.shown()]
+            )
+
+    def shown(self) -> str:
+        """The answer in one line."""
+        if self.code is not None:
+            return f"Rejected({self.code!r}, {self.reason!r})" if self.reason else f"Rejected({self.code!r})"
+        return ", ".join(_lines(self.events)) or "nothing"
+
+
+class ProjectionSpec:
+    """Builds the past of a projection. Immutable: every call answers a new one."""
+
+    def __init__(self, bound: BoundProjection, codec: EventCodec, past: _Past | None = None) -> None:
+        self._bound = bound
+        self._codec = codec
+        self._past = past or _Past()
+
+    def given(self, *events: object) -> "ProjectionSpec":
+        """These events have happened, after those given before."""
+        return self._but(self._past.and_then(events))
+
+    def at(self, time: datetime) -> "ProjectionSpec":
+        """Events given from here on happened at `time`. ValueError where it has no zone."""
+        return self._but(self._past.but(time=_zoned(time)))
+
+    def by(self, actor: str) -> "ProjectionSpec":
+        """Events given from here on were done by `actor`."""
+        return self._but(self._past.but(actor=actor))
+
+    def then_rows(self, rows: Mapping[str, object]) -> None:
+        """AssertionError, showing the difference, unless the read model holds exactly these rows by key."""
+        for event, _, _ in self._past.events:
+            if type(event) not in self._bound.events:
+                raise AssertionError(f"{self._bound.label} does not read {event!r}. Add its type to the fold's hints.")
+        found: dict[str, object] = {}
+        for event, recorded in self._past.recorded(self._codec):
+            for key in self._bound.keys(event):
+                row = self._bound.fold(found.get(key), event, key, recorded)
+                if row is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = row
+        if found != dict(rows):
+            _fail("other rows were expected", _row_lines(rows), _row_lines(found))
+
+    def _but(self, past: _Past) -> "ProjectionSpec":
+        return ProjectionSpec(self._bound, self._codec, past)
+
+
+def _check_inside(
+    decision: Decision, command: object, boundary: Boundary, past: Sequence[tuple[Any, RecordedEvent]]
+) -> None:
+    query = EventQuery(tuple(fold.item for fold in boundary.folds))
+    for event, recorded in past:
+        if not query.matches(recorded.type, frozenset(recorded.tags)):
+            looked_at = "\n".join(
+                f"  {fold.model.state.__name__}: {' or '.join(fold.item.types)}, tagged {_tags(fold.tags)}"
+                for fold in boundary.folds
+            )
+            raise AssertionError(
+                f"{event!r}, tagged {_tags(recorded.tags)}, lies outside the boundary of {decision.name} for "
+                f"{command!r}, so no model would see it:\n{looked_at or '  (no model at all)'}\nDoes a field lack its "
+                "tag type? Otherwise leave the event out: the decision does not depend on it."
+            )
+
+
+def _tags(tags: Sequence[str]) -> str:
+    return " + ".join(tags) or "with anything"
+
+
+def _wired(*, events: Iterable[Any], **lists: Any) -> Wiring:
+    types = [event for event in dict.fromkeys(events) if isinstance(event, type)]
+    return Wiring([Module("spec", events=types, **lists)])
+
+
+def _hint_of_parameter(function: Callable[..., object] | None, index: int) -> tuple[Any, ...]:
+    """The types in the hint of one parameter; what is missing or wrong there is said by the wiring."""
+    if function is None:
+        return ()
+    hints = hints_of(function, _name(function))
+    names = list(inspect.signature(function).parameters)
+    return arms_of(hints.get(names[index])) if len(names) > index else ()
+
+
+def _zoned(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError("Give `at` a time with a zone, e.g. datetime(2000, 1, 1, tzinfo=UTC).")
+    return time.astimezone(UTC)
+
+
+def _name(function: object) -> str:
+    return cast("str", getattr(function, "__qualname__", repr(function)))
+
+
+def _lines(events: Iterable[object]) -> list[str]:
+    return [repr(event) for event in events]
+
+
+def _row_lines(rows: Mapping[str, object]) -> list[str]:
+    return [f"{key!r}: {row!r}" for key, row in sorted(rows.items())]
+
+
+def _fail(what: str, expected: list[str], found: list[str]) -> NoReturn:
+    shown = difflib.ndiff(expected or ["nothing"], found or ["nothing"])
+    text = "\n".join(f"  {line.rstrip()}" for line in shown)
+    raise AssertionError(f"{what} (- expected, + found):\n{text}")

@@ -1,0 +1,95 @@
+"""In charge of a world that a test owns: time passes when the test says so, ids follow from a seed."""
+
+import asyncio
+import heapq
+import itertools
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_SEEDS = uuid.UUID("c4b1c9f0-30a2-5d7e-8a64-0b3a6f4e2d51")
+_TURNS = 32
+"""Turns of the event loop that a woken task gets before the clock moves on."""
+
+
+class FrozenWorld:
+    """A `twofold.world.World` in which nothing happens by itself. The same seed gives the same ids."""
+
+    def __init__(self, start: datetime = datetime(2000, 1, 1, tzinfo=UTC), *, seed: int = 0) -> None:
+        self._start = start
+        self._passed = 0.0
+        self._seed = seed
+        self._ids = itertools.count(1)
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._passed)
+
+    def monotonic(self) -> float:
+        return self._passed
+
+    def new_id(self) -> str:
+        return str(uuid.uuid5(_SEEDS, f"{self._seed}/{next(self._ids)}"))
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await _turn()
+        else:
+            await self._alarm(seconds)
+
+    async def within(self, seconds: float, waiting: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(waiting)
+        alarm = self._alarm(seconds)
+        try:
+            either: set[asyncio.Future[Any]] = {task, alarm}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise TimeoutError
+        finally:
+            alarm.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass: whoever sleeps until then is woken, in order, each at its own moment.
+
+        Woken tasks run until they wait again; if they sleep anew within these seconds they are woken again.
+        """
+        until = self._passed + seconds
+        await self.settle()
+        while self._sleepers and self._sleepers[0][0] <= until:
+            moment, _, alarm = heapq.heappop(self._sleepers)
+            if not alarm.done():
+                self._passed = max(self._passed, moment)
+                alarm.set_result(None)
+                await self.settle()
+        self._passed = until
+
+    async def settle(self) -> None:
+        """Let every task that can run do so, without time passing."""
+        for _ in range(_TURNS):
+            await _turn()
+
+    @property
+    def sleeping(self) -> int:
+        """How many wait for time to pass."""
+        return sum(not alarm.done() for _, _, alarm in self._sleepers)
+
+    def _alarm(self, seconds: float) -> "asyncio.Future[None]":
+        alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._passed + seconds, next(self._order), alarm))
+        return alarm
+
+
+async def _turn() -> None:
+    """One turn of the event loop: what was ready before has run when this returns."""
+    loop = asyncio.get_running_loop()
+    turned: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(lambda: turned.done() or turned.set_result(None))
+    await turned

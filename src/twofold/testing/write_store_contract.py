@@ -1,0 +1,382 @@
+"""In charge of the proof that a write store keeps its promises: subclass `WriteStoreContract` and give it stores."""
+
+import abc
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, AppendCondition, EventQuery
+from twofold.domain.events import Metadata, NewEvent, RecordedEvent
+from twofold.errors import CommandIdReused, Conflict
+from twofold.testing.race import PRIZES, race
+from twofold.testing.write_store_model import (
+    HISTORIES,
+    METADATA,
+    QUERIES,
+    TAGS,
+    LogModel,
+    new_event,
+    query,
+)
+from twofold.write_store.port import Append, Appended, Outcome, Row, RowWrite, Slice, WriteStore
+
+PATIENCE = 10.0
+"""Seconds after which what should have come at once counts as never."""
+
+ODD_TAGS = ("a:b:c", "q:'", 'q:"', "q:%", "q:_", "q:\\", "q:🦊", "q:ßß é", "q:;--", "q:" + "x" * 256, "q: ", "q:[*?]")
+
+
+class WriteStoreContract(abc.ABC):
+    """The rules every write store obeys. Subclass it and say in `opened` how a fresh store is opened."""
+
+    @abc.abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[WriteStore]:
+        """A new, empty store, closed when the context ends."""
+
+    # Positions and slices
+
+    async def test_positions_count_up_from_one_without_a_gap(self) -> None:
+        async with self.opened() as store:
+            assert await store.read(ALL_EVENTS) == Slice([], 0, 0)
+            assert await put(store, event("a"), event("b")) == Appended(2, 2)
+            assert await put(store, event("c")) == Appended(3, 1)
+            assert [(e.position, e.type) for e in await everything(store)] == [(1, "a"), (2, "b"), (3, "c")]
+
+    async def test_a_refused_append_leaves_no_gap(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"))
+            refused = append(event("b"), event("b"), conditions=[AppendCondition(ALL_EVENTS, 0)])
+            assert kinds(await store.append([refused, append(event("c")), refused])) == ["Conflict", 2, "Conflict"]
+            assert await put(store, event("d")) == Appended(3, 1)
+            assert [e.type for e in await everything(store)] == ["a", "c", "d"]
+
+    async def test_a_slice_without_limit_reaches_the_head(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"), event("b"), event("a"), event("b"))
+            found = await store.read(query((["a"], [])), after=1)
+            assert ([e.position for e in found.events], found.upto, found.head) == ([3], 4, 4)
+            assert await store.read(ALL_EVENTS, after=4) == Slice([], 4, 4)
+            assert await store.read(NO_EVENTS) == Slice([], 4, 4)
+
+    async def test_a_limit_cuts_the_slice_at_the_last_event_it_returns(self) -> None:
+        async with self.opened() as store:
+            await put(store, *[event("ab"[i % 2]) for i in range(10)])
+            found = await store.read(query((["a"], [])), limit=2)
+            assert ([e.position for e in found.events], found.upto, found.head) == ([1, 3], 3, 10)
+            rest = await store.read(query((["a"], [])), after=found.upto, limit=99)
+            assert ([e.position for e in rest.events], rest.upto, rest.head) == ([5, 7, 9], 10, 10)
+
+    async def test_paging_by_upto_misses_nothing_and_repeats_nothing(self) -> None:
+        async with self.opened() as store:
+            await put(store, *[event("abc"[i % 3], tags=[f"n:{i % 2}"]) for i in range(60)])
+            wanted = query((["a"], []), (["b"], ["n:1"]))
+            seen: list[int] = []
+            after = 0
+            while True:
+                found = await store.read(wanted, after, limit=7)
+                assert len(found.events) <= 7
+                seen.extend(e.position for e in found.events)
+                after = found.upto
+                if found.upto == found.head:
+                    break
+            assert seen == [e.position for e in (await store.read(wanted)).events]
+            assert len(seen) == 30
+
+    async def test_a_thousand_appends_fit_in_one_batch(self) -> None:
+        async with self.opened() as store:
+            batch = [append(event("a", tags=[f"n:{n}"]), command_id=f"c-{n}") for n in range(1_000)]
+            assert await store.append(batch) == [Appended(n + 1, 1) for n in range(1_000)]
+            assert [e.tags for e in await everything(store)] == [(f"n:{n}",) for n in range(1_000)]
+
+    # What is kept
+
+    @pytest.mark.parametrize("payload", [b"{}", '{"a":"ÄÖ 🦊 \u2028 日本"}'.encode(), b"\x00\xff\xfe not json", b""])
+    async def test_a_payload_comes_back_byte_for_byte(self, payload: bytes) -> None:
+        async with self.opened() as store:
+            await put(store, event("a", payload=payload, version=7))
+            (found,) = await everything(store)
+            assert (found.payload, found.version) == (payload, 7)
+
+    async def test_a_payload_of_a_mebibyte_comes_back(self) -> None:
+        async with self.opened() as store:
+            payload = bytes(range(256)) * 4096
+            await put(store, event("a", payload=payload))
+            assert [e.payload for e in await everything(store)] == [payload]
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [METADATA, Metadata(0, "c", "c"), Metadata(2**52, "ç'\"%", "🦊", "e:1.0", "Ann; drop table events --")],
+    )
+    async def test_metadata_comes_back_as_it_was_given(self, metadata: Metadata) -> None:
+        async with self.opened() as store:
+            await store.append([Append(metadata, (event("a", id="c-1.0"),))])
+            (found,) = await everything(store)
+            assert (found.metadata, found.id) == (metadata, "c-1.0")
+
+    async def test_two_hundred_tags_find_their_event_one_by_one_and_all_at_once(self) -> None:
+        async with self.opened() as store:
+            tags = sorted(f"item:{n}" for n in range(200))
+            await put(store, event("a", tags=tags), event("a", tags=tags[1:]))
+            assert [e.position for e in (await store.read(query(([], tags)))).events] == [1]
+            assert [e.position for e in (await store.read(query(([], tags[-1:])))).events] == [1, 2]
+            (first, _) = await everything(store)
+            assert first.tags == tuple(tags)
+
+    @pytest.mark.parametrize("tag", ODD_TAGS)
+    async def test_a_tag_is_found_by_exactly_its_letters(self, tag: str) -> None:
+        async with self.opened() as store:
+            await put(store, *[event("a", tags=[each]) for each in (*ODD_TAGS, tag.upper() + "x", tag[:-1])])
+            found = (await store.read(query((["a"], [tag])))).events
+            assert [e.tags for e in found] == [(tag,)]
+
+    # Conditions
+
+    async def test_a_condition_is_checked_after_its_position_only(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a", tags=TAGS[:1]), event("b"))
+            wanted = query((["a"], TAGS[:1]))
+            assert await put(store, event("c"), conditions=[AppendCondition(wanted, 1)]) == Appended(3, 1)
+            refused = await put(store, event("c"), conditions=[AppendCondition(wanted, 0)])
+            assert isinstance(refused, Conflict)
+
+    async def test_any_of_several_conditions_refuses(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"), event("b"))
+            late, early = AppendCondition(query((["a"], [])), 1), AppendCondition(query((["b"], [])), 1)
+            assert isinstance(await put(store, event("c"), conditions=[late, early]), Conflict)
+            assert await put(store, event("c"), conditions=[late, late]) == Appended(3, 1)
+
+    async def test_an_append_sees_those_before_it_in_its_batch(self) -> None:
+        async with self.opened() as store:
+            guarded = append(event("a", tags=TAGS[:1]), conditions=[AppendCondition(query((["a"], TAGS[:1])), 0)])
+            other = append(event("a", tags=TAGS[1:2]), conditions=[AppendCondition(query((["a"], TAGS[1:2])), 0)])
+            assert kinds(await store.append([guarded, guarded, other])) == [1, "Conflict", 2]
+
+    @pytest.mark.parametrize("prize", PRIZES)
+    @pytest.mark.parametrize("in_one_batch", [False, True], ids=["at once", "in one batch"])
+    async def test_of_many_racers_to_one_boundary_one_wins_each_round(self, prize: str, in_one_batch: bool) -> None:
+        async with self.opened() as store:
+            await race(store, PRIZES[prize], racers=64, rounds=200, in_one_batch=in_one_batch)
+
+    # Command ids
+
+    async def test_a_repeated_command_id_answers_the_first_outcome_and_writes_nothing(self) -> None:
+        async with self.opened() as store:
+            one = append(event("a"), event("a"), command_id="c-1", rows=[RowWrite("s", "k", b"1", 0)])
+            assert await store.append([one, one]) == [Appended(2, 2), Appended(2, 2, repeated=True)]
+            await put(store, event("b"))
+            assert await store.append([one]) == [Appended(2, 2, repeated=True)]
+            assert len(await everything(store)) == 3
+            assert await store.rows("s") == {"k": Row(b"1", 1)}
+
+    async def test_a_repeat_is_known_even_where_its_conditions_would_now_conflict(self) -> None:
+        async with self.opened() as store:
+            one = append(event("a"), command_id="c-1", conditions=[AppendCondition(query((["a"], [])), 0)])
+            assert await store.append([one]) == [Appended(1, 1)]
+            assert await store.append([one]) == [Appended(1, 1, repeated=True)]
+
+    async def test_a_command_id_stands_for_one_request(self) -> None:
+        async with self.opened() as store:
+            one = append(event("a"), command_id="c-1")
+            other = msgspec.structs.replace(one, request_hash=b"another")
+            assert kinds(await store.append([one, other])) == [1, "CommandIdReused"]
+            assert kinds(await store.append([other])) == ["CommandIdReused"]
+            assert len(await everything(store)) == 1
+
+    async def test_a_command_without_events_is_remembered_at_the_head(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"), event("b"))
+            empty = append(command_id="c-1")
+            assert await store.append([empty]) == [Appended(2, 0)]
+            await put(store, event("c"))
+            assert await store.append([empty]) == [Appended(2, 0, repeated=True)]
+
+    async def test_a_refused_append_does_not_burn_its_command_id(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"))
+            refused = append(event("b"), command_id="c-1", conditions=[AppendCondition(ALL_EVENTS, 0)])
+            accepted = append(event("b"), command_id="c-1", conditions=[AppendCondition(ALL_EVENTS, 1)])
+            assert kinds(await store.append([refused, accepted])) == ["Conflict", 2]
+
+    async def test_appends_without_a_command_id_are_never_repeats(self) -> None:
+        async with self.opened() as store:
+            assert await store.append([append(event("a")), append(event("a"))]) == [Appended(1, 1), Appended(2, 1)]
+
+    async def test_newer_tells_events_and_outcome_of_one_moment(self) -> None:
+        async with self.opened() as store:
+            await store.append([append(event("a"), command_id="c-1"), append(event("b"))])
+            both = [AppendCondition(query((["a"], [])), 1), AppendCondition(query((["b"], [])), 0)]
+            found, outcome = await store.newer(both, "c-1")
+            assert ([e.position for e in found.events], found.upto, found.head) == ([2], 2, 2)
+            assert outcome == Appended(1, 1)
+            assert (await store.newer(both, "c-2"))[1] is None
+            assert (await store.newer(both))[1] is None
+            assert await store.newer([]) == (Slice([], 2, 2), None)
+
+    # Rows
+
+    async def test_rows_count_their_versions_and_keep_to_their_space(self) -> None:
+        async with self.opened() as store:
+            assert await store.rows("s") == {}
+            await put(store, rows=[RowWrite("s", "k", b"\x00\xff", 0), RowWrite("t", "k", b"t", 0)])
+            await put(store, rows=[RowWrite("s", "k", b"", 1)])
+            assert await store.rows("s") == {"k": Row(b"", 2)}
+            assert await store.rows("t") == {"k": Row(b"t", 1)}
+
+    async def test_a_row_that_was_deleted_starts_anew(self) -> None:
+        async with self.opened() as store:
+            await put(store, rows=[RowWrite("s", "k", b"1", 0)])
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 7)]), Conflict)
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 1)]), Appended)
+            assert await store.rows("s") == {}
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", 1)]), Conflict)
+            await put(store, rows=[RowWrite("s", "k", b"2", 0)])
+            assert await store.rows("s") == {"k": Row(b"2", 1)}
+
+    async def test_a_failing_guard_writes_neither_events_nor_other_rows(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"), rows=[RowWrite("s", "k", b"1", 0)])
+            stale = [RowWrite("s", "new", b"1", 0), RowWrite("s", "k", b"2", 0)]
+            refused = append(event("b"), command_id="c-1", rows=stale)
+            assert kinds(await store.append([refused, append(event("c"))])) == ["Conflict", 2]
+            assert await store.rows("s") == {"k": Row(b"1", 1)}
+            assert [e.type for e in await everything(store)] == ["a", "c"]
+            assert (await store.newer([], "c-1"))[1] is None
+
+    async def test_a_failing_condition_writes_no_rows(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"))
+            stale = [AppendCondition(ALL_EVENTS, 0)]
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"1", 0)], conditions=stale), Conflict)
+            assert await store.rows("s") == {}
+
+    async def test_of_two_writers_of_one_row_in_a_batch_the_first_wins(self) -> None:
+        async with self.opened() as store:
+            one, two = (append(event(n), rows=[RowWrite("s", "k", n.encode(), 0)]) for n in ("a", "b"))
+            assert kinds(await store.append([one, two])) == [1, "Conflict"]
+            assert await store.rows("s") == {"k": Row(b"a", 1)}
+            assert [e.type for e in await everything(store)] == ["a"]
+
+    # Waiting and closing
+
+    async def test_a_wait_ends_with_news_and_not_before(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"))
+            waiting = asyncio.create_task(store.wait(1, PATIENCE * 10))
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            assert not done, "nothing was new"
+            await put(store, event("b"))
+            await asyncio.wait_for(waiting, PATIENCE)
+
+    async def test_a_wait_for_what_is_there_already_ends_at_once(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"), event("b"))
+            await asyncio.wait_for(store.wait(1, PATIENCE * 10), PATIENCE)
+
+    async def test_a_wait_in_vain_ends_after_its_timeout(self) -> None:
+        async with self.opened() as store:
+            clock = asyncio.get_running_loop().time
+            started = clock()
+            await asyncio.wait_for(store.wait(0, 0.05), PATIENCE)
+            assert clock() - started >= 0.04
+
+    async def test_closing_lets_appends_under_way_finish(self) -> None:
+        async with self.opened() as store:
+            under_way = [asyncio.create_task(store.append([append(event("a"))])) for _ in range(8)]
+            await asyncio.wait(under_way[:1], timeout=0)
+            await store.close()
+            outcomes = [outcome for task in under_way for outcome in await asyncio.wait_for(task, PATIENCE)]
+            assert sorted(o.position for o in outcomes if isinstance(o, Appended)) == list(range(1, 9))
+
+    # Any history
+
+    @settings(
+        max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(history=HISTORIES, wanted=QUERIES)
+    def test_any_history_comes_out_as_in_a_plain_list(self, history: list[list[Append]], wanted: EventQuery) -> None:
+        asyncio.run(self._relive(history, wanted))
+
+    async def _relive(self, history: list[list[Append]], wanted: EventQuery) -> None:
+        model = LogModel()
+        async with self.opened() as store:
+            for batch in history:
+                assert [told(outcome) for outcome in await store.append(batch)] == [model.append(a) for a in batch]
+            for space in ("checkpoints", "timers", "never"):
+                rows = {key: (row.value, row.version) for key, row in (await store.rows(space)).items()}
+                assert rows == model.rows.get(space, {})
+            for after in range(model.head + 2):
+                await self._agrees(store, model, wanted, after)
+                found, outcome = await store.newer(
+                    [AppendCondition(wanted, after), AppendCondition(ALL_EVENTS, after + 1)], "c-1"
+                )
+                both = [AppendCondition(wanted, after), AppendCondition(ALL_EVENTS, after + 1)]
+                assert [e.position for e in found.events] == [kept.position for kept in model.matching(both)]
+                known = model.commands.get("c-1")
+                assert (outcome and (outcome.position, outcome.count)) == (known and known[1:])
+
+    async def _agrees(self, store: WriteStore, model: LogModel, wanted: EventQuery, after: int) -> None:
+        expected = model.matching([AppendCondition(wanted, after)])
+        for limit in (None, 1, 2, len(expected) or 1):
+            found = await store.read(wanted, after, limit)
+            events = expected[:limit]
+            assert [(e.position, e.type, e.tags, e.payload) for e in found.events] == [
+                (kept.position, kept.event.type, kept.event.tags, kept.event.payload) for kept in events
+            ]
+            assert found.head == model.head
+            # Cut off, it reaches to its last event; a store may also have seen that nothing comes after that.
+            reaches = {found.head} if len(events) == len(expected) else {events[-1].position}
+            reaches |= {events[-1].position} if limit == len(events) else set()
+            assert found.upto in reaches
+
+
+# What the tests are written with
+
+
+def event(type: str = "a", **said: Any) -> NewEvent:
+    """An event of this type; `tags`, `payload`, `id` and `version` as a test says."""
+    return new_event(type, **said)
+
+
+def append(
+    *events: NewEvent,
+    conditions: Sequence[AppendCondition] = (),
+    command_id: str | None = None,
+    rows: Sequence[RowWrite] = (),
+) -> Append:
+    """An append of these events."""
+    request_hash = b"one" if command_id else b""
+    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows))
+
+
+async def put(
+    store: WriteStore,
+    *events: NewEvent,
+    conditions: Sequence[AppendCondition] = (),
+    rows: Sequence[RowWrite] = (),
+) -> Outcome:
+    """What became of one append alone in its batch."""
+    (outcome,) = await store.append([append(*events, conditions=conditions, rows=rows)])
+    return outcome
+
+
+async def everything(store: WriteStore) -> list[RecordedEvent]:
+    """All events of the log."""
+    return (await store.read(ALL_EVENTS)).events
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[object]:
+    """Outcomes in short: the position of what was appended, the name of what was not."""
+    return [o.position if isinstance(o, Appended) else type(o).__name__ for o in outcomes]
+
+
+def told(outcome: Outcome) -> tuple[object, ...]:
+    """An outcome as the model tells it."""
+    if isinstance(outcome, Appended):
+        return ("appended", outcome.position, outcome.count, outcome.repeated)
+    return ("reused",) if isinstance(outcome, CommandIdReused) else ("conflict",)

@@ -1,0 +1,117 @@
+"""In charge of the plainest log there is, and of histories for it: what the contract compares write stores with."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from hypothesis import strategies as st
+
+from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
+from twofold.domain.events import Metadata, NewEvent, Position
+from twofold.write_store.port import Append, RowWrite
+
+METADATA = Metadata(time=946_728_000_000_000, command_id="c", correlation_id="k", causation_id="e.0", actor="ann")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An event of the model, with its position."""
+
+    position: Position
+    event: NewEvent
+
+
+class LogModel:
+    """A list of events, looked through from the start each time. Outcomes are told as plain tuples."""
+
+    def __init__(self) -> None:
+        self.events: list[Kept] = []
+        self.commands: dict[str, tuple[bytes, Position, int]] = {}
+        self.rows: dict[str, dict[str, tuple[bytes, int]]] = {}
+
+    @property
+    def head(self) -> Position:
+        return len(self.events)
+
+    def append(self, append: Append) -> tuple[object, ...]:
+        """`("appended", position, count, repeated)`, `("conflict",)` or `("reused",)`."""
+        known = self.commands.get(append.command_id or "")
+        if append.command_id is not None and known is not None:
+            request_hash, position, count = known
+            return ("appended", position, count, True) if request_hash == append.request_hash else ("reused",)
+        if self.matching(append.conditions) or not all(self._is_at(row) for row in append.rows):
+            return ("conflict",)
+        for event in append.events:
+            self.events.append(Kept(self.head + 1, event))
+        for row in append.rows:
+            space = self.rows.setdefault(row.space, {})
+            space.pop(row.key, None)
+            if row.value is not None:
+                space[row.key] = (row.value, row.expected + 1)
+        if append.command_id is not None:
+            self.commands[append.command_id] = (append.request_hash, self.head, len(append.events))
+        return ("appended", self.head, len(append.events), False)
+
+    def matching(self, conditions: Sequence[AppendCondition]) -> list[Kept]:
+        """The events that break any of the conditions."""
+        return [
+            kept
+            for kept in self.events
+            if any(kept.position > each.after and is_meant(each.query, kept.event) for each in conditions)
+        ]
+
+    def _is_at(self, row: RowWrite) -> bool:
+        return self.rows.get(row.space, {}).get(row.key, (b"", 0))[1] == row.expected
+
+
+def is_meant(query: EventQuery, event: NewEvent) -> bool:
+    """The rule of event queries, written out once more: items by OR, types by OR, tags by AND."""
+    for item in query.items:
+        type_fits = len(item.types) == 0 or event.type in item.types
+        tags_fit = [tag for tag in item.tags if tag not in event.tags] == []
+        if type_fits and tags_fit:
+            return True
+    return False
+
+
+def new_event(
+    type: str = "thing-happened", tags: Iterable[str] = (), id: str = "c.0", payload: bytes = b"{}", version: int = 1
+) -> NewEvent:
+    """An event for the log, whatever a test has to say of it."""
+    return NewEvent(id, type, version, tuple(sorted(tags)), payload)
+
+
+def query(*items: tuple[Sequence[str], Sequence[str]]) -> EventQuery:
+    """An event query of (types, tags) pairs."""
+    return EventQuery(tuple(QueryItem(tuple(types), tuple(tags)) for types, tags in items))
+
+
+# Few names, so that what hypothesis makes up meets again and again.
+TYPES = ("opened", "moved", "closed")
+TAGS = ("door:1", "door:2", "house:1", "house:2")
+
+EVENTS = st.builds(
+    new_event, type=st.sampled_from(TYPES), tags=st.sets(st.sampled_from(TAGS)), payload=st.binary(max_size=4)
+)
+ITEMS = st.builds(
+    QueryItem,
+    types=st.sets(st.sampled_from((*TYPES, "never-stored")), max_size=2).map(lambda found: tuple(sorted(found))),
+    tags=st.sets(st.sampled_from((*TAGS, "door:9")), max_size=3).map(lambda found: tuple(sorted(found))),
+)
+QUERIES = st.builds(EventQuery, items=st.lists(ITEMS, max_size=3).map(tuple))
+CONDITIONS = st.builds(AppendCondition, query=QUERIES, after=st.integers(0, 12))
+ROWS = st.builds(
+    RowWrite,
+    space=st.sampled_from(("checkpoints", "timers")),
+    key=st.sampled_from(("one", "two")),
+    value=st.none() | st.binary(max_size=4),
+    expected=st.sampled_from((0, 0, 1, 2)),
+)
+APPENDS = st.builds(
+    Append,
+    metadata=st.just(METADATA),
+    events=st.lists(EVENTS, max_size=3).map(tuple),
+    conditions=st.lists(CONDITIONS, max_size=2).map(tuple),
+    command_id=st.none() | st.sampled_from(("c-1", "c-2", "c-3")),
+    request_hash=st.sampled_from((b"same", b"same", b"other")),
+    rows=st.lists(ROWS, max_size=2, unique_by=lambda row: (row.space, row.key)).map(tuple),
+)
+HISTORIES = st.lists(st.lists(APPENDS, min_size=1, max_size=4), max_size=6)
