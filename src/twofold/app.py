@@ -10,6 +10,7 @@ import msgspec
 from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
+from twofold.command_service.folds import Folds
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
@@ -264,8 +265,10 @@ class _Running:
         settings, world = app.settings, app.world
         self.store = store
         self.views = views
+        folds = Folds(store, app.events, settings.cached_folds)
         self.batcher = Batcher(
             store,
+            folds,
             world,
             commands=settings.batch_commands,
             size=settings.batch_bytes,
@@ -273,12 +276,11 @@ class _Running:
         )
         self.commands = CommandService(
             app.wiring,
-            store,
+            folds,
             app.events,
             app.messages,
             self.batcher,
             world,
-            cached_folds=settings.cached_folds,
             retries=settings.conflict_retries,
         )
         followers: list[Follower] = [

@@ -3,17 +3,20 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from twofold.command_service.folds import Folds
 from twofold.errors import TwofoldError, Unavailable
 from twofold.world import World
-from twofold.write_store.port import Append, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome, WriteStore
 
 log = logging.getLogger(__name__)
 
 
 class _Waiting(NamedTuple):
     append: Append
+    events: Sequence[object]
     size: int
     answer: "asyncio.Future[Outcome]"
 
@@ -21,8 +24,9 @@ class _Waiting(NamedTuple):
 class Batcher:
     """The one writer of a process. Callers wait for their own outcome; cancelling one never touches the batch."""
 
-    def __init__(self, store: WriteStore, world: World, *, commands: int, size: int, queue: int) -> None:
+    def __init__(self, store: WriteStore, folds: Folds, world: World, *, commands: int, size: int, queue: int) -> None:
         self._store = store
+        self._folds = folds
         self._world = world
         self._commands = commands
         self._size = size
@@ -43,15 +47,18 @@ class Batcher:
         if self._task is not None:
             await self._task
 
-    async def append(self, append: Append) -> Outcome:
-        """What became of `append`. Unavailable where too many wait already or the store cannot be reached."""
+    async def append(self, append: Append, events: Sequence[object]) -> Outcome:
+        """What became of `append`, which writes `events` in encoded form.
+
+        Unavailable where too many wait already or the store cannot be reached.
+        """
         if self._closing or self._task is None:
             raise Unavailable("The command service is stopping; send the command again.")
         if len(self._queue) >= self._queue_limit:
             raise Unavailable(f"{len(self._queue)} commands are waiting to be written; send it again in a moment.")
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         size = sum(len(event.payload) for event in append.events)
-        self._queue.append(_Waiting(append, size, answer))
+        self._queue.append(_Waiting(append, events, size, answer))
         self._wake.set()
         return await answer
 
@@ -79,6 +86,8 @@ class Batcher:
                 )
                 continue
             for waiting, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Appended) and not outcome.repeated:
+                    self._folds.wrote(waiting.append, waiting.events, outcome)
                 if not waiting.answer.done():
                     waiting.answer.set_result(outcome)
             # Let the callers just answered queue their next appends before the next batch is cut.

@@ -1,17 +1,17 @@
 """In charge of one command: load, decide, append, and again from the start if someone else wrote first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folded, Folds, conditions
 from twofold.domain.decision import Context, Fold
-from twofold.domain.events import Envelope, Metadata, NewEvent, Position, RecordedEvent
+from twofold.domain.events import Metadata, Position
 from twofold.domain.module import Wiring
 from twofold.errors import CommandIdReused, Conflict, Rejected, UnknownMessage
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Appended, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome
 
 
 class Written(NamedTuple):
@@ -28,23 +28,21 @@ class CommandService:
     def __init__(
         self,
         wiring: Wiring,
-        store: WriteStore,
+        folds: Folds,
         events: EventCodec,
         messages: MessageCodec,
         batcher: Batcher,
         world: World,
         *,
-        cached_folds: int,
         retries: int,
     ) -> None:
         self._wiring = wiring
-        self._store = store
         self._events = events
         self._messages = messages
         self._batcher = batcher
         self._world = world
         self._retries = retries
-        self._folds = Folds(store, events, cached_folds)
+        self._folds = folds
 
     async def handle(
         self,
@@ -74,10 +72,7 @@ class CommandService:
         folded = await self._folds.load(boundary.folds)
         for attempt in range(self._retries + 1):
             if attempt:
-                # Someone wrote first; what the command itself may have done before is seen in the same snapshot.
-                folded, done = await self._folds.refresh(folded, command_id)
-                if done is not None:
-                    return await self._repeat(command_id, request_hash, metadata)
+                folded = await self._newer(folded)
             context = Context(command_id, now, actor)
             try:
                 decided = decision.decide(command, boundary, _states(folded), context)
@@ -91,10 +86,9 @@ class CommandService:
                 else:
                     raise
             new = tuple(self._events.encode(event, command_id, i) for i, event in enumerate(decided))
-            outcome = await self._batcher.append(Append(metadata, new, conditions(folded), command_id, request_hash))
+            append = Append(metadata, new, conditions(folded), command_id, request_hash)
+            outcome = await self._batcher.append(append, decided)
             if isinstance(outcome, Appended):
-                if not outcome.repeated:
-                    self._learn(folded, decided, new, metadata, outcome)
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
@@ -102,23 +96,16 @@ class CommandService:
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
         """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""
-        outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash))
+        outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash), ())
         return _written(command_id, _appended(outcome))
 
-    def _learn(
-        self,
-        folded: Mapping[Fold, Folded],
-        decided: Sequence[object],
-        new: Sequence[NewEvent],
-        metadata: Metadata,
-        outcome: Appended,
-    ) -> None:
-        first = outcome.position - outcome.count + 1
-        written = [
-            RecordedEvent(first + i, e.type, e.version, e.payload, Envelope(e.id, e.tags, metadata))
-            for i, e in enumerate(new)
-        ]
-        self._folds.advance(folded, zip(decided, written, strict=True), outcome.position)
+    async def _newer(self, folded: Mapping[Fold, Folded]) -> Mapping[Fold, Folded]:
+        """Folds newer than those a decision failed on: from the cache if it has moved on since, else from the log."""
+        cached = await self._folds.load(tuple(folded))
+        if any(cached[fold].upto > upto for fold, (_, upto) in folded.items()):
+            return cached
+        refreshed, _ = await self._folds.refresh(folded)
+        return refreshed
 
 
 def _states(folded: Mapping[Fold, Folded]) -> dict[Fold, Any]:

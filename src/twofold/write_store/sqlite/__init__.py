@@ -25,6 +25,14 @@ from twofold.write_store.sqlite.writer import LogWriter
 
 DAY = 86_400_000_000
 _SCHEMA = files("twofold.write_store.sqlite").joinpath("schema.sql")
+_PRAGMAS = (
+    "synchronous = full",
+    "fullfsync = on",
+    "checkpoint_fullfsync = on",
+    "secure_delete = on",
+    "cache_size = -65536",
+    "wal_autocheckpoint = 4000",
+)
 _TAIL_CHECKED = 1_000
 _READER_POLL = 0.05
 
@@ -152,8 +160,8 @@ class SqliteWriteStore:
 
 
 def _prepare(connection: apsw.Connection, log: str, world: World) -> None:
-    connection.execute("pragma synchronous = full; pragma secure_delete = on; pragma cache_size = -65536")
-    connection.execute("pragma wal_autocheckpoint = 4000; pragma fullfsync = on; pragma checkpoint_fullfsync = on")
+    for pragma in _PRAGMAS:
+        connection.execute(f"pragma {pragma}").fetchall()
     connection.execute("begin immediate")
     connection.execute(_SCHEMA.read_text("utf-8"))
     name = f"{log}-{world.new_id()[:8]}"

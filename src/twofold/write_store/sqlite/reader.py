@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 
 import apsw
 import msgspec
@@ -15,14 +15,18 @@ EVERY_EVENT = ""
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 _RANGE = """
-select position from event_tags as t
-where log_id = ?1 and tag = ?2 and type_id = ?3 and position > ?4 {and_other_tags} order by position limit ?5
+select position from (
+    select position from event_tags as t
+    where log_id = ?1 and tag = ?4 and type_id = ?{type} and position > ?2 {and_other_tags} order by position limit ?3
+)
 """
 _AND_OTHER_TAG = """
 and exists (
-    select 1 from event_tags as o where o.log_id = ?1 and o.tag = ?{n} and o.type_id = ?3 and o.position = t.position
+    select 1 from event_tags as o
+    where o.log_id = ?1 and o.tag = ?{tag} and o.type_id = ?{type} and o.position = t.position
 )
 """
+_TYPES_AT_ONCE = 100
 _EVENTS = """
 select e.position, e.type_id, e.version, e.payload, e.envelope
 from carray(?2) as wanted cross join events as e on e.log_id = ?1 and e.position = wanted.value
@@ -63,11 +67,7 @@ class LogReader:
 
     def any_match(self, condition: AppendCondition) -> bool:
         """Whether any event matches a condition."""
-        return any(
-            next(self._range(item.tags, type_id, condition.after, 1), None) is not None
-            for item in condition.query.items
-            for type_id in self.type_ids(item)
-        )
+        return any(self._positions(item, condition.after, 1) for item in condition.query.items)
 
     def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
         """The request hash and outcome kept for each of these command ids that is known."""
@@ -106,15 +106,8 @@ class LogReader:
         return self._ids
 
     def _matching(self, conditions: Sequence[AppendCondition], limit: int | None) -> Iterator[RecordedEvent]:
-        found: list[int] = []
-        ranges = 0
-        for condition in conditions:
-            for item in condition.query.items:
-                for type_id in self.type_ids(item):
-                    found.extend(self._range(item.tags, type_id, condition.after, limit))
-                    ranges += 1
-        if ranges > 1:
-            found = sorted(set(found))
+        each = [self._positions(item, c.after, limit) for c in conditions for item in c.query.items]
+        found = sorted({position for positions in each for position in positions})
         if not found:
             return iter(())
         wanted = apsw.carray(array("q", found[:limit]))
@@ -125,16 +118,19 @@ class LogReader:
         bound = (self.log_id, after, _NO_LIMIT if limit is None else limit)
         return self._recorded(self.connection.execute(_ALL_EVENTS, bound))
 
-    def _range(self, tags: tuple[str, ...], type_id: int, after: Position, limit: int | None) -> Iterator[int]:
-        if len(tags) > 1:
-            tags = self._rarest_first(tags, type_id)
-        others = "".join(_AND_OTHER_TAG.format(n=6 + i) for i in range(len(tags) - 1))
-        sql = _RANGE.format(and_other_tags=others)
-        first = tags[0] if tags else EVERY_EVENT
-        bound = (self.log_id, first, type_id, after, _NO_LIMIT if limit is None else limit, *tags[1:])
-        return (position for (position,) in self.connection.execute(sql, bound))
+    def _positions(self, item: QueryItem, after: Position, limit: int | None) -> list[Position]:
+        """At least the first `limit` positions of the events an item matches, in no order."""
+        types = self.type_ids(item)
+        tags = self._rarest_first(item.tags, types) if len(item.tags) > 1 and types else item.tags or (EVERY_EVENT,)
+        found: list[Position] = []
+        for start in range(0, len(types), _TYPES_AT_ONCE):
+            some = types[start : start + _TYPES_AT_ONCE]
+            bound = (self.log_id, after, _NO_LIMIT if limit is None else limit, *tags, *some)
+            rows = self.connection.execute(_positions_sql(len(tags), len(some)), bound)
+            found.extend(position for (position,) in rows)
+        return found
 
-    def _rarest_first(self, tags: tuple[str, ...], type_id: int) -> tuple[str, ...]:
+    def _rarest_first(self, tags: tuple[str, ...], types: Sequence[int]) -> tuple[str, ...]:
         """Look from the tag with the fewest events: the cost of a query follows the rarest tag, not the log.
 
         Tags are counted with a growing limit until one of them runs out, so that counting is no dearer than answering.
@@ -142,7 +138,8 @@ class LogReader:
         limit = 16
         while True:
             for tag in tags:
-                if self._one(_COUNT, (self.log_id, tag, type_id, limit)) < limit:
+                counted = sum(self._one(_COUNT, (self.log_id, tag, type_id, limit)) for type_id in types)
+                if counted < limit:
                     return (tag, *(other for other in tags if other != tag))
             limit *= 8
 
@@ -164,3 +161,13 @@ def _wants_all(conditions: Sequence[AppendCondition]) -> bool:
     return bool(conditions) and all(
         any(not item.types and not item.tags for item in condition.query.items) for condition in conditions
     )
+
+
+@cache
+def _positions_sql(tags: int, types: int) -> str:
+    """One limited range of the index for each type: what is read is bounded by the limit, never by the log."""
+    ranges: list[str] = []
+    for type_at in range(4 + tags, 4 + tags + types):
+        others = "".join(_AND_OTHER_TAG.format(tag=tag_at, type=type_at) for tag_at in range(5, 4 + tags))
+        ranges.append(_RANGE.format(type=type_at, and_other_tags=others))
+    return " union all ".join(ranges)
