@@ -82,7 +82,7 @@ def test_a_network_file_system_is_refused_and_a_local_one_below_it_is_not(tmp_pa
         refuse_network_file_system("/mnt/the share/data/log.db", mounts)
     refuse_network_file_system("/mnt/the share/disk/log.db", mounts)
     refuse_network_file_system("/mnt/the share of others/log.db", mounts)
-    refuse_network_file_system("/home/log.db", mounts)
+    refuse_network_file_system("/srv/log.db", mounts)
 
 
 def test_where_mounts_are_not_known_no_file_is_refused(tmp_path: Path) -> None:
