@@ -102,6 +102,12 @@ class DecisionSpec(Generic[C]):
         if type(command) is not decision.command:
             raise AssertionError(f"{decision.name} decides {decision.command.__name__}, not {command!r}.")
         boundary = decision.boundary(command)
+        read = {kind for fold in boundary.folds for kind in fold.model.events}
+        for event, _, _ in self._past.events:
+            if type(event) not in read:
+                raise AssertionError(
+                    f"{event!r} lies outside the boundary of {decision.name}: no model of it reads that."
+                )
         past = self._past.recorded(self._codec)
         _check_inside(decision, command, boundary, past)
         first = self._decide(command, boundary, past)
