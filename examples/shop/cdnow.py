@@ -61,7 +61,8 @@ async def replay(
     """Send every order that the log does not hold yet, placed and paid, oldest first; how many those were.
 
     At most `concurrency` orders are under way, and never two of one customer. `speed` is orders per second; None: as
-    fast as the app takes them. `on_progress` hears (orders in the log, orders in all). It may be broken off and repeated.
+    fast as the app takes them. `on_progress` hears (orders in the log, orders in all). It may be broken off at any
+    time and repeated.
     """
     world = world or RealWorld()
     everything = old_orders()

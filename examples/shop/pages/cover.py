@@ -21,7 +21,7 @@ def cover(sku: str) -> Markup:
     ground, bright, light = PALETTES[seed[0] % len(PALETTES)]
     motif = MOTIFS[seed[1] % len(MOTIFS)]
     return Markup(
-        '<svg class="cover" viewBox="0 0 120 120" aria-hidden="true" focusable="false">'
+        '<svg class="cover" viewBox="0 0 120 120" preserveAspectRatio="xMidYMid slice" aria-hidden="true">'
         f'<rect width="120" height="120" fill="{ground}"/>{motif(seed, bright, light)}</svg>'
     )
 
@@ -59,4 +59,21 @@ def _stripes(seed: bytes, bright: str, light: str) -> str:
     )
 
 
-MOTIFS: list[Callable[[bytes, str, str], str]] = [_sun, _rings, _windows, _stripes]
+def _hills(seed: bytes, bright: str, light: str) -> str:
+    moon = f'<circle cx="{25 + seed[2] % 70}" cy="34" r="13" fill="{light}"/>'
+    return moon + "".join(
+        f'<path d="M-10 130 L-10 {70 + 18 * n} Q {20 + seed[3 + n] % 50} {35 + 20 * n + seed[n] % 18} '
+        f'70 {72 + 16 * n} T 130 {62 + 18 * n} L130 130 Z" fill="{bright}" opacity="{0.4 + 0.3 * n:.1f}"/>'
+        for n in range(3)
+    )
+
+
+def _moons(seed: bytes, bright: str, light: str) -> str:
+    return "".join(
+        f'<path d="M{20 + 27 * (n % 4)} {24 + 24 * (n // 4)} a 10 10 0 0 {seed[n % 8] >> (n // 8) & 1} 0 20 z" '
+        f'fill="{(bright, light)[(seed[n % 8] >> (2 + n // 8)) & 1]}"/>'
+        for n in range(16)
+    )
+
+
+MOTIFS: list[Callable[[bytes, str, str], str]] = [_sun, _rings, _windows, _stripes, _hills, _moons]

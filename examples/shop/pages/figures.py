@@ -13,6 +13,8 @@ from shop.queries import RevenueByDay, StockLevels, Totals
 from shop.read_models import DayRevenue
 from twofold import App, InvalidMessage
 
+LATEST_DAYS = 14
+
 
 class FigurePages:
     """Shows stock and revenue; puts pieces on the shelf."""
@@ -42,7 +44,7 @@ class FigurePages:
         latest: list[DayRevenue] = (await self._app.ask(RevenueByDay(), position=position)).value.items
         wanted = request.query_params.get("month")
         days = [row for row in reversed(latest) if wanted is None or row.day.isoformat().startswith(f"{wanted[:7]}-")]
-        shown = [row for row in reversed(days)][:31]
+        shown = days[: -LATEST_DAYS - 1 : -1] if wanted is None else days[::-1]
         return self._renderer.page(
             "revenue.html",
             totals=totals,

@@ -1,0 +1,37 @@
+"""In charge of serving the console page; everything on it that moves comes from `/status`, `/events` and `/queries`."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+_HERE = Path(__file__).parent
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def console(*, home: str | None = None, home_name: str = "Place an order") -> Starlette:
+    """The console as an ASGI app, to be mounted beside the HTTP API of an app (at `/console`).
+
+    `home` is where the app's own pages are, if it has any; a link named `home_name` leads there.
+    """
+    templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
+    page = templates.get_template("console.html")
+
+    async def show(request: Request) -> Response:
+        base = request.scope.get("root_path", "").rstrip("/")
+        return HTMLResponse(page.render(base=base, home=home, home_name=home_name), headers=HEADERS)
+
+    return Starlette(routes=[Route("/", show), Mount("/static", StaticFiles(directory=_HERE / "static"))])

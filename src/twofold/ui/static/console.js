@@ -1,0 +1,194 @@
+// Moves what moves on the console. Everything comes from the public HTTP API, and is shown as text, never as markup.
+import { showAnswer } from "./answer.js";
+
+const STREAM_LENGTH = 14; // events shown
+const FRESH = 12; // events of the past to begin with
+
+const byId = (id) => document.getElementById(id);
+const number = (value) => Math.round(value).toLocaleString("en");
+const rate = (value) => (value >= 10 || value === 0 ? number(value) : value.toFixed(1));
+
+function say(id, text) {
+  const place = byId(id);
+  if (place.textContent !== String(text)) place.textContent = text;
+}
+
+function pulse(...ids) {
+  ids.forEach((id, step) => setTimeout(() => {
+    const place = byId(id);
+    place.classList.remove("pulse");
+    void place.getBoundingClientRect(); // starts the animation anew
+    place.classList.add("pulse");
+  }, step * 170));
+}
+
+// ------------------------------------------------------------------------------------------------------------- numbers
+
+let before = null;
+
+function showStatus(status) {
+  const ready = status.ready;
+  say("state", ready ? "all well" : status.problems.join(" "));
+  byId("state").className = ready ? "state well" : "state ill";
+  say("head", number(status.head));
+  say("commands", number(status.commands));
+  say("rejected", number(status.rejected));
+  say("queries", number(status.queries));
+  const projections = status.followers.filter((follower) => follower.kind === "projection");
+  say("models", projections.length);
+  say("behind", number(Math.max(0, ...projections.map((follower) => follower.lag))));
+  say("parked", number(status.followers.reduce((sum, follower) => sum + follower.parked.length, 0)));
+  showFollowers(status.followers);
+  if (before && status.uptime > before.uptime) compare(before, status, status.uptime - before.uptime);
+  before = status;
+}
+
+function compare(then, now, seconds) {
+  say("commands-rate", rate((now.commands - then.commands) / seconds));
+  say("queries-rate", rate((now.queries - then.queries) / seconds));
+  if (now.commands + now.rejected > then.commands + then.rejected) pulse("ui-command", "box-command");
+  if (now.queries > then.queries) pulse("read-query", "box-query", "query-ui", "box-ui");
+  const positions = new Map(then.followers.map((follower) => [follower.name, follower.position]));
+  const moved = now.followers.filter((follower) => follower.position > (positions.get(follower.name) ?? 0));
+  if (moved.length) pulse("box-sync", "sync-read", "box-read");
+}
+
+function showFollowers(followers) {
+  const list = byId("followers");
+  if (list.children.length !== followers.length || !list.querySelector("[data-name]")) {
+    list.replaceChildren(...followers.map(followerRow));
+  }
+  followers.forEach((follower, n) => {
+    const row = list.children[n];
+    row.className = follower.error || follower.parked.length ? "ill" : follower.lag > 0 ? "late" : "well";
+    const lag = follower.lag === 0 ? "up to date" : `${number(follower.lag)} behind`;
+    const parked = follower.parked.length ? `, ${follower.parked.length} set aside` : "";
+    row.children[1].textContent = `${follower.state === "stopped" ? "stopped, " : ""}${lag}${parked}`;
+    row.title = follower.error ?? "";
+  });
+}
+
+function followerRow(follower) {
+  const row = document.createElement("li");
+  row.dataset.name = follower.name;
+  const name = document.createElement("span");
+  name.textContent = follower.name;
+  row.append(name, document.createElement("span"));
+  return row;
+}
+
+// -------------------------------------------------------------------------------------------------------------- events
+
+const waiting = [];
+let drawing = false, skipped = 0;
+
+function arrived(event) {
+  waiting.push(event);
+  if (waiting.length > STREAM_LENGTH) { waiting.shift(); skipped += 1; }
+  if (drawing) return;
+  drawing = true;
+  setTimeout(draw, document.hidden ? 1000 : 60);
+}
+
+function draw() {
+  drawing = false;
+  const stream = byId("stream");
+  stream.querySelector(".empty")?.remove();
+  const open = waiting.splice(0);
+  for (const event of open) stream.prepend(eventRow(event));
+  while (stream.children.length > STREAM_LENGTH) stream.lastElementChild.remove();
+  say("latest", open.at(-1).type);
+  say("head", number(Math.max(open.at(-1).position, before?.head ?? 0)));
+  if (skipped) say("skipped", `${number(skipped)} came too fast to be shown.`);
+  if (open.some((event) => Date.now() - Date.parse(event.time) < 60_000)) {
+    pulse("ui-command", "box-command", "command-write", "box-write", "write-sync");
+  }
+}
+
+function eventRow(event) {
+  const row = document.createElement("li");
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.append(
+    text("position", `#${event.position}`), text("type", event.type),
+    text("time", new Date(event.time).toLocaleTimeString("en-GB")), text("tags", event.tags.join("  ")),
+  );
+  const data = document.createElement("pre");
+  data.textContent = JSON.stringify(event.data, null, 2);
+  data.tabIndex = 0;
+  details.append(summary, data);
+  row.append(details);
+  return row;
+}
+
+function text(kind, value) {
+  const span = document.createElement("span");
+  span.className = kind;
+  span.textContent = value;
+  return span;
+}
+
+// ----------------------------------------------------------------------------------------------------------- questions
+
+let question = null;
+
+async function offerQuestions() {
+  const api = await (await fetch("/openapi.json")).json();
+  const simple = Object.entries(api.paths)
+    .filter(([path, what]) => path.startsWith("/queries/") && what.get)
+    .map(([path, what]) => ({ path, asked: (what.get.parameters ?? []).filter((each) => each.in === "query") }))
+    .filter(({ asked }) => !asked.some((each) => each.required))
+    .sort((a, b) => a.asked.length - b.asked.length); // the simplest first
+  if (!simple.length) return;
+  byId("question").replaceChildren(...simple.map(({ path }) => {
+    const option = document.createElement("option");
+    option.value = path;
+    option.textContent = path.slice("/queries/".length);
+    return option;
+  }));
+  byId("question").addEventListener("change", followAnswer);
+  byId("ask").addEventListener("click", askAgain);
+  followAnswer();
+}
+
+function followAnswer() {
+  question?.close();
+  byId("answer").replaceChildren();
+  question = new EventSource(byId("question").value);
+  question.addEventListener("answer", (message) => gotAnswer(JSON.parse(message.data)));
+}
+
+async function askAgain() {
+  const answer = await fetch(byId("question").value, { headers: { Accept: "application/json" } });
+  if (answer.ok) gotAnswer(await answer.json());
+}
+
+function gotAnswer(answer) {
+  showAnswer(byId("answer"), answer.answer);
+  say("as-of", `as of event #${number(answer.position)}`);
+  pulse("read-query", "box-query", "query-ui", "box-ui");
+}
+
+// --------------------------------------------------------------------------------------------------------------- begin
+
+function followStatus() {
+  const source = new EventSource("/status");
+  source.addEventListener("status", (message) => showStatus(JSON.parse(message.data)));
+  source.addEventListener("error", () => {
+    say("state", "connection lost, trying again …");
+    byId("state").className = "state ill";
+  });
+}
+
+async function followEvents() {
+  const status = await (await fetch("/status", { headers: { Accept: "application/json" } })).json();
+  const first = await (await fetch("/events?limit=1", { headers: { Accept: "application/json" } })).json();
+  // A token ends in its position. This is the one place that relies on it: there is no other way to ask for the end.
+  const after = first.token.replace(/\d+$/, String(Math.max(0, status.head - FRESH)));
+  const source = new EventSource(`/events?after=${encodeURIComponent(after)}`);
+  source.addEventListener("event", (message) => arrived(JSON.parse(message.data)));
+}
+
+followStatus();
+followEvents();
+offerQuestions();
