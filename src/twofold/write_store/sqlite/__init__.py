@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import apsw
@@ -20,7 +19,7 @@ from twofold.sqlite_file import (
 )
 from twofold.world import RealWorld, World
 from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
-from twofold.write_store.sqlite.reader import LogReader
+from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
 
 DAY = 86_400_000_000
@@ -59,6 +58,7 @@ class SqliteWriteStore:
         self._path = os.fspath(path)
         self._world: World = world or RealWorld()
         self._news = asyncio.Event()
+        self._catalogue = Catalogue()
         self._lock: FileLock | None = None
         self._writer: LogWriter | None = None
         refuse_old_sqlite()
@@ -71,7 +71,7 @@ class SqliteWriteStore:
             except BaseException:
                 self._release()
                 raise
-        self._reader = LogReader(self._read_connection, log_id)
+        self._reader = LogReader(self._read_connection, log_id, self._catalogue)
 
     def _open(self, log: str, vfs: str | None, retention: int) -> int:
         self._write_connection = None
@@ -83,7 +83,7 @@ class SqliteWriteStore:
         self.identity = identity
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
-            self._writer = LogWriter(self._write_connection, log_id, retention)
+            self._writer = LogWriter(self._write_connection, log_id, self._catalogue, retention)
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -107,27 +107,27 @@ class SqliteWriteStore:
         return outcomes
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        with self._snapshot() as reader:
-            return reader.slice([AppendCondition(query, after)], limit)
+        with DiskErrors(self._path):
+            return self._reader.slice([AppendCondition(query, after)], limit)
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        with self._snapshot() as reader:
-            found = reader.slice(conditions, limit)
+        with DiskErrors(self._path):
+            found = self._reader.slice(conditions, limit)
             if command_id is None:
                 return found, None
-            known = reader.remembered([command_id]).get(command_id)
+            known = self._reader.remembered([command_id]).get(command_id)
             return found, known[1] if known else None
 
     async def rows(self, space: str) -> Mapping[str, Row]:
-        with self._snapshot() as reader:
-            return reader.rows(space)
+        with DiskErrors(self._path):
+            return self._reader.rows(space)
 
     async def wait(self, after: Position, timeout: float) -> None:
         news = self._news
-        with self._snapshot() as reader:
-            if reader.head() > after:
+        with DiskErrors(self._path):
+            if self._reader.head() > after:
                 return
         # Another process may be the writer; it cannot wake us, so we look.
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
@@ -138,16 +138,6 @@ class SqliteWriteStore:
 
     async def close(self) -> None:
         self._release()
-
-    @contextmanager
-    def _snapshot(self) -> Generator[LogReader]:
-        with DiskErrors(self._path):
-            self._read_connection.execute("begin")
-            try:
-                yield self._reader
-            finally:
-                if self._read_connection.in_transaction:
-                    self._read_connection.execute("commit")
 
     def _release(self) -> None:
         self._writer = None
@@ -180,7 +170,7 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
 
 def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
     """WiringError unless the end of the log is whole: what a disk that lied about a sync would have damaged."""
-    head = LogReader(connection, log_id).head()
+    head = LogReader(connection, log_id, Catalogue()).head()
     after = max(0, head - _TAIL_CHECKED)
     found: tuple[int, int, int] = connection.execute(
         """

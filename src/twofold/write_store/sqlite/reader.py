@@ -1,7 +1,7 @@
 """In charge of finding events: from an event query to positions in the tag index, and from positions to events."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 
 import apsw
@@ -12,12 +12,15 @@ from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.write_store.port import Appended, Row, Slice
 
 EVERY_EVENT = ""
+_EVERY = (EVERY_EVENT,)
+SQLiteValue = int | str
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 _RANGE = """
 select position from (
     select position from event_tags as t
-    where log_id = ?1 and tag = ?4 and type_id = ?{type} and position > ?2 {and_other_tags} order by position limit ?3
+    where log_id = ?1 and tag = ?{tag} and type_id = ?{type} and position > ?{after} {and_other_tags}
+    order by position limit ?2
 )
 """
 _AND_OTHER_TAG = """
@@ -26,14 +29,14 @@ and exists (
     where o.log_id = ?1 and o.tag = ?{tag} and o.type_id = ?{type} and o.position = t.position
 )
 """
-_TYPES_AT_ONCE = 100
+_RANGES_AT_ONCE = 200
 _EVENTS = """
 select e.position, e.type_id, e.version, e.payload, e.envelope
 from carray(?2) as wanted cross join events as e on e.log_id = ?1 and e.position = wanted.value
 """
 _ALL_EVENTS = """
 select position, type_id, version, payload, envelope from events
-where log_id = ?1 and position > ?2 order by position limit ?3
+where log_id = ?1 and position > ?2 and position <= ?3 order by position limit ?4
 """
 _COMMANDS = """
 select c.command_id, c.request_hash, c.position, c.count
@@ -43,31 +46,46 @@ _COUNT = "select count(*) from (select 1 from event_tags where log_id = ?1 and t
 _NO_LIMIT = -1
 
 
-class LogReader:
-    """Reads one log over one connection. The caller holds the transaction that makes several reads one snapshot."""
+class Catalogue:
+    """The numbers of the stored types, and the head where a writer in this process keeps it; shared by readers."""
 
-    def __init__(self, connection: apsw.Connection, log_id: int) -> None:
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.ids: dict[str, int] = {}
+        self.head: Position | None = None
+
+
+class LogReader:
+    """Reads one log over one connection.
+
+    No transaction is needed for a snapshot: the head is read first, nothing at or before it ever changes, and what is
+    found beyond it is left out.
+    """
+
+    def __init__(self, connection: apsw.Connection, log_id: int, catalogue: Catalogue) -> None:
         self.connection = connection
         self.log_id = log_id
-        self._names: dict[int, str] = {}
-        self._ids: dict[str, int] = {}
+        self._catalogue = catalogue
 
     def slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
         """The events matching any of the conditions, and the head."""
         head = self.head()
-        events = list(
-            self._everything(conditions, limit) if _wants_all(conditions) else self._matching(conditions, limit)
-        )
+        if _wants_all(conditions):
+            events = self._everything(min(condition.after for condition in conditions), head, limit)
+        else:
+            wanted = [(item, c.after) for c in conditions if c.after < head for item in c.query.items]
+            events = self._at(sorted(p for p in self._positions(wanted, limit) if p <= head)[:limit])
         cut = limit is not None and len(events) == limit and events[-1].position < head
         return Slice(events, events[-1].position if cut else head, head)
 
     def head(self) -> Position:
         """The last position."""
-        return int(self._one("select position from logs where log_id = ?", (self.log_id,)))
+        known = self._catalogue.head
+        return self._one("select position from logs where log_id = ?", (self.log_id,)) if known is None else known
 
     def any_match(self, condition: AppendCondition) -> bool:
         """Whether any event matches a condition."""
-        return any(self._positions(item, condition.after, 1) for item in condition.query.items)
+        return bool(self._positions([(item, condition.after) for item in condition.query.items], 1))
 
     def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
         """The request hash and outcome kept for each of these command ids that is known."""
@@ -88,47 +106,55 @@ class LogReader:
             return int(version)
         return 0
 
-    def type_ids(self, item: QueryItem) -> list[int]:
-        """The numbers of the types an item names; types that were never stored match nothing."""
-        if item.types:
-            if not all(name in self._ids for name in item.types):
-                self.refresh_types()
-            return [self._ids[name] for name in item.types if name in self._ids]
-        self.refresh_types()
-        return list(self._names)
-
     def refresh_types(self) -> dict[str, int]:
         """The stored types and their numbers, read again."""
+        known = self._catalogue
         sql = "select type_id, name from event_types where log_id = ?"
         for type_id, name in self.connection.execute(sql, (self.log_id,)):
-            self._names[type_id] = name
-            self._ids[name] = type_id
-        return self._ids
+            known.names[type_id] = name
+            known.ids[name] = type_id
+        return known.ids
 
-    def _matching(self, conditions: Sequence[AppendCondition], limit: int | None) -> Iterator[RecordedEvent]:
-        each = [self._positions(item, c.after, limit) for c in conditions for item in c.query.items]
-        found = sorted({position for positions in each for position in positions})
-        if not found:
-            return iter(())
-        wanted = apsw.carray(array("q", found[:limit]))
+    def _type_ids(self, item: QueryItem) -> list[int]:
+        """The numbers of the types an item names; types that were never stored match nothing."""
+        known = self._catalogue
+        # A writer in this process adds to the catalogue itself; elsewhere a type may be new since we looked.
+        if known.head is None and not (item.types and all(name in known.ids for name in item.types)):
+            self.refresh_types()
+        return [known.ids[name] for name in item.types if name in known.ids] if item.types else list(known.names)
+
+    def _positions(self, wanted: Iterable[tuple[QueryItem, Position]], limit: int | None) -> set[Position]:
+        """At least the first `limit` positions of the events that match any of the items after its position."""
+        found: set[Position] = set()
+        shape: list[tuple[int, int]] = []
+        bound: list[SQLiteValue] = []
+        for item, after in wanted:
+            types = self._type_ids(item)
+            tags = self._rarest_first(item.tags, types) if len(item.tags) > 1 and types else item.tags or _EVERY
+            for start in range(0, len(types), _RANGES_AT_ONCE):
+                some = types[start : start + _RANGES_AT_ONCE]
+                if sum(ranges for _, ranges in shape) + len(some) > _RANGES_AT_ONCE:
+                    found |= self._run(shape, bound, limit)
+                    shape, bound = [], []
+                shape.append((len(tags), len(some)))
+                bound += (after, *tags, *some)
+        return found | self._run(shape, bound, limit)
+
+    def _run(self, shape: list[tuple[int, int]], bound: list[SQLiteValue], limit: int | None) -> set[Position]:
+        if not shape:
+            return set()
+        values = (self.log_id, _NO_LIMIT if limit is None else limit, *bound)
+        return {position for (position,) in self.connection.execute(_positions_sql(tuple(shape)), values)}
+
+    def _at(self, positions: Sequence[Position]) -> list[RecordedEvent]:
+        if not positions:
+            return []
+        wanted = apsw.carray(array("q", positions))
         return self._recorded(self.connection.execute(_EVENTS, (self.log_id, wanted)))
 
-    def _everything(self, conditions: Sequence[AppendCondition], limit: int | None) -> Iterator[RecordedEvent]:
-        after = min(condition.after for condition in conditions)
-        bound = (self.log_id, after, _NO_LIMIT if limit is None else limit)
+    def _everything(self, after: Position, head: Position, limit: int | None) -> list[RecordedEvent]:
+        bound = (self.log_id, after, head, _NO_LIMIT if limit is None else limit)
         return self._recorded(self.connection.execute(_ALL_EVENTS, bound))
-
-    def _positions(self, item: QueryItem, after: Position, limit: int | None) -> list[Position]:
-        """At least the first `limit` positions of the events an item matches, in no order."""
-        types = self.type_ids(item)
-        tags = self._rarest_first(item.tags, types) if len(item.tags) > 1 and types else item.tags or (EVERY_EVENT,)
-        found: list[Position] = []
-        for start in range(0, len(types), _TYPES_AT_ONCE):
-            some = types[start : start + _TYPES_AT_ONCE]
-            bound = (self.log_id, after, _NO_LIMIT if limit is None else limit, *tags, *some)
-            rows = self.connection.execute(_positions_sql(len(tags), len(some)), bound)
-            found.extend(position for (position,) in rows)
-        return found
 
     def _rarest_first(self, tags: tuple[str, ...], types: Sequence[int]) -> tuple[str, ...]:
         """Look from the tag with the fewest events: the cost of a query follows the rarest tag, not the log.
@@ -143,15 +169,18 @@ class LogReader:
                     return (tag, *(other for other in tags if other != tag))
             limit *= 8
 
-    def _recorded(self, rows: Iterator[tuple[int, int, int, bytes, bytes]]) -> Iterator[RecordedEvent]:
-        names = self._names
-        for position, type_id, version, payload, envelope in rows:
-            if type_id not in names:
-                self.refresh_types()
-            yield RecordedEvent(position, names[type_id], version, payload, partial(_decode_envelope, envelope))
+    def _recorded(self, rows: Iterable[tuple[int, int, int, bytes, bytes]]) -> list[RecordedEvent]:
+        found = list(rows)
+        names = self._catalogue.names
+        if not all(type_id in names for _, type_id, _, _, _ in found):
+            self.refresh_types()
+        return [
+            RecordedEvent(position, names[type_id], version, payload, partial(_decode_envelope, envelope))
+            for position, type_id, version, payload, envelope in found
+        ]
 
-    def _one(self, sql: str, bound: tuple[object, ...]) -> int:
-        for (value,) in self.connection.execute(sql, bound):  # type: ignore[arg-type]
+    def _one(self, sql: str, bound: tuple[SQLiteValue, ...]) -> int:
+        for (value,) in self.connection.execute(sql, bound):
             return int(value)
         raise LookupError(sql)
 
@@ -164,10 +193,16 @@ def _wants_all(conditions: Sequence[AppendCondition]) -> bool:
 
 
 @cache
-def _positions_sql(tags: int, types: int) -> str:
-    """One limited range of the index for each type: what is read is bounded by the limit, never by the log."""
+def _positions_sql(shape: tuple[tuple[int, int], ...]) -> str:
+    """One limited range of the index for each type of each item: what is read is bounded by the limit, not by the log.
+
+    `shape` says for each item how many tags and types are bound, after the position it starts behind.
+    """
     ranges: list[str] = []
-    for type_at in range(4 + tags, 4 + tags + types):
-        others = "".join(_AND_OTHER_TAG.format(tag=tag_at, type=type_at) for tag_at in range(5, 4 + tags))
-        ranges.append(_RANGE.format(type=type_at, and_other_tags=others))
+    at = 3
+    for tags, types in shape:
+        for type_at in range(at + 1 + tags, at + 1 + tags + types):
+            others = [_AND_OTHER_TAG.format(tag=tag_at, type=type_at) for tag_at in range(at + 2, at + 1 + tags)]
+            ranges.append(_RANGE.format(after=at, tag=at + 1, type=type_at, and_other_tags="".join(others)))
+        at += 1 + tags + types
     return " union all ".join(ranges)

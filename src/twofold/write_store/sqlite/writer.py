@@ -9,7 +9,7 @@ from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Envelope, Position
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.port import Append, Appended, Outcome, RowWrite
-from twofold.write_store.sqlite.reader import EVERY_EVENT, LogReader
+from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
 
 _encode_envelope = msgspec.json.Encoder().encode
 
@@ -34,14 +34,16 @@ _NO_TAG = (EVERY_EVENT,)
 class LogWriter:
     """Writes one log over the one connection that may."""
 
-    def __init__(self, connection: apsw.Connection, log_id: int, retention: int) -> None:
+    def __init__(self, connection: apsw.Connection, log_id: int, catalogue: Catalogue, retention: int) -> None:
         self._connection = connection
-        self._reader = LogReader(connection, log_id)
+        self._reader = LogReader(connection, log_id, catalogue)
         self._log_id = log_id
         self._retention = retention
         self._batches = 0
-        self._tail = _Tail(self._reader.head())
-        self._type_ids = self._reader.refresh_types()
+        self._catalogue = catalogue
+        self._reader.refresh_types()
+        catalogue.head = self._reader.head()
+        self._tail = _Tail(catalogue.head)
 
     def append(self, batch: Sequence[Append]) -> list[Outcome]:
         """Check and write a batch; when this returns it is on disk. apsw.Error if not, and then nothing is."""
@@ -57,11 +59,13 @@ class LogWriter:
         except BaseException:
             # What the tail learned of this batch never happened.
             self._tail = _Tail(self._tail.head)
-            self._type_ids.clear()
+            self._catalogue.ids.clear()
+            self._catalogue.names.clear()
             if connection.in_transaction:
                 connection.execute("rollback")
+            self._reader.refresh_types()
             raise
-        self._tail.head = pending.head
+        self._tail.head = self._catalogue.head = pending.head
         return outcomes
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
@@ -76,7 +80,7 @@ class LogWriter:
             return Conflict("A row this append rests on was changed first.")
         for event in append.events:
             pending.head += 1
-            type_id = self._type_ids.get(event.type) or self._new_type(event.type)
+            type_id = self._catalogue.ids.get(event.type) or self._new_type(event.type)
             envelope = _encode_envelope(Envelope(event.id, event.tags, append.metadata))
             pending.events.append((self._log_id, pending.head, type_id, event.version, event.payload, envelope))
             for tag in (EVERY_EVENT, *event.tags):
@@ -111,13 +115,10 @@ class LogWriter:
         return True
 
     def _new_type(self, name: str) -> int:
-        self._type_ids = self._reader.refresh_types()
-        if name not in self._type_ids:
-            type_id = len(self._type_ids) + 1
-            sql = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
-            self._connection.execute(sql, (self._log_id, type_id, name))
-            self._type_ids = self._reader.refresh_types()
-        return self._type_ids[name]
+        type_id = len(self._catalogue.ids) + 1
+        sql = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
+        self._connection.execute(sql, (self._log_id, type_id, name))
+        return self._reader.refresh_types()[name]
 
     def _flush(self, pending: "_Pending") -> None:
         execute = self._connection.executemany
