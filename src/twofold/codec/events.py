@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from twofold.codec.canonical import encode
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
 from twofold.errors import InvalidMessage, Unavailable
@@ -15,7 +16,6 @@ class EventCodec:
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = {event.name: event for event in events}
-        self._encode = msgspec.json.Encoder(order="deterministic").encode
         self._stored = {e.type: (e.name, e.version, TagReader(e.type)) for e in self._events.values()}
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
@@ -31,7 +31,7 @@ class EventCodec:
                 f"{event!r} is no event that a module lists. A decision returns listed events, a list, or None."
             )
         name, version, reader = stored
-        payload = self._encode(event)
+        payload = encode(event)
         if b"null" in payload:
             self._check_reads_back(name, version, payload)
         return NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), payload)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
+from twofold.codec.canonical import encode
 from twofold.codec.edge import check_json, check_values
 from twofold.errors import InvalidMessage
 
@@ -14,16 +15,15 @@ class MessageCodec:
     """Turns commands, queries and rows into JSON and back, by type."""
 
     def __init__(self) -> None:
-        self._encode = msgspec.json.Encoder(order="deterministic").encode
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
     def encode(self, message: object) -> bytes:
         """JSON, the same bytes for equal messages."""
-        return self._encode(message)
+        return encode(message)
 
     def request_hash(self, name: str, message: object) -> bytes:
         """What tells one request from another under one command id: 16 bytes over name and content."""
-        return hashlib.blake2b(self._encode(message), digest_size=16, key=name.encode()[:64]).digest()
+        return hashlib.blake2b(encode(message), digest_size=16, key=name.encode()[:64]).digest()
 
     def decode(self, kind: type, payload: bytes) -> Any:
         """Bytes we wrote ourselves, as an instance of `kind`."""
