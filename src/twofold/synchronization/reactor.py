@@ -14,7 +14,7 @@ from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.domain.process import BoundPolicy, Later
-from twofold.errors import Conflict, Refused, Rejected, Unavailable
+from twofold.errors import Conflict, Rejected, Unavailable
 from twofold.read_store.port import Parked
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
@@ -207,9 +207,9 @@ class Reactor:
             log.warning("%s: a due command is sent again soon: %s", self.name, error)
             await self._world.sleep(1.0)
             return
-        except (Refused, KeyError, msgspec.ValidationError) as error:
-            # The code no longer knows the command. Keep it and say so; new code sends it at the next start.
-            log.error("%s: the due command %s cannot be sent: %s", self.name, due.command, error)
+        except Exception as error:
+            # Most likely the code no longer knows the command. It is kept, shown, and sent at the next start.
+            log.exception("%s: the due command %s cannot be sent", self.name, due.command)
             text = f"{type(error).__name__}: {error}"[:500]
             self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
         heapq.heappop(self._due)

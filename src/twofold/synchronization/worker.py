@@ -46,6 +46,7 @@ class Worker:
         self._retries = retries
         self._moved = moved
         self._stopping = False
+        self._reopen = False
         self._task: asyncio.Task[None] | None = None
         self._done: deque[tuple[float, int]] = deque()
 
@@ -78,8 +79,10 @@ class Worker:
                 failures = 0
                 self.error = None
             except Conflict as error:
+                # Someone else moved the checkpoint: look where it is now before going on.
                 self._failed("retrying", error)
-                self.position = await self._reopened()
+                self._reopen = True
+                await self._pause(1)
             except Unavailable as error:
                 self._failed("retrying", error)
                 await self._pause(1)
@@ -93,6 +96,9 @@ class Worker:
                 await self._pause(failures)
 
     async def _step(self, *, careful: bool) -> None:
+        if self._reopen:
+            self.position = await self.follower.open()
+            self._reopen = False
         page = await self._store.read(self.follower.query, self.position, self._page)
         if page.upto <= self.position:
             self.state = "live"
@@ -128,14 +134,6 @@ class Worker:
     def _failed(self, state: State, error: Exception) -> None:
         self.state = state
         self.error = f"{type(error).__name__}: {error}"
-
-    async def _reopened(self) -> Position:
-        await self._pause(1)
-        try:
-            return await self.follower.open()
-        except Unavailable as error:
-            self._failed("retrying", error)
-            return self.position
 
     async def _pause(self, failures: int) -> None:
         await self._world.sleep(min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE))

@@ -24,9 +24,9 @@ insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
 on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
 """
 _PRUNE = """
-delete from commands where arrival in (select arrival from commands order by arrival limit 256) and recorded_at < ?
+delete from commands where arrival in (select arrival from commands order by arrival limit ?) and recorded_at < ?
 """
-_PRUNE_EVERY = 64
+_PRUNE_EVERY = 128
 _TAIL_KEYS = 200_000
 _NO_TAG = (EVERY_EVENT,)
 
@@ -39,7 +39,7 @@ class LogWriter:
         self._reader = LogReader(connection, log_id, catalogue)
         self._log_id = log_id
         self._retention = retention
-        self._batches = 0
+        self._since_pruned = 0
         self._catalogue = catalogue
         self._reader.refresh_types()
         catalogue.head = self._reader.head()
@@ -131,9 +131,11 @@ class LogWriter:
         pending.clear()
 
     def _prune(self, batch: Sequence[Append]) -> None:
-        self._batches += 1
-        if self._batches % _PRUNE_EVERY == 0:
-            self._connection.execute(_PRUNE, (batch[-1].metadata.time - self._retention,))
+        self._since_pruned += len(batch)
+        if self._since_pruned >= _PRUNE_EVERY:
+            # Twice as many as have come, so that what is too old never grows.
+            self._connection.execute(_PRUNE, (2 * self._since_pruned, batch[-1].metadata.time - self._retention))
+            self._since_pruned = 0
 
 
 class _Pending:
