@@ -1,0 +1,42 @@
+"""In charge of what tests of the SQLite log share: appends, a disk that can fail, and the check before each answer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.events import Metadata, NewEvent
+from twofold.testing.faulty_disk import FaultyDisk
+from twofold.write_store.port import Append, Appended, Outcome
+from twofold.write_store.sqlite import SqliteWriteStore
+
+
+@contextmanager
+def faulty_disk() -> Iterator[FaultyDisk]:
+    disk = FaultyDisk()
+    try:
+        yield disk
+    finally:
+        disk.close()
+
+
+def command(number: int, *, events: int = 1, tag: str = "thing:1", size: int = 2, time: int = 0) -> Append:
+    """The append of one command, all of whose content follows from its number."""
+    command_id = f"command-{number}"
+    payload = f'"{number:0{size}d}"'.encode()
+    new = tuple(NewEvent(f"{command_id}.{i}", "thing-happened", 1, (tag,), payload) for i in range(events))
+    return Append(Metadata(time, command_id, command_id), new, (), command_id, b"%d" % number)
+
+
+async def types_and_ids(store: SqliteWriteStore) -> list[tuple[int, str]]:
+    return [(event.position, event.id) for event in (await store.read(ALL_EVENTS)).events]
+
+
+async def append_watched(store: SqliteWriteStore, disk: FaultyDisk, batch: Sequence[Append]) -> list[Outcome]:
+    """Append, and AssertionError if the answer came before everything written to the write-ahead log was synced."""
+    syncs, writes = disk.done["sync", "wal"], disk.done["write", "wal"]
+    outcomes = await store.append(batch)
+    if any(isinstance(outcome, Appended) and not outcome.repeated for outcome in outcomes):
+        assert disk.done["write", "wal"] > writes, "acknowledged without a write to the write-ahead log"
+        assert disk.done["sync", "wal"] > syncs, "acknowledged without a sync of the write-ahead log"
+        assert disk.unsynced("wal") == 0, f"acknowledged with {disk.unsynced('wal')} writes not yet synced"
+    return outcomes

@@ -1,0 +1,123 @@
+"""What the SQLite log does when its disk fails, fills up, or has not been asked to sync."""
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.write_store.disk import append_watched, command, faulty_disk, types_and_ids
+from twofold.errors import Unavailable
+from twofold.testing.faulty_disk import Part
+from twofold.write_store.port import Appended
+from twofold.write_store.sqlite import SqliteWriteStore
+
+
+def connection_of(store: SqliteWriteStore) -> apsw.Connection:
+    connection = store._write_connection
+    assert connection is not None
+    return connection
+
+
+async def test_everything_is_synced_before_it_is_acknowledged(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        number = 0
+        for size in (1, 7, 64, 512) * 3:
+            batch = [command(number + i, events=i % 3, size=400) for i in range(size)]
+            assert all(isinstance(outcome, Appended) for outcome in await append_watched(store, disk, batch))
+            number += size
+        assert disk.done["write", "main"] > 0, "the write-ahead log was never written back: make the test longer"
+        await store.close()
+
+
+@pytest.mark.parametrize("mode", ["off", "normal"])
+async def test_the_check_of_syncs_fails_where_the_store_does_not_sync(tmp_path: Path, mode: str) -> None:
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        connection_of(store).execute(f"pragma synchronous = {mode}")
+        with pytest.raises(AssertionError, match="acknowledged with"):
+            for number in range(3):
+                await append_watched(store, disk, [command(number)])
+        await store.close()
+
+
+async def test_a_failed_sync_stops_the_writer_until_a_restart_and_lets_reads_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(path, vfs=disk.name)
+        await store.append([command(1)])
+        disk.fail("sync", apsw.SQLITE_IOERR_FSYNC, part="wal", times=1)
+        with pytest.raises(Unavailable):
+            await store.append([command(2)])
+        assert store.problem is not None
+        assert "Restart the process" in store.problem
+        with pytest.raises(Unavailable, match="stopped after a disk error"):
+            await store.append([command(3)])
+        assert (await types_and_ids(store))[:1] == [(1, "command-1.0")]
+        assert [e for e in await types_and_ids(store) if e[1].startswith("command-3")] == []
+        await store.close()
+    again = SqliteWriteStore(path)
+    assert again.problem is None
+    head = len(await types_and_ids(again))
+    (second,) = await again.append([command(2)])
+    assert isinstance(second, Appended)
+    assert await types_and_ids(again) == [(1, "command-1.0"), (2, "command-2.0")]
+    assert second.repeated == (head == 2), "the outcome was unknown; its repeat must say which it was"
+    await again.close()
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+async def test_a_disk_error_while_the_log_is_written_back_stops_the_writer_too(tmp_path: Path, operation: str) -> None:
+    """The commit itself is durable and stays acknowledged; but a disk that lost a write is not to be trusted."""
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        code = apsw.SQLITE_IOERR_FSYNC if operation == "sync" else apsw.SQLITE_IOERR_WRITE
+        disk.fail("sync" if operation == "sync" else "write", code, part="main")
+        acknowledged = 0
+        for start in range(0, 40_000, 512):
+            try:
+                await append_watched(store, disk, [command(start + i, size=400) for i in range(512)])
+            except Unavailable:
+                break
+            acknowledged += 512
+            if store.problem is not None:
+                break
+        assert store.problem is not None
+        with pytest.raises(Unavailable, match="stopped after a disk error"):
+            await store.append([command(99_999)])
+        assert len(await types_and_ids(store)) == acknowledged > 0
+        disk.mend()
+        await store.close()
+
+
+@pytest.mark.parametrize("part", ["wal", None])
+async def test_a_full_disk_refuses_appends_and_nothing_else_and_recovers(tmp_path: Path, part: Part | None) -> None:
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        await store.append([command(1)])
+        for skip in range(8):
+            disk.fail("write", apsw.SQLITE_FULL, part=part, skip=skip)
+            with pytest.raises(Unavailable) as caught:
+                await store.append([command(100 + i, size=2_000, tag=f"new:{skip}.{i}") for i in range(64)])
+            assert isinstance(caught.value.__cause__, apsw.FullError)
+            assert store.problem is None
+            assert await types_and_ids(store) == [(1, "command-1.0")], "a part of a refused batch is there"
+            disk.mend()
+        outcomes = await store.append([command(2), command(100), command(101)])
+        assert outcomes == [Appended(2, 1), Appended(3, 1), Appended(4, 1)]
+        await store.close()
+    again = SqliteWriteStore(tmp_path / "log.db")
+    assert [position for position, _ in await types_and_ids(again)] == [1, 2, 3, 4]
+    await again.close()
+
+
+async def test_a_type_first_seen_in_a_refused_batch_is_stored_with_the_next(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        disk.fail("write", apsw.SQLITE_FULL)
+        with pytest.raises(Unavailable):
+            await store.append([command(1)])
+        disk.mend()
+        assert await store.append([command(1)]) == [Appended(1, 1)]
+        assert await types_and_ids(store) == [(1, "command-1.0")]
+        await store.close()
