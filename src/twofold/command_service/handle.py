@@ -100,9 +100,10 @@ class CommandService:
         return _written(command_id, _appended(outcome))
 
     async def _newer(self, folded: Mapping[Fold, Folded]) -> Mapping[Fold, Folded]:
-        """Folds newer than those a decision failed on: from the cache if it has moved on since, else from the log."""
+        """Folds newer than those a decision failed on: from the cache if all moved on since, else from the log."""
         cached = await self._folds.load(tuple(folded))
-        if any(cached[fold].upto > upto for fold, (_, upto) in folded.items()):
+        # One that stands still may be the one that was too old: it would fail for ever while others move on.
+        if all(cached[fold].upto > upto for fold, (_, upto) in folded.items()):
             return cached
         refreshed, _ = await self._folds.refresh(folded)
         return refreshed
