@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from msgspec import Struct
@@ -35,7 +35,6 @@ from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, 
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import Envelope, Metadata, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.domain.tags import Tag
 from twofold.errors import InvalidMessage, Rejected, WiringError
 
 EVENTS = [OrderPlaced, OrderPaid, Received, Shipped, SeatTaken]
@@ -212,4 +211,3 @@ def test_the_same_thing_asked_for_twice_is_folded_once() -> None:
     decision = read(place_order, *MODELS)
     one, same = (decision.boundary(PlaceOrder("o1", "ann", n)).folds for n in (1, 2))
     assert set(one) == set(same)
-    assert Annotated[str, Tag("order")] == OrderId

@@ -39,14 +39,16 @@ PRIZES = {
 
 async def race(store: WriteStore, prize: Prize, *, racers: int, rounds: int, in_one_batch: bool) -> None:
     """AssertionError unless in every round exactly one racer wins, all others get Conflict, and one event is there."""
+    after = 0
     for number in range(rounds):
         query = prize.query(number)
         # A barrier: every racer has loaded before the first one appends.
-        seen = await asyncio.gather(*(store.read(query) for _ in range(racers)))
+        seen = await asyncio.gather(*(store.read(query, after) for _ in range(racers)))
         await _write_beside(store, prize, number)
         appends = [_append(prize, number, racer, found.upto) for racer, found in enumerate(seen)]
         outcomes = await _append_all(store, appends, in_one_batch)
         await _check(store, prize, number, seen[0].upto, outcomes)
+        after = seen[0].upto
 
 
 async def _append_all(store: WriteStore, appends: Sequence[Append], in_one_batch: bool) -> list[Outcome]:

@@ -67,7 +67,7 @@ class FrozenWorld:
             moment, _, alarm = heapq.heappop(self._sleepers)
             if not alarm.done():
                 self._passed = max(self._passed, moment)
-                alarm.set_result(None)
+                _ring(alarm)
                 await self.settle()
         self._passed = until
 
@@ -91,5 +91,10 @@ async def _turn() -> None:
     """One turn of the event loop: what was ready before has run when this returns."""
     loop = asyncio.get_running_loop()
     turned: asyncio.Future[None] = loop.create_future()
-    loop.call_soon(lambda: turned.done() or turned.set_result(None))
+    loop.call_soon(_ring, turned)
     await turned
+
+
+def _ring(alarm: "asyncio.Future[None]") -> None:
+    if not alarm.done():
+        alarm.set_result(None)
