@@ -6,9 +6,11 @@ import apsw
 import pytest
 
 from tests.write_store.disk import append_watched, command, faulty_disk, types_and_ids
-from twofold.errors import Unavailable
-from twofold.testing.faulty_disk import Part
-from twofold.write_store.port import Appended
+from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
+from twofold.domain.events import Metadata, NewEvent
+from twofold.errors import Conflict, Unavailable
+from twofold.testing.faulty_disk import Operation, Part
+from twofold.write_store.port import Append, Appended
 from twofold.write_store.sqlite import SqliteWriteStore
 
 
@@ -66,27 +68,39 @@ async def test_a_failed_sync_stops_the_writer_until_a_restart_and_lets_reads_go_
     await again.close()
 
 
-@pytest.mark.parametrize("operation", ["write", "sync"])
-async def test_a_disk_error_while_the_log_is_written_back_stops_the_writer_too(tmp_path: Path, operation: str) -> None:
-    """The commit itself is durable and stays acknowledged; but a disk that lost a write is not to be trusted."""
+@pytest.mark.parametrize(("operation", "code"), [("write", apsw.SQLITE_IOERR_WRITE), ("sync", apsw.SQLITE_IOERR_FSYNC)])
+async def test_a_disk_error_while_the_log_is_written_back_stops_the_writer_but_takes_no_answer_back(
+    tmp_path: Path, operation: Operation, code: int
+) -> None:
     with faulty_disk() as disk:
         store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
-        code = apsw.SQLITE_IOERR_FSYNC if operation == "sync" else apsw.SQLITE_IOERR_WRITE
-        disk.fail("sync" if operation == "sync" else "write", code, part="main")
+        fault = disk.fail(operation, code, part="main", times=1)
         acknowledged = 0
-        for start in range(0, 40_000, 512):
-            try:
-                await append_watched(store, disk, [command(start + i, size=400) for i in range(512)])
-            except Unavailable:
-                break
+        while fault.times and acknowledged < 60_000:
+            await append_watched(store, disk, [command(acknowledged + i, size=400) for i in range(512)])
             acknowledged += 512
-            if store.problem is not None:
-                break
         assert store.problem is not None
         with pytest.raises(Unavailable, match="stopped after a disk error"):
             await store.append([command(99_999)])
-        assert len(await types_and_ids(store)) == acknowledged > 0
+        assert len(await types_and_ids(store)) == acknowledged
+        await store.close()
+    again = SqliteWriteStore(tmp_path / "log.db")
+    assert len(await types_and_ids(again)) == acknowledged
+    await again.close()
+
+
+async def test_no_room_to_write_the_log_back_stops_nothing(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        disk.fail("write", apsw.SQLITE_FULL, part="main")
+        before = disk.done["write", "main"]
+        for start in range(0, 20_480, 512):
+            await append_watched(store, disk, [command(start + i, size=400) for i in range(512)])
+        assert store.problem is None
+        assert disk.done["write", "main"] == before, "the main file was written to: the disk was not full"
         disk.mend()
+        await store.append([command(99_999)])
+        assert disk.done["write", "main"] > before + 1_000
         await store.close()
 
 
@@ -120,4 +134,28 @@ async def test_a_type_first_seen_in_a_refused_batch_is_stored_with_the_next(tmp_
         disk.mend()
         assert await store.append([command(1)]) == [Appended(1, 1)]
         assert await types_and_ids(store) == [(1, "command-1.0")]
+        await store.close()
+
+
+async def test_a_condition_is_checked_right_while_the_memory_of_recent_tags_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer forgets its recent tags when there are too many; what it forgot, it must look up."""
+    for limit in range(1, 8):
+        monkeypatch.setattr("twofold.write_store.sqlite.writer._TAIL_KEYS", limit)
+        store = SqliteWriteStore(tmp_path / f"log-{limit}.db")
+        for position in range(1, 30):
+            tags = (f"a:{position % 3}", f"b:{position % 5}")
+            event = NewEvent(f"e{position}.0", f"type-{position % 2}", 1, tags, b"{}")
+            await store.append([Append(Metadata(0, "c", "c"), (event,))])
+            for item in (
+                QueryItem((event.type,)),
+                QueryItem((event.type,), tags[:1]),
+                QueryItem((event.type,), tags[1:]),
+                QueryItem((event.type,), tags),
+                QueryItem((), tags),
+            ):
+                stale = Append(Metadata(0, "c", "c"), (event,), (AppendCondition(EventQuery((item,)), position - 1),))
+                (outcome,) = await store.append([stale])
+                assert isinstance(outcome, Conflict), f"limit {limit}: {item} missed position {position}"
         await store.close()

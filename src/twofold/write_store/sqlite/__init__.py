@@ -30,7 +30,7 @@ _PRAGMAS = (
     "checkpoint_fullfsync = on",
     "secure_delete = on",
     "cache_size = -65536",
-    "wal_autocheckpoint = 4000",
+    "wal_autocheckpoint = 0",
 )
 _TAIL_CHECKED = 1_000
 _READER_POLL = 0.05
@@ -95,13 +95,13 @@ class SqliteWriteStore:
             with DiskErrors(self._path):
                 outcomes = self._writer.append(batch)
         except Unavailable as error:
-            if not isinstance(error.__cause__, apsw.FullError | apsw.BusyError):
-                # After a failed sync the kernel may have dropped the pages: what the file holds is only known anew.
-                self.problem = (
-                    f"The log {self._path} stopped after a disk error ({error.__cause__}). Restart the process; it "
-                    "checks the log before it writes again."
-                )
+            self._judge(error.__cause__)
             raise
+        try:
+            self._writer.write_back()
+        except apsw.Error as error:
+            # The batch itself is on disk and stays acknowledged.
+            self._judge(error)
         self._news.set()
         self._news = asyncio.Event()
         return outcomes
@@ -138,6 +138,15 @@ class SqliteWriteStore:
 
     async def close(self) -> None:
         self._release()
+
+    def _judge(self, error: BaseException | None) -> None:
+        """Stop for good where the disk failed; where it is only full or busy, the next append may go through."""
+        if not isinstance(error, apsw.FullError | apsw.BusyError):
+            # After a failed sync the kernel may have dropped the pages: what the file holds is only known anew.
+            self.problem = (
+                f"The log {self._path} stopped after a disk error ({error}). Restart the process; it checks the log "
+                "before it writes again."
+            )
 
     def _release(self) -> None:
         self._writer = None

@@ -28,6 +28,7 @@ delete from commands where arrival in (select arrival from commands order by arr
 """
 _PRUNE_EVERY = 128
 _TAIL_KEYS = 200_000
+_WRITE_BACK_PAGES = 4_000
 _NO_TAG = (EVERY_EVENT,)
 
 
@@ -44,6 +45,8 @@ class LogWriter:
         self._reader.refresh_types()
         catalogue.head = self._reader.head()
         self._tail = _Tail(catalogue.head)
+        self._pages_waiting = 0
+        connection.set_wal_hook(self._note_pages)
 
     def append(self, batch: Sequence[Append]) -> list[Outcome]:
         """Check and write a batch; when this returns it is on disk. apsw.Error if not, and then nothing is."""
@@ -67,6 +70,18 @@ class LogWriter:
             raise
         self._tail.head = self._catalogue.head = pending.head
         return outcomes
+
+    def write_back(self) -> None:
+        """Move what has been committed into the main file, once it is much. apsw.Error if the disk fails at that.
+
+        SQLite would do it by itself, but keep it to itself when the disk fails.
+        """
+        if self._pages_waiting >= _WRITE_BACK_PAGES:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _note_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        self._pages_waiting = pages
+        return apsw.SQLITE_OK
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
         if append.command_id is not None:
@@ -175,8 +190,9 @@ class _Tail:
 
     def note(self, tag: str, type: str, position: Position) -> None:
         if len(self._last) >= _TAIL_KEYS:
+            # Of the event at `position` other tags may have been noted already: only what comes after it is known.
             self._last.clear()
-            self._start = position - 1
+            self._start = position
         self._last[tag, type] = position
 
     def any_match(self, condition: AppendCondition) -> bool | None:
