@@ -7,7 +7,7 @@ from typing import Any
 from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Found, Parked, Progress, ReadModel
 
 _Order = tuple[bool, ColumnValue, str]
 
@@ -68,6 +68,9 @@ class MemoryReadStore:
         for kept in self._models.values():
             kept.seen = True
         yield _MemorySnapshot(dict(self._models))
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(*each, self._models[each].progress) for each in sorted(self._models)]
 
     async def close(self) -> None:
         return None

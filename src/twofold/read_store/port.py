@@ -45,6 +45,14 @@ class Progress(msgspec.Struct, frozen=True):
     parked: tuple[Parked, ...] = ()
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far one generation of a read model has come."""
+
+    name: str
+    generation: int
+    progress: Progress
+
+
 class Change(msgspec.Struct, frozen=True):
     """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows, None deletes.
 
@@ -117,6 +125,10 @@ class ReadStore(Protocol):
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """A consistent view for reading; give it back soon."""
+        ...
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """How far every read model kept here has come, by name and generation, prepared in this process or not."""
         ...
 
     async def close(self) -> None:

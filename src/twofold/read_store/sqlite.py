@@ -15,7 +15,7 @@ import msgspec
 
 from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.access import check_access
-from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Found, Parked, Progress, ReadModel
 from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
 from twofold.read_store.sqlite_table import Table
 from twofold.sqlite_file import DiskErrors, FileLock, open_connection, refuse_network_file_system, refuse_old_sqlite
@@ -34,6 +34,8 @@ _PARKED = (
     "select key, position, error, since, waiting from parked"
     " where model = ? and generation = ? and partition = ? order by key"
 )
+_HAS_TABLES = "select 1 from sqlite_schema where name = 'parked'"
+_MODELS = "select model, generation from checkpoints where partition = ? order by model, generation"
 _PARK = "insert or replace into parked values (?, ?, ?, ?, ?, ?, ?, ?)"
 _UNPARK = "delete from parked where model = ? and generation = ? and partition = ? and key = ?"
 
@@ -108,6 +110,13 @@ class SqliteReadStore:
             finally:
                 self._give_back(reader)
 
+    async def checkpoints(self) -> list[Checkpoint]:
+        with DiskErrors(self._path):
+            if self._connection.execute(_HAS_TABLES).fetchone() is None:
+                return []
+            models = self._connection.execute(_MODELS, (PARTITION,)).fetchall()
+            return [Checkpoint(*each, _progress(self._connection, *each)) for each in models]
+
     async def close(self) -> None:
         self._open = False
         while self._idle:
@@ -137,7 +146,7 @@ class SqliteReadStore:
         mine = (change.model.name, change.model.generation, PARTITION)
         self._connection.execute(_ADVANCE, (change.position, change.log, change.now, *mine, change.before, change.log))
         if self._connection.changes() != 1:
-            present = _progress(self._connection, change.model)
+            present = _progress(self._connection, change.model.name, change.model.generation)
             raise Conflict(
                 f"Read model '{change.model.name}' is at {present.position} of log '{present.log}', not at "
                 f"{change.before} of log '{change.log}'."
@@ -217,11 +226,11 @@ class _SqliteSnapshot:
     async def progress(self, model: ReadModel) -> Progress:
         _table(self._tables, model)
         with DiskErrors(self._path):
-            return _progress(self._reader, model)
+            return _progress(self._reader, model.name, model.generation)
 
 
-def _progress(connection: apsw.Connection, model: ReadModel) -> Progress:
-    mine = (model.name, model.generation, PARTITION)
+def _progress(connection: apsw.Connection, model: str, generation: int) -> Progress:
+    mine = (model, generation, PARTITION)
     found = connection.execute(_PROGRESS, mine).fetchone()
     if found is None:
         return Progress(0, "", 0)

@@ -17,12 +17,14 @@ from twofold.domain.process import BoundPolicy, Later
 from twofold.errors import Conflict, Rejected, Unavailable
 from twofold.read_store.port import Parked
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
+from twofold.write_store.port import Append, Row, RowWrite, Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
 _IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
-_CHECKPOINT = "checkpoint"
+_CHECKPOINTS = "checkpoints"
+"""One space for all policies' checkpoints, so that whoever looks from outside finds them without knowing the policies."""
+_POLICY = "policy:"
 _SECOND = 1_000_000
 
 
@@ -74,7 +76,7 @@ class Reactor:
         self._names = {kind: name for name, kind in commands.items()}
         self._send = send
         self._world = world
-        self._space = f"policy:{policy.name}"
+        self._space = f"{_POLICY}{policy.name}"
         self._version = 0
         self._parked: dict[str, Parked] = {}
         self._due: list[tuple[int, str, Due]] = []
@@ -82,8 +84,8 @@ class Reactor:
         self._timer: asyncio.Task[None] | None = None
 
     async def open(self) -> Position:
-        rows = dict(await self._store.rows(self._space))
-        checkpoint = rows.pop(_CHECKPOINT, None)
+        rows = await self._store.rows(self._space)
+        checkpoint = (await self._store.rows(_CHECKPOINTS)).get(self._space)
         if checkpoint is None:
             head = (await self._store.read(EventQuery())).head
             position = 0 if self._policy.from_start else head
@@ -95,8 +97,7 @@ class Reactor:
         due = {k: msgspec.json.decode(row.value, type=Due) for k, row in rows.items() if k.startswith("due:")}
         self._due = [(each.at, key, each) for key, each in due.items()]
         heapq.heapify(self._due)
-        parked = [msgspec.json.decode(row.value, type=Parked) for k, row in rows.items() if k.startswith("parked:")]
-        self._parked = {each.key: each for each in parked}
+        self._parked = {each.key: each for each in _parked(rows)}
         await self._retry_parked(position)
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
@@ -151,7 +152,7 @@ class Reactor:
             log.info("%s: %s was rejected: %s", self.name, type(command).__name__, error)
 
     async def _write(self, position: Position, rows: Sequence[RowWrite]) -> None:
-        checkpoint = RowWrite(self._space, _CHECKPOINT, msgspec.json.encode(position), self._version)
+        checkpoint = RowWrite(_CHECKPOINTS, self._space, msgspec.json.encode(position), self._version)
         await self._append([checkpoint, *rows])
         self._version += 1
 
@@ -213,6 +214,20 @@ class Reactor:
             text = f"{type(error).__name__}: {error}"[:500]
             self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
         heapq.heappop(self._due)
+
+
+async def policy_checkpoints(store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:
+    """The checkpoint and the parked events of every policy that ever ran on this log, by its name."""
+    found: dict[str, tuple[Position, tuple[Parked, ...]]] = {}
+    for space, row in (await store.rows(_CHECKPOINTS)).items():
+        position = msgspec.json.decode(row.value, type=int)
+        found[space.removeprefix(_POLICY)] = position, _parked(await store.rows(space))
+    return found
+
+
+def _parked(rows: Mapping[str, Row]) -> tuple[Parked, ...]:
+    parked = [msgspec.json.decode(row.value, type=Parked) for key, row in rows.items() if key.startswith("parked:")]
+    return tuple(sorted(parked, key=lambda each: each.position))
 
 
 def _as_list(answer: Any) -> list[Any]:

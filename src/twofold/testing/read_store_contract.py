@@ -232,6 +232,15 @@ class ReadStoreContract(abc.ABC):
             await store.save(Change(ORDERS, LOG, 0, 7, 123))
             assert await progress(store, ORDERS) == Progress(7, LOG, 123)
 
+    async def test_checkpoints_of_all_models_and_generations_are_listed(self) -> None:
+        async with self.opened() as store:
+            assert await store.checkpoints() == []
+            await store.prepare([ORDERS, msgspec.structs.replace(ORDERS, generation=ORDERS.generation + 1)])
+            await keep(store, ORDERS, {}, position=3, parked={"k": (parked := Parked("k", 3, "no", 9))})
+            found = [(each.name, each.generation, each.progress) for each in await store.checkpoints()]
+            kept = Progress(3, LOG, 0, (parked,))
+            assert found == [("orders", ORDERS.generation, kept), ("orders", ORDERS.generation + 1, Progress(0, "", 0))]
+
     @pytest.mark.parametrize(("before", "log"), [(0, LOG), (2, LOG), (8, LOG), (7, "log-b")])
     async def test_a_save_on_another_checkpoint_or_log_is_a_conflict_and_changes_nothing(
         self, before: int, log: str
