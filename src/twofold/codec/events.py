@@ -49,7 +49,8 @@ class EventCodec:
         Unavailable where the log holds a newer version or a type this process does not know: a newer process wrote it.
         msgspec.ValidationError where stored bytes do not fit the type.
         """
-        return self._find_decoder(recorded.type, recorded.version)(recorded.payload)
+        key = recorded.type, recorded.version
+        return (self._decoders.get(key) or self._find_decoder(*key))(recorded.payload)
 
     def tags_of(self, recorded: RecordedEvent) -> tuple[str, ...]:
         """The tags the present code gives a stored event."""

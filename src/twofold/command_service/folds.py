@@ -88,13 +88,15 @@ class Folds:
         states = dict(folded)
         while True:
             found, outcome = await self._store.newer(conditions(states), command_id, PAGE)
-            # One fold asked alone: whatever came back is its own. Reading tags costs as much as folding.
-            alone = len(states) == 1
-            for recorded in found.events:
-                event = self._codec.decode(recorded)
-                for fold, (state, upto) in states.items():
-                    if recorded.position > upto and (alone or _concerns(fold, event, recorded)):
-                        states[fold] = Folded(fold.model.evolve(state, event, recorded), upto)
+            if len(states) == 1:
+                # Whatever came back is this fold's own; asking each event for its tags costs as much as folding it.
+                ((fold, (state, upto)),) = states.items()
+                evolve, decode = fold.model.evolve, self._codec.decode
+                for recorded in found.events:
+                    state = evolve(state, decode(recorded), recorded)
+                states[fold] = Folded(state, upto)
+            else:
+                self._apply(states, found.events)
             for fold, (state, upto) in states.items():
                 states[fold] = Folded(state, max(upto, found.upto))
             if found.upto == found.head:
@@ -111,6 +113,13 @@ class Folds:
             envelope = Envelope(new.id, new.tags, append.metadata)
             self._advance(event, RecordedEvent(i, new.type, new.version, new.payload, envelope))
         self._era.upto = outcome.position
+
+    def _apply(self, states: dict[Fold, Folded], events: Sequence[RecordedEvent]) -> None:
+        for recorded in events:
+            event = self._codec.decode(recorded)
+            for fold, (state, upto) in states.items():
+                if recorded.position > upto and _concerns(fold, event, recorded):
+                    states[fold] = Folded(fold.model.evolve(state, event, recorded), upto)
 
     def _advance(self, event: object, recorded: RecordedEvent) -> None:
         for tag in (_ANY, *recorded.tags):

@@ -44,30 +44,28 @@ class Envelope(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class RecordedEvent:
+class RecordedEvent(msgspec.Struct, frozen=True, eq=False):
     """An event as the log keeps it. `payload` is the JSON written at the time, in the shape of `version`.
 
-    A store may hand in the envelope as a function that makes it: folding a long past needs it rarely, and reading it
-    for every event would take half of the time.
+    `wrapped` is its envelope, or a function that makes it: folding a long past needs the envelope rarely, and reading
+    it for every event would take half of the time.
     """
 
-    __slots__ = ("_envelope", "payload", "position", "type", "version")
-
-    def __init__(
-        self, position: Position, type: str, version: int, payload: bytes, envelope: Envelope | Callable[[], Envelope]
-    ) -> None:
-        self.position = position
-        self.type = type
-        self.version = version
-        self.payload = payload
-        self._envelope = envelope
+    position: Position
+    type: str
+    version: int
+    payload: bytes
+    wrapped: Envelope | Callable[[], Envelope]
 
     @property
     def envelope(self) -> Envelope:
         """Id, tags and metadata."""
-        if not isinstance(self._envelope, Envelope):
-            self._envelope = self._envelope()
-        return self._envelope
+        wrapped = self.wrapped
+        if not isinstance(wrapped, Envelope):
+            wrapped = wrapped()
+            # Frozen for everyone else; unwrapping changes nothing anyone can see.
+            msgspec.structs.force_setattr(self, "wrapped", wrapped)
+        return wrapped
 
     @property
     def id(self) -> str:
