@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -12,7 +11,6 @@ from shop.pages.figures import FigurePages
 from shop.pages.orders import OrderPages
 from shop.pages.problems import problem_pages
 from shop.pages.rendering import Renderer
-from shop.pages.safety import Safety
 from shop.pages.storefront import Storefront
 from twofold import App
 
@@ -20,7 +18,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 def pages(app: App) -> Starlette:
-    """All pages of the shop over `app`, to be served at `/`."""
+    """All pages of the shop over `app`, to be served at `/` by `twofold.http`, which adds what keeps pages safe."""
     renderer = Renderer()
     storefront, orders = Storefront(app, renderer), OrderPages(app, renderer)
     customers, figures = CustomerPages(app, renderer), FigurePages(app, renderer)
@@ -28,18 +26,17 @@ def pages(app: App) -> Starlette:
         routes=[
             Route("/", storefront.show, methods=["GET"]),
             Route("/orders", storefront.order, methods=["POST"]),
-            Route("/orders/{order_id}", orders.show, methods=["GET"]),
-            Route("/orders/{order_id}/pay", orders.pay, methods=["POST"]),
-            Route("/orders/{order_id}/ship", orders.ship, methods=["POST"]),
-            Route("/orders/{order_id}/cancel", orders.cancel, methods=["POST"]),
+            Route("/orders/{order_id:path}/pay", orders.pay, methods=["POST"]),
+            Route("/orders/{order_id:path}/ship", orders.ship, methods=["POST"]),
+            Route("/orders/{order_id:path}/cancel", orders.cancel, methods=["POST"]),
+            Route("/orders/{order_id:path}", orders.show, methods=["GET"]),
             Route("/customers", customers.best, methods=["GET"]),
             Route("/customers", customers.register, methods=["POST"]),
-            Route("/customers/{customer_id}", customers.show, methods=["GET"]),
+            Route("/customers/{customer_id:path}", customers.show, methods=["GET"]),
             Route("/stock", figures.stock, methods=["GET"]),
             Route("/stock", figures.restock, methods=["POST"]),
             Route("/revenue", figures.revenue, methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        middleware=[Middleware(Safety)],
         exception_handlers=problem_pages(renderer),
     )

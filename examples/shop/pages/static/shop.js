@@ -4,17 +4,29 @@
 const PAUSE = 400; // milliseconds between two looks at the server, however fast the query changes
 
 function follow(path) {
-  const source = new EventSource(path);
   const mark = document.querySelector("[data-live-mark]");
-  let token = null, busy = false;
+  let source = null, token = null, busy = false;
 
-  source.addEventListener("open", () => { if (mark) mark.hidden = false; });
-  source.addEventListener("error", () => { if (mark) mark.hidden = true; });
-  source.addEventListener("answer", (message) => {
-    token = JSON.parse(message.data).token;
-    document.documentElement.dataset.following = "yes";
-    look();
-  });
+  // A browser opens few connections to one site: a page that nobody sees gives its own back.
+  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
+  if (!document.hidden) start();
+
+  function start() {
+    stop();
+    source = new EventSource(path);
+    source.addEventListener("open", () => { if (mark) mark.hidden = false; });
+    source.addEventListener("error", () => { if (mark) mark.hidden = true; });
+    source.addEventListener("answer", (message) => {
+      token = JSON.parse(message.data).token;
+      document.documentElement.dataset.following = "yes";
+      look();
+    });
+  }
+
+  function stop() {
+    source?.close();
+    if (mark) mark.hidden = true;
+  }
 
   async function look() {
     if (busy) return;

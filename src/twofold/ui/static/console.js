@@ -152,10 +152,9 @@ async function offerQuestions() {
 }
 
 function followAnswer() {
-  question?.close();
+  question?.stop();
   byId("answer").replaceChildren();
-  question = new EventSource(byId("question").value);
-  question.addEventListener("answer", (message) => gotAnswer(JSON.parse(message.data)));
+  question = stream(() => byId("question").value, "answer", gotAnswer);
 }
 
 async function askAgain() {
@@ -171,22 +170,38 @@ function gotAnswer(answer) {
 
 // --------------------------------------------------------------------------------------------------------------- begin
 
+// A browser opens few connections to one site: while nobody sees this page it gives its own back.
+function stream(address, name, arrived, failed = () => {}) {
+  let source = null;
+  const stop = () => source?.close();
+  const start = () => {
+    stop();
+    source = new EventSource(address());
+    source.addEventListener(name, (message) => arrived(JSON.parse(message.data), message.lastEventId));
+    source.addEventListener("error", failed);
+  };
+  const look = () => (document.hidden ? stop() : start());
+  document.addEventListener("visibilitychange", look);
+  look();
+  return { stop() { stop(); document.removeEventListener("visibilitychange", look); } };
+}
+
 function followStatus() {
-  const source = new EventSource("/status");
-  source.addEventListener("status", (message) => showStatus(JSON.parse(message.data)));
-  source.addEventListener("error", () => {
+  stream(() => "/status", "status", showStatus, () => {
     say("state", "connection lost, trying again …");
     byId("state").className = "state ill";
   });
 }
 
 async function followEvents() {
-  const status = await (await fetch("/status", { headers: { Accept: "application/json" } })).json();
-  const first = await (await fetch("/events?limit=1", { headers: { Accept: "application/json" } })).json();
-  // A token ends in its position. This is the one place that relies on it: there is no other way to ask for the end.
-  const after = first.token.replace(/\d+$/, String(Math.max(0, status.head - FRESH)));
-  const source = new EventSource(`/events?after=${encodeURIComponent(after)}`);
-  source.addEventListener("event", (message) => arrived(JSON.parse(message.data)));
+  const json = async (path) => (await fetch(path, { headers: { Accept: "application/json" } })).json();
+  const [{ head }, first] = await Promise.all([json("/status"), json("/events?limit=1")]);
+  // A token ends in its position. Only this page relies on it: there is no other way to ask for the end of the log.
+  let after = first.token.replace(/\d+$/, String(Math.max(0, head - FRESH)));
+  stream(() => `/events?after=${encodeURIComponent(after)}`, "event", (event, token) => {
+    after = token || after;
+    arrived(event);
+  });
 }
 
 followStatus();
