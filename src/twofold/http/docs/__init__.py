@@ -1,0 +1,120 @@
+"""In charge of `/openapi.json`, and of `/docs`: the page that shows it, whole without a network or inline code."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from twofold.http.examples import example_of
+from twofold.http.exchange import Exchange
+from twofold.http.problems import KINDS
+from twofold.http.routing import Route
+
+_HERE = Path(__file__).parent
+
+Json = dict[str, Any]
+
+
+def docs_routes(document: Json) -> dict[str, Route]:
+    """The routes of the description, made once: nothing in it changes while the process runs."""
+    script = (_HERE / "docs.js").read_bytes()
+    style = (_HERE / "docs.css").read_bytes()
+    return {
+        "/openapi.json": _file(msgspec.json.encode(document), b"application/json"),
+        "/docs": _file(_page(document), b"text/html; charset=utf-8"),
+        "/docs/docs.js": _file(script, b"text/javascript; charset=utf-8"),
+        "/docs/docs.css": _file(style, b"text/css; charset=utf-8"),
+    }
+
+
+def _file(content: bytes, kind: bytes) -> Route:
+    async def handle(exchange: Exchange) -> None:
+        await exchange.answer(200, [(b"content-type", kind), (b"cache-control", b"no-cache")], content)
+
+    return Route("GET", handle)
+
+
+def _page(document: Json) -> bytes:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    shared = document["components"]["schemas"]
+    operations = [
+        _operation(path, method, operation, shared)
+        for path, offered in document["paths"].items()
+        for method, operation in offered.items()
+    ]
+    groups = [
+        (tag["name"], [each for each in operations if each["tag"] == tag["name"]]) for tag in document["tags"]
+    ]
+    page = environment.get_template("page.html").render(
+        info=document["info"],
+        groups=[group for group in groups if group[1]],
+        schemas={name: _pretty(schema) for name, schema in shared.items()},
+        problems=KINDS,
+    )
+    return page.encode()
+
+
+def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    answer = operation["responses"]["200"]["content"]
+    parameters = [
+        {**each, "kind": _kind(each["schema"]), "text": each.get("description") or each["schema"].get("description", "")}
+        for each in operation["parameters"]
+    ]
+    example = _pretty(body["example"]) if body else ""
+    return {
+        "id": operation["operationId"],
+        "tag": operation["tags"][0],
+        "path": path,
+        "method": method.upper(),
+        "summary": operation["summary"],
+        "description": operation.get("description", ""),
+        "parameters": parameters,
+        "body": _pretty(_resolve(body["schema"], shared)) if body else "",
+        "example": example,
+        "answer": _pretty(_resolve(answer["application/json"]["schema"], shared)),
+        "answer_example": _pretty(example_of(answer["application/json"]["schema"], shared)),
+        "streams": "text/event-stream" in answer,
+        "curl": _curl(path, method.upper(), parameters, body["example"] if body else None, shared),
+        "problems": [code for code in operation["responses"] if code != "200"],
+    }
+
+
+def _curl(path: str, method: str, parameters: list[Json], example: Any, shared: Json) -> str:
+    """A line to paste; `$HOST` stands for the address of the server, which the page fills in."""
+    if method == "POST":
+        sent = shlex.quote(json.dumps(example, ensure_ascii=False))
+        return f"curl -H 'Content-Type: application/json' -d {sent} $HOST{path}"
+    required = [each for each in parameters if each["required"]]
+    given = [f"--data-urlencode {shlex.quote(_pair(each, shared))}" for each in required]
+    return " ".join(["curl", *(["-G", *given] if given else []), f"$HOST{path}"])
+
+
+def _pair(parameter: Json, shared: Json) -> str:
+    value = example_of(parameter["schema"], shared, parameter["name"])
+    first = value[0] if isinstance(value, list) and value else value
+    return f"{parameter['name']}={first if isinstance(first, str) else json.dumps(first)}"
+
+
+def _resolve(schema: Json, shared: Json) -> Json:
+    found: Json = shared.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    return found
+
+
+def _kind(schema: Json) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_kind(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"{_kind(schema['items'])}, may be repeated"
+    return schema.get("format") or schema.get("type") or schema.get("$ref", "anything").rpartition("/")[2]
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,201 @@
+"""In charge of the description of the wire: an OpenAPI 3.1 document made from the types, and from nothing else."""
+
+import inspect
+from typing import Any
+
+from twofold.app import App, Receipt, Status
+from twofold.errors import WiringError
+from twofold.http.events import MOST_EVENTS, EventPage, ShownEvent
+from twofold.http.examples import example_of
+from twofold.http.health import Health
+from twofold.http.limits import Limits
+from twofold.http.parameters import parameters_of
+from twofold.http.problems import KINDS, Problem
+from twofold.http.queries import QueryAnswer
+
+Json = dict[str, Any]
+
+MAX_INTEGER = 2**53
+
+_TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
+_POSITION = {"Twofold-Position": {"description": "Up to where this knows the log.", "schema": {"type": "string"}}}
+_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+_REPLAY = {"Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}}}
+
+
+def describe(app: App, limits: Limits) -> Json:
+    """The OpenAPI document of an app. WiringError where a type has no JSON Schema."""
+    commands = dict(app.wiring.commands)
+    queries = {name: function.query for name, function in app.queries.by_name.items()}
+    answers = {name: function.returns for name, function in app.queries.by_name.items()}
+    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, ShownEvent]
+    kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
+    try:
+        schemas, shared = app.messages.schemas(kinds)
+    except (TypeError, NotImplementedError) as error:
+        raise WiringError(f"A message type has no JSON Schema: {error}. Use types that JSON can tell.") from error
+    by_kind = iter(schemas)
+    command_schemas = dict(zip(commands, by_kind, strict=False))
+    query_schemas = {name: _resolved(next(by_kind), shared) for name in queries}
+    answer_schemas = {name: next(by_kind) for name in answers}
+    parts = {kind.__name__: next(by_kind) for kind in own}
+    _tighten(shared)
+    shared["Problem"]["properties"]["reasons"] = {"type": "array", "items": {"type": "string"}}
+    paths: Json = {}
+    for name, kind in commands.items():
+        paths[f"/commands/{name}"] = {"post": _command(name, kind, command_schemas[name], shared, limits)}
+    for name, kind in queries.items():
+        answer = _answer(answer_schemas[name], shared)
+        paths[f"/queries/{name}"] = {"get": _query(name, kind, query_schemas[name], answer)}
+    paths |= _own_paths(parts, sorted(app.wiring.events))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": " and ".join(module.name for module in app.wiring.modules[:3]) or "Twofold",
+            "version": "1",
+            "summary": "Commands change things and answer with a receipt; queries answer from read models.",
+        },
+        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "paths": paths,
+        "components": {"schemas": dict(sorted(shared.items()))},
+        "tags": [{"name": "Commands"}, {"name": "Queries"}, {"name": "Log"}, {"name": "Health"}],
+    }
+
+
+def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits) -> Json:
+    receipt = _json({"$ref": "#/components/schemas/Receipt"}, "The events are durable.")
+    receipt["headers"] = _POSITION | _REPLAY
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "The command's id. Sent again under the same key, it takes effect once.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": limits.key_length, "pattern": "^[!-~]+$"},
+    }
+    return {
+        "operationId": f"command-{name}",
+        "tags": ["Commands"],
+        **_said(kind),
+        "parameters": [key],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": example_of(schema, shared)}},
+        },
+        "responses": {"200": receipt, **_problems("400 403 408 409 413 415 422 431 503")},
+    }
+
+
+def _query(name: str, kind: type, schema: Json, answer: Json) -> Json:
+    parameters = [
+        {
+            "name": each.name,
+            "in": "query",
+            "required": each.required,
+            "schema": schema["properties"][each.name],
+            **({"style": "form", "explode": True} if each.many else {}),
+        }
+        for each in parameters_of(kind).values()
+    ]
+    parameters.append({"name": "position", "in": "query", "required": False, "schema": _TOKEN})
+    return {
+        "operationId": f"query-{name}",
+        "tags": ["Queries"],
+        **_said(kind),
+        "parameters": parameters,
+        "responses": {
+            "200": _streamed(answer, "The answer; as a stream, event `answer` whenever it has become another."),
+            **_problems("400 403 404 431 503"),
+        },
+    }
+
+
+def _answer(schema: Json, shared: Json) -> Json:
+    whole = shared["QueryAnswer"]
+    return {**whole, "properties": {**whole["properties"], "answer": schema}}
+
+
+def _own_paths(parts: Json, events: list[str]) -> Json:
+    def get(name: str, tag: str, summary: str, parameters: list[Json], answer: Json, codes: str) -> Json:
+        responses = {"200": answer, **_problems(codes)}
+        one = {"operationId": name, "tags": [tag], "summary": summary, "parameters": parameters, "responses": responses}
+        return {"get": one}
+
+    def several(name: str, items: Json, text: str) -> Json:
+        schema = {"type": "array", "items": items}
+        return {"name": name, "in": "query", "required": False, "schema": schema, "explode": True, "description": text}
+
+    limit = {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": 100}
+    log_parameters = [
+        {"name": "after", "in": "query", "required": False, "schema": _TOKEN},
+        several("type", {"type": "string", "enum": events} if events else {"type": "string"}, "Any of these types."),
+        several("tag", {"type": "string", "pattern": "^[^:]+:.+$"}, "All of these tags, each `kind:value`."),
+        {"name": "limit", "in": "query", "required": False, "schema": limit},
+    ]
+    page = _streamed(parts["EventPage"], "Events in order; as a stream, event `event` as the log grows.")
+    status = _streamed(parts["Status"], "The numbers; as a stream, event `status` once a second.", position=False)
+    health = _json(parts["Health"], "All is well.")
+    common = "403 431"
+    return {
+        "/events": get("events", "Log", "Read or follow the log", log_parameters, page, f"400 {common} 503"),
+        "/status": get("status", "Health", "How the app is doing", [], status, f"400 {common} 503"),
+        "/health/live": get("live", "Health", "Whether the process answers", [], health, f"400 {common}"),
+        "/health/ready": get("ready", "Health", "Whether to send requests here", [], health, f"400 {common} 503"),
+    }
+
+
+def _json(schema: Json, text: str) -> Json:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _streamed(schema: Json, text: str, *, position: bool = True) -> Json:
+    answer = _json(schema, text)
+    answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    if position:
+        answer["headers"] = _POSITION
+    return answer
+
+
+def _problems(codes: str) -> Json:
+    found: Json = {}
+    for code in codes.split():
+        titles = [kind.title for kind in KINDS.values() if kind.status == int(code)]
+        found[code] = {
+            "description": ", or: ".join(titles) + ".",
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if code == "503":
+            found[code]["headers"] = _AFTER
+    return found
+
+
+def _said(kind: type) -> Json:
+    """What the type's own docstring says; the one a dataclass gives itself says nothing."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    if not text or text.startswith(f"{kind.__name__}("):
+        return {"summary": kind.__name__}
+    first, _, rest = text.partition("\n\n")
+    return {"summary": " ".join(first.split()), **({"description": rest.strip()} if rest.strip() else {})}
+
+
+def _resolved(schema: Json, shared: Json) -> Json:
+    reference = schema.get("$ref", "")
+    found: Json = shared.get(reference.rpartition("/")[2], schema)
+    return found
+
+
+def _tighten(schema: Any) -> None:
+    """Say what the edge demands of every message: no unknown fields, and no integer that some reader would round."""
+    if isinstance(schema, list):
+        for each in schema:
+            _tighten(each)
+    if not isinstance(schema, dict):
+        return
+    for each in schema.values():
+        _tighten(each)
+    if schema.get("type") == "object" and "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    elif schema.get("type") == "integer":
+        if "exclusiveMinimum" not in schema:
+            schema.setdefault("minimum", -MAX_INTEGER)
+        if "exclusiveMaximum" not in schema:
+            schema.setdefault("maximum", MAX_INTEGER)

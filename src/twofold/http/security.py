@@ -1,0 +1,114 @@
+"""In charge of whom the wire trusts: which hosts it answers to, which pages may send to it, what its own pages may do."""
+
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.types import Scope
+
+from twofold.errors import InvalidMessage, NotAuthorised
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "testserver"})
+
+CONTENT_SECURITY_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    b"frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY_POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+"""What every answer carries, ours and those of mounted pages that do not say otherwise."""
+
+_SINGLE = frozenset(
+    b"host content-length content-type content-encoding idempotency-key origin sec-fetch-site twofold-position "
+    b"transfer-encoding last-event-id".split()
+)
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """Whom the wire answers.
+
+    `hosts` are the names a request may be addressed to; without them those of this machine where the request came in
+    on a loopback address (against names of other sites that are made to point here), and any elsewhere. `origins` are
+    the sites, beside the very host asked, whose pages may send commands: `https://shop.example`.
+    """
+
+    hosts: frozenset[str] | None = None
+    origins: frozenset[str] = frozenset()
+
+    def check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """InvalidMessage or NotAuthorised where a request is not addressed to us, or comes from another site's page."""
+        if len(headers) != len(scope["headers"]):
+            _check_single(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1")
+        self._check_host(host, scope)
+        origin = headers.get(b"origin")
+        if origin is not None or b"sec-fetch-site" in headers:
+            streams = b"text/event-stream" in headers.get(b"accept", b"")
+            if streams or scope["method"] not in _READING:
+                self._check_origin(origin, headers.get(b"sec-fetch-site"), host)
+
+    def _check_host(self, host: str, scope: Scope) -> None:
+        hosts = self.hosts
+        if hosts is None:
+            server = scope.get("server")
+            if not server or not is_loopback(server[0]):
+                return
+            hosts = LOOPBACK_NAMES
+        if not host and scope.get("http_version", "1.1") != "1.0":
+            raise InvalidMessage("The header Host is missing. Send the name this server is reached by.", field="Host")
+        if _name_of(host) not in hosts:
+            raise NotAuthorised(
+                "This server does not answer to that Host. Use one of its names, or add yours to the allowed hosts.",
+                field="Host",
+            )
+
+    def _check_origin(self, origin: bytes | None, site: bytes | None, host: str) -> None:
+        told = "" if origin is None else origin.decode("latin-1")
+        if told in self.origins:
+            return
+        parts = _split(told)
+        own = parts is not None and parts[0] in ("http", "https") and parts[1].lower() == host.lower() != ""
+        if (origin is not None and not own) or site == b"cross-site":
+            raise NotAuthorised(
+                "This was sent by a page of another site. Send it from a page of this one, or add that site to the "
+                "allowed origins.",
+                field="Origin",
+            )
+
+
+def is_loopback(address: object) -> bool:
+    """Whether an address can be reached from this machine only."""
+    return isinstance(address, str) and (address in ("localhost", "::1") or address.startswith("127."))
+
+
+def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in _SINGLE:
+            shown = name.decode("latin-1").title()
+            raise InvalidMessage(f"The header {shown} stands twice. Send it once.", field=shown)
+        seen.add(name)
+
+
+def _name_of(host: str) -> str:
+    parts = _split(f"//{host}")
+    if parts is None or "@" in host or any(letter in host for letter in "/?#\\ "):
+        return ""
+    name = parts[1].lower()
+    bare, _, port = name.rpartition(":")
+    if bare and port.isdecimal() and (":" not in bare or bare.endswith("]")):
+        name = bare
+    return name.removeprefix("[").removesuffix("]")
+
+
+def _split(url: str) -> tuple[str, str] | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.scheme, parts.netloc

@@ -1,0 +1,141 @@
+"""In charge of server-sent events: who may have a stream, keeping it alive, and ending it when either side leaves."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+
+from twofold.errors import TwofoldError, Unavailable
+from twofold.http.exchange import Exchange
+from twofold.http.limits import Deadlines, Limits, took_too_long
+from twofold.http.problems import problem_of
+from twofold.world import World
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # Some proxies hold answers back to send them in one piece.
+    (b"x-accel-buffering", b"no"),
+]
+OPENING = b"retry: 2000\n\n"
+HEARTBEAT = b": still here\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+Frames = AsyncGenerator[bytes, None]
+
+
+def frame(event: str, data: object, token: str | None = None) -> bytes:
+    """One server-sent event; `token` is what the browser sends back as Last-Event-ID when it comes again."""
+    head = b"" if token is None else b"id: %s\n" % token.encode()
+    return b"%sevent: %s\ndata: %s\n\n" % (head, event.encode(), _encode(data))
+
+
+class Streams:
+    """All streams of this process. `draining`, once set, ends them."""
+
+    def __init__(self, world: World, limits: Limits, deadlines: Deadlines) -> None:
+        self._world = world
+        self._limits = limits
+        self._deadlines = deadlines
+        self._clients: dict[str, int] = {}
+        self.open = 0
+        self.draining = asyncio.Event()
+
+    async def serve(self, exchange: Exchange, frames: Frames) -> None:
+        """Send `frames` until they end, the client leaves or reads too slowly, or the process is about to stop.
+
+        The first frame is awaited before anything is sent, so that a request that cannot be met gets its problem.
+        """
+        slot = self._take(exchange.client)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            if exchange.method == "HEAD":
+                await exchange.open(HEADERS)
+                await exchange.finish()
+                return
+            tasks.append(asyncio.create_task(exchange.gone(), name="stream-gone"))
+            first = await self._deadlines.within(self._limits.request_seconds, anext(frames, None), took_too_long)
+            if first is None:
+                raise _leaving()
+            tasks.append(asyncio.create_task(self._pump(exchange, first, frames), name="stream"))
+            tasks.append(asyncio.create_task(self._drained(), name="stream-drained"))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            whole = tasks[1].done() and not tasks[1].cancelled() and tasks[1].exception() is None
+            if not tasks[0].done() and (whole or tasks[2].done()):
+                await self._end(exchange, tasks[1])
+        finally:
+            self._free(slot)
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            await frames.aclose()
+        for outcome in outcomes:
+            # A reader that is too slow is no error of ours: the answer stays unfinished, which cuts the connection.
+            if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
+                raise outcome
+
+    async def _end(self, exchange: Exchange, pump: "asyncio.Task[None]") -> None:
+        if not pump.done():
+            pump.cancel()
+            await asyncio.wait([pump])
+        await self._world.within(self._limits.write_seconds, exchange.finish())
+
+    async def _drained(self) -> None:
+        await self.draining.wait()
+
+    async def _pump(self, exchange: Exchange, first: bytes, frames: Frames) -> None:
+        await exchange.open(HEADERS)
+        await self._write(exchange, first)
+        upcoming = asyncio.ensure_future(anext(frames))
+        try:
+            while True:
+                try:
+                    piece = await self._world.within(self._limits.heartbeat_seconds, asyncio.shield(upcoming))
+                except TimeoutError:
+                    await self._write(exchange, HEARTBEAT)
+                    continue
+                except StopAsyncIteration:
+                    return
+                except TwofoldError as error:
+                    await self._write(exchange, frame("problem", problem_of(error)))
+                    return
+                await self._write(exchange, piece)
+                upcoming = asyncio.ensure_future(anext(frames))
+        finally:
+            upcoming.cancel()
+            await asyncio.gather(upcoming, return_exceptions=True)
+
+    async def _write(self, exchange: Exchange, piece: bytes) -> None:
+        await self._world.within(self._limits.write_seconds, exchange.write(piece))
+
+    def _take(self, client: str) -> str:
+        if self.draining.is_set():
+            raise _leaving()
+        if self.open >= self._limits.streams:
+            raise Unavailable("Too many streams are open here. Come again later, or ask without a stream.")
+        if self._clients.get(client, 0) >= self._limits.streams_per_client:
+            raise Unavailable("Too many streams are open from your address. Close some, or ask without a stream.")
+        self.open += 1
+        self._clients[client] = self._clients.get(client, 0) + 1
+        return client
+
+    def _free(self, client: str) -> None:
+        self.open -= 1
+        left = self._clients[client] - 1
+        if left:
+            self._clients[client] = left
+        else:
+            del self._clients[client]
+
+
+def _leaving() -> Unavailable:
+    return Unavailable("This process is about to stop. Come again: another one answers, or this one anew.")
+
+
+async def once_a_second(world: World, event: str, read: Any) -> Frames:
+    """What `read` says, as frames: now, and again each second."""
+    while True:
+        yield frame(event, await read())
+        await world.sleep(1.0)
