@@ -69,7 +69,7 @@ class CommandService:
         now = self._world.now()
         metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor)
         boundary = decision.boundary(command)
-        folded = await self._folds.load(boundary.folds)
+        folded: Mapping[Fold, Folded] = await self._folds.load(boundary.folds)
         for attempt in range(self._retries + 1):
             if attempt:
                 folded = await self._newer(folded)

@@ -12,8 +12,8 @@ from twofold.domain.events import Position
 class ReadModel(msgspec.Struct, frozen=True):
     """What a store must keep for one projection: typed rows by key, found and ordered by declared fields.
 
-    `generation` tells versions of one projection apart: each has rows, checkpoint and parked keys of its own. A find may
-    filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or by one field of `order_by`.
+    `generation` tells versions of one projection apart: each has rows, checkpoint and parked keys of its own. A find
+    may filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or by one field of `order_by`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Change(msgspec.Struct, frozen=True):
     """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows, None deletes.
 
     `before` is the checkpoint the change was made on: the store refuses (Conflict) if it is not the present one.
-    `parked` replaces what was known of those keys, None takes a key out of the car park. `now` is microseconds since 1970.
+    `parked` replaces what was known of those keys, None takes a key out of the car park. `now` is in microseconds.
     """
 
     model: ReadModel
@@ -95,7 +95,7 @@ class Snapshot(Protocol):
     ) -> Found:
         """At most `limit` rows whose fields equal `filters`, ordered by a field (ties by key) or by key.
 
-        None sorts before every value. UndeclaredAccess, naming the cure, where the model declares no such filter or order;
+        None sorts first. UndeclaredAccess, naming the cure, where the model declares no such filter or order;
         InvalidMessage where the cursor is not one of this find's.
         """
         ...
