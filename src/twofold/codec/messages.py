@@ -63,5 +63,7 @@ def invalid(error: Exception) -> InvalidMessage:
     """A msgspec error as ours: `Expected int, got str - at `$.total`` names the field `total`."""
     text = str(error)
     _, _, place = text.partition(" - at `$")
-    field = place.rstrip("`").lstrip(".") or None
+    _, _, missing = text.partition("missing required field `")
+    path = [each for each in (place.rstrip("`").lstrip("."), missing.partition("`")[0]) if each]
+    field = ".".join(path) or None
     return InvalidMessage(text.replace("`$.", "`"), field=field)

@@ -54,7 +54,10 @@ def _check_type(headers: dict[bytes, bytes]) -> None:
     told = headers.get(b"content-type", b"")
     if told not in _JSON_TYPES and told.lower().replace(b'"', b"") not in _JSON_TYPES:
         raise HttpRefused(
-            "not-json", "A command is sent as `Content-Type: application/json`, in UTF-8.", field="Content-Type", close=True
+            "not-json",
+            "A command is sent as `Content-Type: application/json`, in UTF-8.",
+            field="Content-Type",
+            close=True,
         )
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HttpRefused(

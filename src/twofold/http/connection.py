@@ -3,12 +3,12 @@
 from asyncio import TimerHandle, Transport
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as UvicornConnection
 
 from twofold.http.limits import Limits
 
 
-class Connection(HttpToolsProtocol):
+class Connection(UvicornConnection):
     """One connection of the server. Headers have to come in time and within their size, and answers must be read."""
 
     limits = Limits()

@@ -97,7 +97,8 @@ def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:
         if each not in app.wiring.events:
             shown = "".join(c if c.isprintable() else "?" for c in each[:64])
             raise InvalidMessage(
-                f"No event is called '{shown}'. There are: {', '.join(sorted(app.wiring.events)) or 'none'}.", field="type"
+                f"No event is called '{shown}'. There are: {', '.join(sorted(app.wiring.events)) or 'none'}.",
+                field="type",
             )
     for each in tags:
         kind, _, value = each.partition(":")

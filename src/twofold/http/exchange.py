@@ -96,9 +96,7 @@ class Exchange:
     async def problem(self, error: TwofoldError, reasons: list[str] | None = None) -> None:
         """Answer with the problem an error stands for."""
         problem = problem_of(error, reasons)
-        await self.answer(
-            problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(problem)
-        )
+        await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(problem))
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer with a whole body (whose length alone is told to HEAD)."""

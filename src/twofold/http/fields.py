@@ -1,7 +1,7 @@
 """In charge of fields a message does not have: a misspelt one must be refused, for else it would be lost in silence."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
@@ -16,7 +16,7 @@ _Record = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 
 
 def strict_fields(kind: type) -> Callable[[bytes], None]:
-    """A function that raises InvalidMessage, naming the field, where JSON that fits `kind` has fields `kind` has not."""
+    """A function that raises InvalidMessage, naming the field, for JSON that fits `kind` but has fields it has not."""
     check = _Compiler().check_of(inspect.type_info(kind))
     parse = msgspec.json.Decoder().decode
 
@@ -135,8 +135,8 @@ def _guard(kind: inspect.Type) -> Callable[[Any], bool]:
     if isinstance(kind, inspect.StructType) and kind.tag_field is not None:
         field, tag = kind.tag_field, kind.tag
         if kind.array_like:
-            return lambda value: isinstance(value, list) and value[:1] == [tag]
-        return lambda value: isinstance(value, dict) and value.get(field) == tag
+            return lambda value: type(value) is list and value[:1] == [tag]
+        return lambda value: isinstance(value, dict) and cast("dict[str, Any]", value).get(field) == tag
     if isinstance(kind, (*_RECORDS, inspect.DictType)):
         return lambda value: isinstance(value, dict)
     if isinstance(kind, (*_LISTS, inspect.TupleType, inspect.NamedTupleType)):

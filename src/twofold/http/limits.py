@@ -106,5 +106,5 @@ class Deadlines:
 def took_too_long() -> Unavailable:
     """What a caller is told whose request was ended: what became of it is not known."""
     return Unavailable(
-        "This took too long and was given up. Send it again; a command under the same Idempotency-Key takes effect once."
+        "This took too long and was given up. Send it again: a command takes effect once under one Idempotency-Key."
     )

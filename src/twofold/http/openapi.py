@@ -1,7 +1,7 @@
 """In charge of the description of the wire: an OpenAPI 3.1 document made from the types, and from nothing else."""
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from twofold.app import App, Receipt, Status
 from twofold.errors import WiringError
@@ -9,7 +9,7 @@ from twofold.http.events import MOST_EVENTS, EventPage, ShownEvent
 from twofold.http.examples import example_of
 from twofold.http.health import Health
 from twofold.http.limits import Limits
-from twofold.http.parameters import parameters_of
+from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.queries import QueryAnswer
 
@@ -20,7 +20,9 @@ MAX_INTEGER = 2**53
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
 _POSITION = {"Twofold-Position": {"description": "Up to where this knows the log.", "schema": {"type": "string"}}}
 _AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
-_REPLAY = {"Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}}}
+_REPLAY = {
+    "Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}}
+}
 
 
 def describe(app: App, limits: Limits) -> Json:
@@ -96,7 +98,8 @@ def _query(name: str, kind: type, schema: Json, answer: Json) -> Json:
         }
         for each in parameters_of(kind).values()
     ]
-    parameters.append({"name": "position", "in": "query", "required": False, "schema": _TOKEN})
+    parameters.append({"name": POSITION, "in": "query", "required": False, "schema": _TOKEN})
+    parameters.append({"name": "Twofold-Position", "in": "header", "required": False, "schema": _TOKEN})
     return {
         "operationId": f"query-{name}",
         "tags": ["Queries"],
@@ -186,10 +189,14 @@ def _resolved(schema: Json, shared: Json) -> Json:
 def _tighten(schema: Any) -> None:
     """Say what the edge demands of every message: no unknown fields, and no integer that some reader would round."""
     if isinstance(schema, list):
-        for each in schema:
+        each: Any
+        for each in schema:  # pyright: ignore[reportUnknownVariableType]
             _tighten(each)
-    if not isinstance(schema, dict):
-        return
+    if isinstance(schema, dict):
+        _tighten_object(cast("Json", schema))
+
+
+def _tighten_object(schema: Json) -> None:
     for each in schema.values():
         _tighten(each)
     if schema.get("type") == "object" and "properties" in schema:

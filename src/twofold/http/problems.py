@@ -27,7 +27,9 @@ UNEXPECTED = Unavailable("Something went wrong here, and it has been logged. Sen
 class HttpRefused(Refused):
     """The request breaks a rule of the wire: its method, its size, its type, its time, where it comes from."""
 
-    def __init__(self, kind: str, message: str, *, field: str | None = None, close: bool = False, allow: str = "") -> None:
+    def __init__(
+        self, kind: str, message: str, *, field: str | None = None, close: bool = False, allow: str = ""
+    ) -> None:
         super().__init__(message, field=field)
         self.kind = kind
         self.headers: list[tuple[bytes, bytes]] = []

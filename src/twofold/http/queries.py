@@ -27,9 +27,7 @@ class QueryAnswer(msgspec.Struct, frozen=True):
     parked: list[str]
 
 
-def query_handler(
-    app: App, name: str, limits: Limits, lane: Lane, deadlines: Deadlines, streams: Streams
-) -> Handler:
+def query_handler(app: App, name: str, limits: Limits, lane: Lane, deadlines: Deadlines, streams: Streams) -> Handler:
     """What answers a query of one type. WiringError if its fields cannot be written in a query string."""
     kind = app.queries.by_name[name].query
     known = parameters_of(kind) | {POSITION: Parameter(POSITION)}
@@ -44,9 +42,7 @@ def query_handler(
             await streams.serve(exchange, _answers(app, query, position))
             return
         with lane:
-            answer = await deadlines.within(
-                limits.request_seconds, app.ask(query, position=position), took_too_long
-            )
+            answer = await deadlines.within(limits.request_seconds, app.ask(query, position=position), took_too_long)
         await exchange.json(_encode(_shown(answer)), [(b"twofold-position", answer.token.encode())])
 
     return handle

@@ -3,13 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.routing import Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.app import App
-from twofold.errors import InvalidMessage, TwofoldError, UnknownMessage
+from twofold.errors import TwofoldError, UnknownMessage
 from twofold.http.commands import command_handler
 from twofold.http.docs import docs_routes
 from twofold.http.events import events_handler
@@ -22,6 +21,9 @@ from twofold.http.queries import query_handler
 from twofold.http.routing import Route
 from twofold.http.security import HEADERS, Trust
 from twofold.http.streams import Streams
+
+_OURS = frozenset({"commands", "queries", "events", "status", "health", "openapi.json", "docs"})
+"""First words of paths that no page may take, so that a misspelt command is told so in the words of the API."""
 
 log = logging.getLogger("twofold.http")
 
@@ -75,6 +77,8 @@ class Api:
             )
         route = self._routes.get(exchange.path)
         if route is None:
+            if exchange.path.partition("/")[2].partition("/")[0] in _OURS:
+                raise _nothing_there()
             await self._page(exchange)
         elif route.offers(exchange.method):
             await route.handle(exchange)
@@ -90,7 +94,7 @@ class Api:
         else:
             await exchange.problem(error)
 
-    # ------------------------------------------------------------------------------------------------------ what there is
+    # ---------------------------------------------------------------------------------------------------- what there is
 
     def _make_routes(self) -> dict[str, Route]:
         app, limits, deadlines, streams = self.app, self.limits, self._deadlines, self.streams
@@ -115,7 +119,7 @@ class Api:
             routes.append(Mount("/", self.app.pages(self.app)))
         return Router(routes, redirect_slashes=False, default=_nothing_here)
 
-    # --------------------------------------------------------------------------------------------------------- the pages
+    # -------------------------------------------------------------------------------------------------------- the pages
 
     async def _page(self, exchange: Exchange) -> None:
         """Let what is mounted answer, under our limits; where it fails, we answer."""
@@ -186,9 +190,8 @@ class _Page:
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    path: Any = scope["path"]
-    if not path.startswith("/"):
-        raise InvalidMessage("This is no path. A path begins with a slash.")
-    raise UnknownMessage("There is nothing at this path. What there is, /docs shows.")
+    raise _nothing_there()
 
 
+def _nothing_there() -> UnknownMessage:
+    return UnknownMessage("There is nothing at this path, spelt exactly so. What there is, /docs shows.")

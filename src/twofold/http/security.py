@@ -1,4 +1,4 @@
-"""In charge of whom the wire trusts: which hosts it answers to, which pages may send to it, what its own pages may do."""
+"""In charge of whom the wire trusts: the hosts it answers to, the pages that may send, what its own pages may do."""
 
 from urllib.parse import urlsplit
 

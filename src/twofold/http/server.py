@@ -1,4 +1,4 @@
-"""In charge of a process that serves an app: its address, its signals, and a stop that leaves nobody without an answer."""
+"""In charge of a process that serves an app: its address, its signals, a stop that leaves nobody without an answer."""
 
 import asyncio
 import socket
@@ -96,7 +96,7 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
     if not expose and not is_loopback(host):
         raise WiringError(
             f"{host} can be reached from other machines, and there is no authentication yet: whoever reaches it may do "
-            "everything. Bind to 127.0.0.1, or allow it with expose=True (`--expose`) behind a proxy that checks who asks."
+            "everything. Bind to 127.0.0.1, or say expose=True (`--expose`) behind a proxy that checks who asks."
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -47,9 +47,7 @@ def _page(document: Json) -> bytes:
         for path, offered in document["paths"].items()
         for method, operation in offered.items()
     ]
-    groups = [
-        (tag["name"], [each for each in operations if each["tag"] == tag["name"]]) for tag in document["tags"]
-    ]
+    groups = [(tag["name"], [each for each in operations if each["tag"] == tag["name"]]) for tag in document["tags"]]
     page = environment.get_template("page.html").render(
         info=document["info"],
         groups=[group for group in groups if group[1]],
@@ -63,7 +61,11 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     answer = operation["responses"]["200"]["content"]
     parameters = [
-        {**each, "kind": _kind(each["schema"]), "text": each.get("description") or each["schema"].get("description", "")}
+        {
+            **each,
+            "kind": _kind(each["schema"]),
+            "text": each.get("description") or each["schema"].get("description", ""),
+        }
         for each in operation["parameters"]
     ]
     example = _pretty(body["example"]) if body else ""
@@ -97,7 +99,7 @@ def _curl(path: str, method: str, parameters: list[Json], example: Any, shared: 
 
 def _pair(parameter: Json, shared: Json) -> str:
     value = example_of(parameter["schema"], shared, parameter["name"])
-    first = value[0] if isinstance(value, list) and value else value
+    first: object = value[0] if parameter["schema"].get("type") == "array" else value
     return f"{parameter['name']}={first if isinstance(first, str) else json.dumps(first)}"
 
 
@@ -113,7 +115,8 @@ def _kind(schema: Json) -> str:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
         return f"{_kind(schema['items'])}, may be repeated"
-    return schema.get("format") or schema.get("type") or schema.get("$ref", "anything").rpartition("/")[2]
+    named: str = schema.get("format") or schema.get("type") or schema.get("$ref", "anything").rpartition("/")[2]
+    return named
 
 
 def _pretty(value: Any) -> str:
