@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import apsw
+
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import Metadata, NewEvent
 from twofold.testing.faulty_disk import FaultyDisk
@@ -27,7 +29,14 @@ def command(number: int, *, events: int = 1, tag: str = "thing:1", size: int = 2
     return Append(Metadata(time, command_id, command_id), new, (), command_id, b"%d" % number)
 
 
-async def types_and_ids(store: SqliteWriteStore) -> list[tuple[int, str]]:
+def connection_of(store: SqliteWriteStore) -> apsw.Connection:
+    """The connection that writes, for tests that break its settings."""
+    connection = store._write_connection
+    assert connection is not None
+    return connection
+
+
+async def positions_and_ids(store: SqliteWriteStore) -> list[tuple[int, str]]:
     return [(event.position, event.id) for event in (await store.read(ALL_EVENTS)).events]
 
 

@@ -5,19 +5,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.write_store.disk import append_watched, command, faulty_disk, types_and_ids
+from tests.write_store.disk import append_watched, command, connection_of, faulty_disk, positions_and_ids
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Metadata, NewEvent
 from twofold.errors import Conflict, Unavailable
 from twofold.testing.faulty_disk import Operation, Part
 from twofold.write_store.port import Append, Appended
 from twofold.write_store.sqlite import SqliteWriteStore
-
-
-def connection_of(store: SqliteWriteStore) -> apsw.Connection:
-    connection = store._write_connection
-    assert connection is not None
-    return connection
 
 
 async def test_everything_is_synced_before_it_is_acknowledged(tmp_path: Path) -> None:
@@ -55,15 +49,15 @@ async def test_a_failed_sync_stops_the_writer_until_a_restart_and_lets_reads_go_
         assert "Restart the process" in store.problem
         with pytest.raises(Unavailable, match="stopped after a disk error"):
             await store.append([command(3)])
-        assert (await types_and_ids(store))[:1] == [(1, "command-1.0")]
-        assert [e for e in await types_and_ids(store) if e[1].startswith("command-3")] == []
+        assert (await positions_and_ids(store))[:1] == [(1, "command-1.0")]
+        assert [e for e in await positions_and_ids(store) if e[1].startswith("command-3")] == []
         await store.close()
     again = SqliteWriteStore(path)
     assert again.problem is None
-    head = len(await types_and_ids(again))
+    head = len(await positions_and_ids(again))
     (second,) = await again.append([command(2)])
     assert isinstance(second, Appended)
-    assert await types_and_ids(again) == [(1, "command-1.0"), (2, "command-2.0")]
+    assert await positions_and_ids(again) == [(1, "command-1.0"), (2, "command-2.0")]
     assert second.repeated == (head == 2), "the outcome was unknown; its repeat must say which it was"
     await again.close()
 
@@ -82,10 +76,10 @@ async def test_a_disk_error_while_the_log_is_written_back_stops_the_writer_but_t
         assert store.problem is not None
         with pytest.raises(Unavailable, match="stopped after a disk error"):
             await store.append([command(99_999)])
-        assert len(await types_and_ids(store)) == acknowledged
+        assert len(await positions_and_ids(store)) == acknowledged
         await store.close()
     again = SqliteWriteStore(tmp_path / "log.db")
-    assert len(await types_and_ids(again)) == acknowledged
+    assert len(await positions_and_ids(again)) == acknowledged
     await again.close()
 
 
@@ -115,13 +109,13 @@ async def test_a_full_disk_refuses_appends_and_nothing_else_and_recovers(tmp_pat
                 await store.append([command(100 + i, size=2_000, tag=f"new:{skip}.{i}") for i in range(64)])
             assert isinstance(caught.value.__cause__, apsw.FullError)
             assert store.problem is None
-            assert await types_and_ids(store) == [(1, "command-1.0")], "a part of a refused batch is there"
+            assert await positions_and_ids(store) == [(1, "command-1.0")], "a part of a refused batch is there"
             disk.mend()
         outcomes = await store.append([command(2), command(100), command(101)])
         assert outcomes == [Appended(2, 1), Appended(3, 1), Appended(4, 1)]
         await store.close()
     again = SqliteWriteStore(tmp_path / "log.db")
-    assert [position for position, _ in await types_and_ids(again)] == [1, 2, 3, 4]
+    assert [position for position, _ in await positions_and_ids(again)] == [1, 2, 3, 4]
     await again.close()
 
 
@@ -133,7 +127,7 @@ async def test_a_type_first_seen_in_a_refused_batch_is_stored_with_the_next(tmp_
             await store.append([command(1)])
         disk.mend()
         assert await store.append([command(1)]) == [Appended(1, 1)]
-        assert await types_and_ids(store) == [(1, "command-1.0")]
+        assert await positions_and_ids(store) == [(1, "command-1.0")]
         await store.close()
 
 
