@@ -3,10 +3,10 @@
 from markupsafe import Markup, escape
 from msgspec import Struct
 
-WIDTH, HEIGHT = 960, 280
+WIDE, NARROW, HEIGHT = 960, 380, 280
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 12, 34
 _STEPS = (1, 2, 5)
-_MOST_LABELS = 10
+_LABEL = 84
 
 
 class Bar(Struct, frozen=True):
@@ -18,13 +18,13 @@ class Bar(Struct, frozen=True):
     href: str | None = None
 
 
-def bar_chart(bars: list[Bar]) -> Markup:
-    """The bars side by side over a scale in dollars. Needs one bar at least."""
+def bar_chart(bars: list[Bar], breadth: int = WIDE) -> Markup:
+    """The bars side by side over a scale in dollars, drawn for so many pixels. Needs one bar at least."""
     step = scale_step(max(bar.cents for bar in bars))
     top = max(step, -(-max(bar.cents for bar in bars) // step) * step)
-    height, width = HEIGHT - TOP - BOTTOM, (WIDTH - LEFT - RIGHT) / len(bars)
-    parts = [_line(cents, TOP + height - height * cents / top) for cents in range(0, top + 1, step)]
-    every = -(-len(bars) // _MOST_LABELS)
+    height, width = HEIGHT - TOP - BOTTOM, (breadth - LEFT - RIGHT) / len(bars)
+    parts = [_line(cents, TOP + height - height * cents / top, breadth - RIGHT) for cents in range(0, top + 1, step)]
+    every = -(-len(bars) * _LABEL // (breadth - LEFT - RIGHT))
     for n, bar in enumerate(bars):
         x, tall = LEFT + n * width, height * max(0, bar.cents) / top
         parts.append(_bar(bar, x + width * 0.14, TOP + height - tall, min(width * 0.72, 60), tall))
@@ -36,7 +36,7 @@ def bar_chart(bars: list[Bar]) -> Markup:
             )
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="Revenue in dollars">{}</svg>'
-    ).format(WIDTH, HEIGHT, Markup("").join(parts))
+    ).format(breadth, HEIGHT, Markup("").join(parts))
 
 
 def scale_step(most: int) -> int:
@@ -49,11 +49,11 @@ def scale_step(most: int) -> int:
         power *= 10
 
 
-def _line(cents: int, y: float) -> Markup:
+def _line(cents: int, y: float, right: int) -> Markup:
     return Markup(
         '<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>'
         '<text class="tick" x="{3}" y="{4:.1f}" text-anchor="end">${5:,}</text>'
-    ).format(LEFT, WIDTH - RIGHT, y, LEFT - 10, y + 4, cents // 100)
+    ).format(LEFT, right, y, LEFT - 10, y + 4, cents // 100)
 
 
 def _bar(bar: Bar, x: float, y: float, width: float, height: float) -> Markup:

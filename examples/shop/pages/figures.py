@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from shop.catalogue import RestockProduct
-from shop.pages.chart import Bar, bar_chart
+from shop.pages.chart import NARROW, WIDE, Bar, bar_chart
 from shop.pages.forms import command_from, read_form
 from shop.pages.rendering import Renderer, day, dollars, month
 from shop.queries import RevenueByDay, StockLevels, Totals
@@ -44,11 +44,12 @@ class FigurePages:
         latest: list[DayRevenue] = (await self._app.ask(RevenueByDay(), position=position)).value.items
         wanted = request.query_params.get("month")
         days = [row for row in reversed(latest) if wanted is None or row.day.isoformat().startswith(f"{wanted[:7]}-")]
+        bars = by_month(days) if wanted is None else by_day(days)
         shown = days[: -LATEST_DAYS - 1 : -1] if wanted is None else days[::-1]
         return self._renderer.page(
             "revenue.html",
             totals=totals,
-            chart=bar_chart(by_month(days) if wanted is None else by_day(days)) if days else None,
+            charts=[bar_chart(bars, breadth) for breadth in (WIDE, NARROW)] if bars else None,
             month=month(days[0].day) if wanted is not None and days else None,
             days=shown,
         )
