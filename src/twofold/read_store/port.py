@@ -13,7 +13,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     """What a store must keep for one projection: typed rows by key, found and ordered by declared fields.
 
     `generation` tells versions of one projection apart: each has rows, checkpoint and parked keys of its own. A find
-    may filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or by one field of `order_by`.
+    may filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or a field of `order_by`.
     """
 
     name: str
