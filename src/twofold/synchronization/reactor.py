@@ -5,7 +5,7 @@ import heapq
 import logging
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
 _CHECKPOINTS = "checkpoints"
-"""One space for all policies' checkpoints, so that whoever looks from outside finds them without knowing the policies."""
+"""One space for all, so that whoever looks from outside finds them without knowing the policies."""
 _POLICY = "policy:"
 _SECOND = 1_000_000
 
@@ -232,7 +232,7 @@ def _parked(rows: Mapping[str, Row]) -> tuple[Parked, ...]:
 
 def _as_list(answer: Any) -> list[Any]:
     if isinstance(answer, list):
-        return cast("list[Any]", answer)
+        return answer  # pyright: ignore[reportUnknownVariableType]
     return [] if answer is None else [answer]
 
 

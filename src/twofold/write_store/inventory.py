@@ -1,6 +1,6 @@
 """In charge of holding the log against the code at start: no stored event type unlisted, no tag unindexed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -29,22 +29,53 @@ async def check_log(store: WriteStore, wiring: Wiring) -> None:
                 f"list it as Event(TheClass, name='{name}')."
             )
         changes.append(RowWrite(_SPACE, name, None, known[name].version))
-    for name, event in wiring.events.items():
-        kinds = sorted(wiring.readers[event.type].kinds)
+    for name, new in (await types_to_reindex(store, wiring)).items():
+        raise WiringError(
+            f"{wiring.events[name].type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are "
+            f"not found by it, so rules would silently miss them. Index them anew: `twofold reindex`."
+        )
+    for name in wiring.events:
+        kinds = _kinds(wiring, name)
         row = known.get(name)
-        before = None if row is None else msgspec.json.decode(row.value, type=list[str])
-        new = [] if before is None else [kind for kind in kinds if kind not in before]
-        if new and await _is_stored(store, name):
-            raise WiringError(
-                f"{event.type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are not found "
-                f"by it, so rules would silently miss them. Index them anew: `twofold reindex`."
-            )
-        if before != kinds:
-            changes.append(RowWrite(_SPACE, name, msgspec.json.encode(kinds), row.version if row else 0))
+        if row is None or _listed(row) != kinds:
+            changes.append(_listing(name, kinds, row))
     if changes:
         (outcome,) = await store.append([Append(_BY, rows=tuple(changes))])
         if isinstance(outcome, Conflict):
             await check_log(store, wiring)
+
+
+async def types_to_reindex(store: WriteStore, wiring: Wiring) -> dict[str, list[str]]:
+    """The stored types that have got tags their older events are not found by: each name with the new kinds."""
+    known = await store.rows(_SPACE)
+    found: dict[str, list[str]] = {}
+    for name in wiring.events.keys() & known.keys():
+        before = _listed(known[name])
+        new = [kind for kind in _kinds(wiring, name) if kind not in before]
+        if new and await _is_stored(store, name):
+            found[name] = new
+    return dict(sorted(found.items()))
+
+
+async def record_reindexed(store: WriteStore, wiring: Wiring, names: Iterable[str]) -> None:
+    """Remember that all events of these types are found by their present tags. Conflict if another came first."""
+    known = await store.rows(_SPACE)
+    rows = tuple(_listing(name, _kinds(wiring, name), known.get(name)) for name in names)
+    (outcome,) = await store.append([Append(_BY, rows=rows)])
+    if isinstance(outcome, Conflict):
+        raise outcome
+
+
+def _kinds(wiring: Wiring, name: str) -> list[str]:
+    return sorted(wiring.readers[wiring.events[name].type].kinds)
+
+
+def _listed(row: Row) -> list[str]:
+    return msgspec.json.decode(row.value, type=list[str])
+
+
+def _listing(name: str, kinds: list[str], row: Row | None) -> RowWrite:
+    return RowWrite(_SPACE, name, msgspec.json.encode(kinds), row.version if row else 0)
 
 
 async def _is_stored(store: WriteStore, name: str) -> bool:

@@ -1,7 +1,7 @@
 """The log in memory: for tests, and the shortest explanation of what a write store does."""
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
@@ -49,6 +49,21 @@ class MemoryWriteStore:
 
     async def close(self) -> None:
         return None
+
+    async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        changed = {position: self._with_tags(position, added) for position, added in tags.items()}
+        for position, event in changed.items():
+            known = self._events[position - 1][1]
+            self._events[position - 1] = event, frozenset(event.tags)
+            for tag in set(event.tags) - known:
+                insort(self._by_tag.setdefault(tag, []), position)
+
+    def _with_tags(self, position: Position, added: Sequence[str]) -> RecordedEvent:
+        if not 0 < position <= len(self._events):
+            raise LookupError(f"There is no event at {position}.")
+        event, tags = self._events[position - 1]
+        envelope = Envelope(event.id, tuple(sorted(tags.union(added))), event.metadata)
+        return RecordedEvent(position, event.type, event.version, event.payload, envelope)
 
     def _append_one(self, append: Append) -> Outcome:
         known = self._commands.get(append.command_id) if append.command_id else None

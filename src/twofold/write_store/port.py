@@ -1,7 +1,7 @@
 """In charge of what every write store promises. `twofold.testing.write_store_contract` proves it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -112,4 +112,16 @@ class WriteStore(Protocol):
 
     async def close(self) -> None:
         """Give back files and connections. Appends under way finish first."""
+        ...
+
+
+@runtime_checkable
+class Reindexable(Protocol):
+    """A write store whose events can be given tags later. `twofold reindex` needs one; the write path does not."""
+
+    async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        """Add tags to stored events, which are found by them from then on. One durable transaction; safe to repeat.
+
+        Tags are never taken away. LookupError, and nothing changed, where there is no event at a position.
+        """
         ...

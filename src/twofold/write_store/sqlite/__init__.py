@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from typing import TypeVar
 
 import apsw
 
@@ -21,6 +22,8 @@ from twofold.world import RealWorld, World
 from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
+
+T = TypeVar("T")
 
 DAY = 86_400_000_000
 _SCHEMA = files("twofold.write_store.sqlite").joinpath("schema.sql")
@@ -87,24 +90,31 @@ class SqliteWriteStore:
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        outcomes = self._write(lambda writer: writer.append(batch))
+        self._news.set()
+        self._news = asyncio.Event()
+        return outcomes
+
+    async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        self._write(lambda writer: writer.retag(tags))
+
+    def _write(self, write: Callable[[LogWriter], T]) -> T:
         if self._writer is None:
             raise Unavailable(f"{self._path} was opened for reading only.")
         if self.problem:
             raise Unavailable(self.problem)
         try:
             with DiskErrors(self._path):
-                outcomes = self._writer.append(batch)
+                written = write(self._writer)
         except Unavailable as error:
             self._judge(error.__cause__)
             raise
         try:
             self._writer.write_back()
         except apsw.Error as error:
-            # The batch itself is on disk and stays acknowledged.
+            # What was written is on disk and stays acknowledged.
             self._judge(error)
-        self._news.set()
-        self._news = asyncio.Event()
-        return outcomes
+        return written
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
         with DiskErrors(self._path):

@@ -1,6 +1,6 @@
 """In charge of appending: one batch, one transaction, one sync to disk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import apsw
 import msgspec
@@ -10,6 +10,7 @@ from twofold.domain.events import Envelope, Position
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.port import Append, Appended, Outcome, RowWrite
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
+from twofold.write_store.sqlite.retag import retag
 
 _encode_envelope = msgspec.json.Encoder().encode
 
@@ -82,6 +83,12 @@ class LogWriter:
     def _note_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
         self._pages_waiting = pages
         return apsw.SQLITE_OK
+
+    def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        """Add tags to stored events; when this returns it is on disk. apsw.Error if not, and then nothing is."""
+        retag(self._connection, self._log_id, tags)
+        # What a tag's last position is may have changed.
+        self._tail = _Tail(self._tail.head)
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
         if append.command_id is not None:
