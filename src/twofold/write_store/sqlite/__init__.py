@@ -193,9 +193,13 @@ def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
     after = max(0, head - _TAIL_CHECKED)
     found: tuple[int, int, int] = connection.execute(
         """
-        select coalesce(max(position), ?2), count(*), coalesce(sum(exists (
-            select 1 from event_tags as t where t.log_id = e.log_id and t.tag = '' and t.type_id = e.type_id
-            and t.position = e.position)), 0)
+        select coalesce(max(position), ?2), count(*), coalesce(sum(
+            json_valid(cast(e.envelope as text)) and not exists (
+                select 1 from (
+                    select '' as tag union all select value from json_each(cast(e.envelope as text), '$.tags')
+                ) as wanted where not exists (
+                    select 1 from event_tags as t where t.log_id = e.log_id and t.tag = wanted.tag
+                    and t.type_id = e.type_id and t.position = e.position))), 0)
         from events as e where log_id = ?1 and position > ?2
         """,
         (log_id, after),
