@@ -203,6 +203,12 @@ async def test_the_console_shows_what_happens_as_it_happens(window: Window, app:
     await expect(newest.locator("pre")).to_contain_text('"order_id": "o-77"')
 
 
+async def test_the_console_is_found_without_its_last_slash(window: Window) -> None:
+    await window.page.goto("/console")
+    await expect(window.page).to_have_url(re.compile("/console/$"))
+    await expect(window.page.locator("#state")).to_have_text("all well")
+
+
 async def test_the_console_counts_the_questions_it_asks(window: Window) -> None:
     page = window.page
     await page.goto("/console/")

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from starlette.routing import Mount, Router
+from starlette.responses import RedirectResponse
+from starlette.routing import BaseRoute, Mount, Router
+from starlette.routing import Route as Place
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.app import App
@@ -35,7 +37,7 @@ class Api:
         self.app = app
         self.limits = limits
         self._trust = trust
-        self._gate = Gate(limits)
+        self.lanes = Gate(limits)
         step = min(1.0, limits.request_seconds / 4, limits.body_seconds / 4)
         self._deadlines = Deadlines(app.world, step)
         self.streams = Streams(app.world, limits, self._deadlines)
@@ -98,7 +100,7 @@ class Api:
 
     def _make_routes(self) -> dict[str, Route]:
         app, limits, deadlines, streams = self.app, self.limits, self._deadlines, self.streams
-        commands, reads = self._gate.commands, self._gate.reads
+        commands, reads = self.lanes.commands, self.lanes.reads
         routes = {
             f"/commands/{name}": Route("POST", command_handler(app, name, limits, commands, deadlines))
             for name in app.wiring.commands
@@ -114,7 +116,9 @@ class Api:
         return routes | docs_routes(describe(app, limits))
 
     def _make_pages(self, mounts: Mapping[str, ASGIApp]) -> Router:
-        routes = [Mount(path, each) for path, each in mounts.items()]
+        # People leave out the last slash; without a word of ours the pages at "/" would say that nothing is there.
+        routes: list[BaseRoute] = [Place(path, RedirectResponse(f"{path}/")) for path in mounts]
+        routes += [Mount(path, each) for path, each in mounts.items()]
         if self.app.pages is not None:
             routes.append(Mount("/", self.app.pages(self.app)))
         return Router(routes, redirect_slashes=False, default=_nothing_here)
@@ -124,7 +128,7 @@ class Api:
     async def _page(self, exchange: Exchange) -> None:
         """Let what is mounted answer, under our limits; where it fails, we answer."""
         page = _Page(exchange, self.limits)
-        with self._gate.reads:
+        with self.lanes.reads:
             answering = asyncio.ensure_future(self._pages(exchange.scope, page.receive, page.send))
             answering.add_done_callback(lambda _: page.begun.set())
             try:
