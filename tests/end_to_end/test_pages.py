@@ -45,13 +45,12 @@ async def app(tmp_path: Path) -> AsyncIterator[App]:
 async def site(app: App) -> AsyncIterator[str]:
     """The address of the shop, served as `twofold serve` does."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        asgi(app, {"/console": console(home="/")}), lifespan="off", log_level="warning", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    served = asgi(app, {"/console": console(home="/")})
+    server = uvicorn.Server(uvicorn.Config(served, lifespan="off", log_level="warning"))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     host, port = listening.getsockname()
     yield f"http://{host}:{port}"
+    served.drain()
     server.should_exit = True
     await serving
 

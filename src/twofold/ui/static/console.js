@@ -3,6 +3,7 @@ import { showAnswer } from "./answer.js";
 
 const STREAM_LENGTH = 14; // events shown
 const FRESH = 12; // events of the past to begin with
+const TOO_FAR = 300; // events behind the log after which the stream jumps to its end, so that it shows the present
 
 const byId = (id) => document.getElementById(id);
 const number = (value) => Math.round(value).toLocaleString("en");
@@ -183,7 +184,7 @@ function stream(address, name, arrived, failed = () => {}) {
   const look = () => (document.hidden ? stop() : start());
   document.addEventListener("visibilitychange", look);
   look();
-  return { stop() { stop(); document.removeEventListener("visibilitychange", look); } };
+  return { restart: start, stop() { stop(); document.removeEventListener("visibilitychange", look); } };
 }
 
 function followStatus() {
@@ -197,10 +198,17 @@ async function followEvents() {
   const json = async (path) => (await fetch(path, { headers: { Accept: "application/json" } })).json();
   const [{ head }, first] = await Promise.all([json("/status"), json("/events?limit=1")]);
   // A token ends in its position. Only this page relies on it: there is no other way to ask for the end of the log.
-  let after = first.token.replace(/\d+$/, String(Math.max(0, head - FRESH)));
-  stream(() => `/events?after=${encodeURIComponent(after)}`, "event", (event, token) => {
+  const at = (position) => first.token.replace(/\d+$/, String(Math.max(0, position)));
+  let after = at(head - FRESH);
+  const events = stream(() => `/events?after=${encodeURIComponent(after)}`, "event", (event, token) => {
+    const behind = (before?.head ?? 0) - event.position;
     after = token || after;
     arrived(event);
+    if (behind > TOO_FAR) {
+      skipped += behind - FRESH;
+      after = at(before.head - FRESH);
+      events.restart();
+    }
   });
 }
 
