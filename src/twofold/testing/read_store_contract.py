@@ -31,6 +31,7 @@ from twofold.testing.read_store_rows import (
     progress,
     sorted_dict,
 )
+from twofold.world import RealWorld
 
 
 class ReadStoreContract(abc.ABC):
@@ -196,7 +197,7 @@ class ReadStoreContract(abc.ABC):
 
             async def look() -> Any:
                 async with store.snapshot() as snapshot:
-                    await asyncio.sleep(0)
+                    await RealWorld().sleep(0)
                     return await snapshot.get(ORDERS, "a")
 
             assert await asyncio.gather(*(look() for _ in range(100))) == [Order()] * 100
