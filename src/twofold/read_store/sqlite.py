@@ -114,8 +114,8 @@ class SqliteReadStore:
         with DiskErrors(self._path):
             if self._connection.execute(_HAS_TABLES).fetchone() is None:
                 return []
-            models = self._connection.execute(_MODELS, (PARTITION,)).fetchall()
-            return [Checkpoint(*each, _progress(self._connection, *each)) for each in models]
+            models: list[Any] = self._connection.execute(_MODELS, (PARTITION,)).fetchall()
+            return [Checkpoint(name, number, _progress(self._connection, name, number)) for name, number in models]
 
     async def close(self) -> None:
         self._open = False

@@ -1,0 +1,204 @@
+"""In charge of `twofold demo`: the example shop, served at once, while the orders of an old shop are sent into it."""
+
+import asyncio
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+
+from twofold.app import App
+from twofold.cli.demo_shop import Figures, Shop, load_shop
+from twofold.cli.outcome import Exit, columns, emit
+from twofold.cli.progress import Bar
+from twofold.cli.serve import console_of, log_to_stderr, tell
+from twofold.cli.target import json_option, port_option, refuse_memory
+from twofold.errors import Unavailable
+from twofold.http.server import serve
+from twofold.sqlite_file import FileLock
+
+FOLDER = Path("data/demo")
+_FILES = ("", "-wal", "-shm", "-journal")
+
+
+class _Speed(click.ParamType[float | None]):
+    name = "orders/s"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value == "max" or value is None:
+            return None
+        return click.FloatRange(0, min_open=True).convert(value, param, ctx)
+
+
+@click.command
+@click.option(
+    "--speed",
+    type=_Speed(),
+    default="max",
+    metavar="N|max",
+    help="Orders per second, or as fast as they go. [default: max]",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=FOLDER,
+    show_default=True,
+    help="Folder of the two databases and the outbox.",
+)
+@click.option("--fresh", is_flag=True, help="Delete what an earlier demo left in that folder, and begin anew.")
+@click.option("--store", metavar="URL", help="Another write store than the one in the folder.")
+@click.option("--views", metavar="URL", help="Another read store than the one in the folder.")
+@port_option
+@click.option("--no-serve", is_flag=True, help="No pages: send the orders, check the totals, end.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the shop in a browser.")
+@json_option
+def command(
+    speed: float | None,
+    data: Path,
+    fresh: bool,
+    store: str | None,
+    views: str | None,
+    port: int,
+    no_serve: bool,
+    open_browser: bool,
+    as_json: bool,
+) -> int:
+    """Run the example shop on 6,919 real orders.
+
+    The pages are up at once; meanwhile the orders of 1997 and 1998 go through the command side in the order of their
+    dates. At the end the read models are asked for the totals, which are known. Interrupted, even by kill -9, and
+    started again it goes on where it was. Exits with 3 where the totals are wrong.
+    """
+    log_to_stderr()
+    if fresh and (store or views):
+        raise click.UsageError("--fresh deletes the files in --data; it does not go with --store or --views.")
+    if no_serve:
+        refuse_memory(store or "", "--store")
+    shop = load_shop()
+    if fresh:
+        _clear(data)
+    app = shop.open(
+        store=store or f"sqlite:///{data / 'log.db'}",
+        views=views or f"sqlite:///{data / 'views.db'}",
+        outbox=data / "outbox",
+    )
+    demo = _Demo(shop, app, speed, as_json=as_json, open_browser=open_browser)
+    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            return runner.run(demo.fill_only() if no_serve else demo.serve(port))
+        except KeyboardInterrupt:
+            return demo.interrupted()
+
+
+class _Demo:
+    def __init__(self, shop: Shop, app: App, speed: float | None, *, as_json: bool, open_browser: bool) -> None:
+        self._shop = shop
+        self._app = app
+        self._speed = speed
+        self._as_json = as_json
+        self._open_browser = open_browser
+        self._reached = 0
+
+    async def fill_only(self) -> int:
+        """Send the orders and check the totals."""
+        async with self._app:
+            return await self._fill(None)
+
+    async def serve(self, port: int) -> int:
+        """Serve the shop, send the orders meanwhile, and go on serving."""
+        up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(
+            serve(self._app, port=port, mounts={"/console": console_of(self._app)}, started=up.set_result)
+        )
+        await _first_of(serving, up)
+        if not up.done():
+            await serving
+            return self.interrupted()
+        url = up.result()
+        tell("The shop", self._app, url, err=self._as_json)
+        if self._open_browser:
+            webbrowser.open(url)
+        filling = asyncio.create_task(self._fill(url))
+        await _first_of(serving, filling)
+        if serving.done() or await self._is_stopping():
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
+            await serving
+            return self.interrupted()
+        if filling.exception() is not None:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        code = await filling
+        await serving
+        return code
+
+    def interrupted(self) -> int:
+        """Say that nothing is lost."""
+        done, total = self._reached, self._shop.expected.orders
+        click.echo(f"Interrupted at {done:,} of {total:,} orders. Start it again, and it goes on from there.", err=True)
+        return Exit.INTERRUPTED
+
+    async def _is_stopping(self) -> bool:
+        try:
+            await self._app.status()
+        except Unavailable:
+            return True
+        return False
+
+    async def _fill(self, url: str | None) -> int:
+        began = self._app.world.monotonic()
+        await self._shop.seed(self._app)
+        with Bar("Replaying", "orders", self._app.world) as bar:
+
+            def reached(done: int, total: int) -> None:
+                self._reached = done
+                bar.reached(done, total, self._shop.date_reached(done))
+
+            sent = await self._shop.replay(self._app, self._speed, reached)
+        figures = await self._shop.totals(self._app)
+        seconds = self._app.world.monotonic() - began
+        right = self._shop.expected.are_in(figures)
+        if self._as_json:
+            emit({"sent": sent, "seconds": round(seconds, 3), "totals": figures, "right": right, "url": url})
+        else:
+            self._tell(sent, seconds, figures, url)
+        return Exit.OK if right else Exit.UNHEALTHY
+
+    def _tell(self, sent: int, seconds: float, figures: Figures, url: str | None) -> None:
+        expected = self._shop.expected
+        rate = f", {sent:,} of them now, in {seconds:.1f} s ({sent / seconds:,.0f} orders/s)" if sent else ""
+        click.echo(f"\nAll {expected.orders:,} orders are in{rate}. The read models say:")
+        rows = [[label, shown] for label, shown in figures.shown()]
+        for line in columns(rows, right=frozenset({1})):
+            click.echo(f"  {line}")
+        if figures == expected:
+            click.echo("Exactly what the file of the old shop adds up to.")
+        elif expected.are_in(figures):
+            click.echo("That is the old shop's orders, and what was ordered here besides.")
+        else:
+            click.echo("That is NOT what the file of the old shop adds up to:")
+            for line in columns([[label, shown] for label, shown in expected.shown()], right=frozenset({1})):
+                click.echo(f"  {line}")
+        if url is not None:
+            click.echo(f"\nStill serving at {url}/. Ctrl-C stops it.")
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _clear(data: Path) -> None:
+    """Delete the files of an earlier demo. WiringError where one is running on them."""
+    stores = [data / "views.db", data / "log.db"]
+    locks = [FileLock(path) for path in stores]
+    try:
+        # Views first: without their log they could not be used, the other way round they are built anew.
+        for path in (Path(f"{store}{end}") for store in stores for end in _FILES):
+            path.unlink(missing_ok=True)
+        for mail in data.glob("outbox/*.txt"):
+            mail.unlink()
+    finally:
+        for lock in locks:
+            lock.release()

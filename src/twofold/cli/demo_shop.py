@@ -1,0 +1,101 @@
+"""In charge of what the demo asks of the example shop, which is no part of the package."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from twofold.app import App
+from twofold.errors import WiringError
+
+PATIENCE = 300.0
+"""Seconds the read models get to come as far as the log."""
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """The shop in figures; money in cents."""
+
+    orders: int
+    customers: int
+    cds: int
+    revenue_cents: int
+    free_orders: int
+    paid: int
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Each figure with its name, as people read them."""
+        dollars = f"${self.revenue_cents // 100:,}.{self.revenue_cents % 100:02}"
+        return [
+            ("orders", f"{self.orders:,}"),
+            ("paid", f"{self.paid:,}"),
+            ("customers", f"{self.customers:,}"),
+            ("CDs", f"{self.cds:,}"),
+            ("revenue", dollars),
+            ("orders of $0.00", f"{self.free_orders:,}"),
+        ]
+
+    def are_in(self, other: "Figures") -> bool:
+        """Whether `other` is this, or this and more."""
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return self == other or (
+            other.orders > self.orders and all(few <= many for few, many in zip(mine, others, strict=True))
+        )
+
+
+class Shop:
+    """The example shop as the demo uses it. `expected` is what the file of the old shop adds up to."""
+
+    def __init__(self, shop: Any, orders: list[Any], totals: type) -> None:
+        self._shop = shop
+        self._totals = totals
+        self._dates = [f"{order.placed_on:%Y-%m-%d}" for order in orders]
+        self.expected = Figures(
+            len(orders),
+            len({order.customer for order in orders}),
+            sum(order.cds for order in orders),
+            sum(order.total_cents for order in orders),
+            sum(order.total_cents == 0 for order in orders),
+            len(orders),
+        )
+
+    def open(self, *, store: str, views: str, outbox: Path) -> App:
+        """The shop's app over these stores."""
+        app: App = self._shop.open_shop(store=store, views=views, outbox=outbox)
+        return app
+
+    async def seed(self, app: App) -> None:
+        """Put the catalogue in, where it is not there yet."""
+        await self._shop.seed_catalogue(app)
+
+    async def replay(self, app: App, speed: float | None, reached: Callable[[int, int], None]) -> int:
+        """Send the orders that are not in the log yet; how many those were."""
+        sent: int = await self._shop.replay(app, speed=speed, on_progress=reached)
+        return sent
+
+    def date_reached(self, done: int) -> str:
+        """The date of the last of so many orders."""
+        return self._dates[done - 1] if done else ""
+
+    async def totals(self, app: App) -> Figures:
+        """What the read models say once they have come as far as the log is now. Unavailable if they do not."""
+        head = app.token((await app.status()).head)
+        answer = await app.ask(self._totals(), position=head, timeout=PATIENCE)
+        return msgspec.convert(answer.value, Figures, from_attributes=True)
+
+
+def load_shop() -> Shop:
+    """The shop that comes with the project. WiringError, with the cure, where it is not installed."""
+    try:
+        shop: Any = import_module("shop")
+        replays: Any = import_module("shop.cdnow")
+        queries: Any = import_module("shop.queries")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "shop":
+            raise
+        raise WiringError(
+            "The example shop is not installed: it comes with the source of Twofold, not with the package. Run "
+            "`make demo` in a clone, or `pip install -e .` there and `twofold demo` again."
+        ) from error
+    return Shop(shop, replays.old_orders(), queries.Totals)

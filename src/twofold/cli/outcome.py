@@ -1,0 +1,78 @@
+"""In charge of how a command ends: its exit code, its words for people, its one line of JSON for programs."""
+
+import sys
+from enum import IntEnum
+from types import TracebackType
+from typing import Any
+
+import click
+import msgspec
+
+from twofold.domain.events import kebab_case
+from twofold.errors import Refused, TwofoldError, Unavailable
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    UNHEALTHY = 3
+    UNAVAILABLE = 4
+    INTERRUPTED = 130
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a command failed: `kind` for programs, `message` for people, `field` where one option is to blame."""
+
+    kind: str
+    message: str
+    field: str | None = None
+
+
+def emit(data: Any) -> None:
+    """One line of JSON on standard output, at once: `{"ok": true, "data": …}`."""
+    _line({"ok": True, "data": data})
+
+
+def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
+    """Tell why a command failed, and with which code it exits."""
+    if as_json:
+        _line({"ok": False, "error": _failure(error)})
+    elif isinstance(error, click.ClickException):
+        error.show()
+    else:
+        click.echo(f"Error: {error}", err=True)
+    return Exit.UNAVAILABLE if isinstance(error, Unavailable) else Exit.USAGE
+
+
+def unexpected(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """An excepthook: the JSON line on standard output, and for whoever mends it the traceback on standard error."""
+    _line({"ok": False, "error": Failure("unexpected", f"{kind.__name__}: {error}")})
+    sys.__excepthook__(kind, error, traceback)
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: what is not printable is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def columns(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
+    """Rows as lines with their cells below one another; the columns in `right` are flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    places = list(enumerate(widths))
+    lines = ["  ".join(row[i].rjust(w) if i in right else row[i].ljust(w) for i, w in places) for row in rows]
+    return [line.rstrip() for line in lines]
+
+
+def _failure(error: click.ClickException | TwofoldError) -> Failure:
+    if isinstance(error, click.ClickException):
+        parameter = getattr(error, "param", None)
+        named = parameter.opts[-1] if isinstance(parameter, click.Parameter) else getattr(error, "option_name", None)
+        return Failure("usage", error.format_message(), named)
+    return Failure(kebab_case(type(error).__name__), str(error), error.field if isinstance(error, Refused) else None)
+
+
+def _line(envelope: dict[str, Any]) -> None:
+    click.echo(msgspec.json.encode(envelope).decode())

@@ -1,0 +1,84 @@
+"""In charge of what a command works on: the app that `module:attribute` names, and the stores that URLs name."""
+
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+
+import click
+import msgspec
+
+from twofold.app import App
+from twofold.domain.module import Module
+from twofold.errors import WiringError
+
+store_option = click.option(
+    "--store", metavar="URL", help="The write store. [default: TWOFOLD_STORE or sqlite:///data/log.db]"
+)
+views_option = click.option(
+    "--views", metavar="URL", help="The read store. [default: TWOFOLD_VIEWS or sqlite:///data/views.db]"
+)
+port_option = click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+app_argument = click.argument("target", metavar="MODULE:APP")
+
+
+def load_app(target: str, *, store: str | None = None, views: str | None = None) -> App:
+    """The app that `module:attribute` names, not started, with other stores where URLs are given.
+
+    The present folder is looked into first. WiringError, with the cure, where there is no such app.
+    """
+    name, _, attribute = target.partition(":")
+    if not attribute or not all(part.isidentifier() for part in (*name.split("."), attribute)):
+        raise WiringError(f"'{target}' does not name an app. Write MODULE:APP: `app:app` is the `app` in app.py.")
+    found = getattr(_module(name), attribute, None)
+    if not isinstance(found, App):
+        raise WiringError(_not_an_app(target, sys.modules[name], attribute, found))
+    given = {key: url for key, url in (("store", store), ("views", views)) if url is not None}
+    found.settings = msgspec.structs.replace(found.settings, **given)
+    return found
+
+
+def refuse_memory(url: str, option: str) -> None:
+    """UsageError where a store is meant to be read beside its process, but lives inside of it."""
+    if url.startswith("memory:"):
+        raise click.BadOptionUsage(
+            option,
+            f"{option} {url}: that store lives inside the process that made it. Ask that, at /events and /status.",
+        )
+
+
+def where(url: str) -> str:
+    """Where the data of a URL lives, as people would look for it."""
+    return "in memory, gone when this ends" if url.startswith("memory:") else os.path.abspath(url[len("sqlite:///") :])
+
+
+def _module(name: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise WiringError(
+                f"There is no module '{name}' in {here}, and none is installed. Go to the folder where "
+                f"{name.replace('.', os.sep)}.py is, or install it."
+            ) from error
+        raise WiringError(f"'{name}' cannot be imported: {error}. Install what it imports.") from error
+
+
+def _not_an_app(target: str, module: ModuleType, attribute: str, found: object) -> str:
+    apps = [f"{module.__name__}:{name}" for name, value in vars(module).items() if isinstance(value, App)]
+    instead = f" Did you mean {' or '.join(apps)}?" if apps else " Make one: `app = App(your_module)`."
+    if isinstance(found, Module):
+        return f"{target} is a module of a domain, not an app. Put it into one: `app = App({attribute})`."
+    if hasattr(module, attribute):
+        return f"{target} is no App but {type(found).__name__}.{instead}"
+    return f"There is no '{attribute}' in {module.__name__} ({module.__file__}).{instead}"
