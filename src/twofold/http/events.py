@@ -72,7 +72,7 @@ def events_handler(app: App, limits: Limits, lane: Lane, deadlines: Deadlines, s
 
 async def _page(app: App, query: EventQuery, token: str | None, limit: int) -> EventPage:
     found = await app.log(query, await _after(app, token), limit)
-    return EventPage([_shown(event) for event in found.events], app.token(found.upto))
+    return EventPage([shown(event) for event in found.events], app.token(found.upto))
 
 
 async def _following(app: App, query: EventQuery, token: str | None) -> Frames:
@@ -80,7 +80,7 @@ async def _following(app: App, query: EventQuery, token: str | None) -> Frames:
     yield OPENING
     async with aclosing(cast("Any", app.follow(query, after))) as events:
         async for event in cast("AsyncIterator[RecordedEvent]", events):
-            yield frame("event", _shown(event), app.token(event.position))
+            yield frame("event", shown(event), app.token(event.position))
 
 
 async def _after(app: App, token: str | None) -> Position:
@@ -95,9 +95,9 @@ async def _after(app: App, token: str | None) -> Position:
 def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:
     for each in types:
         if each not in app.wiring.events:
-            shown = "".join(c if c.isprintable() else "?" for c in each[:64])
+            safe = "".join(c if c.isprintable() else "?" for c in each[:64])
             raise InvalidMessage(
-                f"No event is called '{shown}'. There are: {', '.join(sorted(app.wiring.events)) or 'none'}.",
+                f"No event is called '{safe}'. There are: {', '.join(sorted(app.wiring.events)) or 'none'}.",
                 field="type",
             )
     for each in tags:
@@ -115,7 +115,7 @@ def _limit(told: str | None) -> int:
     return int(told)
 
 
-def _shown(event: RecordedEvent) -> ShownEvent:
+def shown(event: RecordedEvent) -> ShownEvent:
     metadata = event.metadata
     return ShownEvent(
         event.position,
