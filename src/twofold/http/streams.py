@@ -80,6 +80,8 @@ class Streams:
         if not pump.done():
             pump.cancel()
             await asyncio.wait([pump])
+        if not exchange.started:
+            raise _leaving()
         await self._world.within(self._limits.write_seconds, exchange.finish())
 
     async def _drained(self) -> None:

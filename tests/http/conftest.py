@@ -1,0 +1,102 @@
+"""In charge of servers for the tests: a real one in a process of its own, and the application without one."""
+
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.http.bank import SHORT, open_bank
+from tests.http.wire import Address
+from twofold import App
+from twofold.http import Api, asgi
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """A bank in a process of its own."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.http.bank", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], 30)
+        self.url = self.process.stdout.readline().strip() if readable else ""
+        if not self.url:
+            self.process.kill()
+            raise RuntimeError(f"the bank did not start: {self.process.communicate()[1]}")
+
+    @property
+    def address(self) -> Address:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None and parts.port is not None
+        return parts.hostname, parts.port
+
+    def stop(self) -> tuple[int, str]:
+        """Its exit code, and what it said on stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=20)
+        return self.process.returncode, errors
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """One bank for all tests that do not mind the others."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """Starts banks of one's own."""
+    started: list[Server] = []
+
+    def start_one(*options: str) -> Server:
+        started.append(Server(*options))
+        return started[-1]
+
+    yield start_one
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    """Speaks to the bank over a real connection."""
+    with httpx.Client(base_url=server.url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[App]:
+    """A running bank in this very process."""
+    async with open_bank() as app:
+        yield app
+
+
+@pytest.fixture
+async def api(app: App) -> Api:
+    """The bank's application, to be asked without a server."""
+    return asgi(app, limits=SHORT)
+
+
+@pytest.fixture
+async def inside(api: Api) -> AsyncIterator[httpx.AsyncClient]:
+    """Speaks to `api`."""
+    transport = httpx.ASGITransport(api)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        yield client

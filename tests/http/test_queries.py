@@ -1,0 +1,123 @@
+"""A query is typed by its query string, sees what a receipt's position promises, and is refused in words otherwise."""
+
+import httpx
+import msgspec
+import pytest
+
+from tests.http.bank import Balance, bank
+from tests.http.test_commands import problem
+from twofold import App, Module, View, WiringError
+from twofold.http import asgi
+
+
+def deposit(http: httpx.Client, account: str, cents: int = 100) -> str:
+    answer = http.post("/commands/deposit", json={"account_id": account, "cents": cents})
+    token: str = answer.json()["token"]
+    return token
+
+
+@pytest.mark.parametrize("where", ["parameter", "header"])
+def test_a_query_with_the_position_of_a_receipt_sees_what_it_wrote(http: httpx.Client, where: str) -> None:
+    token = deposit(http, f"fresh-{where}", 7)
+    params = {"account_id": f"fresh-{where}"}
+    if where == "parameter":
+        answer = http.get("/queries/balance-of", params=params | {"position": token})
+    else:
+        answer = http.get("/queries/balance-of", params=params, headers={"Twofold-Position": token})
+    told = answer.json()
+    assert told["answer"] == {"account_id": f"fresh-{where}", "cents": 7}
+    assert answer.headers["twofold-position"] == told["token"]
+    assert told["position"] >= int(token.rpartition(".")[2])
+
+
+def test_a_name_that_stands_several_times_makes_a_list(http: httpx.Client) -> None:
+    deposit(http, "list-1")
+    token = deposit(http, "list-2")
+    query = {"account_ids": ["list-1", "list-2", "nobody"], "order": "down", "since": "2020-01-31", "position": token}
+    told = http.get("/queries/balances", params=query).json()
+    assert {row["account_id"] for row in told["answer"]} == {"list-1", "list-2"}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "account_id"),
+        ("account_id=a&acount=b", "acount"),
+        ("account_id=a&account_id=b", "account_id"),
+        ("account_id=%zz", None),
+        ("account_id=%", None),
+        ("account_id=%ff", None),
+        ("account_id=%ed%a0%80", None),
+        ("account_id=a%00b", "account_id"),
+        ("account_id=a&position=", "position"),
+        ("account_id=a&position=nonsense", "position"),
+        ("account_id=a&position=main.1.-1", "position"),
+        ("account_id=a&position=other.1.1", "position"),
+        ("account_id=a&position=main.1.999999", "position"),
+        ("account_id=" + "a" * 20_000, None),
+        ("account_id=a" + "&" * 10 + "x=1" * 300, None),
+    ],
+)
+def test_a_query_string_that_does_not_fit_is_refused_naming_the_parameter(
+    http: httpx.Client, query: str, field: str | None
+) -> None:
+    told = problem(http.get(f"/queries/balance-of?{query}"), 400)
+    assert field is None or told["field"] == field
+
+
+@pytest.mark.parametrize(
+    "query", ["least=much", "least=NaN", "least=1e999", "least=99999999999999999999", "since=yesterday", "order=x"]
+)
+def test_text_that_is_no_value_of_the_field_is_refused(http: httpx.Client, query: str) -> None:
+    told = problem(http.get(f"/queries/balances?{query}"), 400)
+    assert told.get("field") in (query.partition("=")[0], None)
+
+
+def test_a_query_that_breaks_is_a_503_that_tells_nothing_of_the_inside(http: httpx.Client) -> None:
+    answer = http.get("/queries/broken")
+    problem(answer, 503)
+    assert "secret" not in answer.text
+
+
+def test_head_gets_the_headers_of_get_without_the_body(http: httpx.Client) -> None:
+    answer = http.head("/queries/balances?least=100000000")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 0
+
+
+def test_a_query_is_not_posted(http: httpx.Client) -> None:
+    answer = http.post("/queries/balances")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_a_row_set_aside_is_no_fresh_answer_and_lists_say_so(http: httpx.Client) -> None:
+    token = deposit(http, "poison")
+    answer = http.get("/queries/balance-of", params={"account_id": "poison", "position": token})
+    problem(answer, 503)
+    assert int(answer.headers["retry-after"]) >= 1
+    assert http.get("/queries/balance-of", params={"account_id": "poison"}).json()["parked"] == ["poison"]
+    assert http.get("/queries/balances").json()["parked"] == ["poison"]
+
+
+class Nested(msgspec.Struct, frozen=True):
+    where: Balance
+
+
+class WithPosition(msgspec.Struct, frozen=True):
+    position: int
+
+
+class Unnamed(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Nested, "Nested.where"), (WithPosition, "Rename the field"), (Unnamed, "array_like")]
+)
+def test_a_query_that_no_query_string_can_tell_fails_at_the_start(kind: type, words: str) -> None:
+    async def ask(query: object, balances: View[Balance]) -> int:
+        return 0
+
+    ask.__annotations__["query"] = kind
+    with pytest.raises(WiringError, match=words):
+        asgi(App(bank, Module("more", queries=[ask]), store="memory:", views="memory:"))

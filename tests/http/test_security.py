@@ -1,0 +1,134 @@
+"""Only pages of this site may send, a local server answers to local names, every answer says what it allows."""
+
+from collections.abc import Mapping
+
+import httpx
+import pytest
+
+from tests.http.bank import open_bank
+from tests.http.conftest import Server
+from tests.http.test_commands import DEPOSIT, problem
+from tests.http.wire import request, say
+from twofold import InvalidMessage, NotAuthorised
+from twofold.http import Trust, asgi
+
+REFUSED: list[Mapping[str, str]] = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "http://["},
+    {"Origin": "ftp://{host}"},
+    {"Origin": "http://{host}.evil.example"},
+    {"Origin": "http://evil@{host}"},
+    {"Origin": "http://{name}:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://{host}", "Sec-Fetch-Site": "cross-site"},
+]
+
+
+def filled(headers: Mapping[str, str], http: httpx.Client) -> dict[str, str]:
+    host, name = http.base_url.netloc.decode(), http.base_url.host
+    return {key: value.format(host=host, name=name) for key, value in headers.items()}
+
+
+@pytest.mark.parametrize("headers", REFUSED)
+def test_what_a_page_of_another_site_sends_is_refused(http: httpx.Client, headers: Mapping[str, str]) -> None:
+    answer = http.post("/commands/deposit", json=DEPOSIT, headers=filled(headers, http))
+    assert problem(answer, 403)["field"] == "Origin"
+
+
+@pytest.mark.parametrize("headers", REFUSED)
+def test_pages_and_streams_are_guarded_likewise(http: httpx.Client, headers: Mapping[str, str]) -> None:
+    problem(http.post("/read", content=b"x", headers=filled(headers, http)), 403)
+    problem(http.get("/events", headers=filled(headers, http) | {"Accept": "text/event-stream"}), 403)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}]
+)
+def test_what_a_page_of_this_site_sends_is_taken(http: httpx.Client, headers: Mapping[str, str]) -> None:
+    assert http.post("/commands/deposit", json=DEPOSIT, headers=filled(headers, http)).status_code == 200
+
+
+def test_reading_needs_no_origin(http: httpx.Client) -> None:
+    assert http.get("/health/live", headers={"Origin": "https://other.example"}).status_code == 200
+
+
+async def test_an_allowed_origin_may_send() -> None:
+    app = open_bank()
+    api = asgi(app, trust=Trust(origins=frozenset({"https://shop.example"})))
+    headers = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site"}
+    async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
+        assert (await http.post("/commands/deposit", json=DEPOSIT, headers=headers)).status_code == 200
+        headers["Origin"] = "https://shop.example.evil"
+        assert (await http.post("/commands/deposit", json=DEPOSIT, headers=headers)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:80", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8000", "LOCALHOST"]
+)
+def test_a_local_server_answers_to_its_names(server: Server, host: str) -> None:
+    assert say(server.address, request("GET", "/health/live", host=host)).statuses == [200]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "127.0.0.2",
+        "[",
+        "::1:1",
+        "localhost/evil.example",
+        "localhost:x",
+        "localhost#",
+        "[::1].evil.example",
+    ],
+)
+def test_a_local_server_answers_to_no_name_that_was_made_to_point_at_it(server: Server, host: str) -> None:
+    assert say(server.address, request("GET", "/health/live", host=host)).statuses == [403]
+
+
+def test_a_request_without_a_host_or_with_two_is_refused(server: Server) -> None:
+    assert say(server.address, b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n").statuses == [400]
+    twice = request("GET", "/health/live", b"", "Host: localhost")
+    assert say(server.address, twice).statuses == [400]
+
+
+def test_the_names_can_be_chosen() -> None:
+    trust = Trust(hosts=frozenset({"shop.example"}))
+    scope = {"method": "GET", "headers": [(b"host", b"shop.example:443")], "server": ("10.0.0.1", 80)}
+    trust.check(scope, {b"host": b"shop.example:443"})
+    with pytest.raises(NotAuthorised, match="Host"):
+        trust.check(scope, {b"host": b"localhost"})
+    with pytest.raises(InvalidMessage, match="missing"):
+        trust.check(scope | {"headers": []}, {})
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/docs", "/docs/docs.js", "/nothing", "/", "/commands/nope"])
+def test_every_answer_says_what_a_browser_may_do_with_it(http: httpx.Client, path: str) -> None:
+    headers = http.get(path).headers
+    policy = headers["content-security-policy"].split("; ")
+    for directive in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'self'"):
+        assert directive in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "server" not in headers
+
+
+def test_answers_of_the_api_are_kept_by_nobody(http: httpx.Client) -> None:
+    assert http.get("/queries/balances").headers["cache-control"] == "no-store"
+    assert http.get("/commands/nope").headers["cache-control"] == "no-store"
+
+
+def test_a_page_that_breaks_is_a_503_that_tells_nothing_of_the_inside(http: httpx.Client) -> None:
+    answer = http.get("/fail")
+    problem(answer, 503)
+    assert "secret" not in answer.text
+
+
+def test_pages_are_served_beside_the_api(http: httpx.Client) -> None:
+    assert http.get("/").text == "the bank"
+    assert http.post("/read", content=b"12345").text == "5"
