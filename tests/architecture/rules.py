@@ -243,6 +243,10 @@ def imports_by_the_front_door(source: Source) -> list[str]:
     ]
 
 
+# What works on any store through its port.
+BESIDE_THE_PORT = frozenset({"port", "inventory"})
+
+
 def adapters_imported_elsewhere(source: Source) -> list[str]:
     """`app.py` chooses the adapter; everybody else knows the port only. (The test kit ships the in-memory ones.)"""
     if source.path in MAY_CHOOSE_AN_ADAPTER:
@@ -252,7 +256,7 @@ def adapters_imported_elsewhere(source: Source) -> list[str]:
         parts = name.split(".")
         if len(parts) < 3 or parts[0] != "twofold" or parts[1] not in STORES or source.path.startswith(parts[1] + "/"):
             continue
-        if parts[2] not in {"port", *(["memory"] if source.path.startswith("testing/") else [])}:
+        if parts[2] not in {*BESIDE_THE_PORT, *(["memory"] if source.path.startswith("testing/") else [])}:
             breaches.append(f"{source.path}:{line} {name}")
     return breaches
 
