@@ -1,6 +1,5 @@
 """The command line: `twofold serve`, `demo`, `log`, `projections`, `reindex`. One module per command."""
 
-import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -62,8 +61,7 @@ def _run(as_json: bool) -> int:
         return fail(error, as_json=as_json)
     except click.Abort:
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has seen enough (`| head`). Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # This is how click ends when whoever reads has seen enough (`| head`), and only then.
         return Exit.OK
     return code if isinstance(code, int) else Exit.OK

@@ -1,34 +1,34 @@
 """In charge of `twofold demo`: the example shop, served at once, while the orders of an old shop are sent into it."""
 
 import asyncio
+import math
 import webbrowser
 from pathlib import Path
 from typing import Any
 
 import click
-import uvicorn
 
 from twofold.app import App
 from twofold.cli.demo_shop import Figures, Shop, load_shop
 from twofold.cli.outcome import Exit, columns, emit
 from twofold.cli.progress import Bar
 from twofold.cli.serve import console_of, log_to_stderr, tell
-from twofold.cli.target import json_option, port_option, refuse_memory
+from twofold.cli.target import Number, json_option, port_option, refuse_memory
 from twofold.errors import Unavailable
-from twofold.http.server import serve
+from twofold.http.server import fast_runner, serve
 from twofold.sqlite_file import FileLock
 
 FOLDER = Path("data/demo")
 _FILES = ("", "-wal", "-shm", "-journal")
 
 
-class _Speed(click.ParamType[float | None]):
-    name = "orders/s"
+class _Speed(click.ParamType[float]):
+    """Orders per second; `max` is as fast as they go."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value == "max" or value is None:
-            return None
-        return click.FloatRange(0, min_open=True).convert(value, param, ctx)
+    name = "speed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return math.inf if value in ("max", math.inf) else Number(0, min_open=True).convert(value, param, ctx)
 
 
 @click.command
@@ -54,7 +54,7 @@ class _Speed(click.ParamType[float | None]):
 @click.option("--open", "open_browser", is_flag=True, help="Open the shop in a browser.")
 @json_option
 def command(
-    speed: float | None,
+    speed: float,
     data: Path,
     fresh: bool,
     store: str | None,
@@ -83,9 +83,8 @@ def command(
         views=views or f"sqlite:///{data / 'views.db'}",
         outbox=data / "outbox",
     )
-    demo = _Demo(shop, app, speed, as_json=as_json, open_browser=open_browser)
-    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    demo = _Demo(shop, app, None if speed == math.inf else speed, as_json=as_json, open_browser=open_browser)
+    with fast_runner() as runner:
         try:
             return runner.run(demo.fill_only() if no_serve else demo.serve(port))
         except KeyboardInterrupt:
@@ -100,6 +99,10 @@ class _Demo:
         self._as_json = as_json
         self._open_browser = open_browser
         self._reached = 0
+
+    @property
+    def _stores(self) -> str:
+        return f"--store {self._app.settings.store} --views {self._app.settings.views}"
 
     async def fill_only(self) -> int:
         """Send the orders and check the totals."""
@@ -118,6 +121,8 @@ class _Demo:
             return self.interrupted()
         url = up.result()
         tell("The shop", self._app, url, err=self._as_json)
+        for look in (f"log --follow --store {self._app.settings.store}", f"projections --watch {self._stores}"):
+            click.echo(f"  beside it, try: twofold {look}", err=True)
         if self._open_browser:
             webbrowser.open(url)
         filling = asyncio.create_task(self._fill(url))

@@ -68,10 +68,19 @@ def columns(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> li
 
 def _failure(error: click.ClickException | TwofoldError) -> Failure:
     if isinstance(error, click.ClickException):
-        parameter = getattr(error, "param", None)
-        named = parameter.opts[-1] if isinstance(parameter, click.Parameter) else getattr(error, "option_name", None)
-        return Failure("usage", error.format_message(), named)
+        return Failure("usage", error.format_message(), _field(error))
     return Failure(kebab_case(type(error).__name__), str(error), error.field if isinstance(error, Refused) else None)
+
+
+def _field(error: click.ClickException) -> str | None:
+    """The option or argument that is to blame, as people write it."""
+    if isinstance(error, click.NoSuchOption | click.BadOptionUsage):
+        return error.option_name
+    if not isinstance(error, click.BadParameter):
+        return None
+    if error.param is None:
+        return str(error.param_hint) if error.param_hint else None
+    return max(error.param.opts, key=len) if isinstance(error.param, click.Option) else error.param.metavar
 
 
 def _line(envelope: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ class Bar:
         elif (step := _STEPS * done // max(1, total)) > self._told:
             self._told = step
             rate = (done - self._first) / max(1e-9, self._world.monotonic() - self._began)
-            words = [f"{self._label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s", *([note] if note else [])]
-            click.echo(", ".join(words), err=True)
+            words = [f"{self._label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
+            click.echo(", ".join(filter(None, words)), err=True)
 
 
 class _Count(ProgressColumn):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from twofold.app import PROBLEM_LAG_SECONDS, App, lag_of, open_read_store, open_write_store
 from twofold.cli.outcome import Exit, columns, emit, printable
-from twofold.cli.target import json_option, load_app, refuse_memory, store_option, views_option
+from twofold.cli.target import Number, json_option, load_app, refuse_memory, store_option, views_option
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.read_store.port import Parked, ReadStore
@@ -69,7 +69,7 @@ _Look = dict[str, _Seen]
 @views_option
 @click.option(
     "--max-lag",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     default=PROBLEM_LAG_SECONDS,
     show_default=True,

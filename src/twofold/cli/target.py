@@ -1,9 +1,11 @@
 """In charge of what a command works on: the app that `module:attribute` names, and the stores that URLs name."""
 
+import math
 import os
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import click
 import msgspec
@@ -25,6 +27,20 @@ port_option = click.option(
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
+
+
+class Number(click.FloatRange):
+    """A number within a range, and finite: what is no number is in no range, but compares as if it were."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 app_argument = click.argument("target", metavar="MODULE:APP")
 
@@ -37,6 +53,8 @@ def load_app(target: str, *, store: str | None = None, views: str | None = None)
     name, _, attribute = target.partition(":")
     if not attribute or not all(part.isidentifier() for part in (*name.split("."), attribute)):
         raise WiringError(f"'{target}' does not name an app. Write MODULE:APP: `app:app` is the `app` in app.py.")
+    if name.endswith(".py"):
+        raise WiringError(f"'{target}' names a file. Write the module: {name.removesuffix('.py')}:{attribute}.")
     found = getattr(_module(name), attribute, None)
     if not isinstance(found, App):
         raise WiringError(_not_an_app(target, sys.modules[name], attribute, found))
@@ -50,7 +68,7 @@ def refuse_memory(url: str, option: str) -> None:
     if url.startswith("memory:"):
         raise click.BadOptionUsage(
             option,
-            f"{option} {url}: that store lives inside the process that made it. Ask that, at /events and /status.",
+            f"A store {url} lives inside the process that made it. Ask that, at /events and /status.",
         )
 
 

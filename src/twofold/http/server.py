@@ -74,8 +74,7 @@ def run(
     started: Started | None = None,
 ) -> None:
     """`serve`, on the fastest event loop there is here. Returns when the server has stopped."""
-    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with fast_runner() as runner:
         runner.run(
             serve(
                 app,
@@ -89,6 +88,11 @@ def run(
                 started=started,
             )
         )
+
+
+def fast_runner() -> asyncio.Runner:
+    """A runner on the fastest event loop there is here."""
+    return asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory())
 
 
 def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:

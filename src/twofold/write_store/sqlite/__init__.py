@@ -182,9 +182,12 @@ def _prepare(connection: apsw.Connection, log: str, world: World) -> None:
 
 def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
     sql = "select log_id, name, epoch from logs where name like ? || '-%'"
-    for log_id, name, epoch in connection.execute(sql, (log,)):
+    with_logs = connection.execute("select 1 from sqlite_schema where name = 'logs'").fetchone() is not None
+    for log_id, name, epoch in connection.execute(sql, (log,)) if with_logs else ():
         return log_id, LogIdentity(name, epoch)
-    raise WiringError(f"There is no log '{log}' in this file. Open it once for writing.")
+    raise WiringError(
+        f"There is no log '{log}' in {connection.filename}. Name the file of a log, or open it once for writing."
+    )
 
 
 def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
