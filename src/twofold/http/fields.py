@@ -137,6 +137,8 @@ def _guard(kind: inspect.Type) -> Callable[[Any], bool]:
         if kind.array_like:
             return lambda value: type(value) is list and value[:1] == [tag]
         return lambda value: isinstance(value, dict) and cast("dict[str, Any]", value).get(field) == tag
+    if isinstance(kind, inspect.StructType) and kind.array_like:
+        return lambda value: isinstance(value, list)
     if isinstance(kind, (*_RECORDS, inspect.DictType)):
         return lambda value: isinstance(value, dict)
     if isinstance(kind, (*_LISTS, inspect.TupleType, inspect.NamedTupleType)):

@@ -24,7 +24,7 @@ def docs_routes(document: Json) -> dict[str, Route]:
     style = (_HERE / "docs.css").read_bytes()
     return {
         "/openapi.json": _file(msgspec.json.encode(document), b"application/json"),
-        "/docs": _file(_page(document), b"text/html; charset=utf-8"),
+        "/docs": _file(page_of(document), b"text/html; charset=utf-8"),
         "/docs/docs.js": _file(script, b"text/javascript; charset=utf-8"),
         "/docs/docs.css": _file(style, b"text/css; charset=utf-8"),
     }
@@ -37,7 +37,8 @@ def _file(content: bytes, kind: bytes) -> Route:
     return Route("GET", handle)
 
 
-def _page(document: Json) -> bytes:
+def page_of(document: Json) -> bytes:
+    """The page that shows an OpenAPI document."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,0 +1,203 @@
+"""A server is local unless told otherwise, says whether it is well, and stops without leaving anybody unanswered."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http import bank as the_bank
+from tests.http.conftest import Server
+from tests.http.test_commands import DEPOSIT, problem
+from tests.http.wire import connect, listen, request
+from twofold import App, WiringError
+from twofold.http import asgi
+from twofold.http.server import listen as bind
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])
+def test_an_address_others_can_reach_is_refused_unless_allowed(host: str) -> None:
+    with pytest.raises(WiringError, match="no authentication yet"):
+        bind(host, 0)
+
+
+def test_an_address_others_can_reach_can_be_allowed() -> None:
+    with bind("0.0.0.0", 0, expose=True) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_port_that_is_taken_is_said_to_be() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(WiringError, match=f"Port {port} of 127.0.0.1 cannot be had.*choose another port"):
+            bind("127.0.0.1", port)
+
+
+def test_a_name_that_is_no_address_is_said_to_be_none() -> None:
+    with pytest.raises(WiringError, match="no address"):
+        bind("nowhere.invalid", 0, expose=True)
+
+
+def test_a_healthy_server_says_so(http: httpx.Client) -> None:
+    assert http.get("/health/live").json() == {"ok": True}
+    assert http.get("/health/ready").json() == {"ok": True}
+    assert http.get("/status").json()["ready"] is True
+
+
+async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
+    api = asgi(the_bank.open_bank())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
+        assert (await http.get("/health/live")).status_code == 200
+        answer = await http.get("/health/ready")
+        assert "not running" in problem(answer, 503)["reasons"][0]
+        problem(await http.get("/status"), 503)
+        problem(await http.post("/commands/deposit", json=DEPOSIT), 503)
+
+
+async def test_a_follower_that_stands_still_makes_the_app_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = the_bank.open_bank()
+    api = asgi(app)
+    async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
+        assert (await http.get("/health/ready")).status_code == 200
+        # The read store goes away under the follower: nothing can be saved, not even that an event is set aside.
+        assert app._running is not None
+        await app._running.views.close()
+
+        async def gone(*_: object, **__: object) -> None:
+            raise OSError("the disk of the read store is gone")
+
+        follower = app._running.workers[0].follower
+        monkeypatch.setattr(follower, "apply", gone)
+        monkeypatch.setattr(follower, "set_aside", gone)
+        await http.post("/commands/deposit", json=DEPOSIT)
+        answer = await until_not_ready(http, app)
+        (reason,) = problem(answer, 503)["reasons"]
+        assert "projection 'balances' stands still" in reason
+        assert (await http.get("/health/live")).status_code == 200
+
+
+async def until_not_ready(http: httpx.AsyncClient, app: App) -> httpx.Response:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        answer = await http.get("/health/ready")
+        if answer.status_code != 200:
+            return answer
+        await app.world.sleep(0.01)
+    raise AssertionError("still ready")
+
+
+def test_sigterm_lets_a_command_under_way_finish_and_then_exits_with_0(start: Callable[..., Server]) -> None:
+    server = start()
+    answers: list[httpx.Response] = []
+
+    def send() -> None:
+        command = {"account_id": "ann", "seconds": 1.0}
+        answers.append(httpx.post(f"{server.url}/commands/dawdle", json=command, timeout=10))
+
+    sending = threading.Thread(target=send)
+    with (
+        httpx.Client(base_url=server.url) as http,
+        http.stream("GET", "/events", headers={"Accept": "text/event-stream"}) as following,
+    ):
+        pieces = following.iter_bytes()
+        assert next(pieces)
+        sending.start()
+        until_read(server)
+        begun = time.monotonic()
+        code, errors = server.stop()
+    sending.join()
+    assert (code, answers[0].status_code) == (0, 200)
+    assert time.monotonic() - begun < 10
+    assert "Traceback" not in errors, errors
+
+
+def until_read(server: Server) -> None:
+    """Returns once the server has had time to read what was sent before: it answers what is sent after."""
+    for _ in range(20):
+        httpx.get(f"{server.url}/health/live")
+
+
+def test_streams_end_in_order_when_the_server_stops(start: Callable[..., Server]) -> None:
+    server = start()
+    with connect(server.address) as connection:
+        connection.sendall(request("GET", "/events?tag=account:nobody", b"", "Accept: text/event-stream"))
+        listen(connection, until=b"retry: 2000\n\n")
+        server.process.terminate()
+        heard = listen(connection)
+    assert heard.closed and heard.data.endswith(b"0\r\n\r\n")
+    assert server.stop()[0] == 0
+
+
+def test_a_stopping_server_is_not_ready_but_still_answers_while_it_gives_notice(start: Callable[..., Server]) -> None:
+    server = start("--notice", "1.5")
+    with httpx.Client(base_url=server.url) as http:
+        assert http.get("/health/ready").status_code == 200
+        server.process.terminate()
+        deadline = time.monotonic() + 5
+        while (answer := http.get("/health/ready")).status_code == 200:
+            assert time.monotonic() < deadline
+        assert problem(answer, 503)["reasons"] == ["This process is about to stop."]
+        assert http.post("/commands/deposit", json=DEPOSIT).status_code == 200
+        assert http.get("/status").json()["ready"] is False
+    assert server.stop()[0] == 0
+
+
+def test_what_was_acknowledged_before_a_stop_is_there_after_it(start: Callable[..., Server], tmp_path: Path) -> None:
+    urls = ["--store", f"sqlite:///{tmp_path}/log.db", "--views", f"sqlite:///{tmp_path}/views.db"]
+    first = start(*urls)
+    receipt = httpx.post(f"{first.url}/commands/deposit", json=DEPOSIT).json()
+    assert first.stop()[0] == 0
+    second = start(*urls)
+    params = {"account_id": "ann", "position": receipt["token"]}
+    answer = httpx.get(f"{second.url}/queries/balance-of", params=params)
+    assert answer.json()["answer"] == {"account_id": "ann", "cents": 100}
+
+
+async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
+    app = the_bank.open_bank()
+    sent: list[str] = []
+    told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Any:
+        message = next(told)
+        if message["type"] == "lifespan.shutdown":
+            assert (await app.status()).ready
+        return message
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await asgi(app)({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_an_app_that_cannot_start_is_told_to_the_server_in_a_sentence(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    app = the_bank.open_bank(store=f"sqlite:///{blocked}/log.db")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await asgi(app)({"type": "lifespan"}, receive, send)
+    assert sent[0]["type"] == "lifespan.startup.failed" and sent[0]["message"]
+
+
+async def test_web_sockets_are_turned_away() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await asgi(the_bank.open_bank())({"type": "websocket", "path": "/"}, receive, send)
+    assert sent[0]["type"] == "websocket.close"
