@@ -134,9 +134,12 @@ class Projector:
         for parked in sorted(self._parked.values(), key=lambda each: each.position):
             try:
                 rows = await self._refold(parked, checkpoint)
-            except FoldFailed:
+                await self._write(rows, {parked.key: None}, checkpoint, checkpoint)
+            except (Conflict, Unavailable):
+                raise
+            except Exception:
+                log.exception("%s: the key '%s' stays set aside", self.name, parked.key)
                 continue
-            await self._write(rows, {parked.key: None}, checkpoint, checkpoint)
             del self._parked[parked.key]
 
     async def _refold(self, parked: Parked, checkpoint: Position) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import logging
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ from twofold.domain.process import BoundPolicy, Later
 from twofold.errors import Conflict, Rejected, Unavailable
 from twofold.read_store.port import Parked
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Row, RowWrite, Slice, WriteStore
+from twofold.write_store.port import Append, Outcome, Row, RowWrite, Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Reactor:
         messages: MessageCodec,
         commands: Mapping[str, type],
         send: Send,
+        append: Callable[[Append], Awaitable[Outcome]],
         world: World,
     ) -> None:
         self.name = policy.name
@@ -75,6 +76,7 @@ class Reactor:
         self._commands = commands
         self._names = {kind: name for name, kind in commands.items()}
         self._send = send
+        self._append_rows = append
         self._world = world
         self._space = f"{_POLICY}{policy.name}"
         self._version = 0
@@ -97,6 +99,7 @@ class Reactor:
         due = {k: msgspec.json.decode(row.value, type=Due) for k, row in rows.items() if k.startswith("due:")}
         self._due = [(each.at, key, each) for key, each in due.items()]
         heapq.heapify(self._due)
+        self._new_due.set()
         self._parked = {each.key: each for each in _parked(rows)}
         await self._retry_parked(position)
         if self._timer is None:
@@ -158,7 +161,7 @@ class Reactor:
 
     async def _append(self, rows: Sequence[RowWrite]) -> None:
         metadata = Metadata(microseconds(self._world.now()), self.name, self.name)
-        (outcome,) = await self._store.append([Append(metadata, rows=tuple(rows))])
+        outcome = await self._append_rows(Append(metadata, rows=tuple(rows)))
         if isinstance(outcome, Conflict):
             raise outcome
 
@@ -179,7 +182,8 @@ class Reactor:
             except Exception:
                 log.exception("%s: position %d stays set aside", self.name, parked.position)
                 continue
-            await self._write(position, [RowWrite(self._space, parked.key, None, 1)])
+            unpark = RowWrite(self._space, parked.key, None, 1)
+            await self._write(position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
             self._remember(later)
             del self._parked[parked.key]
 
@@ -199,21 +203,28 @@ class Reactor:
                 await self._send_next()
 
     async def _send_next(self) -> None:
-        _, key, due = self._due[0]
+        # Taken off before anything is awaited: meanwhile others may become due, and go before it.
+        at, key, due = heapq.heappop(self._due)
         try:
             command = self._messages.decode(self._commands[due.command], bytes(due.body))
             await self._deliver(command, key.removeprefix("due:"), due.correlation_id, due.causation_id)
-            await self._append([RowWrite(self._space, key, None, 1)])
+            await self._take_off(key)
         except (Conflict, Unavailable) as error:
             log.warning("%s: a due command is sent again soon: %s", self.name, error)
+            if all(key != other for _, other, _ in self._due):
+                heapq.heappush(self._due, (at, key, due))
             await self._world.sleep(1.0)
-            return
         except Exception as error:
             # Most likely the code no longer knows the command. It is kept, shown, and sent at the next start.
             log.exception("%s: the due command %s cannot be sent", self.name, due.command)
             text = f"{type(error).__name__}: {error}"[:500]
             self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
-        heapq.heappop(self._due)
+
+    async def _take_off(self, key: str) -> None:
+        try:
+            await self._append([RowWrite(self._space, key, None, 1)])
+        except Conflict:
+            log.info("%s: %s was sent before", self.name, key)
 
 
 async def policy_checkpoints(store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
 _RATE_SECONDS = 5.0
+_REST = 2.0
+_LONGEST_REST = 0.01
 
 State = Literal["live", "catching-up", "retrying", "stopped"]
 
@@ -66,9 +68,7 @@ class Worker:
 
     def rate(self) -> float:
         """Events per second over the last few seconds."""
-        now = self._world.monotonic()
-        while self._done and self._done[0][0] < now - _RATE_SECONDS:
-            self._done.popleft()
+        self._forget_before(self._world.monotonic() - _RATE_SECONDS)
         return sum(count for _, count in self._done) / _RATE_SECONDS
 
     async def _run(self) -> None:
@@ -101,17 +101,23 @@ class Worker:
             self._reopen = False
         page = await self._store.read(self.follower.query, self.position, self._page)
         if page.upto <= self.position:
-            self.state = "live"
+            self.state, self.error = "live", None
             await self._store.wait(self.position, self._poll)
             return
-        self.state = "live" if page.upto == page.head else "catching-up"
+        if self.state == "live" and page.upto < page.head:
+            self.state = "catching-up"
+        began = self._world.monotonic()
         if careful:
             await self._one_by_one(page)
         else:
             await self.follower.apply(page, self.position)
             self._advance(page.upto, len(page.events))
-        # Others run on this loop too: commands first of all.
-        await self._world.sleep(0)
+        # Only now: a follower that stands still may not look alive each time it tries again.
+        self.state = "live" if page.upto == page.head else "catching-up"
+        # Others run on this loop too: commands first of all. A follower that is up to date rests twice as long as it
+        # has worked; what is written meanwhile comes as one page, and is saved at the cost of one.
+        worked = self._world.monotonic() - began
+        await self._world.sleep(min(_REST * worked, _LONGEST_REST) if self.state == "live" else 0)
 
     async def _one_by_one(self, page: Slice) -> None:
         """Find the event that fails by taking each alone; what still fails is set aside."""
@@ -128,8 +134,14 @@ class Worker:
 
     def _advance(self, position: Position, events: int) -> None:
         self.position = position
-        self._done.append((self._world.monotonic(), events))
+        now = self._world.monotonic()
+        self._forget_before(now - _RATE_SECONDS)
+        self._done.append((now, events))
         self._moved()
+
+    def _forget_before(self, moment: float) -> None:
+        while self._done and self._done[0][0] < moment:
+            self._done.popleft()
 
     def _failed(self, state: State, error: Exception) -> None:
         self.state = state
