@@ -1,0 +1,58 @@
+"""docs/reference/cli.md tells every command, every option and every exit code; none is made up."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from twofold.cli import COMMANDS
+from twofold.cli.outcome import Exit
+
+REFERENCE = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text("utf-8")
+
+
+def section(command: str) -> str:
+    found = re.search(rf"^## twofold {command}\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/reference/cli.md has no section '## twofold {command}'"
+    return found[1]
+
+
+def command_called(name: str) -> click.Command:
+    command: click.Command = import_module(f"twofold.cli.{name}").command
+    return command
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_told_of_a_command_are_those_it_has(name: str) -> None:
+    options = {
+        spelling
+        for parameter in command_called(name).params
+        if isinstance(parameter, click.Option)
+        for spelling in parameter.opts
+    }
+    assert (
+        set(re.findall(r"^\| `(-[^` ]+)", section(name), re.MULTILINE))
+        | set(re.findall(r"^\| `[^`]+`, `(-[^` ]+)", section(name), re.MULTILINE))
+        == options
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_and_its_options_explain_themselves(name: str) -> None:
+    command = command_called(name)
+    assert command.help
+    assert [each.name for each in command.params if isinstance(each, click.Option) and not each.help] == []
+    done = CliRunner().invoke(command, ["--help"])
+    assert done.exit_code == 0
+    assert max(map(len, done.output.splitlines())) <= 100
+
+
+def test_every_command_has_a_section_and_every_section_a_command() -> None:
+    assert re.findall(r"^## twofold (\S+)", REFERENCE, re.MULTILINE) == list(COMMANDS)
+
+
+def test_every_exit_code_is_told() -> None:
+    assert re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE) == [str(int(code)) for code in Exit]

@@ -1,0 +1,110 @@
+"""`twofold projections`: how far what follows the log has come, read beside the app or without it."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.commands import APP, next_json, run, run_json, running, serving, stop
+
+STORES = ("--store", "sqlite:///data/log.db", "--views", "sqlite:///data/views.db")
+
+
+def write(url: str, note: str, text: str = "hi") -> str:
+    sent = httpx.post(f"{url}/commands/write-note", json={"note_id": note, "text": text})
+    token: str = sent.raise_for_status().json()["token"]
+    return token
+
+
+def ask(url: str, note: str, token: str) -> None:
+    """Return once the read model is as far as the token."""
+    httpx.get(f"{url}/queries/note-by-id", params={"note_id": note, "position": token}).raise_for_status()
+
+
+def overview(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    code, said = run_json(folder, "projections", *options)
+    assert said["ok"], said
+    return code, said["data"]
+
+
+def test_checkpoints_are_told_beside_a_running_app_without_its_code(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, at):
+        ask(at["url"], "n2", [write(at["url"], note) for note in ("n1", "n2")][-1])
+        code, seen = overview(tmp_path)
+        (pages,) = seen["followers"]
+        assert (code, seen["head"], seen["healthy"]) == (0, 2, True)
+        assert (pages["name"], pages["kind"], pages["position"], pages["lag"]) == ("pages", "projection", 2, 0)
+        done = run(tmp_path, "projections")
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1].split() == "pages projection 2 0 0.0 s 0/s 0 ok".split()
+
+
+def test_a_parked_key_is_shown_with_its_error_and_makes_the_exit_code_3(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, at):
+        write(at["url"], "bad", "cannot be folded")
+        # The note after it is answered only once the one before it has been set aside.
+        ask(at["url"], "good", write(at["url"], "good"))
+        code, seen = overview(tmp_path)
+    (pages,) = seen["followers"]
+    assert (code, seen["healthy"], pages["position"]) == (3, False, 2)
+    assert [(each["key"], each["position"], each["error"]) for each in pages["parked"]] == [
+        ("bad", 1, "ValueError: not this one")
+    ]
+    done = run(tmp_path, "projections")
+    assert done.returncode == 3
+    assert "pages set bad aside at position 1:\n  ValueError: not this one" in done.stdout
+
+
+def test_what_stands_still_behind_the_log_is_not_healthy(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        stop(process, signal.SIGTERM)
+    writer_alone = APP.replace('projections=[Projection("pages", keep_page, key=NoteId)],', "")
+    (tmp_path / "app.py").write_text(writer_alone.replace("queries=[note_by_id],", ""))
+    with serving(tmp_path) as (process, at):
+        write(at["url"], "n2")
+        stop(process, signal.SIGTERM)
+    code, seen = overview(tmp_path, "--max-lag", "0")
+    (pages,) = seen["followers"]
+    assert (code, pages["position"], pages["lag"], pages["problem"]) == (3, 1, 1, "stands still")
+    assert pages["lag_seconds"] > 0
+    assert overview(tmp_path, "--max-lag", "86400")[0] == 0
+
+
+def test_with_the_app_what_never_ran_is_shown_too_and_what_is_gone_is_not(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        stop(process, signal.SIGTERM)
+    (tmp_path / "app.py").write_text(APP.replace('Projection("pages",', 'Projection("leaves",'))
+    names = {each["name"]: each["position"] for each in overview(tmp_path, "app:app")[1]["followers"]}
+    assert names == {"leaves": 0}
+    assert [each["name"] for each in overview(tmp_path)[1]["followers"]] == ["pages"]
+
+
+def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, at), running(tmp_path, "projections", "--watch", "--json", *STORES) as watching:
+        assert next_json(watching)["head"] == 0
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        while (seen := next_json(watching))["head"] == 0:
+            pass
+        while seen["followers"][0]["position"] != 1:
+            seen = next_json(watching)
+        assert stop(watching, signal.SIGINT)[0] == 130
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "cure"),
+    [
+        ([], 4, "There is no file data/log.db yet. Start the app that writes it first"),
+        (["--views", "memory:"], 2, "lives inside the process that made it"),
+        (["--max-lag", "nan"], 2, "not a finite number"),
+        (["--max-lag", "-1"], 2, "-1"),
+        (["nothing"], 2, "Write MODULE:APP"),
+    ],
+)
+def test_nonsense_is_told_with_the_cure(tmp_path: Path, options: list[str], code: int, cure: str) -> None:
+    got, said = run_json(tmp_path, "projections", *options)
+    assert (got, said["ok"]) == (code, False)
+    assert cure in said["error"]["message"]

@@ -1,0 +1,112 @@
+"""`twofold serve`: an app over HTTP from one command, that stops cleanly and says what is wrong."""
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.commands import APP, next_line, run, run_json, running, serving, stop
+
+
+def test_a_served_app_takes_commands_and_a_query_with_their_position_sees_them(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        with httpx.Client(base_url=at["url"]) as client:
+            receipt = client.post("/commands/write-note", json={"note_id": "n1", "text": "hi"}).json()
+            asked = client.get("/queries/note-by-id", params={"note_id": "n1", "position": receipt["token"]})
+            assert asked.json()["answer"] == {"note_id": "n1", "text": "hi"}
+            assert client.get(at["console"]).status_code == 200
+            assert client.get(at["docs"]).status_code == 200
+        assert at["pages"] is None
+        assert at["pid"] == process.pid
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_0_when_told_to_and_what_was_acknowledged_is_there_again(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    with serving(tmp_path) as (process, at):
+        httpx.post(f"{at['url']}/commands/write-note", json={"note_id": "n1", "text": "kept"}).raise_for_status()
+        assert stop(process, how) == (0, "", "")
+    with serving(tmp_path) as (_, at):
+        assert httpx.get(f"{at['url']}/events").json()["events"][0]["data"]["text"] == "kept"
+
+
+def test_people_are_told_where_everything_is(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with running(tmp_path, "serve", "app:app", "--port", "0", "--store", "sqlite:///my/log.db") as process:
+        lines = [next_line(process.stdout).split() for _ in range(5)]
+        assert lines[0] == "app:app is up. Ctrl-C stops it.".split()
+        shown = dict(lines[1:])
+        assert shown["console"].startswith("http://127.0.0.1:")
+        assert shown["log"] == str(tmp_path / "my/log.db")
+        assert (tmp_path / "my/log.db").exists()
+        assert stop(process, signal.SIGINT) == (0, "Stopped.\n", "")
+
+
+def test_a_second_one_on_the_same_file_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, _):
+        code, said = run_json(tmp_path, "serve", "app:app", "--port", "0")
+        assert (code, said["ok"], said["error"]["kind"]) == (2, False, "wiring-error")
+        assert f"pid {process.pid}" in said["error"]["message"]
+
+
+def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(tmp_path, "serve", "app:app", "--port", port)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: Port {port} of 127.0.0.1 cannot be had")
+
+
+MODULES = {
+    "app": APP,
+    "broken": "import a_library_nobody_has",
+    "badly_wired": "from twofold import App, Module\napp = App(Module('m', decisions=[print]))",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "cure"),
+    [
+        ("app", "Write MODULE:APP"),
+        ("app.py:app", "Write the module: app:app."),
+        ("ap:app", "There is no module 'ap' in"),
+        ("no.such:app", "no/such.py"),
+        ("app:ap", "Did you mean app:app?"),
+        ("app:notes", "app:notes is a module of a domain, not an app. Put it into one: `app = App(notes)`."),
+        ("app:Note", "app:Note is no App but StructMeta. Did you mean app:app?"),
+        ("broken:app", "No module named 'a_library_nobody_has'. Install what it imports."),
+        ("badly_wired:app", "print: annotate every parameter"),
+        ("a b:c-d", "Write MODULE:APP"),
+        ("", "Write MODULE:APP"),
+    ],
+)
+def test_an_app_that_is_not_there_is_told_in_a_sentence(tmp_path: Path, target: str, cure: str) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    done = run(tmp_path, "serve", target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert cure in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_others_reach_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2
+    assert "--expose" in done.stderr
+    with serving(tmp_path, "--host", "0.0.0.0", "--expose") as (_, at):
+        port = at["url"].rpartition(":")[2]
+        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+
+
+def test_a_bug_in_the_app_is_shown_with_its_traceback_and_still_one_line_of_json(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("1 / 0")
+    done = run(tmp_path, "serve", "app:app", "--json")
+    assert done.returncode == 1
+    assert done.stdout.startswith('{"ok":false,"error":{"kind":"unexpected","message":"ZeroDivisionError')
+    assert "Traceback" in done.stderr
