@@ -24,7 +24,7 @@ from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.worker import Worker
 from twofold.world import RealWorld, World
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import LogIdentity, Slice, WriteStore
+from twofold.write_store.port import Append, LogIdentity, Outcome, Slice, WriteStore
 
 PROBLEM_LAG_SECONDS = 30.0
 """A follower that is this far behind and does not say so itself is reported all the same."""
@@ -288,7 +288,9 @@ class _Running:
             for name, projection in app.wiring.projections.items()
         ]
         followers += [
-            Reactor(policy, store, app.events, app.messages, app.wiring.commands, app.send_from_policy, world)
+            Reactor(
+                policy, store, app.events, app.messages, app.wiring.commands, app.send_from_policy, self.append, world
+            )
             for policy in app.wiring.policies.values()
         ]
         self.workers = [
@@ -303,6 +305,10 @@ class _Running:
             )
             for follower in followers
         ]
+
+    async def append(self, append: Append) -> Outcome:
+        """Write what follows from no command, in one commit with the commands that wait."""
+        return await self.batcher.append(append, ())
 
     async def start(self) -> None:
         self.batcher.start()
