@@ -1,0 +1,281 @@
+"""A policy reacts once to each event, through crashes and restarts; what it wants done later is done when it is due."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.synchronization.counting import Count, Counted, Ended, app_in, counters, until
+from twofold.app import App
+from twofold.domain.decision import Context
+from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.module import Module
+from twofold.domain.process import Later, Policy
+from twofold.errors import Rejected
+from twofold.synchronization.follower import FollowerStatus
+from twofold.testing import FrozenWorld
+
+MARK = 1_000
+"""Counts that a policy answers with are beyond this, so that it does not answer itself."""
+
+
+def with_policy(react: Callable[..., Awaitable[Any]], **said: Any) -> Module:
+    return counters(policies=[Policy("answers", react, **said)])
+
+
+async def answers(app: App) -> list[int]:
+    running = app._running
+    assert running is not None
+    events = [app.events.decode(each) for each in (await running.store.read(ALL_EVENTS)).events]
+    return [event.by for event in events if isinstance(event, Counted) and event.by >= MARK]
+
+
+async def policy_of(app: App) -> FollowerStatus:
+    return next(each for each in (await app.status()).followers if each.kind == "policy")
+
+
+async def react_to(app: App) -> None:
+    """Wait until the policy has seen the whole log, its own answers included."""
+
+    async def done() -> bool:
+        status = await policy_of(app)
+        return status.lag == 0 and status.state == "live"
+
+    await until(done, "reacted")
+
+
+async def test_each_event_is_answered_once_through_restarts(tmp_path: Path) -> None:
+    async def answer(event: Counted) -> Count | None:
+        return Count(["answers"], MARK + event.by) if event.by < MARK else None
+
+    for start in range(0, 30, 10):
+        async with app_in(tmp_path, with_policy(answer), page_events=3) as app:
+            for n in range(start, start + 10):
+                await app.send(Count(["a"], n + 1))
+            await react_to(app)
+            assert sorted(await answers(app)) == [MARK + n + 1 for n in range(start + 10)]
+
+
+async def test_a_crash_between_the_effect_and_the_checkpoint_repeats_the_key_and_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outside world sees the reaction again, with the same idempotency key; the log sees its command once."""
+    calls: list[tuple[str, int]] = []
+    accepted: dict[str, int] = {}
+
+    async def answer(event: Counted, context: Context) -> list[Count]:
+        if event.by >= MARK:
+            return []
+        calls.append((context.command_id, event.by))
+        accepted.setdefault(context.command_id, event.by)
+        return [Count(["answers"], MARK + event.by), Count(["answers"], 2 * MARK + event.by)]
+
+    for crash in range(4):
+        async with app_in(tmp_path, with_policy(answer), page_events=2) as app:
+            running = app._running
+            assert running is not None
+            reactor: Any = running.workers[-1].follower
+
+            async def dies(*_: Any) -> None:
+                raise asyncio.CancelledError
+
+            await app.send(Count(["a"], 2 * crash + 1))
+            await app.send(Count(["a"], 2 * crash + 2))
+            monkeypatch.setattr(reactor, "_write", dies)
+            worker = running.workers[-1]
+            await app.send(Count(["b"], 0))
+            await until(lambda worker=worker: worker._task is not None and worker._task.done(), "dead")
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        await react_to(app)
+        assert sorted(await answers(app)) == sorted(
+            [MARK + n for n in range(1, 9)] + [2 * MARK + n for n in range(1, 9)]
+        )
+    assert sorted(accepted.values()) == list(range(1, 9)), "the outside world accepted an effect twice, or not at all"
+    assert max(Counter(calls).values()) > 1, "no reaction was repeated: the crash came too late"
+
+
+async def test_a_deleted_read_database_does_not_run_a_policy_again(tmp_path: Path) -> None:
+    reactions: list[int] = []
+
+    async def answer(event: Counted) -> None:
+        reactions.append(event.by)
+
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        for n in range(5):
+            await app.send(Count(["a"], n))
+            await app.send(Count(["a"], n + 1))
+        await react_to(app)
+    before = list(reactions)
+    for file in tmp_path.glob("views.db*"):
+        file.unlink()
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        await app.send(Count(["a"], 77))
+        await react_to(app)
+    assert reactions == [*before, 77]
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+async def test_a_new_policy_starts_at_the_head_unless_told_otherwise(tmp_path: Path, from_start: bool) -> None:
+    reactions: list[int] = []
+
+    async def answer(event: Counted) -> None:
+        reactions.append(event.by)
+
+    async with app_in(tmp_path) as app:
+        await app.send(Count(["a"], 1))
+    async with app_in(tmp_path, with_policy(answer, from_start=from_start)) as app:
+        await app.send(Count(["a"], 2))
+        await react_to(app)
+    assert reactions == ([1, 2] if from_start else [2])
+
+
+async def remind(event: Counted) -> Later | None:
+    """The larger the count, the sooner it is answered."""
+    return Later(Count(["later"], MARK + event.by), timedelta(seconds=100 - event.by)) if event.by < MARK else None
+
+
+async def passes(world: FrozenWorld, app: App, seconds: float) -> None:
+    """Let time pass, and everything happen that is due by then."""
+    await world.advance(seconds)
+    await world.settle()
+
+
+async def test_what_is_wanted_later_survives_restarts_and_is_done_when_due(tmp_path: Path) -> None:
+    world = FrozenWorld()
+    for by in (10, 20, 30):
+        async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+            await app.send(Count(["a"], by))
+            await passes(world, app, 1.0)
+            assert (await policy_of(app)).lag == 0
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await passes(world, app, 68)
+        assert await answers(app) == []
+        await passes(world, app, 1)
+        assert await answers(app) == [MARK + 30]
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await passes(world, app, 10)
+        assert await answers(app) == [MARK + 30, MARK + 20]
+    await world.advance(100)
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await passes(world, app, 0.1)
+        assert await answers(app) == [MARK + 30, MARK + 20, MARK + 10], (
+            "what fell due while nothing ran is done at start"
+        )
+
+
+async def test_what_falls_due_while_another_is_being_sent_is_sent_as_well(tmp_path: Path) -> None:
+    """Both are due; while the first is under way an earlier one arrives. None is lost, none goes twice."""
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        running = app._running
+        assert running is not None
+        reactor: Any = running.workers[-1].follower
+        sent: list[int] = []
+        send = reactor._send
+        late = asyncio.Event()
+
+        async def slowly(command: Count, command_id: str, **said: Any) -> Any:
+            sent.append(command.by)
+            if command.by == MARK + 10:
+                await late.wait()
+            return await send(command, command_id, **said)
+
+        reactor._send = slowly
+        await app.send(Count(["a"], 10))
+        await passes(world, app, 90)
+        assert sent == [MARK + 10]
+        # Two that want to be first while the first is under way: neither may be taken for it.
+        await app.send(Count(["a"], 99))
+        await app.send(Count(["a"], 98))
+        await passes(world, app, 0.0)
+        reactor._due = sorted((0, key, due) for _, key, due in reactor._due)
+        late.set()
+        await passes(world, app, 5.0)
+        assert sorted(sent) == [MARK + 10, MARK + 98, MARK + 99]
+        assert sorted(await answers(app)) == [MARK + 10, MARK + 98, MARK + 99]
+        rows = await running.store.rows("policy:answers")
+        assert [key for key in rows if key.startswith("due:")] == []
+
+
+async def test_a_due_command_that_is_rejected_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        running = app._running
+        assert running is not None
+        reactor: Any = running.workers[-1].follower
+        await app.send(Count(["a"], 99))
+
+        async def rejects(*_: Any, **__: Any) -> None:
+            raise Rejected("no")
+
+        monkeypatch.setattr(reactor, "_send", rejects)
+        await passes(world, app, 2)
+        assert [k for k in await running.store.rows("policy:answers") if k.startswith("due:")] == []
+        assert (await policy_of(app)).parked == ()
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await passes(world, app, 60)
+        assert await answers(app) == []
+
+
+async def test_a_due_command_that_fails_is_shown_stops_no_other_and_is_sent_by_mended_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        running = app._running
+        assert running is not None
+        reactor: Any = running.workers[-1].follower
+        send = reactor._send
+
+        async def breaks(command: Count, *args: Any, **said: Any) -> Any:
+            if command.by == MARK + 99:
+                raise ZeroDivisionError("a decision with a bug")
+            return await send(command, *args, **said)
+
+        monkeypatch.setattr(reactor, "_send", breaks)
+        await app.send(Count(["a"], 99))
+        await app.send(Count(["a"], 98))
+        await passes(world, app, 3)
+        assert await answers(app) == [MARK + 98]
+        (aside,) = (await policy_of(app)).parked
+        assert "a decision with a bug" in aside.error
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await passes(world, app, 1.0)
+        assert await answers(app) == [MARK + 98, MARK + 99]
+        assert (await policy_of(app)).parked == ()
+
+
+async def test_a_reaction_that_fails_is_set_aside_and_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    broken = True
+
+    async def answer(event: Counted | Ended) -> Count | Later | None:
+        if isinstance(event, Ended) or event.by >= MARK:
+            return None
+        if broken and event.by == 2:
+            raise ConnectionError("the mail server is away")
+        if event.by == 2:
+            return Later(Count(["answers"], MARK + 2), timedelta(hours=1))
+        return Count(["answers"], MARK + event.by)
+
+    async with app_in(tmp_path, with_policy(answer), fold_retries=1) as app:
+        for n in (1, 2, 3):
+            await app.send(Count(["a"], n))
+        await react_to(app)
+        (aside,) = (await policy_of(app)).parked
+        assert "the mail server is away" in aside.error
+        assert sorted(await answers(app)) == [MARK + 1, MARK + 3]
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        assert len((await policy_of(app)).parked) == 1
+    broken = False
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        assert (await policy_of(app)).parked == ()
+    # What it wants later is kept durably, though it came from a second try.
+    world = FrozenWorld()
+    world._start += timedelta(days=365 * 60)
+    async with app_in(tmp_path, with_policy(answer), world=world, poll_seconds=900) as app:
+        await passes(world, app, 1.0)
+        assert sorted(await answers(app)) == [MARK + 1, MARK + 2, MARK + 3]
