@@ -1,5 +1,6 @@
 """In charge of whom the wire trusts: the hosts it answers to, the pages that may send, what its own pages may do."""
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -95,6 +96,7 @@ def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
         seen.add(name)
 
 
+@lru_cache(maxsize=256)
 def _name_of(host: str) -> str:
     parts = _split(f"//{host}")
     if parts is None or "@" in host or any(letter in host for letter in "/?#\\ "):

@@ -1,0 +1,49 @@
+"""Each family of errors has its status, and whatever has none is an honest 503."""
+
+import pytest
+
+from twofold import (
+    CommandIdReused,
+    Conflict,
+    InvalidMessage,
+    NotAuthorised,
+    Rejected,
+    TwofoldError,
+    Unavailable,
+    UndeclaredAccess,
+    UnknownMessage,
+    WiringError,
+)
+from twofold.http.problems import KINDS, headers_of, problem_of
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidMessage("x"), 400),
+        (UndeclaredAccess("x"), 400),
+        (NotAuthorised("x"), 403),
+        (UnknownMessage("x"), 404),
+        (Conflict("x"), 409),
+        (Rejected("x"), 422),
+        (CommandIdReused("x"), 422),
+        (Unavailable("x"), 503),
+        (WiringError("a path of the inside"), 503),
+    ],
+)
+def test_every_family_has_its_status(error: TwofoldError, status: int) -> None:
+    told = problem_of(error)
+    assert told.status == status
+    assert told.type.rpartition("#problem-")[2] in KINDS
+    assert "inside" not in told.detail
+
+
+def test_what_is_not_there_yet_tells_the_lag_and_when_to_come_back() -> None:
+    error = Unavailable("x", lag=7, retry_after=2.1)
+    assert problem_of(error).lag == 7
+    assert headers_of(error, 503) == [(b"retry-after", b"3")]
+
+
+def test_a_rejection_without_a_reason_shows_its_code() -> None:
+    told = problem_of(Rejected("too-late"))
+    assert (told.detail, told.code) == ("too-late", "too-late")
