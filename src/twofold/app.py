@@ -124,6 +124,7 @@ class App:
         """Finish the commands under way, stop the followers, close the stores."""
         running, self._running = self._running, None
         if running is not None:
+            self.queries.moved()  # Whoever waits for an answer to change looks up, and sees that this is over.
             await running.stop()
 
     async def __aenter__(self) -> "App":
@@ -182,9 +183,9 @@ class App:
     async def live(self, query: Any) -> AsyncIterator[Answer]:
         """The answer to a query, and again whenever it has become another. Ends when the app stops."""
         running = self._open()
-        async for value, position, parked in self.queries.live(running.views, query, self.settings.poll_seconds):
-            if self._running is not running:
-                return
+        pause = self.settings.poll_seconds
+        answers = self.queries.live(running.views, query, pause, lambda: self._running is running)
+        async for value, position, parked in answers:
             yield Answer(value, position, self.token(position), list(parked))
 
     async def log(self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100) -> Slice:

@@ -79,10 +79,12 @@ class QueryService:
                 )
             await self._hint(moved, min(left, _POLL))
 
-    async def live(self, store: ReadStore, query: object, pause: float) -> AsyncIterator[Answered]:
-        """The answer now, and again whenever it has become another. Never ends by itself."""
+    async def live(
+        self, store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
+    ) -> AsyncIterator[Answered]:
+        """The answer now, and again whenever it has become another, as long as it is `going_on`."""
         last: Answered | None = None
-        while True:
+        while going_on():
             moved = self._moved
             answered = await self.answer(store, query, 0, 0)
             if last is None or (answered.value, answered.parked) != (last.value, last.parked):
