@@ -1,0 +1,44 @@
+"""`python -m benchmarks [--quick] [NAME …]`: the figures of docs/performance.md, measured anew, side by side."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import msgspec
+
+from benchmarks.commands import commands, saturated, visible
+from benchmarks.follow import catch_up
+from benchmarks.harness import Result, show
+from benchmarks.log import bulk, growth, loads
+from benchmarks.wire import wire
+
+BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
+    "commands": commands,
+    "saturated": saturated,
+    "visible": visible,
+    "bulk": bulk,
+    "loads": loads,
+    "growth": growth,
+    "catch-up": catch_up,
+    "wire": wire,
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
+@click.option("--quick", is_flag=True, help="One short round: to see that it runs, not to quote.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the results to a file as well.")
+def main(names: tuple[str, ...], quick: bool, file: Path | None) -> None:
+    """Run all benchmarks, or those named."""
+    rounds, seconds = (1, 0.2) if quick else (5, 2.0)
+    results: list[Result] = []
+    for name in names or BENCHMARKS:
+        click.echo(f"{name} …", err=True)
+        results += BENCHMARKS[name](rounds, seconds)
+    show(results)
+    if file is not None:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+
+
+if __name__ == "__main__":
+    main()
