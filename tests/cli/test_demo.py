@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.cli.commands import PATIENCE, next_line, run_json, running, stop
+from twofold import App, Receipt, Unavailable
 from twofold.cli.demo import command
 from twofold.cli.demo_shop import Figures
 from twofold.errors import WiringError
@@ -86,6 +87,25 @@ def test_without_the_shop_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatc
     done = CliRunner().invoke(command, ["--no-serve"])
     assert isinstance(done.exception, WiringError)
     assert "Run `make demo` in a clone" in str(done.exception)
+
+
+@pytest.mark.parametrize("mode", [["--port", "0"], ["--no-serve"]])
+def test_a_store_that_fails_meanwhile_ends_it_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: list[str]
+) -> None:
+    sends: list[str] = []
+    send = App.send
+
+    async def fails_later(app: App, command: object, *, command_id: str | None = None) -> Receipt:
+        sends.append(command_id or "")
+        if len(sends) > 100:
+            raise Unavailable("the disk is full")
+        return await send(app, command, command_id=command_id)
+
+    monkeypatch.setattr(App, "send", fails_later)
+    done = CliRunner().invoke(command, ["--data", str(tmp_path), *mode])
+    assert isinstance(done.exception, Unavailable)
+    assert str(done.exception) == "the disk is full"
 
 
 @pytest.mark.parametrize(

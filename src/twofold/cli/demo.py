@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import signal
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,9 @@ class _Demo:
             await serving
             return self.interrupted()
         if filling.exception() is not None:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            # The one way to stop a server: requests under way finish, the app stops.
+            signal.raise_signal(signal.SIGTERM)
+            await serving
         code = await filling
         await serving
         return code

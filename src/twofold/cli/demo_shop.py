@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from twofold.app import App
-from twofold.errors import WiringError
+from twofold.errors import TwofoldError, WiringError
 
 PATIENCE = 300.0
 """Seconds the read models get to come as far as the log."""
@@ -70,8 +70,14 @@ class Shop:
         await self._shop.seed_catalogue(app)
 
     async def replay(self, app: App, speed: float | None, reached: Callable[[int, int], None]) -> int:
-        """Send the orders that are not in the log yet; how many those were."""
-        sent: int = await self._shop.replay(app, speed=speed, on_progress=reached)
+        """Send the orders that are not in the log yet; how many those were. Raises what `app.send` raises."""
+        try:
+            sent: int = await self._shop.replay(app, speed=speed, on_progress=reached)
+        except ExceptionGroup as failed:
+            # Many orders were under way and failed alike: the first says why.
+            if isinstance(failed.exceptions[0], TwofoldError):
+                raise failed.exceptions[0] from failed
+            raise
         return sent
 
     def date_reached(self, done: int) -> str:

@@ -63,7 +63,7 @@ class Bar:
 
 class _Count(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{int(task.completed):,} of {int(task.total or 0):,}")
+        return Text("" if task.total is None else f"{int(task.completed):,} of {int(task.total):,}")
 
 
 class _Rate(ProgressColumn):
