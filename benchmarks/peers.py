@@ -15,7 +15,7 @@ from eventsourcing.domain import Aggregate, event
 
 from benchmarks.bank import HISTORY
 
-ACCOUNTS = 32
+ACCOUNTS = 320
 
 
 class Account(Aggregate):
@@ -33,11 +33,6 @@ class Account(Aggregate):
 class Bank(Application[UUID]):
     """Loads an account, decides, saves."""
 
-    def open(self) -> UUID:
-        account = Account()
-        self.save(account)
-        return account.id
-
     def deposit(self, account_id: UUID, amount: int) -> int:
         account: Account = self.repository.get(account_id)
         if account.balance + amount > 10**12:
@@ -52,22 +47,18 @@ def opened(folder: Path) -> Bank:
 
 
 def commands(folder: Path, callers: int, seconds: float) -> float:
-    """Commands a second, with a thread for each caller and an account with about ten events."""
+    """Commands a second, with a thread for each caller, over accounts with as long a past as ours."""
     bank = opened(folder)
-    accounts = [bank.open() for _ in range(ACCOUNTS)]
-    for account_id in accounts:
-        for _ in range(HISTORY - 1):
-            bank.deposit(account_id, 1)
+    accounts = [_with_history(bank) for _ in range(ACCOUNTS)]
     counts = [0] * callers
     end = time.perf_counter() + seconds
 
     def caller(number: int) -> None:
-        account_id = accounts[number % ACCOUNTS]
+        turn = 0
         while time.perf_counter() < end:
-            bank.deposit(account_id, 1)
-            counts[number] += 1
-            if counts[number] % HISTORY == 0:
-                account_id = bank.open()
+            turn += 1
+            bank.deposit(accounts[(number + turn * callers) % ACCOUNTS], 1)
+            counts[number] = turn
 
     start = time.perf_counter()
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(callers)]
@@ -78,6 +69,14 @@ def commands(folder: Path, callers: int, seconds: float) -> float:
     took = time.perf_counter() - start
     bank.close()
     return sum(counts) / took
+
+
+def _with_history(bank: Bank) -> UUID:
+    account = Account()
+    for _ in range(HISTORY - 1):
+        account.deposit(1)
+    bank.save(account)
+    return account.id
 
 
 def bulk(folder: Path, batches: int, batch: int) -> float:

@@ -18,6 +18,10 @@ _ENVELOPE = (
     b'"command_id":"0c8b5e0e-7f4b-4c55-9a6d-2f1d0a3b4c5d","correlation_id":"0c8b5e0e-7f4b-4c55-9a6d-2f1d0a3b4c5d",'
     b'"causation_id":null,"actor":null}}'
 )
+Event = tuple[int, int, int, int, bytes, bytes]
+Tag = tuple[int, str, int, int]
+Command = tuple[int, str, bytes, int, int, int]
+
 _PAYLOAD = b'{"account_id":"a-123","amount":100}'
 
 
@@ -34,22 +38,27 @@ def connect(folder: Path) -> apsw.Connection:
 def inserts(folder: Path, batches: int, batch: int) -> float:
     """Events a second: event, two tag rows and command row each, one synced transaction a batch."""
     connection = connect(folder)
-    position = 0
+    rows = [_rows(first, batch) for first in range(1, batches * batch + 1, batch)]
     start = time.perf_counter()
-    for _ in range(batches):
-        events, tags, commands = [], [], []
-        for _ in range(batch):
-            position += 1
-            events.append((1, position, 1, 1, _PAYLOAD, _ENVELOPE))
-            tags += [(1, "", 1, position), (1, f"account:a-{position % 320}", 1, position)]
-            scattered = f"{position * 2_654_435_761 % 4_294_967_296:08x}-7f4b-4c55-9a6d-2f1d0a3b4c5d"
-            commands.append((1, scattered, b"0123456789abcdef", position, 1, 1_700_000_000_000_000))
+    for events, tags, commands in rows:
         connection.execute("begin immediate")
         connection.executemany(_EVENT, events)
         connection.executemany(_TAG, tags)
         connection.executemany(_COMMAND, commands)
-        connection.execute("update logs set position = ? where log_id = 1", (position,))
+        connection.execute("update logs set position = ? where log_id = 1", (events[-1][1],))
         connection.execute("commit")
     seconds = time.perf_counter() - start
     connection.close()
     return batches * batch / seconds
+
+
+def _rows(first: int, batch: int) -> tuple[list[Event], list[Tag], list[Command]]:
+    events: list[Event] = []
+    tags: list[Tag] = []
+    commands: list[Command] = []
+    for position in range(first, first + batch):
+        events.append((1, position, 1, 1, _PAYLOAD, _ENVELOPE))
+        tags += [(1, "", 1, position), (1, f"account:a-{position % 2_000}", 1, position)]
+        scattered = f"{position * 2_654_435_761 % 4_294_967_296:08x}-7f4b-4c55-9a6d-2f1d0a3b4c5d"
+        commands.append((1, scattered, b"0123456789abcdef", position, 1, 1_700_000_000_000_000))
+    return events, tags, commands

@@ -36,7 +36,7 @@ def test_what_was_encoded_comes_back(message: Buy) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
-        (b"{}", None, "missing required field `customer`"),
+        (b"{}", "customer", "missing required field `customer`"),
         (b'{"customer":5}', "customer", "Expected `str`, got `int` - at `customer`"),
         (b'{"customer":"a","items":[{"sku":"x"},{"sku":"y","count":0}]}', "items[1].count", "Expected `int` >= 1"),
         (b"[]", None, "Expected `object`, got `array`"),
@@ -75,7 +75,7 @@ def test_text_of_a_query_string_becomes_the_types_of_the_query(fields: dict[str,
 @pytest.mark.parametrize(
     ("fields", "field", "says"),
     [
-        ({}, None, "missing required field `name`"),
+        ({}, "name", "missing required field `name`"),
         ({"name": "a", "limit": "ten"}, "limit", "Expected `int`"),
         ({"name": "a\0"}, "name", r"U\+0000"),
         ({"name": "a", "tags": ["\ud800"]}, "tags[0]", "surrogate"),

@@ -5,7 +5,7 @@ import msgspec
 from twofold.domain.events import Position
 
 
-class QueryItem(msgspec.Struct, frozen=True):
+class QueryItem(msgspec.Struct, frozen=True, gc=False):
     """Selects events of any of `types` (none given: every type) that carry all of `tags` (none given: any)."""
 
     types: tuple[str, ...] = ()
@@ -16,7 +16,7 @@ class QueryItem(msgspec.Struct, frozen=True):
         return (not self.types or type in self.types) and tags.issuperset(self.tags)
 
 
-class EventQuery(msgspec.Struct, frozen=True):
+class EventQuery(msgspec.Struct, frozen=True, gc=False):
     """Selects the events that match any of `items`: without items nothing. `ALL_EVENTS` selects everything."""
 
     items: tuple[QueryItem, ...] = ()
@@ -30,7 +30,7 @@ ALL_EVENTS = EventQuery((QueryItem(),))
 NO_EVENTS = EventQuery()
 
 
-class AppendCondition(msgspec.Struct, frozen=True):
+class AppendCondition(msgspec.Struct, frozen=True, gc=False):
     """Refuse if any event matches `query` after `after`: what a decision has not seen must not have happened."""
 
     query: EventQuery

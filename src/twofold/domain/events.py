@@ -16,7 +16,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the stored fields of one version of an event to those of the next version."""
 
 
-class Metadata(msgspec.Struct, frozen=True):
+class Metadata(msgspec.Struct, frozen=True, gc=False):
     """What is known of every event from the first one on. `time` is microseconds since 1970 in UTC."""
 
     time: int
@@ -26,7 +26,7 @@ class Metadata(msgspec.Struct, frozen=True):
     actor: str | None = None
 
 
-class NewEvent(msgspec.Struct, frozen=True):
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An encoded event on its way into the log; the position is given by the log."""
 
     id: str
@@ -36,7 +36,7 @@ class NewEvent(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What the log keeps around an event besides what is needed to fold it."""
 
     id: str
@@ -44,7 +44,7 @@ class Envelope(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class RecordedEvent(msgspec.Struct, frozen=True, eq=False):
+class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An event as the log keeps it. `payload` is the JSON written at the time, in the shape of `version`.
 
     `wrapped` is its envelope, or a function that makes it: folding a long past needs the envelope rarely, and reading

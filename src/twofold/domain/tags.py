@@ -61,14 +61,23 @@ class TagReader:
     def __init__(self, message: type) -> None:
         self.fields = tuple(_fields_of(message, {}, "", (message,)))
         self.kinds = frozenset(field.kind for field in self.fields)
+        # Most messages name each thing once, in a field of their own: those are read without looking around.
+        self._sole = {f.kind: f.path for f in self.fields if self.is_single(f.kind) and _is_plain(f)}
+        self._all_sole = len(self._sole) == len(self.fields)
 
     def tags(self, message: object) -> tuple[str, ...]:
         """All tags of `message`, sorted, each once. InvalidMessage where a value cannot be a tag."""
+        if self._all_sole:
+            sole = self._sole.items()
+            return tuple(sorted([f"{kind}:{tag_value(getattr(message, name), name)}" for kind, name in sole]))
         found = {f"{f.kind}:{tag_value(value, f.path)}" for f in self.fields for value in f.read(message)}
         return tuple(sorted(found))
 
     def values(self, message: object, kind: str) -> tuple[str, ...]:
         """The values of one kind of tag in `message`, in order of appearance, each once."""
+        sole = self._sole.get(kind)
+        if sole is not None:
+            return (tag_value(getattr(message, sole), sole),)
         return tuple(
             dict.fromkeys(tag_value(v, f.path) for f in self.fields if f.kind == kind for v in f.read(message))
         )
@@ -96,6 +105,8 @@ def tag_of(annotation: object) -> Tag | None:
 
 def tag_value(value: object, path: str) -> str:
     """`value` as the text of a tag. InvalidMessage, naming the field, where it is empty, too long or unprintable."""
+    if type(value) is str and 0 < len(value) <= MAX_TAG_VALUE and value.isprintable():
+        return value
     if isinstance(value, Enum):
         value = value.value
     text = value if type(value) is str else str(value)
@@ -284,6 +295,10 @@ def _guard(arm: object) -> Callable[[Any], bool]:
     if issubclass(kind, str | bytes):
         return lambda value: isinstance(value, kind)
     return lambda value: isinstance(value, kind) and not isinstance(value, str | bytes)
+
+
+def _is_plain(field: TagField) -> bool:
+    return not field.many and not field.optional and field.again is None and field.path.isidentifier()
 
 
 def _itself(value: Any) -> Iterable[object]:

@@ -15,6 +15,8 @@ from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
+Work = tuple[RecordedEvent, object, str]
+
 
 class FoldFailed(Exception):
     """A fold raised for one key; the cause is chained."""
@@ -93,23 +95,31 @@ class Projector:
         return None
 
     async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
+        decode, keys = self._codec.decode, self._projection.keys
+        decoded = [(recorded, decode(recorded)) for recorded in page.events]
+        work = [(recorded, event, key) for recorded, event in decoded for key in keys(event)]
         parked: dict[str, Parked] = dict(aside)
-        work: list[tuple[RecordedEvent, object, str]] = []
-        for recorded in page.events:
-            event = self._codec.decode(recorded)
-            for key in self._projection.keys(event):
-                if key in aside:
-                    continue
-                waiting = parked.get(key) or self._parked.get(key)
-                if waiting is not None:
-                    parked[key] = _one_more(waiting)
-                else:
-                    work.append((recorded, event, key))
+        if aside or self._parked:
+            work = self._without_parked(work, parked, aside)
         rows = await self._fold(work) if work else {}
         await self._write(rows, parked, before, page.upto)
         self._parked |= parked
 
-    async def _fold(self, work: list[tuple[RecordedEvent, object, str]]) -> dict[str, Any]:
+    def _without_parked(self, work: list[Work], parked: dict[str, Parked], aside: Mapping[str, Parked]) -> list[Work]:
+        """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
+        left: list[Work] = []
+        for each in work:
+            key = each[2]
+            if key in aside:
+                continue
+            waiting = parked.get(key) or self._parked.get(key)
+            if waiting is not None:
+                parked[key] = _one_more(waiting)
+            else:
+                left.append(each)
+        return left
+
+    async def _fold(self, work: list[Work]) -> dict[str, Any]:
         keys = tuple(dict.fromkeys(key for _, _, key in work))
         rows: dict[str, Any] = await self._views.load(self._model, keys)
         changed: dict[str, Any] = {}
@@ -143,7 +153,7 @@ class Projector:
             del self._parked[parked.key]
 
     async def _refold(self, parked: Parked, checkpoint: Position) -> dict[str, Any]:
-        work: list[tuple[RecordedEvent, object, str]] = []
+        work: list[Work] = []
         position = parked.position - 1
         while position < checkpoint:
             page = await self._store.read(self.query, position, 1_000)

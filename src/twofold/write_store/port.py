@@ -10,7 +10,7 @@ from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 
 
-class RowWrite(msgspec.Struct, frozen=True):
+class RowWrite(msgspec.Struct, frozen=True, gc=False):
     """A row of data to be kept with the log, written only if its present version is `expected` (0: not there yet).
 
     `value` None deletes it. Rows are how a follower keeps its checkpoint together with the events that follow from it.
@@ -29,7 +29,7 @@ class Row(msgspec.Struct, frozen=True):
     version: int
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """What one command wants written, all or nothing: events, rows, and the command id itself.
 
     Without `command_id` (a follower's book-keeping) nothing is remembered for repeats.
@@ -43,7 +43,7 @@ class Append(msgspec.Struct, frozen=True):
     rows: tuple[RowWrite, ...] = ()
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """What was written: `count` events, the last of them at `position` (the head, where there were none)."""
 
     position: Position

@@ -55,6 +55,7 @@ class LogWriter:
         connection.execute("begin immediate")
         try:
             ids = [each.command_id for each in batch if each.command_id is not None]
+            self._tail.shorten()
             pending = _Pending(self._tail.head, self._reader.remembered(ids))
             outcomes = [self._append_one(each, pending) for each in batch]
             self._flush(pending)
@@ -101,13 +102,13 @@ class LogWriter:
         if append.rows and not self._write_rows(append.rows):
             return Conflict("A row this append rests on was changed first.")
         for event in append.events:
-            pending.head += 1
-            type_id = self._catalogue.ids.get(event.type) or self._new_type(event.type)
+            pending.head = position = pending.head + 1
+            type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type)
             envelope = _encode_envelope(Envelope(event.id, event.tags, append.metadata))
-            pending.events.append((self._log_id, pending.head, type_id, event.version, event.payload, envelope))
+            pending.events.append((self._log_id, position, type_id, event.version, event.payload, envelope))
             for tag in (EVERY_EVENT, *event.tags):
-                pending.tags.append((self._log_id, tag, type_id, pending.head))
-                self._tail.note(tag, event.type, pending.head)
+                pending.tags.append((self._log_id, tag, type_id, position))
+                self._tail.last[tag, type] = position
         outcome = Appended(pending.head, len(append.events))
         if append.command_id is not None:
             pending.remember(append, outcome, self._log_id)
@@ -193,21 +194,20 @@ class _Tail:
     def __init__(self, head: Position) -> None:
         self.head = head
         self._start = head
-        self._last: dict[tuple[str, str], Position] = {}
+        self.last: dict[tuple[str, str], Position] = {}
 
-    def note(self, tag: str, type: str, position: Position) -> None:
-        if len(self._last) >= _TAIL_KEYS:
-            # Of the event at `position` other tags may have been noted already: only what comes after it is known.
-            self._last.clear()
-            self._start = position
-        self._last[tag, type] = position
+    def shorten(self) -> None:
+        """Begin anew where it has grown too large. Between batches, when all of an event's tags are in it or none."""
+        if len(self.last) >= _TAIL_KEYS:
+            self.last.clear()
+            self._start = self.head
 
     def any_match(self, condition: AppendCondition) -> bool | None:
         """Whether an event matches, or None where that cannot be known from here."""
         after = condition.after
         if after < self._start:
             return None
-        last = self._last
+        last = self.last
         for item in condition.query.items:
             if not item.types:
                 return None
