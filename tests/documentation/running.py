@@ -1,0 +1,165 @@
+"""In charge of running a document: its blocks in order, in a folder of their own, as a reader would.
+
+`python` blocks are files: the first line names the file, and ends in `, further down` where the block is appended.
+`pycon` blocks are sessions of `python -m asyncio`, each a new one; what is shown must come, `…` stands for anything.
+`console` blocks are commands after `$ `, checked alike; `curl` is understood, so that it need not be there.
+Everything else is left alone.
+"""
+
+import ast
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.documentation.blocks import ROOT
+
+_BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"# (\w+\.py)(, further down)?\n")
+_CHECK = doctest.OutputChecker()
+_BIN = Path(sys.executable).parent
+
+
+class Reader:
+    """Somebody who does what a document says."""
+
+    def __init__(self, document: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._text = (ROOT / document).read_text("utf-8")
+        self._folder = folder
+        self._patch = patch
+        self._server: subprocess.Popen[str] | None = None
+        self._address = ""
+        self._log = ""
+        self.shown = 0
+        """Outputs that were compared."""
+
+    async def follow(self) -> None:
+        """Run every block. AssertionError where something else comes than is shown."""
+        self._patch.chdir(self._folder)
+        self._patch.syspath_prepend(self._folder)
+        self._patch.setattr(sys, "dont_write_bytecode", True)
+        try:
+            for language, block in _BLOCK.findall(self._text):
+                if language == "python":
+                    self._write(block)
+                elif language == "pycon":
+                    await self._session(block)
+                else:
+                    self._commands(block)
+        finally:
+            self._stop_serving()
+            self._forget_modules()
+
+    def _write(self, block: str) -> None:
+        named = _FILE.match(block)
+        assert named is not None, f"The first line of a python block names its file:\n{block}"
+        path = self._folder / named[1]
+        before = path.read_text("utf-8") if named[2] else ""
+        path.write_text(f"{before}\n{block[named.end() :]}", "utf-8")
+
+    # ------------------------------------------------------------------------------------------------------- sessions
+
+    async def _session(self, block: str) -> None:
+        self._stop_serving()
+        self._forget_modules()
+        names: dict[str, Any] = {"__name__": "__main__"}
+        for example in doctest.DocTestParser().get_examples(block):
+            came = await _evaluate(example.source, names)
+            if example.exc_msg is not None:
+                self._compare(example.source, example.exc_msg, came.rpartition("Traceback!\n")[2])
+            else:
+                self._compare(example.source, example.want, came)
+
+    def _forget_modules(self) -> None:
+        for path in self._folder.glob("*.py"):
+            sys.modules.pop(path.stem, None)
+        importlib.invalidate_caches()
+
+    # ------------------------------------------------------------------------------------------------------- commands
+
+    def _commands(self, block: str) -> None:
+        for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            words = shlex.split(command.replace("main-…", self._log), comments=True)
+            if words[:2] == ["twofold", "serve"]:
+                self._serve(words)
+            elif words[0] == "curl":
+                self._compare(command, shown, self._curl(words))
+            else:
+                self._compare(command, shown, self._run(words))
+
+    def _run(self, words: list[str]) -> str:
+        self._stop_serving()
+        done = subprocess.run(
+            [str(_BIN / words[0]), *words[1:]],
+            cwd=self._folder,
+            env={**os.environ, "COLUMNS": "120", "PYTHONPATH": str(self._folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.returncode or done.stdout, done.stderr
+        return done.stdout or done.stderr
+
+    def _serve(self, words: list[str]) -> None:
+        self._stop_serving()
+        command = [str(_BIN / words[0]), *words[1:], "--port", "0", "--json"]
+        self._server = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, text=True)
+        assert self._server.stdout is not None
+        self._address = json.loads(self._server.stdout.readline())["data"]["url"]
+
+    def _stop_serving(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.terminate()
+            with server:
+                assert server.wait(20) == 0
+
+    def _curl(self, words: list[str]) -> str:
+        assert self._server is not None, "The document asks a server that it did not start."
+        address = next(word for word in words if word.startswith("localhost:8000"))
+        headers = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
+        body = words[words.index("-d") + 1] if "-d" in words else None
+        method = "GET" if body is None else "POST"
+        url = address.replace("localhost:8000", self._address)
+        answer = httpx.request(method, url, content=body, headers=headers)
+        self._log = answer.headers.get("Twofold-Position", self._log).partition(".")[0]
+        return f"{answer.text}\n"
+
+    def _compare(self, what: str, shown: str, came: str) -> None:
+        self.shown += bool(shown)
+        if not _CHECK.check_output(shown.replace("…", "..."), came, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE):
+            raise AssertionError(f"{what}\n--- shown\n{shown}\n--- came\n{came}")
+
+
+async def _evaluate(source: str, names: dict[str, Any]) -> str:
+    """What a session prints for one statement; for an exception its last line."""
+    code = compile(source, "<document>", "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    with _printed() as printed:
+        try:
+            result = types.FunctionType(code, names)()
+            if inspect.iscoroutine(result):
+                await result
+        except Exception as error:
+            printed.write(f"Traceback!\n{type(error).__module__}.{type(error).__qualname__}: {error}\n")
+    return printed.getvalue()
+
+
+@contextlib.contextmanager
+def _printed() -> Iterator[io.StringIO]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield printed
