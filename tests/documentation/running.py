@@ -19,7 +19,6 @@ import shlex
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +77,10 @@ class Reader:
         self._forget_modules()
         names: dict[str, Any] = {"__name__": "__main__"}
         for example in doctest.DocTestParser().get_examples(block):
-            came = await _evaluate(example.source, names)
-            if example.exc_msg is not None:
-                self._compare(example.source, example.exc_msg, came.rpartition("Traceback!\n")[2])
-            else:
-                self._compare(example.source, example.want, came)
+            raised = _Raised(wanted=example.exc_msg is not None)
+            with contextlib.redirect_stdout(io.StringIO()) as printed, raised:
+                await _evaluate(example.source, names)
+            self._compare(example.source, example.exc_msg or example.want, raised.said or printed.getvalue())
 
     def _forget_modules(self) -> None:
         for path in self._folder.glob("*.py"):
@@ -145,21 +143,25 @@ class Reader:
             raise AssertionError(f"{what}\n--- shown\n{shown}\n--- came\n{came}")
 
 
-async def _evaluate(source: str, names: dict[str, Any]) -> str:
-    """What a session prints for one statement; for an exception its last line."""
+class _Raised:
+    """Takes the exception that a session shows. One that it does not show goes its way."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self.said = ""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if kind is not None:
+            self.said = f"{kind.__module__}.{kind.__qualname__}: {error}\n".removeprefix("builtins.")
+        return self._wanted and isinstance(error, Exception)
+
+
+async def _evaluate(source: str, names: dict[str, Any]) -> None:
+    """Run one statement as the prompt does: what it comes to is printed."""
     code = compile(source, "<document>", "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    with _printed() as printed:
-        try:
-            result = types.FunctionType(code, names)()
-            if inspect.iscoroutine(result):
-                await result
-        except Exception as error:
-            printed.write(f"Traceback!\n{type(error).__module__}.{type(error).__qualname__}: {error}\n")
-    return printed.getvalue()
-
-
-@contextlib.contextmanager
-def _printed() -> Iterator[io.StringIO]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        yield printed
+    result = types.FunctionType(code, names)()
+    if inspect.iscoroutine(result):
+        await result
