@@ -30,7 +30,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the results to a file as well.")
 def main(names: tuple[str, ...], quick: bool, file: Path | None) -> None:
     """Run all benchmarks, or those named."""
-    rounds, seconds = (1, 0.2) if quick else (5, 2.0)
+    rounds, seconds = (1, 0.2) if quick else (3, 1.5)
     results: list[Result] = []
     for name in names or BENCHMARKS:
         click.echo(f"{name} …", err=True)

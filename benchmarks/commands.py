@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import peers, raw
 from benchmarks.bank import HISTORY, WHOLE, BalanceOf, Deposit, bank
-from benchmarks.harness import Result, compare, result
+from benchmarks.harness import Result, compare, result, run
 
 ACCOUNTS = 320
 
@@ -54,18 +54,18 @@ def _commits(app: object) -> int:
 
 def service(folder: Path, callers: int, seconds: float, cached: int = 100_000, busy: bool = False) -> float:
     """Commands a second."""
-    return asyncio.run(_prepared(folder, callers, seconds, cached, busy))[0]
+    return run(_prepared(folder, callers, seconds, cached, busy))[0]
 
 
 def batch_of(callers: int, seconds: float) -> int:
     """How many commands share a commit with so many callers."""
     sizes: list[float] = []
 
-    def run(folder: Path) -> float:
-        sizes.append(asyncio.run(_prepared(folder, callers, seconds, 100_000, False))[1])
+    def once(folder: Path) -> float:
+        sizes.append(run(_prepared(folder, callers, seconds, 100_000, False))[1])
         return sizes[-1]
 
-    compare(1, ours=run)
+    compare(1, ours=once)
     return max(1, round(sizes[0]))
 
 
@@ -144,7 +144,7 @@ def compare_visible(times: int) -> list[float]:
     waits: list[float] = []
 
     def ours(folder: Path) -> float:
-        waits.extend(asyncio.run(_visible(folder, times)))
+        waits.extend(run(_visible(folder, times)))
         return statistics.median(waits)
 
     compare(1, ours=ours)

@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 
 from benchmarks.bank import WHOLE, Balance, bank
-from benchmarks.harness import Result, compare, result
+from benchmarks.harness import Result, compare, result, run
 from twofold.codec import MessageCodec
 from twofold.domain.events import Metadata
 from twofold.sqlite_file import open_connection
@@ -64,7 +64,7 @@ def catch_up(rounds: int, seconds: float) -> list[Result]:
     for label, keys in (("a row for each event", events), ("a thousand rows", 1_000)):
         figures = compare(
             rounds,
-            ours=lambda folder, k=keys: asyncio.run(_catch_up(folder, events, k)),
+            ours=lambda folder, k=keys: run(_catch_up(folder, events, k)),
             raw=lambda folder, k=keys: _upserts(folder, events, k),
         )
         found.append(result(f"catch-up, {label}", figures, "ours", "raw", "ev/s", must=0.6, ambition=0.8))

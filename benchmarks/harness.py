@@ -1,14 +1,19 @@
 """In charge of comparing two contestants in one run: in turns, by medians, as ratios."""
 
+import asyncio
 import gc
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
+import uvicorn
 from rich.console import Console
 from rich.table import Table
+
+T = TypeVar("T")
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -36,6 +41,12 @@ class Result(msgspec.Struct, frozen=True):
         if self.ambition is not None and better(self.ambition):
             return "ambition"
         return "must" if better(self.must) else "MISSED"
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, on the event loop that `twofold serve` runs on."""
+    with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto").get_loop_factory()) as runner:
+        return runner.run(work)
 
 
 Contestant = Callable[[Path], float]

@@ -1,6 +1,5 @@
 """Measures the write store alone: bulk appends, conditions and loads, on a small log and on a large one."""
 
-import asyncio
 import statistics
 import tempfile
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import peers, raw
 from benchmarks.bank import Account, AccountId, Deposited
-from benchmarks.harness import Result, compare, result
+from benchmarks.harness import Result, compare, result, run
 from twofold import AppendCondition, DecisionModel, Event, EventQuery, Metadata, QueryItem
 from twofold.codec import EventCodec
 from twofold.command_service.folds import Folds
@@ -52,7 +51,7 @@ def bulk(rounds: int, seconds: float) -> list[Result]:
         batches = max(5, int(40_000 * seconds / batch))
         figures = compare(
             rounds,
-            ours=lambda folder, n=batches, b=batch: asyncio.run(_bulk(folder, n, b)),
+            ours=lambda folder, n=batches, b=batch: run(_bulk(folder, n, b)),
             raw=partial(raw.inserts, batches=batches, batch=batch),
             eventsourcing=partial(peers.bulk, batches=max(3, batches // 4), batch=batch),
         )
@@ -89,7 +88,7 @@ def loads(rounds: int, seconds: float) -> list[Result]:
         times = max(5, int(60 * seconds))
         figures = compare(
             rounds,
-            ours=lambda folder, n=events, t=times: asyncio.run(_load(folder, n, t)),
+            ours=lambda folder, n=events, t=times: run(_load(folder, n, t)),
             eventsourcing=partial(peers.load, events=events, times=times),
         )
         label = f"load {events:,} events"
@@ -108,13 +107,11 @@ SHAPES = {
 
 async def _filled(path: Path, events: int) -> SqliteWriteStore:
     store = SqliteWriteStore(path)
-    rare = {round(events * (k + 0.5) / 10) for k in range(10)}
+    rare = {round(events * (k + 0.5) / 10): k for k in range(10)}
     for start in range(0, events, 10_000):
         batch = []
         for n in range(start, min(events, start + 10_000)):
-            type, account = (
-                ("closed", "a-7") if n in rare and n % 2 else ("deposited", "a-7" if n in rare else f"x-{n}")
-            )
+            type, account = ("closed", "a-7") if rare.get(n, 0) % 2 else ("deposited", "a-7" if n in rare else f"x-{n}")
             event = NewEvent(f"c-{n}.0", type, 1, (f"account:{account}", "bank:one"), _PAYLOAD)
             batch.append(Append(Metadata(_TIME, f"c-{n}", f"c-{n}"), (event,)))
         await store.append(batch)
@@ -148,7 +145,7 @@ async def _checked(store: SqliteWriteStore, item: QueryItem, times: int) -> floa
 def growth(rounds: int, seconds: float) -> list[Result]:
     """What a boundary costs to load and to check on a log of 10,000 events and on one of 1,000,000."""
     large = 1_000_000 if seconds >= 1 else 100_000
-    return asyncio.run(_growth(rounds, large, max(20, int(200 * seconds))))
+    return run(_growth(rounds, large, max(20, int(200 * seconds))))
 
 
 async def _growth(rounds: int, large: int, times: int) -> list[Result]:

@@ -91,10 +91,9 @@ class Folds:
             if len(states) == 1:
                 # Whatever came back is this fold's own; asking each event for its tags costs as much as folding it.
                 ((fold, (state, upto)),) = states.items()
-                evolve, decode = fold.model.evolve, self._codec.decode
-                for recorded in found.events:
-                    state = evolve(state, decode(recorded), recorded)
-                states[fold] = Folded(state, upto)
+                decode = self._codec.decode
+                past = [(decode(recorded), recorded) for recorded in found.events]
+                states[fold] = Folded(fold.model.fold(state, past), upto)
             else:
                 self._apply(states, found.events)
             for fold, (state, upto) in states.items():

@@ -79,6 +79,19 @@ class BoundModel:
             )
         return after
 
+    def fold(self, state: Any, past: Iterable[tuple[object, RecordedEvent]]) -> Any:
+        """The state after many more events."""
+        if self._takes_recorded:
+            for event, recorded in past:
+                state = self.evolve(state, event, recorded)
+            return state
+        evolve = self._evolve
+        for event, recorded in past:
+            before, state = state, evolve(state, event)
+            if state is None:
+                return self.evolve(before, event, recorded)
+        return state
+
     def _check_state(self) -> None:
         try:
             inspect.signature(self.state).bind(**self._born_with)
