@@ -13,7 +13,7 @@ from msgspec import Struct
 from twofold.codec import EventCodec
 from twofold.domain.events import Envelope, Event, Metadata, NewEvent, RecordedEvent
 from twofold.domain.tags import Tag
-from twofold.errors import InvalidMessage, Unavailable
+from twofold.errors import InvalidMessage, Unavailable, WiringError
 
 OrderId = Annotated[str, Tag("order")]
 
@@ -126,3 +126,21 @@ def test_an_id_that_cannot_be_a_tag_is_never_written() -> None:
 def test_what_no_module_lists_is_no_event() -> None:
     with pytest.raises(TypeError, match="'x' is no event that a module lists"):
         CODEC.encode("x", "c", 0)
+
+
+class Money:
+    """A plain class: nothing says how it is written."""
+
+
+class Line(Struct, frozen=True):
+    price: Money
+
+
+class Charged(Struct, frozen=True):
+    order_id: OrderId
+    lines: list[Line]
+
+
+def test_an_event_that_cannot_be_written_as_json_is_refused_at_start_with_its_type_and_the_cure() -> None:
+    with pytest.raises(WiringError, match=r"Charged has a field of type Money.*Make Money a msgspec Struct"):
+        EventCodec([Event(Charged)])

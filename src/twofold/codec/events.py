@@ -8,7 +8,7 @@ import msgspec
 from twofold.codec.canonical import encode
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
-from twofold.errors import InvalidMessage, Unavailable
+from twofold.errors import InvalidMessage, Unavailable, WiringError
 
 
 class EventCodec:
@@ -16,6 +16,8 @@ class EventCodec:
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = {event.name: event for event in events}
+        for event in self._events.values():
+            _refuse_what_json_has_not(event.type)
         self._stored = {e.type: (e.name, e.version, TagReader(e.type)) for e in self._events.values()}
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
@@ -80,3 +82,21 @@ class EventCodec:
             return msgspec.convert(fields, event.type, str_keys=True)
 
         return upcast
+
+
+def _refuse_what_json_has_not(message: type) -> None:
+    """WiringError where a field, however deep, is of a class that cannot be written as JSON and read back."""
+    todo: list[Any] = [msgspec.inspect.type_info(message)]
+    seen: set[int] = set()
+    while todo:
+        info = todo.pop()
+        if isinstance(info, msgspec.inspect.CustomType):
+            raise WiringError(
+                f"{message.__qualname__} has a field of type {info.cls.__qualname__}, which has no JSON form. Make "
+                f"{info.cls.__qualname__} a msgspec Struct or a dataclass, or use a plain type."
+            )
+        if id(info) not in seen and isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+            seen.add(id(info))
+            for name in info.__struct_fields__:
+                part: Any = getattr(info, name)
+                todo += part if type(part) is tuple else (part,)
