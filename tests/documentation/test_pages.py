@@ -1,0 +1,112 @@
+"""Every page can be reached, every link leads somewhere, every decision is listed; words are the glossary's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.documentation.blocks import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+PARTS = ("Context", "Decision", "Consequences")
+OTHER_WORDS = {
+    "aggregate root": "consistency boundary",
+    "event handler": "follower, projection or policy",
+    "message bus": "(there is none)",
+    "event bus": "(there is none)",
+    "sequence number": "position",
+    "dead letter": "parked key",
+    "dead-letter": "parked key",
+    "offset": "position",
+    "subscriber": "follower",
+    "stream id": "tag",
+    "denormali": "read model",
+}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    """What a page says outside of code."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a page."""
+    found = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose(page))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_nowhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    return not target.exists() or (bool(anchor) and anchor not in anchors(target))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    assert [link for link in links(page) if leads_nowhere(page, link)] == []
+
+
+def test_a_link_that_leads_nowhere_would_be_found() -> None:
+    readme = ROOT / "README.md"
+    assert leads_nowhere(readme, "docs/nothing.md")
+    assert leads_nowhere(readme, "docs/glossary.md#nothing")
+    assert not leads_nowhere(readme, "docs/glossary.md#glossary")
+
+
+def test_every_page_of_the_documentation_can_be_reached_from_the_readme() -> None:
+    reached, ahead = set[Path](), {ROOT / "README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        ahead |= {target for target in targets if target.suffix == ".md" and target.exists()} - reached
+    assert [name(page) for page in ROOT.glob("docs/**/*.md") if page not in reached] == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=name)
+def test_a_decision_has_its_parts_and_stands_in_the_list(page: Path) -> None:
+    text = page.read_text("utf-8")
+    found = re.findall(rf"^(?:## |\*\*)({'|'.join(PARTS)})\b", text, re.MULTILINE)
+    assert tuple(found) == PARTS
+    (number,) = re.findall(r"\A# (\d+)\. ", text)
+    assert page.name.startswith(f"{int(number):04}-")
+    listed = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
+    assert re.search(rf"^{number}\. \[.+\]\({re.escape(page.name)}\)$", listed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
+    text = prose(page).lower()
+    found = {word: instead for word, instead in OTHER_WORDS.items() if re.search(rf"\b{word}", text)}
+    assert found == {}, "these things have another name here"
+
+
+def test_every_option_that_a_page_names_in_code_is_a_setting_or_an_option() -> None:
+    known = set(re.findall(r"`(\w+)`", (ROOT / "docs/reference/settings.md").read_text("utf-8")))
+    known |= set(re.findall(r"`(\w+)`", (ROOT / "docs/reference/http.md").read_text("utf-8")))
+    known |= set(re.findall(r"`(\w+)[`(=]", (ROOT / "docs/reference/names.md").read_text("utf-8")))
+    suffixes = "_seconds|_events|_commands|_bytes|_retries|_days|_folds"
+    named = {
+        (name(page), word) for page in PAGES for word in re.findall(rf"`(\w+(?:{suffixes}))`", page.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    assert sorted((page, word) for page, word in named if word not in known) == []
+
+
+@pytest.mark.parametrize("page", [*DECISIONS, *sorted((ROOT / "docs" / "explanation").glob("*.md"))], ids=name)
+def test_a_path_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`([a-z_]+/[\w./]*)`", page.read_text("utf-8"))
+    places = {path: [ROOT / path, ROOT / "src" / "twofold" / path] for path in named if not path.startswith("data/")}
+    assert [path for path, there in places.items() if not any(place.exists() for place in there)] == []
