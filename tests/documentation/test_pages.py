@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.documentation.blocks import ROOT
+from twofold import Settings
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+CLI = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
 PARTS = ("Context", "Decision", "Consequences")
 OTHER_WORDS = {
     "aggregate root": "consistency boundary",
@@ -33,6 +35,13 @@ def prose(page: Path) -> str:
     """What a page says outside of code."""
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", text)
+
+
+def code(page: Path) -> str:
+    """What a page says in code, a line each."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return "\n".join([*blocks, *re.findall(r"`[^`\n]+`", text)])
 
 
 def links(page: Path) -> list[str]:
@@ -110,3 +119,24 @@ def test_a_path_that_a_page_names_is_there(page: Path) -> None:
     named = re.findall(r"`([a-z_]+/[\w./]*)`", page.read_text("utf-8"))
     places = {path: [ROOT / path, ROOT / "src" / "twofold" / path] for path in named if not path.startswith("data/")}
     assert [path for path, there in places.items() if not any(place.exists() for place in there)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_an_environment_variable_that_a_page_names_is_a_setting(page: Path) -> None:
+    named = set(re.findall(r"TWOFOLD_([A-Z_]+)", page.read_text("utf-8")))
+    assert sorted(each for each in named if each.lower() not in Settings.__struct_fields__) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_command_that_a_page_names_and_its_options_are_told_in_the_reference(page: Path) -> None:
+    for command, rest in re.findall(r"(?<!from )\btwofold ([a-z]+)((?: [^\s`]+)*)", code(page)):
+        section = re.search(rf"^## twofold {command}\n(.*?)(?=^## |\Z)", CLI, re.DOTALL | re.MULTILINE)
+        assert section is not None, f"there is no command '{command}'"
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option == "--help" or f"`{option}" in section[1], f"{command} has no option {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_make_target_that_a_page_names_is_there(page: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`|\$ )make ([a-z]\w*)", code(page), re.MULTILINE)) <= targets

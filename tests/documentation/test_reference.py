@@ -71,6 +71,14 @@ def test_every_limit_is_told_with_its_default() -> None:
     assert told == [[f"`{name}`", f"`{value}`"] for name, value in msgspec.structs.asdict(Limits()).items()]
 
 
+def test_a_stop_is_told_to_take_as_long_as_the_limits_let_a_request_take() -> None:
+    longest = int(Limits().body_seconds + Limits().request_seconds) + 1
+    text = (ROOT / "docs" / "how-to" / "deploy-on-one-machine.md").read_text("utf-8")
+    (patience,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert f"given {longest} seconds" in " ".join(text.split())
+    assert int(patience) > longest
+
+
 @pytest.mark.parametrize("limit", [edge.MAX_DEPTH, edge.MAX_KEYS, edge.MAX_STRING])
 def test_the_limits_of_json_are_told(limit: int) -> None:
     assert re.search(rf"\b{limit}\b", section(page("http.md"), "What is let in"))
