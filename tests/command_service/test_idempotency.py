@@ -13,7 +13,7 @@ from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.tags import Tag
-from twofold.errors import CommandIdReused, Rejected, Unavailable, UnknownMessage
+from twofold.errors import CommandIdReused, InvalidMessage, Rejected, Unavailable, UnknownMessage
 from twofold.testing import FrozenWorld
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.sqlite import SqliteWriteStore
@@ -54,6 +54,17 @@ def take(command: Take, seat: Seat, context: Context) -> Taken | None:
     return Taken(command.seat, command.who, command.price, ids)
 
 
+class Claim(msgspec.Struct, frozen=True):
+    seat: SeatId
+    who: str
+
+
+def claim(command: Claim, seat: Seat) -> Taken:
+    if seat.owner is not None:
+        raise InvalidMessage("Choose a free seat.", field="seat")
+    return Taken(command.seat, command.who, 0, [])
+
+
 class Nothing(msgspec.Struct, frozen=True):
     seat: SeatId
 
@@ -74,7 +85,7 @@ SEATS = Module(
     "seats",
     events=[Taken],
     models=[DecisionModel(Seat, by=SeatId)],
-    decisions=[take, do_nothing],
+    decisions=[take, claim, do_nothing],
     prepare=[ask_the_price],
 )
 
@@ -98,6 +109,15 @@ async def test_a_repeat_returns_the_first_receipt_though_its_decision_would_now_
         async with Services(store, SEATS) as restarted:
             assert await restarted.handle(Take("1a", "ann"), "c") == again
         assert await ids_in(services) == ["c.0", "d.0"]
+
+
+async def test_a_repeat_returns_the_first_receipt_though_its_decision_would_now_refuse_the_message() -> None:
+    async with Services(MemoryWriteStore(), SEATS) as services:
+        first = await services.handle(Claim("1a", "ann"), "c")
+        with pytest.raises(InvalidMessage, match="free seat"):
+            await services.handle(Claim("1a", "bob"), "another id")
+        again = await services.handle(Claim("1a", "ann"), "c")
+        assert (again.position, again.events, again.repeated) == (first.position, first.events, True)
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

@@ -9,7 +9,7 @@ from twofold.command_service.folds import Folded, Folds, conditions
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, Position
 from twofold.domain.module import Wiring
-from twofold.errors import CommandIdReused, Conflict, Rejected, UnknownMessage
+from twofold.errors import CommandIdReused, Conflict, Refused, Rejected, UnknownMessage
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Appended, Outcome
 
@@ -55,8 +55,8 @@ class CommandService:
     ) -> Written:
         """Decide `command` and write what follows from it, durably, once for each command id.
 
-        Rejected as the decision says, and only after a look at the newest events. UnknownMessage where no decision
-        takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries,
+        Rejected (or Refused) as the decision says, and only after a look at the newest events. UnknownMessage where no
+        decision takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries,
         Unavailable.
         """
         decision = self._wiring.decisions.get(type(command))
@@ -76,7 +76,7 @@ class CommandService:
             context = Context(command_id, now, actor)
             try:
                 decided = decision.decide(command, boundary, _states(folded), context)
-            except Rejected:
+            except (Rejected, Refused):
                 newest, done = await self._folds.refresh(folded, command_id)
                 if done is not None:
                     return await self._repeat(command_id, request_hash, metadata)
