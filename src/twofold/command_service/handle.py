@@ -55,9 +55,9 @@ class CommandService:
     ) -> Written:
         """Decide `command` and write what follows from it, durably, once for each command id.
 
-        Rejected (or Refused) as the decision says, and only after a look at the newest events. UnknownMessage where no
-        decision takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too many retries,
-        Unavailable.
+        Rejected (or Refused) as the decision says, and only after a look at the newest events. UnknownMessage where
+        no decision takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too
+        many retries, Unavailable.
         """
         decision = self._wiring.decisions.get(type(command))
         if decision is None:
