@@ -1,5 +1,6 @@
 """SQLite files are opened hardened, by one writer, and never where SQLite cannot be trusted."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import apsw
 import pytest
 
 from twofold.errors import Unavailable, WiringError
+from twofold.read_store.sqlite import SqliteReadStore
 from twofold.sqlite_file import DiskErrors, FileLock, open_connection, refuse_network_file_system, refuse_old_sqlite
+from twofold.write_store.sqlite import SqliteWriteStore
 
 _HOLD = """
 import sys
@@ -109,3 +112,24 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be made"):
         FileLock(tmp_path / "file" / "log.db")
     assert os.path.isfile(tmp_path / "file")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_log_is_not_opened_as_a_read_database_nor_the_other_way_round(tmp_path: Path, turned: bool) -> None:
+    stores = [SqliteWriteStore, SqliteReadStore]
+    first, second = reversed(stores) if turned else stores
+    path = tmp_path / "one.db"
+    asyncio.run(first(path).close())
+    with pytest.raises(WiringError, match=r"one.db is there already and is no .* of Twofold's"):
+        second(path)
+    asyncio.run(first(path).close())
+
+
+def test_somebody_else_s_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with apsw.Connection(str(path)) as theirs:
+        theirs.execute("create table people (name text)")
+    with pytest.raises(WiringError, match="is no log"):
+        SqliteWriteStore(path)
+    with apsw.Connection(str(path)) as theirs:
+        assert theirs.execute("select name from sqlite_schema").get == "people"

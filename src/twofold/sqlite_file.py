@@ -114,6 +114,20 @@ def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs
         return connection
 
 
+def claim(connection: apsw.Connection, path: str | os.PathLike[str], what: str, number: int) -> None:
+    """Mark a new file as holding `what`. WiringError where it holds something else already.
+
+    `number` is the `application_id` that stands for `what` in the header of the file.
+    """
+    found = connection.pragma("application_id")
+    tables = connection.execute("select count(*) from sqlite_schema").get
+    if found == number:
+        return
+    if found or tables:
+        raise WiringError(f"{os.fspath(path)} is there already and is no {what} of Twofold's. Name another file.")
+    connection.pragma("application_id", number)
+
+
 def refuse_network_file_system(path: str | os.PathLike[str], mounts: Path = _PROC_MOUNTS) -> None:
     """WiringError where `path` is on a network file system, whose locks SQLite cannot rely on. Known on Linux only."""
     try:

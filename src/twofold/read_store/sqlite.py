@@ -18,7 +18,16 @@ from twofold.read_store.access import check_access
 from twofold.read_store.port import Change, Checkpoint, Found, Parked, Progress, ReadModel
 from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
 from twofold.read_store.sqlite_table import Table
-from twofold.sqlite_file import DiskErrors, FileLock, open_connection, refuse_network_file_system, refuse_old_sqlite
+from twofold.sqlite_file import (
+    DiskErrors,
+    FileLock,
+    claim,
+    open_connection,
+    refuse_network_file_system,
+    refuse_old_sqlite,
+)
+
+_APPLICATION_ID = 0x54465657
 
 PARTITION = 0
 """The only partition so far; the tables know more, so that sharing a projection out will need no new shape."""
@@ -60,6 +69,7 @@ class SqliteReadStore:
             self._connection = open_connection(path, readonly=read_only)
             if not read_only:
                 with DiskErrors(path):
+                    claim(self._connection, path, "read database", _APPLICATION_ID)
                     self._connection.execute(TABLES).fetchall()
         except BaseException:
             self._release_lock()

@@ -14,6 +14,7 @@ from twofold.errors import Unavailable, WiringError
 from twofold.sqlite_file import (
     DiskErrors,
     FileLock,
+    claim,
     open_connection,
     refuse_network_file_system,
     refuse_old_sqlite,
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 DAY = 86_400_000_000
 _SCHEMA = files("twofold.write_store.sqlite").joinpath("schema.sql")
+_APPLICATION_ID = 0x54464C47
 _PRAGMAS = (
     "synchronous = full",
     "fullfsync = on",
@@ -80,6 +82,7 @@ class SqliteWriteStore:
         self._write_connection = None
         if self._lock is not None:
             self._write_connection = open_connection(self._path, vfs=vfs)
+            claim(self._write_connection, self._path, "log", _APPLICATION_ID)
             _prepare(self._write_connection, log, self._world)
         self._read_connection = open_connection(self._path, readonly=True, vfs=vfs)
         log_id, identity = _identity(self._read_connection, log)
