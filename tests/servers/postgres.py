@@ -43,6 +43,15 @@ def installed() -> dict[str, Path]:
     return dict(sorted(by_version.items(), key=lambda each: int(each[0]), reverse=True))
 
 
+def versions() -> tuple[str, ...]:
+    """What the tests run on: the newest, and another; "18" and "15" where they are missing."""
+    here = list(installed())
+    if "TEST_PG_BIN" in os.environ:
+        return tuple(here)
+    newest = here[0] if here and int(here[0]) >= 18 else "18"
+    return newest, next((version for version in here if version != newest), "15")
+
+
 def fresh_schema() -> str:
     """The name of a schema that nobody has used."""
     return f"t{os.getpid()}_{next(_numbers)}"
@@ -153,7 +162,7 @@ class Postgres(Server):
 
 
 def _remove_shared_memory(pid_file: list[str]) -> None:
-    """What a killed server leaves behind. The seventh line has key and id; a server that was stopped removed it itself."""
+    """Remove what a killed server leaves behind: the seventh line has key and id. A stopped one removed it itself."""
     if len(pid_file) < 7:
         return
     shared = pid_file[6].split()[-1]

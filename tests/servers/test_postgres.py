@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.postgres import Postgres, fresh_schema, installed
+from tests.servers.postgres import Postgres, fresh_schema, installed, versions
 from tests.servers.server import ServerError, listening, wait_until
 
 ROOT = Path(__file__).parents[2]
 _ABANDONED = """
-import time
-from tests.servers.postgres import Postgres, installed
-server = Postgres(next(iter(installed().values())))
+import sys, time
+from tests.servers.postgres import Postgres
+server = Postgres(sys.argv[1])
 server.start()
 print(server.folder, server.port, server.process.pid, flush=True)
 time.sleep(600)
 """
 
 
-@pytest.fixture
-def server() -> Iterator[Postgres]:
-    with Postgres(next(iter(installed().values())), durable=True) as server:
+@pytest.fixture(scope="module")
+def server(postgres_bindir: Path) -> Iterator[Postgres]:
+    with Postgres(postgres_bindir, durable=True) as server:
         yield server
 
 
@@ -51,8 +51,8 @@ def test_a_durable_server_syncs_and_settings_are_taken(server: Postgres) -> None
     assert server.sql("show work_mem") == "3MB"
 
 
-def test_after_a_kill_and_a_close_nothing_is_left() -> None:
-    with Postgres(next(iter(installed().values())), shared_buffers="16MB") as server:
+def test_after_a_kill_and_a_close_nothing_is_left(postgres_bindir: Path) -> None:
+    with Postgres(postgres_bindir, shared_buffers="16MB") as server:
         assert server.sql("show fsync") == "off"
         assert server.sql("show shared_buffers") == "16MB"
         shared = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
@@ -62,8 +62,9 @@ def test_after_a_kill_and_a_close_nothing_is_left() -> None:
     assert shared not in [line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()]
 
 
-def test_a_server_dies_with_a_test_process_that_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", _ABANDONED], cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+def test_a_server_dies_with_a_test_process_that_is_killed(postgres_bindir: Path) -> None:
+    program = [sys.executable, "-c", _ABANDONED, str(postgres_bindir)]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None
         folder, port, pid = tests.stdout.readline().split()
         assert listening(int(port))
@@ -73,28 +74,29 @@ def test_a_server_dies_with_a_test_process_that_is_killed() -> None:
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process to be gone")
 
 
-def test_a_server_that_cannot_start_says_why() -> None:
+def test_a_server_that_cannot_start_says_why(postgres_bindir: Path) -> None:
     with pytest.raises(ServerError, match="no_such_setting"):
-        Postgres(next(iter(installed().values())), no_such_setting="1").__enter__()
+        Postgres(postgres_bindir, no_such_setting="1").__enter__()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts servers as another user")
-def test_programs_that_the_servers_user_cannot_read_are_copied_out(tmp_path: Path) -> None:
-    bindir = next(iter(installed().values()))
-    tree = bindir.parents[1]
+def test_programs_that_the_servers_user_cannot_read_are_copied_out(tmp_path: Path, postgres_bindir: Path) -> None:
+    tree = postgres_bindir.parents[1]
     tmp_path.chmod(0o700)
     for each in (tree, tree.with_name(f"{tree.name}.libs")):
         if each.exists():
             (tmp_path / each.name).symlink_to(each)
-    with Postgres(tmp_path / bindir.relative_to(tree.parent)) as server:
+    with Postgres(tmp_path / postgres_bindir.relative_to(tree.parent)) as server:
         assert server.sql("select 1") == "1"
         assert not server.bindir.is_relative_to(tmp_path)
 
 
-def test_the_chosen_programs_are_the_only_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    version, bindir = list(installed().items())[-1]
-    monkeypatch.setenv("TEST_PG_BIN", str(bindir))
-    assert installed() == {version: bindir}
+def test_the_chosen_programs_are_the_only_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_bindir: Path
+) -> None:
+    monkeypatch.setenv("TEST_PG_BIN", str(postgres_bindir))
+    assert list(installed().values()) == [postgres_bindir]
+    assert versions() == tuple(installed())
     monkeypatch.setenv("TEST_PG_BIN", str(tmp_path))
     with pytest.raises(ServerError, match="TEST_PG_BIN"):
         installed()
