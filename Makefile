@@ -21,6 +21,7 @@ demo: $(INSTALLED)             ## the whole thing, running, with something to lo
 
 test: $(INSTALLED)             ## every test but the long ones
 	@scripts/install-browser
+	@scripts/install-servers
 	$(BIN)/python -m pytest -m "not torture" $(PYTEST_ARGS)
 
 torture: $(INSTALLED)          ## the long ones: kill, starve, disturb
