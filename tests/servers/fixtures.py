@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.servers import pgbouncer
+from tests.servers.pgbouncer import find_pgbouncer
 from tests.servers.postgres import HOW_TO_GET_ONE, Postgres, installed, versions
 
 Running = Callable[[str], Postgres]
@@ -58,6 +60,13 @@ def postgres_newest(running_postgres: Running) -> Postgres:
 def postgres_bindir() -> Path:
     """The programs of the newest version, for a server of one's own."""
     return _programs(versions()[0])
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_here() -> None:
+    """For tests that start a PgBouncer: skipped, or in CI failed, without one."""
+    if find_pgbouncer() is None:
+        do_without(f"no PgBouncer: {pgbouncer.HOW_TO_GET_ONE}")
 
 
 def _programs(version: str) -> Path:
