@@ -26,6 +26,8 @@ _CANCELLATION = 80877102
 _BEGINNING = frozenset(b"PBEDC")
 # Sync, simple query, function call: the server answers them with ReadyForQuery.
 _ENDING = frozenset(b"SQF")
+_SYNC = ord("S")
+_EXECUTE = ord("E")
 _READY = ord("Z")
 _COPY_IN = ord("G")
 
@@ -86,7 +88,8 @@ class Proxy:
         """From now on break the connection of requests that match, until so many `times` (None: always).
 
         A request is all that a client sends up to a Sync, or a simple query: the bytes, and the SQL of the prepared
-        statements it uses. `probability` is for each that matches; of several places chance chooses one.
+        statements it executes; one that only prepares is left alone. `probability` is for each that matches; of several
+        places chance chooses one.
         """
 
         def matches(request: bytes) -> bool:
@@ -183,20 +186,24 @@ class _Connection:
 
     async def _requests(self, to_server: StreamWriter) -> None:
         await self._forward(to_server, await self._opening())
-        waiting, text = bytearray(), bytearray()
+        waiting, text, executes = bytearray(), bytearray(), False
         while True:
             message = await _message(self._from_client)
             waiting += message
             text += message
             text += self._prepared(message)
             if message[0] in _BEGINNING:
+                executes |= message[0] == _EXECUTE
                 continue
             if message[0] in _ENDING:
-                at = self._proxy.cuts.at_which(bytes(text)) if self._proxy.cuts else None
+                # A Sync may also end what only prepares.
+                cuts = self._proxy.cuts if executes or message[0] != _SYNC else None
+                at = cuts.at_which(bytes(text)) if cuts else None
                 if at is At.REQUEST:
                     return self.reset()
                 self._due.append(at)
                 text.clear()
+                executes = False
             await self._forward(to_server, bytes(waiting))
             waiting.clear()
 

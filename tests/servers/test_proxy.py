@@ -80,20 +80,43 @@ async def test_a_prepared_statement_is_known_by_its_sql_when_it_runs_again(
     assert await rows(postgres_newest, table) == 2
 
 
-async def test_half_an_answer_arrives_before_the_connection_breaks(proxy: Proxy, postgres_newest: Postgres) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    parameters = b"user\0postgres\0database\0postgres\0\0"
-    writer.write((8 + len(parameters)).to_bytes(4, "big") + (196608).to_bytes(4, "big") + parameters)
-    await reader.readuntil(b"Z\0\0\0\5I")
-    text = b"select repeat('x', 1000)\0"
-    query = b"Q" + (4 + len(text)).to_bytes(4, "big") + text
+READY = b"Z\0\0\0\5I"
+
+
+def message(letter: bytes, body: bytes) -> bytes:
+    return letter + (4 + len(body)).to_bytes(4, "big") + body
+
+
+async def speak(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection without a driver in between."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(message(b"", (196608).to_bytes(4, "big") + b"user\0postgres\0database\0postgres\0\0"))
+    await reader.readuntil(READY)
+    return reader, writer
+
+
+async def test_half_an_answer_arrives_before_the_connection_breaks(proxy: Proxy) -> None:
+    reader, writer = await speak(proxy.port)
+    query = message(b"Q", b"select repeat('x', 1000)\0")
     writer.write(query)
-    whole = await reader.readuntil(b"Z\0\0\0\5I")
+    whole = await reader.readuntil(READY)
     proxy.cut(At.HALFWAY)
     writer.write(query)
     assert await reader.readexactly(len(whole) // 2) == whole[: len(whole) // 2]
     with pytest.raises(ConnectionResetError):
         await reader.read(1)
+    writer.close()
+
+
+async def test_a_request_that_only_prepares_is_not_cut(proxy: Proxy) -> None:
+    reader, writer = await speak(proxy.port)
+    cuts = proxy.cut(At.REQUEST, matching=b"select")
+    writer.write(message(b"P", b"name\0select 1\0\0\0") + message(b"S", b""))
+    assert await reader.readuntil(READY) == message(b"1", b"") + READY
+    writer.write(message(b"B", b"\0name\0" + bytes(6)) + message(b"E", b"\0" + bytes(4)) + message(b"S", b""))
+    with pytest.raises(ConnectionResetError):
+        await reader.read(1)
+    assert cuts.made == 1
     writer.close()
 
 
