@@ -67,10 +67,26 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class LogIdentity(msgspec.Struct, frozen=True):
-    """Which history a position belongs to. `epoch` rises when the history behind it may have changed (a fail-over)."""
+    """Which history a position belongs to. `epoch` rises when the history behind it may have changed (a fail-over).
+
+    `forks` tells for each epoch after the first where it began: up to that position it shares the history before.
+    """
 
     log: str
     epoch: int
+    forks: tuple[tuple[int, Position], ...] = ()
+
+    @property
+    def stamp(self) -> str:
+        """Log and epoch as one text, to be kept with a position."""
+        return f"{self.log}.{self.epoch}"
+
+    def holds(self, stamp: str, position: Position) -> bool:
+        """Whether a position that was noted under `stamp` is one of this history."""
+        log, _, epoch = stamp.rpartition(".")
+        if log != self.log or not (epoch.isascii() and epoch.isdecimal()) or int(epoch) > self.epoch:
+            return False
+        return all(position <= after for began, after in self.forks if began > int(epoch))
 
 
 class WriteStore(Protocol):
@@ -84,7 +100,7 @@ class WriteStore(Protocol):
     """Why nothing can be appended any more, in a sentence; None while all is well."""
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        """Write a batch in one durable transaction; outcomes in the same order.
+        """Write a batch, in one durable transaction unless the store has to cut it; outcomes in the same order.
 
         Each append is checked as if those before it in the batch were already there: first its command id (a repeat is
         answered with the first outcome, `repeated`; another request hash with CommandIdReused), then conditions and row

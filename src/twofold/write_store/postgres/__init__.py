@@ -1,0 +1,323 @@
+"""The log in PostgreSQL: durable, and written by any number of processes at once."""
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+import msgspec
+
+from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.events import Envelope, Position
+from twofold.errors import TwofoldError, Unavailable
+from twofold.world import RealWorld, World
+from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.postgres import functions, reading
+from twofold.write_store.postgres.address import Address, address_of
+from twofold.write_store.postgres.batch import Call, types_of
+from twofold.write_store.postgres.connections import LOST, Connections, is_missing, not_migrated
+from twofold.write_store.postgres.migrate import migrations
+from twofold.write_store.postgres.news import News, channel
+
+T = TypeVar("T")
+
+DAY = 86_400_000_000
+_READERS = 4
+_OTHER_EPOCH = frozenset({"TF001", "TF002"})
+_CHANGED_MEANWHILE = "TF006"
+_FORGET_EVERY = 1_000
+_LONG_AGO = 1_000
+"""A condition on several tags that looks further back than this is looked at once before the lock is taken."""
+
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_encode_envelope = msgspec.json.Encoder().encode
+
+
+class PostgresWriteStore:
+    """A write store in one schema of a PostgreSQL database, which any number of processes write at once.
+
+    A batch is one call of one SQL function, which commits by itself. What is lost on the way (a connection cut between
+    commit and answer) is sent again under the same command ids, and the server answers what it came to the first time.
+    """
+
+    def __init__(
+        self, address: Address, *, read_only: bool, retention_days: float, patience: float, world: World
+    ) -> None:
+        self.identity = LogIdentity("", 0)
+        self.problem: str | None = None
+        self._address = address
+        self._world = world
+        self._read_only = read_only
+        self._retention = int(retention_days * DAY)
+        self._writing = Connections(address, world, 1, patience)
+        self._reading = Connections(address, world, _READERS, patience)
+        self._news = News(address, world, self._look)
+        self._names: dict[int, str] = {}
+        self._types: dict[str, int] = {}
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._since_forgotten = 0
+        self._instance = ""
+        self._calls = 0
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        read_only: bool = False,
+        retention_days: float = 7.0,
+        patience: float = 10.0,
+        world: World | None = None,
+    ) -> "PostgresWriteStore":
+        """The log a `postgresql://` URL names. Whatever fails in passing is tried again for `patience` seconds.
+
+        WiringError where there is no log, or one that needs `twofold migrate`; Unavailable where the server is away.
+        """
+        store = cls(
+            address_of(url),
+            read_only=read_only,
+            retention_days=retention_days,
+            patience=patience,
+            world=world or RealWorld(),
+        )
+        try:
+            await store._enter()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        if self._read_only:
+            raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
+        return await self._uncancelled(self._append(tuple(batch)))
+
+    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+        found, _ = await self._uncancelled(self._read([AppendCondition(query, after)], None, limit))
+        return found
+
+    async def newer(
+        self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
+    ) -> tuple[Slice, Appended | None]:
+        return await self._uncancelled(self._read(conditions, command_id, limit))
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        found = await self._uncancelled(self._ask(self._reading, functions.ROWS, space))
+        return {key: Row(value, version) for key, value, version in found}
+
+    async def wait(self, after: Position, timeout: float) -> None:
+        await self._news.wait(after, timeout)
+
+    async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        await self._uncancelled(self._retag(tags))
+
+    async def close(self) -> None:
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        await self._news.close()
+        await self._writing.close()
+        await self._reading.close()
+
+    async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which goes on to its end even where the caller is cancelled.
+
+        A request that is broken off leaves a connection with half an answer, or cancels what another one asked for.
+        """
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            # Where the caller has gone, nobody else looks at the error.
+            task.exception()
+
+    # Appending
+
+    async def _append(self, batch: Sequence[Append]) -> list[Outcome]:
+        self._refuse_if_lost()
+        wanted = types_of(batch)
+        if not wanted <= self._types.keys():
+            self._learn(await self._ask(self._writing, functions.NUMBER_TYPES, sorted(wanted)))
+        batch = [await self._looked_at_before(each) for each in batch]
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(batch):
+            rest = batch[len(outcomes) :] if outcomes else batch
+            outcomes += await self._write(Call(rest, self._types, self._nonce(), self._news.head))
+        self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
+        self._news.wrote(self._tell)
+        await self._forget_commands(batch)
+        return outcomes
+
+    async def _write(self, call: Call) -> list[Outcome]:
+        while True:
+            epoch = self.identity.epoch
+            try:
+                (answer,) = await self._ask(self._writing, functions.APPEND, *call.arguments(epoch))
+                return call.outcomes(answer)
+            except _AnotherEpoch:
+                await self._rejoin()
+
+    async def _looked_at_before(self, append: Append) -> Append:
+        """The same append, with its conditions on several tags brought forward where they look far back.
+
+        The lock is the one thing all writers share: what can be looked at outside of it is.
+        """
+        far = self._news.head - _LONG_AGO
+        if not any(
+            each.after < far and any(len(item.tags) > 1 for item in each.query.items) for each in append.conditions
+        ):
+            return append
+        conditions: list[AppendCondition] = []
+        for each in append.conditions:
+            found, _ = await self._read([each], None, 1)
+            conditions.append(each if found.events else AppendCondition(each.query, max(each.after, found.head)))
+        return msgspec.structs.replace(append, conditions=tuple(conditions))
+
+    def _nonce(self) -> int:
+        """A number no other call has, in this process or another."""
+        self._calls += 1
+        digest = hashlib.blake2b(f"{self._instance}/{self._calls}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+    async def _tell(self) -> None:
+        await self._reading.call(functions.TELL, channel(self._address))
+
+    async def _forget_commands(self, batch: Sequence[Append]) -> None:
+        self._since_forgotten += len(batch)
+        if self._since_forgotten >= _FORGET_EVERY:
+            # Twice as many as have come, so that what is too old never grows.
+            limit, self._since_forgotten = 2 * self._since_forgotten, 0
+            before = batch[-1].metadata.time - self._retention
+            await self._ask(self._writing, functions.FORGET_COMMANDS, before, limit)
+
+    # Reading
+
+    async def _read(
+        self, conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None
+    ) -> tuple[Slice, Appended | None]:
+        arguments = reading.arguments(conditions, command_id, limit)
+        while True:
+            self._refuse_if_lost()
+            seen, epoch = self._news.head, self.identity.epoch
+            found = reading.answer(await self._ask(self._reading, functions.READ, *arguments))
+            if found.epoch != epoch:
+                await self._rejoin()
+                continue
+            if found.head < seen:
+                raise Unavailable(
+                    f"The server at {self._address.shown} has come to {found.head} only, but {seen} was seen before. "
+                    "It is a standby that is behind, or was restored; name the primary."
+                )
+            self._news.seen(found.head)
+            if any(type_id not in self._names for _, type_id, *_ in found.events):
+                self._learn(await self._ask(self._reading, functions.TYPES))
+            return reading.slice_of(found, self._names, limit), found.outcome
+
+    async def _look(self) -> Position:
+        found, _ = await self._uncancelled(self._read([], None, None))
+        return found.head
+
+    def _learn(self, types: Sequence[Sequence[Any]]) -> None:
+        for type_id, name in types:
+            self._names[type_id] = name
+            self._types[name] = type_id
+
+    async def _retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
+        while True:
+            stored = await self._ask(self._reading, functions.ENVELOPES, list(tags))
+            if len(stored) < len(tags):
+                missing = sorted(tags.keys() - {position for position, _ in stored})
+                raise LookupError(f"There is no event at {missing[0]}.")
+            before = [envelope for _, envelope in stored]
+            after = [_with_tags(envelope, tags[position]) for position, envelope in stored]
+            added = [(i, tag) for i, (position, _) in enumerate(stored, 1) for tag in tags[position]]
+            positions = [position for position, _ in stored]
+            try:
+                await self._writing.call(
+                    functions.RETAG, positions, before, after, [i for i, _ in added], [tag for _, tag in added]
+                )
+                return
+            except asyncpg.PostgresError as error:
+                if error.sqlstate != _CHANGED_MEANWHILE:
+                    raise self._refused(error) from error
+
+    # Which history this is
+
+    async def _enter(self) -> None:
+        await self._rejoin()
+        if not self._read_only:
+            ((number,),) = await self._ask(self._writing, functions.ENTER)
+            self._instance = f"{self._world.new_id()}/{number}"
+
+    async def _rejoin(self) -> None:
+        """Find the present epoch; begin a new one where the server is not the one the log was written on.
+
+        What this process knows is kept if it lies before the point where the histories part. Unavailable if not, now
+        and for ever: caches and followers have seen events that are gone.
+        """
+        connections = self._reading if self._read_only else self._writing
+        (state,) = await self._ask(connections, functions.STATE)
+        moved = state[4]
+        if moved is not None and not self._read_only:
+            await self._ask(self._writing, functions.RAISE_EPOCH, state[1], moved)
+            (state,) = await self._ask(connections, functions.STATE)
+        log, epoch, head, migrated, _, epochs, afters = state
+        if migrated < len(migrations(self._address.schema)):
+            raise not_migrated(self._address)
+        forks = tuple(zip(epochs, afters, strict=True))
+        known, seen = self.identity, self._news.head
+        now = LogIdentity(log, epoch, forks)
+        if known.log and not now.holds(known.stamp, seen):
+            common = min((after for began, after in forks if began > known.epoch), default=0)
+            self.problem = (
+                f"The log {log} has lost events: this process has seen {seen:,}, but epoch {epoch} goes on after "
+                f"{common:,}. Find out what was acknowledged and is gone, then restart the process: "
+                "read models that are ahead are refused and must be built anew."
+                if known.log == log
+                else f"There is another log at {self._address.shown} now: {log}, not {known.log}. Restart the process."
+            )
+            self._refuse_if_lost()
+        self.identity = now
+        self._news.seen(head)
+
+    def _refuse_if_lost(self) -> None:
+        if self.problem is not None:
+            raise Unavailable(self.problem)
+
+    # Asking
+
+    async def _ask(
+        self, connections: Connections, function: functions.Function, *arguments: Any
+    ) -> Sequence[functions.Row]:
+        try:
+            return await connections.call(function, *arguments)
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: BaseException) -> TwofoldError:
+        where = self._address.shown
+        if isinstance(error, LOST):
+            said = str(error) or type(error).__name__
+            return Unavailable(
+                f"PostgreSQL at {where} cannot be reached ({said}). What was under way may have been written; send it "
+                "again under the same command id."
+            )
+        if getattr(error, "sqlstate", None) in _OTHER_EPOCH:
+            return _AnotherEpoch(str(error))
+        if is_missing(error):
+            return not_migrated(self._address)
+        return Unavailable(f"PostgreSQL at {where} refused: {error}")
+
+
+class _AnotherEpoch(Unavailable):
+    """The log is in another epoch than this process knew."""
+
+
+def _with_tags(stored: bytes, added: Sequence[str]) -> bytes:
+    envelope = _decode_envelope(stored)
+    tags = tuple(sorted({*envelope.tags, *added}))
+    return stored if tags == envelope.tags else _encode_envelope(msgspec.structs.replace(envelope, tags=tags))

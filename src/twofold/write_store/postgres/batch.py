@@ -1,0 +1,190 @@
+"""In charge of a batch as the arrays that `append` takes, and of its answer as outcomes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from twofold.domain.event_query import AppendCondition, QueryItem
+from twofold.domain.events import Envelope, NewEvent, Position
+from twofold.errors import CommandIdReused, Conflict
+from twofold.write_store.port import Append, Appended, Outcome, RowWrite
+
+_encode_envelope = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_MOST_RIVALS = 4_096
+"""Pairs of appends of one call that depend on one another. Beyond it the call is cut: the rest is the next one."""
+
+Columns = list[Any]
+
+
+class Call:
+    """The first appends of a batch that can be written in one call of `append`; `count` says how many.
+
+    A call ends where an append depends on one before it in a way the server cannot see: the same command id, the same
+    row, or a condition on positions the log has not reached yet.
+    """
+
+    def __init__(self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position) -> None:
+        self.count = 0
+        self._nonce = nonce
+        self._types = types
+        self._appends: list[Append] = []
+        self._ids: set[str] = set()
+        self._keys: set[tuple[str, str]] = set()
+        self._by_tag: dict[tuple[str | None, str], list[int]] = {}
+        self._events: list[tuple[int, NewEvent]] = []
+        self._commands: tuple[Columns, ...] = ([], [], [], [])
+        self._columns: tuple[Columns, ...] = ([], [], [], [], [])
+        self._tags: tuple[Columns, ...] = ([], [])
+        self._probes: tuple[Columns, ...] = ([], [], [], [])
+        self._rivals: tuple[Columns, ...] = ([], [])
+        self._wide: list[dict[str, Any]] = []
+        self._rows: tuple[Columns, ...] = ([], [], [], [], [])
+        alone = len(batch) == 1
+        for append in batch:
+            if self.count and self._must_wait(append, seen):
+                break
+            if self.count and not self._note_rivals(append):
+                break
+            self._add(append, keep=not alone)
+
+    def arguments(self, epoch: int) -> Sequence[Any]:
+        """What `append` is called with."""
+        wide = _encode_json(self._wide).decode() if self._wide else None
+        return (
+            *(epoch, self._nonce, *self._commands, *self._columns, *self._tags, *self._probes, *self._rivals, wide),
+            *self._rows,
+        )
+
+    def outcomes(self, answer: Sequence[Any]) -> list[Outcome]:
+        """What became of each append."""
+        nonce, position, refused, repeats, hashes, positions, counts, nonces = answer
+        if nonce != self._nonce:
+            # The answer to another request is no answer; the connection it came over is thrown away.
+            raise ConnectionError(f"the server answered call {nonce}, not {self._nonce}")
+        if not refused and not repeats:
+            return self._all_appended(position)
+        known = {i: at for at, i in enumerate(repeats)}
+        refused = set(refused)
+        outcomes: list[Outcome] = []
+        for i, append in enumerate(self._appends, 1):
+            at = known.get(i)
+            if at is not None:
+                own = nonces[at] == self._nonce
+                outcomes.append(_repeat(append, hashes[at], Appended(positions[at], counts[at], repeated=not own)))
+            elif i in refused:
+                outcomes.append(Conflict("Something this decision had not seen was written first."))
+            else:
+                position += len(append.events)
+                outcomes.append(Appended(position, len(append.events)))
+        return outcomes
+
+    def _all_appended(self, position: Position) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for append in self._appends:
+            position += len(append.events)
+            outcomes.append(Appended(position, len(append.events)))
+        return outcomes
+
+    def _must_wait(self, append: Append, seen: Position) -> bool:
+        return (
+            append.command_id in self._ids
+            or any((row.space, row.key) in self._keys for row in append.rows)
+            or any(condition.after > seen for condition in append.conditions)
+        )
+
+    def _add(self, append: Append, *, keep: bool) -> None:
+        self.count = number = self.count + 1
+        self._appends.append(append)
+        ids, hashes, times, counts = self._commands
+        # What has no command id gets one nobody else has: a call that is sent again must know it, too.
+        ids.append(append.command_id if append.command_id is not None else f"~{self._nonce:016x}.{number}")
+        hashes.append(append.request_hash)
+        times.append(append.metadata.time)
+        counts.append(len(append.events))
+        self._add_events(append, number)
+        for condition in append.conditions:
+            self._add_probes(condition, number)
+        for row in append.rows:
+            self._add_row(row, number)
+        if keep:
+            self._keep(append, number)
+
+    def _add_events(self, append: Append, number: int) -> None:
+        of, types, versions, payloads, envelopes = self._columns
+        tag_of, tags = self._tags
+        for event in append.events:
+            of.append(number)
+            types.append(self._types[event.type])
+            versions.append(event.version)
+            payloads.append(event.payload)
+            envelopes.append(_encode_envelope(Envelope(event.id, event.tags, append.metadata)))
+            for tag in event.tags:
+                tag_of.append(len(of))
+                tags.append(tag)
+
+    def _add_probes(self, condition: AppendCondition, number: int) -> None:
+        of, afters, tags, types = self._probes
+        after = condition.after
+        for item in condition.query.items:
+            if not item.types or len(item.tags) > 1:
+                numbers = [self._types[name] for name in item.types] if item.types else None
+                self._wide.append({"of": number, "after": after, "tags": item.tags, "types": numbers})
+                continue
+            tag = item.tags[0] if item.tags else None
+            for name in item.types:
+                of.append(number)
+                afters.append(after)
+                tags.append(tag)
+                types.append(self._types[name])
+
+    def _add_row(self, row: RowWrite, number: int) -> None:
+        for column, value in zip(self._rows, (number, row.space, row.key, row.value, row.expected), strict=True):
+            column.append(value)
+
+    def _keep(self, append: Append, number: int) -> None:
+        """Remember what a later append of this call may depend on."""
+        if append.command_id is not None:
+            self._ids.add(append.command_id)
+        self._keys.update((row.space, row.key) for row in append.rows)
+        for event in append.events:
+            self._events.append((number, event))
+            for tag in (None, *event.tags):
+                self._by_tag.setdefault((tag, event.type), []).append(number)
+
+    def _note_rivals(self, append: Append) -> bool:
+        """Note the earlier appends whose events would break these conditions; False if they are too many."""
+        found: set[int] = set()
+        for condition in append.conditions:
+            for item in condition.query.items:
+                found |= self._rivals_by(item)
+        if found:
+            of, rivals = self._rivals
+            if len(rivals) + len(found) > _MOST_RIVALS:
+                return False
+            of.extend([self.count + 1] * len(found))
+            rivals.extend(sorted(found))
+        return True
+
+    def _rivals_by(self, item: QueryItem) -> set[int]:
+        if not item.types or len(item.tags) > 1:
+            return {i for i, event in self._events if item.matches(event.type, frozenset(event.tags))}
+        tag = item.tags[0] if item.tags else None
+        found: set[int] = set()
+        for name in item.types:
+            found.update(self._by_tag.get((tag, name), ()))
+        return found
+
+
+def types_of(batch: Sequence[Append]) -> set[str]:
+    """Every type that is written or asked about."""
+    written = {event.type for append in batch for event in append.events}
+    asked = (item.types for append in batch for each in append.conditions for item in each.query.items)
+    return written.union(*asked)
+
+
+def _repeat(append: Append, request_hash: bytes, first: Appended) -> Outcome:
+    if request_hash != append.request_hash:
+        return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+    return first

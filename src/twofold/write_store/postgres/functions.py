@@ -1,0 +1,84 @@
+"""In charge of calling the log's SQL functions, in one round trip and one transaction each."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from twofold.write_store.postgres import literals
+
+Row = Sequence[Any]
+
+
+class Function(NamedTuple):
+    """A function of the log's schema: the types of its arguments and of the columns it answers."""
+
+    name: str
+    arguments: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+READ = Function(
+    "read",
+    ("bigint", "bigint", "bigint[]", "text[]", "text[]", "jsonb", "text"),
+    ("bigint", "int", "int", "bytea", "bytea"),
+)
+APPEND = Function(
+    "append",
+    tuple(
+        """
+        int bigint text[] bytea[] bigint[] int[] int[] int[] int[] bytea[] bytea[] int[] text[]
+        int[] bigint[] text[] int[] int[] int[] jsonb int[] text[] text[] bytea[] bigint[]
+        """.split()
+    ),
+    ("bigint", "bigint", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]"),
+)
+STATE = Function("state", (), ("text", "int", "bigint", "int", "text", "int[]", "bigint[]"))
+ROWS = Function("rows_of", ("text",), ("text", "bytea", "bigint"))
+TYPES = Function("types", (), ("int", "text"))
+ENVELOPES = Function("envelopes", ("bigint[]",), ("bigint", "bytea"))
+TELL = Function("tell", ("text",), ("int",))
+ENTER = Function("enter", (), ("bigint",))
+RAISE_EPOCH = Function("raise_epoch", ("int", "text"), ("int",))
+NUMBER_TYPES = Function("number_types", ("text[]",), ("int", "text"))
+FORGET_COMMANDS = Function("forget_commands", ("bigint", "int"), ("bigint",))
+RETAG = Function("retag", ("bigint[]", "bytea[]", "bytea[]", "int[]", "text[]"), ("bigint",))
+
+
+class Caller:
+    """Calls functions over a connection: as prepared statements, or as plain text where a pooler hands connections on.
+
+    PgBouncer in transaction mode may give each message another server connection, on which a statement prepared before
+    is not known. There a call is one COPY (SELECT …) TO STDOUT: the only simple query whose rows the driver hands out.
+    """
+
+    def __init__(self, schema: str, *, plain: bool) -> None:
+        self._schema = schema
+        self._plain = plain
+        self._prepared: dict[str, str] = {}
+
+    async def call(self, connection: asyncpg.Connection, function: Function, *arguments: Any) -> Sequence[Row]:
+        """The rows a function answers. asyncpg's errors, and OSError, where it fails."""
+        if self._plain:
+            return await self._copy(connection, function, arguments)
+        sql = self._prepared.get(function.name)
+        if sql is None:
+            numbered = ", ".join(f"${i}::{type}" for i, type in enumerate(function.arguments, 1))
+            sql = self._prepared[function.name] = f"select * from {self._schema}.{function.name}({numbered})"
+        return await connection.fetch(sql, *arguments)
+
+    async def _copy(
+        self, connection: asyncpg.Connection, function: Function, arguments: Sequence[Any]
+    ) -> Sequence[Row]:
+        written = ", ".join(
+            literals.literal(value, type) for value, type in zip(arguments, function.arguments, strict=True)
+        )
+        answer = bytearray()
+
+        async def collect(data: bytes) -> None:
+            answer.extend(data)
+
+        await connection.copy_from_query(
+            f"select * from {self._schema}.{function.name}({written})", output=collect, format="binary"
+        )
+        return literals.rows(bytes(answer), function.columns)

@@ -1,0 +1,144 @@
+"""In charge of bringing a log's schema up to date: numbered SQL, each in a transaction of its own."""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from twofold.errors import Unavailable, WiringError
+from twofold.world import World
+from twofold.write_store.postgres.address import Address, address_of
+from twofold.write_store.postgres.connections import LOST, Connection, connect
+
+_FOLDER = files("twofold.write_store.postgres").joinpath("migrations")
+_PATIENCE = 10.0
+_ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_$-]{0,62}")
+
+_FIRST = """
+create schema if not exists {schema};
+create table if not exists {schema}.migrations (
+    number     int         primary key,
+    name       text        not null,
+    applied_at timestamptz not null default now()
+);
+"""
+# One at a time, whoever calls; and a lock that does not come soon is given up, so that appends do not queue behind it.
+_ALONE = """
+set local lock_timeout = '5s';
+select pg_advisory_xact_lock(hashtext('twofold migrate'), hashtext('{schema}'));
+"""
+_HEAD = """
+insert into {schema}.log_head (name, epoch, position, cluster, timeline)
+select {name}, 1, 0, system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) from pg_control_system()
+on conflict do nothing;
+"""
+_GRANTS = """
+revoke all on all functions in schema {schema} from public;
+grant usage on schema {schema} to {role};
+grant select on all tables in schema {schema} to {role};
+grant execute on function {functions} to {role};
+"""
+_FOR_THE_APP = "append read rows_of types state enter raise_epoch number_types forget_commands tell".split()
+
+
+class Migration(NamedTuple):
+    """A numbered step, as SQL with the schema's name filled in."""
+
+    number: int
+    name: str
+    sql: str
+
+
+class Migrated(NamedTuple):
+    """What was, or would be, done: the steps, and the SQL of all of it."""
+
+    steps: Sequence[str]
+    sql: str
+
+
+def migrations(schema: str) -> list[Migration]:
+    """All steps in order."""
+    found = sorted(file.name for file in _FOLDER.iterdir() if file.name.endswith(".sql"))
+    steps: list[Migration] = []
+    for number, name in enumerate(found, 1):
+        if int(name[:4]) != number:
+            raise ValueError(f"the migration {name} should have the number {number}")
+        sql = _FOLDER.joinpath(name).read_text("utf-8").replace("{schema}", schema)
+        steps.append(Migration(number, name.removesuffix(".sql"), sql))
+    return steps
+
+
+async def migrate(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> Migrated:
+    """Make the log's schema, or bring it up to date; safe to repeat, at once from several places, and while apps run.
+
+    `role` is given what an app needs, and no more: it may append and read, but neither update nor delete. WiringError
+    where the database or the role is not there or may not do this; Unavailable where the server cannot be reached.
+    """
+    address = address_of(url)
+    if role is not None and not _ROLE.fullmatch(role):
+        raise WiringError(f"{role!r} is not the name of a role: use letters, digits, and underscores.")
+    try:
+        connection = await connect(address, _PATIENCE)
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _refused(address, error) from error
+    try:
+        return await _migrate(connection, address.schema, f"main-{world.new_id()[:8]}", role, dry_run)
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _refused(address, error) from error
+    finally:
+        connection.terminate()
+
+
+async def _migrate(connection: Connection, schema: str, name: str, role: str | None, dry_run: bool) -> Migrated:
+    first = _FIRST.replace("{schema}", schema)
+    there = await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migrations")
+    if not there and not dry_run:
+        await _alone(connection, schema, first)
+    scripts = [] if there else [first]
+    done: list[str] = []
+    for step in migrations(schema):
+        if there or not dry_run:
+            applied = await connection.fetchval(f"select max(number) from {schema}.migrations")
+            if applied is not None and applied >= step.number:
+                continue
+        sql = f"{step.sql}\n{_entry(schema, step)}"
+        scripts.append(f"begin;\n{sql}commit;\n")
+        if dry_run or await _apply(connection, schema, step, sql):
+            done.append(step.name)
+    last = [_HEAD.replace("{schema}", schema).replace("{name}", f"'{name}'")] if done else []
+    if role is not None:
+        functions = ", ".join(f"{schema}.{each}" for each in _FOR_THE_APP)
+        last.append(_GRANTS.format(schema=schema, role=f'"{role}"', functions=functions))
+    if last and not dry_run:
+        await _alone(connection, schema, "".join(last))
+    return Migrated(done, "".join([*scripts, *last]))
+
+
+async def _apply(connection: Connection, schema: str, step: Migration, sql: str) -> bool:
+    """Whether this call has done the step: another one may have come first."""
+    async with connection.transaction():
+        await connection.execute(_ALONE.replace("{schema}", schema))
+        if await connection.fetchval(f"select true from {schema}.migrations where number = $1", step.number):
+            return False
+        await connection.execute(sql)
+        return True
+
+
+async def _alone(connection: Connection, schema: str, sql: str) -> None:
+    async with connection.transaction():
+        await connection.execute(_ALONE.replace("{schema}", schema) + sql)
+
+
+def _entry(schema: str, step: Migration) -> str:
+    return f"insert into {schema}.migrations (number, name) values ({step.number}, '{step.name}');\n"
+
+
+def _refused(address: Address, error: BaseException) -> Exception:
+    if isinstance(error, LOST):
+        return Unavailable(f"PostgreSQL at {address.shown} cannot be reached: {error or type(error).__name__}")
+    state: Any = getattr(error, "sqlstate", "")
+    if state == "55P03":
+        return Unavailable(f"Something holds a lock on the log at {address.shown} for too long. Try again in a moment.")
+    return WiringError(f"The log at {address.shown} cannot be migrated: {error}")

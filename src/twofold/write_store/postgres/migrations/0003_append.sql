@@ -1,0 +1,154 @@
+-- Appends a batch, in the one statement that calls it. Why it is right: docs/decisions/0015-postgresql-append.md.
+--
+-- Arrays with p_of, p_probe_of, … say to which append of the batch (from 1) an entry belongs; p_tag_of names an event (from 1).
+-- Appends are checked in order, each as if those accepted before it were there: p_rival_of and p_rival are pairs of an append
+-- and an earlier one whose events break its conditions, in order of both. A probe without a tag is about its type alone;
+-- p_wide are conditions on several tags, or on any type: [{"of", "after", "tags", "types" or null}, …].
+create function {schema}.append(
+    p_epoch int, p_nonce bigint,
+    p_command_ids text[], p_request_hashes bytea[], p_times bigint[], p_counts int[],
+    p_of int[], p_types int[], p_versions int[], p_payloads bytea[], p_envelopes bytea[],
+    p_tag_of int[], p_tags text[],
+    p_probe_of int[], p_probe_after bigint[], p_probe_tag text[], p_probe_type int[],
+    p_rival_of int[], p_rival int[], p_wide jsonb,
+    p_row_of int[], p_row_space text[], p_row_key text[], p_row_value bytea[], p_row_expected bigint[]
+) returns table (
+    nonce bigint, base bigint, refused int[],
+    repeat_of int[], repeat_hash bytea[], repeat_position bigint[], repeat_count int[], repeat_nonce bigint[]
+)
+language plpgsql volatile security definer
+set search_path = {schema}, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $function$
+#variable_conflict use_column
+declare
+    head     {schema}.log_head;
+    appends  int := cardinality(p_times);
+    accepted boolean[] := array_fill(true, array[appends]);
+    shift    int[] := array_fill(0, array[appends]);
+    left_out int := 0;
+    tags     int := cardinality(p_tags);
+    rival    int := 1;
+    written  bigint;
+begin
+    -- Under a stricter level the statements below would not see what the last holder of the lock has committed.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'append needs the isolation level read committed, not %', current_setting('transaction_isolation')
+            using errcode = 'TF003';
+    end if;
+    -- Acknowledged means on disk, whatever the default of the role or of the server is.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+
+    -- A statement of its own: what the last holder committed is visible to every statement after this one.
+    select * into strict head from log_head for update;
+    if head.timeline <> left(pg_walfile_name(pg_current_wal_lsn()), 8) then
+        raise exception 'the server was promoted, and no new epoch of the log has begun' using errcode = 'TF002';
+    end if;
+    if head.epoch <> p_epoch then
+        raise exception 'the log is in epoch %, the append in epoch %', head.epoch, p_epoch using errcode = 'TF001';
+    end if;
+    nonce := p_nonce;
+    base := head.position;
+
+    select coalesce(array_agg(w.i::int), '{}'), array_agg(c.request_hash),
+           array_agg(c.position), array_agg(c.count), array_agg(c.nonce)
+      into repeat_of, repeat_hash, repeat_position, repeat_count, repeat_nonce
+      from unnest(p_command_ids) with ordinality as w(id, i) join commands c on c.command_id = w.id;
+
+    refused := array(
+        select p.i from unnest(p_probe_of, p_probe_after, p_probe_tag, p_probe_type) as p(i, after, tag, type_id)
+         cross join lateral (
+            select from event_tags t
+             where t.tag = p.tag and t.type_id = p.type_id and t.position > p.after limit 1
+         ) as newer
+    );
+    if array_position(p_probe_tag, null) is not null then
+        refused := refused || array(
+            select p.i from unnest(p_probe_of, p_probe_after, p_probe_tag, p_probe_type) as p(i, after, tag, type_id)
+             cross join lateral (
+                select from events e where e.type_id = p.type_id and e.position > p.after limit 1
+             ) as newer
+             where p.tag is null
+        );
+    end if;
+    if p_wide is not null then
+        refused := refused || array(
+            select w."of" from jsonb_to_recordset(p_wide) as w("of" int, after bigint, tags text[], types int[])
+             cross join lateral matching(w.tags, w.types, w.after, 1)
+        );
+    end if;
+    if cardinality(p_row_of) > 0 then
+        refused := refused || array(
+            select w.i from unnest(p_row_of, p_row_space, p_row_key, p_row_expected) as w(i, space, key, expected)
+              left join rows r on r.space = w.space and r.key = w.key
+             where coalesce(r.version, 0) <> w.expected
+        );
+    end if;
+
+    if cardinality(refused) + cardinality(repeat_of) + cardinality(p_rival_of) > 0 then
+        for i in 1 .. appends loop
+            shift[i] := left_out;
+            accepted[i] := not (i = any (repeat_of) or i = any (refused));
+            while p_rival_of[rival] = i loop
+                if accepted[i] and accepted[p_rival[rival]] then
+                    accepted[i] := false;
+                    refused := refused || i;
+                end if;
+                rival := rival + 1;
+            end loop;
+            if not accepted[i] then
+                left_out := left_out + p_counts[i];
+            end if;
+        end loop;
+        select count(*) into tags from unnest(p_tag_of) as t(e) where accepted[p_of[t.e]];
+    end if;
+
+    if cardinality(p_of) > 0 then
+        insert into events (position, type_id, version, payload, envelope)
+        select base + e.n - shift[e.i], e.type_id, e.version, e.payload, e.envelope
+          from unnest(p_of, p_types, p_versions, p_payloads, p_envelopes) with ordinality
+               as e(i, type_id, version, payload, envelope, n)
+         where accepted[e.i];
+        get diagnostics written = row_count;
+        if written <> cardinality(p_of) - left_out then
+            raise exception '% of % events were written', written, cardinality(p_of) - left_out using errcode = 'TF004';
+        end if;
+        insert into event_tags (tag, type_id, position)
+        select t.tag, p_types[t.e], base + t.e - shift[p_of[t.e]]
+          from unnest(p_tag_of, p_tags) as t(e, tag)
+         where accepted[p_of[t.e]];
+        get diagnostics written = row_count;
+        if written <> tags then
+            raise exception '% of % tags were written', written, tags using errcode = 'TF004';
+        end if;
+        update log_head set position = base + cardinality(p_of) - left_out;
+    end if;
+
+    insert into commands (command_id, request_hash, position, count, recorded_at, nonce)
+    select c.id, c.request_hash, base + sum(c.count) over (order by c.i), c.count, c.recorded_at, p_nonce
+      from unnest(p_command_ids, p_request_hashes, p_times, p_counts) with ordinality
+           as c(id, request_hash, recorded_at, count, i)
+     where accepted[c.i];
+    get diagnostics written = row_count;
+    select count(*) - written into written from unnest(accepted) as a(yes) where a.yes;
+    if written <> 0 then
+        raise exception '% command ids were not written', written using errcode = 'TF004';
+    end if;
+
+    if cardinality(p_row_of) > 0 then
+        delete from rows r using unnest(p_row_of, p_row_space, p_row_key, p_row_value) as w(i, space, key, value)
+         where accepted[w.i] and w.value is null and r.space = w.space and r.key = w.key;
+        insert into rows (space, key, value, version)
+        select w.space, w.key, w.value, w.expected + 1
+          from unnest(p_row_of, p_row_space, p_row_key, p_row_value, p_row_expected) as w(i, space, key, value, expected)
+         where accepted[w.i] and w.value is not null
+        on conflict (space, key) do update set value = excluded.value, version = excluded.version;
+    end if;
+    return next;
+end
+$function$;

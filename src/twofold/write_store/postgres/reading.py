@@ -1,0 +1,75 @@
+"""In charge of what is asked of `read`, and of its rows as events."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from twofold.domain.event_query import AppendCondition
+from twofold.domain.events import Envelope, Position, RecordedEvent
+from twofold.write_store.port import Appended, Slice
+
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_encode_json = msgspec.json.Encoder().encode
+_HEAD, _COMMAND = -1, -2
+
+
+class Answer(NamedTuple):
+    """The rows of one read, sorted: all of one moment."""
+
+    head: Position
+    epoch: int
+    outcome: Appended | None
+    events: Sequence[Sequence[Any]]
+
+
+def arguments(
+    conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None
+) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None]:
+    """What `read` is called with."""
+    afters: list[int] = []
+    tags: list[str | None] = []
+    types: list[str] = []
+    wide: list[dict[str, Any]] = []
+    if _wants_all(conditions):
+        return limit, min(condition.after for condition in conditions), [], [], [], None, command_id
+    for condition in conditions:
+        for item in condition.query.items:
+            if not item.types or len(item.tags) > 1:
+                wide.append({"after": condition.after, "tags": item.tags, "types": item.types or None})
+                continue
+            tag = item.tags[0] if item.tags else None
+            for type in item.types:
+                afters.append(condition.after)
+                tags.append(tag)
+                types.append(type)
+    return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id
+
+
+def answer(rows: Sequence[Sequence[Any]]) -> Answer:
+    """The rows of `read`, told apart."""
+    head, kind, epoch, _, _ = rows[0]
+    if kind != _HEAD:
+        raise ConnectionError("the server answered something else")
+    if len(rows) > 1 and rows[1][1] == _COMMAND:
+        position, _, count, _, _ = rows[1]
+        return Answer(head, epoch, Appended(position, count), rows[2:])
+    return Answer(head, epoch, None, rows[1:])
+
+
+def slice_of(found: Answer, names: Mapping[int, str], limit: int | None) -> Slice:
+    """The events of an answer. KeyError where a type has a number not in `names`."""
+    events = [
+        RecordedEvent(position, names[type_id], version, payload, partial(_decode_envelope, envelope))
+        for position, type_id, version, payload, envelope in found.events
+    ]
+    cut = limit is not None and len(events) == limit and events[-1].position < found.head
+    return Slice(events, events[-1].position if cut else found.head, found.head)
+
+
+def _wants_all(conditions: Sequence[AppendCondition]) -> bool:
+    """Whether every condition selects every event, so that the log itself is the index."""
+    return bool(conditions) and all(
+        any(not item.types and not item.tags for item in condition.query.items) for condition in conditions
+    )
