@@ -1,9 +1,7 @@
 """The composition root: the one place where modules, stores and services meet."""
 
-import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -14,10 +12,11 @@ from twofold.command_service.folds import Folds
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
+from twofold.errors import InvalidMessage, Rejected, Unavailable
 from twofold.query_service.answer import QueryService
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.settings import Settings
+from twofold.stores import open_read_store, open_write_store
 from twofold.synchronization.follower import Follower, FollowerStatus
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
@@ -69,8 +68,8 @@ class Status(msgspec.Struct, frozen=True):
 class App:
     """Modules, stores and settings put together. WiringError, with the cure, where they do not fit.
 
-    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`. `pages` makes
-    an ASGI application from the app, served at `/` beside the HTTP API.
+    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`; `store` also
+    `postgresql://…`. `pages` makes an ASGI application from the app, served at `/` beside the HTTP API.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class App:
 
     async def start(self) -> None:
         """Open the stores, check the log against the modules, start the followers."""
-        store = open_write_store(self.settings.store, self.settings, self.world)
+        store = await open_write_store(self.settings.store, self.settings, self.world)
         try:
             views = open_read_store(self.settings.views)
         except BaseException:
@@ -224,8 +223,7 @@ class App:
 
     def token(self, position: Position) -> str:
         """A position as callers carry it: opaque, and good for this log only."""
-        identity = self._open().store.identity
-        return f"{identity.log}.{identity.epoch}.{position}"
+        return f"{self._open().store.identity.stamp}.{position}"
 
     def position_of(self, token: str) -> Position:
         """The position in a token. InvalidMessage where it is malformed or comes from another log."""
@@ -334,55 +332,19 @@ async def lag_of(store: WriteStore, position: Position, head: Position, world: W
 
 
 def position_of(token: str, identity: LogIdentity) -> Position:
-    """The position in a token. InvalidMessage where it is malformed or comes from another log or epoch."""
-    log, _, rest = token.rpartition(".")[0].rpartition(".") if token.count(".") >= 2 else ("", "", "")
-    number = token.rpartition(".")[2]
-    if not log or not rest.isdecimal() or not number.isdecimal() or not number.isascii() or len(number) > 18:
+    """The position in a token. InvalidMessage where it is malformed or not of this history."""
+    stamp, _, number = token.rpartition(".")
+    if "." not in stamp or not (number.isascii() and number.isdecimal()) or len(number) > 18:
         raise InvalidMessage(
             "The position is not one of ours. Send the token of a receipt as it came.", field="position"
         )
-    if log != identity.log or rest != str(identity.epoch):
+    if not identity.holds(stamp, int(number)):
         raise InvalidMessage(
-            "The position belongs to another log, or to one before a fail-over. Read without it and use new receipts.",
+            "The position belongs to another log, or to a history that a fail-over has cut off. Read without it and "
+            "use new receipts.",
             field="position",
         )
     return int(number)
-
-
-def open_write_store(url: str, settings: Settings, world: World, *, read_only: bool = False) -> WriteStore:
-    """The write store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
-    scheme, path = _parse(url)
-    if scheme == "memory":
-        from twofold.write_store.memory import MemoryWriteStore
-
-        return MemoryWriteStore()
-    from twofold.write_store.sqlite import SqliteWriteStore
-
-    return SqliteWriteStore(path, read_only=read_only, retention_days=settings.command_retention_days, world=world)
-
-
-def open_read_store(url: str, *, read_only: bool = False) -> ReadStore:
-    """The read store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
-    scheme, path = _parse(url)
-    if scheme == "memory":
-        from twofold.read_store.memory import MemoryReadStore
-
-        return MemoryReadStore()
-    from twofold.read_store.sqlite import SqliteReadStore
-
-    return SqliteReadStore(path, read_only=read_only)
-
-
-def _parse(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    path = unquote(parts.path)[1:]
-    if parts.scheme == "memory":
-        return "memory", ""
-    if parts.scheme == "sqlite" and not parts.netloc and path:
-        return "sqlite", os.path.expanduser(path)
-    raise WiringError(
-        f"No store is known for the URL {url!r}. Use memory:, sqlite:///relative/path.db or sqlite:////absolute/path.db."
-    )
 
 
 def _problems_of(follower: FollowerStatus) -> list[str]:

@@ -21,9 +21,9 @@ from twofold import (
     Tag,
     WiringError,
 )
-from twofold.app import open_write_store
 from twofold.domain.events import NewEvent
 from twofold.operations.reindex import reindex
+from twofold.stores import open_write_store
 from twofold.world import RealWorld
 from twofold.write_store.inventory import check_log
 from twofold.write_store.memory import MemoryWriteStore
@@ -98,8 +98,8 @@ async def booked(folder: Path, bookings: int) -> str:
     return url
 
 
-def opened(app: App) -> WriteStore:
-    return open_write_store(app.settings.store, app.settings, app.world)
+async def opened(app: App) -> WriteStore:
+    return await open_write_store(app.settings.store, app.settings, app.world)
 
 
 async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_by_it(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_
     with pytest.raises(WiringError, match=r"has got the tag 'guest'.*`twofold reindex`"):
         await app.start()
 
-    store = opened(app)
+    store = await opened(app)
     heard: list[tuple[int, int]] = []
     done = await reindex(app, store, lambda position, end: heard.append((position, end)))
     await store.close()
@@ -124,7 +124,7 @@ async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_
 
 async def test_what_is_done_already_is_not_done_again(tmp_path: Path) -> None:
     app = new_app(await booked(tmp_path, 2))
-    store = opened(app)
+    store = await opened(app)
     assert (await reindex(app, store)).retagged == 2
     assert await reindex(app, store) == await reindex(app, store)
     assert (await reindex(app, store)).types == {}
@@ -144,14 +144,14 @@ async def test_broken_off_half_way_the_app_does_not_start_and_the_rest_can_be_do
     def break_off(position: int, end: int) -> None:
         raise BrokenOff
 
-    store = opened(app)
+    store = await opened(app)
     with pytest.raises(BrokenOff):
         await reindex(app, store, break_off)
     await store.close()
     with pytest.raises(WiringError, match="twofold reindex"):
         await app.start()
 
-    store = opened(app)
+    store = await opened(app)
     done = await reindex(app, store)
     assert (done.looked_at, done.retagged) == (5, 3)
     await check_log(store, app.wiring)
@@ -163,7 +163,7 @@ async def test_an_event_that_cannot_be_tagged_is_named_with_the_cure(tmp_path: P
     async with old_app(url) as app:
         await app.send(BookDesk("d1", "ann"))
         await app.send(BookDesk("d2", ""))
-    store = opened(new_app(url))
+    store = await opened(new_app(url))
     with pytest.raises(WiringError, match=r"'desk-booked' event at position 2 cannot be tagged.*upcaster"):
         await reindex(new_app(url), store)
     await store.close()
@@ -172,7 +172,7 @@ async def test_an_event_that_cannot_be_tagged_is_named_with_the_cure(tmp_path: P
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_store_adds_tags_to_envelope_and_index_and_takes_none_away(tmp_path: Path, kind: str) -> None:
     memory = MemoryWriteStore()
-    store = memory if kind == "memory" else open_write_store(f"sqlite:///{tmp_path}/l.db", Settings(), _WORLD)
+    store = memory if kind == "memory" else await open_write_store(f"sqlite:///{tmp_path}/l.db", Settings(), _WORLD)
     assert isinstance(store, Reindexable)
     new = [NewEvent(f"e{n}", "a", 1, ("k:1", "n:1"), b"{}") for n in range(4)]
     await store.append([Append(_BY, events=tuple(new))])

@@ -1,6 +1,6 @@
 """The log in PostgreSQL keeps the promises of every write store, on each version of the server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,7 +18,7 @@ class TestPostgresWriteStore(WriteStoreContract):
         self.dsn = postgres.dsn
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[WriteStore]:
+    async def opened(self) -> AsyncGenerator[WriteStore]:
         store = await PostgresWriteStore.open(await fresh_log(self.dsn))
         try:
             yield store

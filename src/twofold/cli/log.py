@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import click
 import msgspec
 
-from twofold.app import open_write_store
 from twofold.cli.outcome import Exit, emit, printable
 from twofold.cli.target import json_option, refuse_memory, store_option
 from twofold.domain.event_query import ALL_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent, kebab_case
 from twofold.http.events import ShownEvent, shown
 from twofold.settings import Settings
+from twofold.stores import open_write_store
 from twofold.world import RealWorld
 from twofold.write_store.port import WriteStore
 
@@ -76,7 +76,7 @@ def command(
 
 async def _show(url: str, wanted: Wanted) -> int:
     world = RealWorld()
-    store = open_write_store(url, Settings(), world, read_only=True)
+    store = await open_write_store(url, Settings(), world, read_only=True)
     try:
         await _warn_of_unknown_types(store, wanted.query)
         if wanted.follow:

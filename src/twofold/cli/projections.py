@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from twofold.app import PROBLEM_LAG_SECONDS, App, lag_of, open_read_store, open_write_store
+from twofold.app import PROBLEM_LAG_SECONDS, App, lag_of
 from twofold.cli.outcome import Exit, columns, emit, printable
 from twofold.cli.target import Number, json_option, load_app, refuse_memory, store_option, views_option
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.read_store.port import Parked, ReadStore
 from twofold.settings import Settings
+from twofold.stores import open_read_store, open_write_store
 from twofold.synchronization.reactor import policy_checkpoints
 from twofold.world import RealWorld, World
 from twofold.write_store.port import WriteStore
@@ -97,7 +98,7 @@ def command(
 
 async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: bool, as_json: bool) -> int:
     world: World = RealWorld()
-    store = open_write_store(settings.store, settings, world, read_only=True)
+    store = await open_write_store(settings.store, settings, world, read_only=True)
     try:
         views = open_read_store(settings.views, read_only=True)
         try:
@@ -153,7 +154,7 @@ async def _look(app: App | None, store: WriteStore, views: ReadStore) -> _Look:
         # The newest generation comes last, and is the one that answers.
         progress = each.progress
         seen[each.name] = _Seen("projection", each.generation, progress.position, progress.log, progress.parked)
-    here = store.identity.log
+    here = store.identity.stamp
     policies = {
         name: _Seen("policy", None, position, here, parked)
         for name, (position, parked) in (await policy_checkpoints(store)).items()
@@ -171,7 +172,7 @@ async def _judge(
 ) -> Standing:
     lag, seconds = await lag_of(store, seen.position, head, world)
     problem = None
-    if seen.position and seen.log != store.identity.log:
+    if seen.position and not store.identity.holds(seen.log, seen.position):
         problem = f"follows another log ({seen.log}); delete the read database, it is built anew"
     elif seen.parked:
         problem = f"{len(seen.parked)} parked: mend what fails and start the app again"

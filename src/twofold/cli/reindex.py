@@ -4,11 +4,12 @@ import asyncio
 
 import click
 
-from twofold.app import App, open_write_store
+from twofold.app import App
 from twofold.cli.outcome import Exit, emit
 from twofold.cli.progress import Bar
 from twofold.cli.target import app_argument, json_option, load_app, refuse_memory, store_option
 from twofold.operations.reindex import Reindexed, reindex
+from twofold.stores import open_write_store
 
 
 @click.command
@@ -37,7 +38,7 @@ def command(target: str, store: str | None, as_json: bool) -> int:
 
 
 async def _reindex(app: App) -> Reindexed:
-    store = open_write_store(app.settings.store, app.settings, app.world)
+    store = await open_write_store(app.settings.store, app.settings, app.world)
     try:
         with Bar("Indexing", "positions", app.world) as bar:
             return await reindex(app, store, bar.reached)

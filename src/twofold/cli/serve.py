@@ -8,8 +8,9 @@ from starlette.types import ASGIApp
 
 from twofold.app import App
 from twofold.cli.outcome import Exit, emit
-from twofold.cli.target import app_argument, json_option, load_app, port_option, store_option, views_option, where
+from twofold.cli.target import app_argument, json_option, load_app, port_option, store_option, views_option
 from twofold.http.server import run
+from twofold.stores import shown, without_password
 from twofold.ui import console
 
 
@@ -58,8 +59,8 @@ def addresses(app: App, url: str) -> dict[str, object]:
         "pages": f"{url}/" if app.pages is not None else None,
         "console": f"{url}/console/",
         "docs": f"{url}/docs",
-        "store": app.settings.store,
-        "views": app.settings.views,
+        "store": without_password(app.settings.store),
+        "views": without_password(app.settings.views),
         "pid": os.getpid(),
     }
 
@@ -77,7 +78,7 @@ def tell(name: str, app: App, url: str, *, err: bool = False) -> None:
         *pages,
         ("console", f"{url}/console/"),
         ("API", f"{url}/docs"),
-        ("log", where(app.settings.store)),
-        ("views", where(app.settings.views)),
+        ("log", shown(app.settings.store)),
+        ("views", shown(app.settings.views)),
     ):
         click.echo(f"  {label:<8} {place}", err=err)

@@ -72,11 +72,6 @@ def refuse_memory(url: str, option: str) -> None:
         )
 
 
-def where(url: str) -> str:
-    """Where the data of a URL lives, as people would look for it."""
-    return "in memory, gone when this ends" if url.startswith("memory:") else os.path.abspath(url[len("sqlite:///") :])
-
-
 def _module(name: str) -> ModuleType:
     here = os.getcwd()
     if here not in sys.path:

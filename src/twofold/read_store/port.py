@@ -56,7 +56,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows, None deletes.
 
-    `before` is the checkpoint the change was made on: the store refuses (Conflict) if it is not the present one.
+    `log` names the history of the log, `was` the one the checkpoint still names (None: the same; "" matches only a
+    checkpoint that was never saved). `before` is the checkpoint the change was made on: the store refuses (Conflict) if
+    either is not the present one.
     `parked` replaces what was known of those keys, None takes a key out of the car park. `now` is in microseconds.
     """
 
@@ -67,6 +69,12 @@ class Change(msgspec.Struct, frozen=True):
     now: int
     rows: Mapping[str, Any] = {}
     parked: Mapping[str, Parked | None] = {}
+    was: str | None = None
+
+    @property
+    def expected(self) -> str:
+        """The history the present checkpoint has to name, if it names one."""
+        return self.log if self.was is None else self.was
 
 
 class Found(msgspec.Struct, frozen=True):

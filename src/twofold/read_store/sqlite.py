@@ -154,7 +154,9 @@ class SqliteReadStore:
 
     def _advance(self, change: Change) -> None:
         mine = (change.model.name, change.model.generation, PARTITION)
-        self._connection.execute(_ADVANCE, (change.position, change.log, change.now, *mine, change.before, change.log))
+        self._connection.execute(
+            _ADVANCE, (change.position, change.log, change.now, *mine, change.before, change.expected)
+        )
         if self._connection.changes() != 1:
             present = _progress(self._connection, change.model.name, change.model.generation)
             raise Conflict(

@@ -49,16 +49,19 @@ class Projector:
         self._codec = codec
         self._world = world
         self._parked: dict[str, Parked] = {}
+        self._stamp = ""
 
     async def open(self) -> Position:
         progress = await self._progress()
-        here = self._store.identity.log
         head = (await self._store.read(EventQuery())).head
-        if progress.position and (progress.log != here or progress.position > head):
+        here = self._store.identity
+        if progress.position and (not here.holds(progress.log, progress.position) or progress.position > head):
             raise WiringError(
                 f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but "
-                f"the log is {here} with {head} events. Delete the read database (it is built anew), or name it right."
+                f"the log is {here.stamp} with {head} events and does not hold that position. Delete the read database "
+                "(it is built anew), or name it right."
             )
+        self._stamp = progress.log
         self._parked = {parked.key: parked for parked in progress.parked}
         await self._retry_parked(progress.position)
         return progress.position
@@ -137,7 +140,9 @@ class Projector:
         self, rows: Mapping[str, Any], parked: Mapping[str, Parked | None], before: Position, position: Position
     ) -> None:
         now = microseconds(self._world.now())
-        await self._views.save(Change(self._model, self._store.identity.log, before, position, now, rows, parked))
+        stamp = self._store.identity.stamp
+        await self._views.save(Change(self._model, stamp, before, position, now, rows, parked, was=self._stamp))
+        self._stamp = stamp
 
     async def _retry_parked(self, checkpoint: Position) -> None:
         """Fold parked keys again from where they stopped: the code may have been mended since."""

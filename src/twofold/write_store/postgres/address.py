@@ -49,6 +49,9 @@ def address_of(url: str) -> Address:
     database = unquote(parts.path.removeprefix("/"))
     if not database:
         raise WiringError("The store's URL names no database. Write postgresql://user@host/database.")
+    if "," in parts.netloc and "target_session_attrs" not in dict(others):
+        # Of several servers the one that takes writes.
+        others.append(("target_session_attrs", "read-write"))
     query = urlencode(others, quote_via=quote)
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
     return Address(dsn, ours["schema"], _YES[ours["pgbouncer"]])

@@ -1,7 +1,7 @@
 """In charge of connections: made, handed out, and thrown away as soon as anything about them is in doubt."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,15 +48,8 @@ def not_migrated(address: Address) -> WiringError:
 
 
 async def connect(address: Address, seconds: float) -> Connection:
-    """A new connection to the server of the DSN that takes writes. OSError or an error of asyncpg within `seconds`."""
-    several = "," in address.dsn.partition("?")[0].rpartition("@")[2]
-    asked = "target_session_attrs" in address.dsn
-    return await asyncpg.connect(
-        address.dsn,
-        timeout=seconds,
-        statement_cache_size=0 if address.pgbouncer else 100,
-        **({"target_session_attrs": "read-write"} if several and not asked else {}),
-    )
+    """A new connection. OSError, or an error of asyncpg, within `seconds`."""
+    return await asyncpg.connect(address.dsn, timeout=seconds, statement_cache_size=0 if address.pgbouncer else 100)
 
 
 class Connections:
@@ -98,7 +91,7 @@ class Connections:
             await _close(self._idle.pop())
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _connection(self) -> AsyncGenerator[Connection]:
         async with self._free:
             connection = await self._usable()
             timer = asyncio.get_running_loop().call_later(self._patience, connection.terminate)

@@ -7,7 +7,8 @@ import asyncpg
 
 from twofold.write_store.postgres import literals
 
-Row = Sequence[Any]
+Row = Any
+"""A tuple, or what the driver gives instead of one."""
 
 
 class Function(NamedTuple):

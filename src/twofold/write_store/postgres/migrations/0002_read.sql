@@ -3,6 +3,7 @@
 -- log; tags are counted with a growing limit until one runs out, so that counting is no dearer than answering.
 create function {schema}.matching(p_tags text[], p_types int[], p_after bigint, p_limit bigint) returns setof bigint
 language plpgsql stable
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -70,6 +71,7 @@ create function {schema}.read(
 ) returns table (at bigint, type_id int, version int, payload bytea, envelope bytea)
 language plpgsql stable security definer
 set search_path = {schema}, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -18,6 +18,7 @@ create function {schema}.append(
 )
 language plpgsql volatile security definer
 set search_path = {schema}, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -1,0 +1,81 @@
+"""In charge of which store a URL names. Drivers are imported when their scheme is asked for, and not before."""
+
+import os
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from twofold.errors import WiringError
+from twofold.read_store.port import ReadStore
+from twofold.settings import Settings
+from twofold.world import World
+from twofold.write_store.port import WriteStore
+
+_SQLITE = "sqlite:///relative/path.db, sqlite:////absolute/path.db"
+
+
+async def open_write_store(url: str, settings: Settings, world: World, *, read_only: bool = False) -> WriteStore:
+    """The write store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        memory: WriteStore = _adapter("twofold.write_store.memory").MemoryWriteStore()
+        return memory
+    days = settings.command_retention_days
+    if scheme in ("postgresql", "postgres"):
+        postgres = _adapter("twofold.write_store.postgres").PostgresWriteStore
+        log: WriteStore = await postgres.open(url, read_only=read_only, retention_days=days, world=world)
+        return log
+    path = _sqlite_path(url, f"memory:, {_SQLITE} or postgresql://user@host/database")
+    sqlite = _adapter("twofold.write_store.sqlite").SqliteWriteStore
+    file: WriteStore = sqlite(path, read_only=read_only, retention_days=days, world=world)
+    return file
+
+
+def open_read_store(url: str, *, read_only: bool = False) -> ReadStore:
+    """The read store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    if urlsplit(url).scheme == "memory":
+        memory: ReadStore = _adapter("twofold.read_store.memory").MemoryReadStore()
+        return memory
+    path = _sqlite_path(url, f"memory:, {_SQLITE}")
+    file: ReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(path, read_only=read_only)
+    return file
+
+
+def shown(url: str) -> str:
+    """Where the data of a URL lives, as people would look for it, without a password."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        return "in memory, gone when this ends"
+    if parts.scheme == "sqlite":
+        return os.path.abspath(url[len("sqlite:///") :])
+    return without_password(url)
+
+
+def without_password(url: str) -> str:
+    """The same URL as it may be printed."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"])
+    return (
+        urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{hosts}", query=query)) if at or query else url
+    )
+
+
+def _adapter(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "twofold":
+            raise
+        extra = name.rpartition(".")[2]
+        raise WiringError(
+            f"A store in {extra} needs the package '{error.name}'. Install it: pip install 'twofold[{extra}]'."
+        ) from error
+
+
+def _sqlite_path(url: str, known: str) -> str:
+    parts = urlsplit(url)
+    path = unquote(parts.path)[1:]
+    if parts.scheme == "sqlite" and not parts.netloc and path:
+        return os.path.expanduser(path)
+    raise WiringError(f"No store is known for the URL {shown(url)!r}. Use {known}.")
