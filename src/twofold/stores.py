@@ -1,8 +1,9 @@
 """In charge of which store a URL names. Drivers are imported when their scheme is asked for, and not before."""
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from twofold.errors import WiringError
@@ -11,6 +12,7 @@ from twofold.settings import Settings
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
+_POSTGRESQL = ("postgresql", "postgres")
 _SQLITE = "sqlite:///relative/path.db, sqlite:////absolute/path.db"
 
 
@@ -21,7 +23,7 @@ async def open_write_store(url: str, settings: Settings, world: World, *, read_o
         memory: WriteStore = _adapter("twofold.write_store.memory").MemoryWriteStore()
         return memory
     days = settings.command_retention_days
-    if scheme in ("postgresql", "postgres"):
+    if scheme in _POSTGRESQL:
         postgres = _adapter("twofold.write_store.postgres").PostgresWriteStore
         log: WriteStore = await postgres.open(url, read_only=read_only, retention_days=days, world=world)
         return log
@@ -29,6 +31,34 @@ async def open_write_store(url: str, settings: Settings, world: World, *, read_o
     sqlite = _adapter("twofold.write_store.sqlite").SqliteWriteStore
     file: WriteStore = sqlite(path, read_only=read_only, retention_days=days, world=world)
     return file
+
+
+class Migrated(Protocol):
+    """What was done to a store's schema, or would be: the steps, and the SQL of all of it."""
+
+    @property
+    def steps(self) -> Sequence[str]:
+        """The names of the steps."""
+        ...
+
+    @property
+    def sql(self) -> str:
+        """Everything as SQL."""
+        ...
+
+
+async def migrate_write_store(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> Migrated:
+    """Bring the schema of a log up to date. WiringError where it needs none; else see the adapter's `migrate`."""
+    scheme = urlsplit(url).scheme
+    if scheme not in _POSTGRESQL:
+        raise WiringError(
+            f"{shown(url)} needs no migration: only a log in PostgreSQL does. Name one: --store "
+            "postgresql://user@host/database."
+        )
+    done: Migrated = await _adapter("twofold.write_store.postgres.migrate").migrate(
+        url, world, role=role, dry_run=dry_run
+    )
+    return done
 
 
 def open_read_store(url: str, *, read_only: bool = False) -> ReadStore:
@@ -67,7 +97,7 @@ def _adapter(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "twofold":
             raise
-        extra = name.rpartition(".")[2]
+        extra = name.split(".")[2]
         raise WiringError(
             f"A store in {extra} needs the package '{error.name}'. Install it: pip install 'twofold[{extra}]'."
         ) from error
