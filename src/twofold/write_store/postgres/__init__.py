@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -156,7 +156,7 @@ class PostgresWriteStore:
         while True:
             epoch = self.identity.epoch
             try:
-                (answer,) = await self._ask(self._writing, functions.APPEND, *call.arguments(epoch))
+                (answer,) = await self._ask(self._writing, functions.APPEND, *call.arguments(epoch), check=call.check)
                 return call.outcomes(answer)
             except _AnotherEpoch:
                 await self._rejoin()
@@ -291,10 +291,14 @@ class PostgresWriteStore:
     # Asking
 
     async def _ask(
-        self, connections: Connections, function: functions.Function, *arguments: Any
+        self,
+        connections: Connections,
+        function: functions.Function,
+        *arguments: Any,
+        check: Callable[[Sequence[functions.Row]], None] | None = None,
     ) -> Sequence[functions.Row]:
         try:
-            return await connections.call(function, *arguments)
+            return await connections.call(function, *arguments, check=check)
         except (*LOST, asyncpg.PostgresError) as error:
             raise self._refused(error) from error
 

@@ -57,12 +57,14 @@ class Call:
             *self._rows,
         )
 
+    def check(self, answers: Sequence[Sequence[Any]]) -> None:
+        """ConnectionError where this is the answer to another call."""
+        if len(answers) != 1 or answers[0][0] != self._nonce:
+            raise ConnectionError(f"the server answered another call than {self._nonce}")
+
     def outcomes(self, answer: Sequence[Any]) -> list[Outcome]:
         """What became of each append."""
-        nonce, position, refused, repeats, hashes, positions, counts, nonces = answer
-        if nonce != self._nonce:
-            # The answer to another request is no answer; the connection it came over is thrown away.
-            raise ConnectionError(f"the server answered call {nonce}, not {self._nonce}")
+        _, position, refused, repeats, hashes, positions, counts, nonces = answer
         if not refused and not repeats:
             return self._all_appended(position)
         known = {i: at for at, i in enumerate(repeats)}

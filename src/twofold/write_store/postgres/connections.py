@@ -1,7 +1,7 @@
 """In charge of connections: made, handed out, and thrown away as soon as anything about them is in doubt."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,16 @@ from twofold.write_store.postgres.functions import Caller, Function, Row
 
 Connection = asyncpg.Connection
 
-LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, TimeoutError)
+LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    # What the driver says where the server's last words came while it was not listening for an answer.
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
 """The connection is gone, or the server is going: whether the last request was carried out is unknown."""
 
 _AGAIN_CLASSES = ("40", "53", "55", "57")
@@ -68,17 +77,24 @@ class Connections:
         self._caller = Caller(address.schema, plain=address.pgbouncer)
         self.opened = 0
 
-    async def call(self, function: Function, *arguments: Any) -> Sequence[Row]:
+    async def call(
+        self, function: Function, *arguments: Any, check: Callable[[Sequence[Row]], None] | None = None
+    ) -> Sequence[Row]:
         """The rows a function answers. What passes is tried again for `patience` seconds.
 
-        Every function may be repeated; the call may not be cancelled. asyncpg's errors, and OSError, where it fails.
+        `check` raises ConnectionError where they are not the answer to this request: then the connection is not used
+        again. Every function may be repeated; the call may not be cancelled. asyncpg's errors, and OSError, where it
+        fails.
         """
         deadline = self._world.monotonic() + self._patience
         pause = _FIRST_PAUSE
         while True:
             try:
                 async with self._connection() as connection:
-                    return await self._caller.call(connection, function, *arguments)
+                    rows = await self._caller.call(connection, function, *arguments)
+                    if check is not None:
+                        check(rows)
+                    return rows
             except (*LOST, asyncpg.PostgresError) as error:
                 if not passes(error) or self._world.monotonic() + pause > deadline:
                     raise
