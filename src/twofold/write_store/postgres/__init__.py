@@ -260,7 +260,11 @@ class PostgresWriteStore:
         and for ever: caches and followers have seen events that are gone.
         """
         connections = self._reading if self._read_only else self._writing
-        (state,) = await self._ask(connections, functions.STATE)
+        states = await self._ask(connections, functions.STATE)
+        if not states:
+            # `twofold migrate` was broken off before its end.
+            raise not_migrated(self._address)
+        (state,) = states
         moved = state[4]
         if moved is not None and not self._read_only:
             await self._ask(self._writing, functions.RAISE_EPOCH, state[1], moved)

@@ -107,7 +107,9 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
         scripts.append(f"begin;\n{sql}commit;\n")
         if dry_run or await _apply(connection, schema, step, sql):
             done.append(step.name)
-    last = [_HEAD.replace("{schema}", schema).replace("{name}", f"'{name}'")] if done else []
+    # Also where another call has made the last step, and has not come to the head yet or never will.
+    headless = bool(done) or not await connection.fetchval(f"select exists (select from {schema}.log_head)")
+    last = [_HEAD.replace("{schema}", schema).replace("{name}", f"'{name}'")] if headless else []
     if role is not None:
         functions = ", ".join(f"{schema}.{each}" for each in _FOR_THE_APP)
         last.append(_GRANTS.format(schema=schema, role=f'"{role}"', functions=functions))
