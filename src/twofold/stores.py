@@ -18,7 +18,7 @@ _SQLITE = "sqlite:///relative/path.db, sqlite:////absolute/path.db"
 
 async def open_write_store(url: str, settings: Settings, world: World, *, read_only: bool = False) -> WriteStore:
     """The write store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
-    scheme = urlsplit(url).scheme
+    scheme = _scheme(url)
     if scheme == "memory":
         memory: WriteStore = _adapter("twofold.write_store.memory").MemoryWriteStore()
         return memory
@@ -49,7 +49,7 @@ class Migrated(Protocol):
 
 async def migrate_write_store(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> Migrated:
     """Bring the schema of a log up to date. WiringError where it needs none; else see the adapter's `migrate`."""
-    scheme = urlsplit(url).scheme
+    scheme = _scheme(url)
     if scheme not in _POSTGRESQL:
         raise WiringError(
             f"{shown(url)} needs no migration: only a log in PostgreSQL does. Name one: --store "
@@ -89,6 +89,11 @@ def without_password(url: str) -> str:
     return (
         urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{hosts}", query=query)) if at or query else url
     )
+
+
+def _scheme(url: str) -> str:
+    """What comes before the colon. The rest may be malformed: the adapter says so, and shows no password."""
+    return url.partition(":")[0].lower()
 
 
 def _adapter(name: str) -> Any:

@@ -31,7 +31,16 @@ def address_of(url: str) -> Address:
 
     `schema=NAME` (`twofold` unless given) and `pgbouncer=true` are ours; all others go to the driver.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            # Reading the port checks it: the driver's own complaint would show part of a password.
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        raise WiringError(
+            "The store's URL cannot be read. Write postgresql://user:password@host:port/database, and in the password "
+            "%2F for '/', %3A for ':', %40 for '@', %23 for '#', %3F for '?', %25 for '%'."
+        ) from None
     ours = {"schema": SCHEMA, "pgbouncer": "false"}
     others: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
