@@ -1,12 +1,37 @@
-"""In charge of empty logs in a PostgreSQL that tests share."""
+"""In charge of empty logs in a PostgreSQL that tests share, also of such as are broken on purpose."""
+
+from unittest.mock import patch
 
 from tests.servers.postgres import fresh_schema
 from twofold.world import RealWorld
-from twofold.write_store.postgres.migrate import migrate
+from twofold.write_store.postgres import migrate
+from twofold.write_store.postgres.migrate import Migration
 
 
 async def fresh_log(dsn: str) -> str:
     """The URL of a new, empty log in the database `dsn` names."""
     url = f"{dsn}?schema={fresh_schema()}"
-    await migrate(url, RealWorld())
+    await migrate.migrate(url, RealWorld())
+    return url
+
+
+async def broken_log(dsn: str, *changes: tuple[str, str]) -> str:
+    """The URL of a new log whose SQL has been changed. Each text to be changed is there, once or more."""
+    applied: set[str] = set()
+    sound = migrate.migrations
+
+    def broken(schema: str) -> list[Migration]:
+        steps: list[Migration] = []
+        for step in sound(schema):
+            sql = step.sql
+            for old, new in changes:
+                if old in sql:
+                    applied.add(old)
+                    sql = sql.replace(old, new)
+            steps.append(step._replace(sql=sql))
+        return steps
+
+    with patch.object(migrate, "migrations", broken):
+        url = await fresh_log(dsn)
+    assert applied == {old for old, _ in changes}, "the SQL has been edited: this mutant changes nothing any more"
     return url
