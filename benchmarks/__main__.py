@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from benchmarks import postgres
 from benchmarks.commands import commands, saturated, visible
 from benchmarks.follow import catch_up
 from benchmarks.harness import Result, show
@@ -21,6 +22,13 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "growth": growth,
     "catch-up": catch_up,
     "wire": wire,
+    "postgres-commands": postgres.commands,
+    "postgres-bulk": postgres.bulk,
+    "postgres-loads": postgres.loads,
+    "postgres-growth": postgres.growth,
+    "postgres-visible": postgres.visible,
+    "postgres-wire": postgres.wire,
+    "postgres-memory": postgres.memory,
 }
 
 

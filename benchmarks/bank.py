@@ -65,7 +65,7 @@ WHOLE = Module(
 )
 
 
-def bank(folder: object, module: Module = DECIDING, **settings: int) -> App:
-    """An app on SQLite files in a folder."""
-    chosen = Settings(store=f"sqlite:///{folder}/log.db", views=f"sqlite:///{folder}/views.db", **settings)
+def bank(folder: object, module: Module = DECIDING, *, store: str | None = None, **settings: int) -> App:
+    """An app on SQLite files in a folder, or on another write store."""
+    chosen = Settings(store=store or f"sqlite:///{folder}/log.db", views=f"sqlite:///{folder}/views.db", **settings)
     return App(module, settings=chosen)

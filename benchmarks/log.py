@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,17 @@ from twofold.command_service.folds import Folds
 from twofold.domain.decision import BoundModel, Fold
 from twofold.domain.events import NewEvent
 from twofold.domain.tags import TagReader
-from twofold.write_store.port import Append
+from twofold.write_store.port import Append, WriteStore
 from twofold.write_store.sqlite import SqliteWriteStore
 
 _TIME = 1_700_000_000_000_000
 _PAYLOAD = b'{"account_id":"a-123","amount":100}'
+
+Opening = Awaitable[WriteStore]
+
+
+async def _opened(folder: Path) -> WriteStore:
+    return SqliteWriteStore(folder / "log.db")
 
 
 def _append(number: int, type: str, tags: tuple[str, ...], after: int) -> Append:
@@ -29,8 +36,9 @@ def _append(number: int, type: str, tags: tuple[str, ...], after: int) -> Append
     return Append(Metadata(_TIME, command_id, command_id), (event,), (unseen,), command_id, b"0123456789abcdef")
 
 
-async def _bulk(folder: Path, batches: int, batch: int) -> float:
-    store = SqliteWriteStore(folder / "log.db")
+async def append_batches(opening: Opening, batches: int, batch: int) -> float:
+    """Conditional appends a second, in such batches."""
+    store = await opening
     # Two thousand accounts: each append is conditional, and none breaks another's of its batch.
     numbers = range(1, batches * batch + 1)
     all_work = [_append(n, "deposited", (f"account:a-{n % 2_000}",), (n - 1) // batch * batch) for n in numbers]
@@ -51,7 +59,7 @@ def bulk(rounds: int, seconds: float) -> list[Result]:
         batches = max(5, int(40_000 * seconds / batch))
         figures = compare(
             rounds,
-            ours=lambda folder, n=batches, b=batch: run(_bulk(folder, n, b)),
+            ours=lambda folder, n=batches, b=batch: run(append_batches(_opened(folder), n, b)),
             raw=partial(raw.inserts, batches=batches, batch=batch),
             eventsourcing=partial(peers.bulk, batches=max(3, batches // 4), batch=batch),
         )
@@ -61,8 +69,9 @@ def bulk(rounds: int, seconds: float) -> list[Result]:
     return found
 
 
-async def _load(folder: Path, events: int, times: int) -> float:
-    store = SqliteWriteStore(folder / "log.db")
+async def load_account(opening: Opening, events: int, times: int) -> float:
+    """Milliseconds to fold an account of so many events."""
+    store = await opening
     codec = EventCodec([Event(Deposited)])
     readers = {Deposited: TagReader(Deposited)}
     model = BoundModel(DecisionModel(Account, by=AccountId), {Deposited: "deposited"}, readers)
@@ -88,7 +97,7 @@ def loads(rounds: int, seconds: float) -> list[Result]:
         times = max(5, int(60 * seconds))
         figures = compare(
             rounds,
-            ours=lambda folder, n=events, t=times: run(_load(folder, n, t)),
+            ours=lambda folder, n=events, t=times: run(load_account(_opened(folder), n, t)),
             eventsourcing=partial(peers.load, events=events, times=times),
         )
         label = f"load {events:,} events"
@@ -105,8 +114,8 @@ SHAPES = {
 }
 
 
-async def _filled(path: Path, events: int) -> SqliteWriteStore:
-    store = SqliteWriteStore(path)
+async def filled(store: WriteStore, events: int) -> WriteStore:
+    """The same store with so many events, ten of them of the shapes that are asked for."""
     rare = {round(events * (k + 0.5) / 10): k for k in range(10)}
     for start in range(0, events, 10_000):
         batch = []
@@ -118,7 +127,7 @@ async def _filled(path: Path, events: int) -> SqliteWriteStore:
     return store
 
 
-async def _asked(store: SqliteWriteStore, item: QueryItem, times: int) -> float:
+async def _asked(store: WriteStore, item: QueryItem, times: int) -> float:
     condition = [AppendCondition(EventQuery((item,)), 0)]
     waits: list[float] = []
     for _ in range(times):
@@ -128,7 +137,7 @@ async def _asked(store: SqliteWriteStore, item: QueryItem, times: int) -> float:
     return statistics.median(waits)
 
 
-async def _checked(store: SqliteWriteStore, item: QueryItem, times: int) -> float:
+async def _checked(store: WriteStore, item: QueryItem, times: int) -> float:
     head = (await store.read(EventQuery())).head
     waits: list[float] = []
     for n in range(times):
@@ -149,22 +158,28 @@ def growth(rounds: int, seconds: float) -> list[Result]:
 
 
 async def _growth(rounds: int, large: int, times: int) -> list[Result]:
-    found: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        stores = [await _filled(Path(folder) / f"{n}.db", n) for n in (10_000, large)]
+        stores = [await filled(SqliteWriteStore(Path(folder) / f"{n}.db"), n) for n in (10_000, large)]
         print(f"filled logs of 10,000 and {large:,} events in {time.perf_counter() - start:.0f} s", flush=True)
         for store in stores:
             await store.close()
         stores = [SqliteWriteStore(Path(folder) / f"{n}.db") for n in (10_000, large)]
-        for what, measure in (("load", _asked), ("condition", _checked)):
-            for shape, item in SHAPES.items():
-                figures: dict[str, list[float]] = {"small": [], "large": []}
-                for _ in range(rounds):
-                    figures["small"].append(await measure(stores[0], item, times))
-                    figures["large"].append(await measure(stores[1], item, times))
-                label = f"{what} by {shape}, {large:,} events"
-                found.append(result(label, figures, "large", "small", "ms", must=1.5, ambition=1.2, less=True))
+        found = await compare_sizes(stores, rounds, times, large)
         for store in stores:
             await store.close()
+    return found
+
+
+async def compare_sizes(stores: Sequence[WriteStore], rounds: int, times: int, large: int) -> list[Result]:
+    """What each shape of boundary costs on the second store, which holds `large` events, against the first."""
+    found: list[Result] = []
+    for what, measure in (("load", _asked), ("condition", _checked)):
+        for shape, item in SHAPES.items():
+            figures: dict[str, list[float]] = {"small": [], "large": []}
+            for _ in range(rounds):
+                figures["small"].append(await measure(stores[0], item, times))
+                figures["large"].append(await measure(stores[1], item, times))
+            label = f"{what} by {shape}, {large:,} events"
+            found.append(result(label, figures, "large", "small", "ms", must=1.5, ambition=1.2, less=True))
     return found

@@ -13,7 +13,7 @@ _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?,
 _COMMAND = """
 insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
 """
-_ENVELOPE = (
+ENVELOPE = (
     b'{"id":"0c8b5e0e-7f4b-4c55-9a6d-2f1d0a3b4c5d.0","tags":["account:a-123"],"metadata":{"time":1700000000000000,'
     b'"command_id":"0c8b5e0e-7f4b-4c55-9a6d-2f1d0a3b4c5d","correlation_id":"0c8b5e0e-7f4b-4c55-9a6d-2f1d0a3b4c5d",'
     b'"causation_id":null,"actor":null}}'
@@ -22,7 +22,7 @@ Event = tuple[int, int, int, int, bytes, bytes]
 Tag = tuple[int, str, int, int]
 Command = tuple[int, str, bytes, int, int, int]
 
-_PAYLOAD = b'{"account_id":"a-123","amount":100}'
+PAYLOAD = b'{"account_id":"a-123","amount":100}'
 
 
 def connect(folder: Path) -> apsw.Connection:
@@ -57,7 +57,7 @@ def _rows(first: int, batch: int) -> tuple[list[Event], list[Tag], list[Command]
     tags: list[Tag] = []
     commands: list[Command] = []
     for position in range(first, first + batch):
-        events.append((1, position, 1, 1, _PAYLOAD, _ENVELOPE))
+        events.append((1, position, 1, 1, PAYLOAD, ENVELOPE))
         tags += [(1, "", 1, position), (1, f"account:a-{position % 2_000}", 1, position)]
         scattered = f"{position * 2_654_435_761 % 4_294_967_296:08x}-7f4b-4c55-9a6d-2f1d0a3b4c5d"
         commands.append((1, scattered, b"0123456789abcdef", position, 1, 1_700_000_000_000_000))
