@@ -22,7 +22,11 @@ class EventCodec:
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
     def encode(self, event: object, command_id: str, index: int) -> NewEvent:
-        """The stored form of the `index`-th event of a command.
+        """The stored form of the `index`-th event of a command. Raises what `written` raises."""
+        return self.written(event, command_id, index)[0]
+
+    def written(self, event: object, command_id: str, index: int) -> tuple[NewEvent, Any]:
+        """The stored form of the `index`-th event of a command, and the event as everyone will read it.
 
         InvalidMessage where an id in it cannot be a tag, or where it could not be read back; TypeError for what is no
         event.
@@ -34,16 +38,19 @@ class EventCodec:
             )
         name, version, reader = stored
         payload = encode(event)
-        if b"null" in payload:
-            self._check_reads_back(name, version, payload)
-        return NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), payload)
-
-    def _check_reads_back(self, name: str, version: int, payload: bytes) -> None:
-        # JSON has no NaN and no infinity: they would be written as null, and the log keeps what it has for ever.
+        new = NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), payload)
+        # The log keeps what it has for ever, and one event that cannot be read stops all who read it.
         try:
-            self._find_decoder(name, version)(payload)
+            return new, (self._decoders.get((name, version)) or self._find_decoder(name, version))(payload)
         except msgspec.ValidationError as error:
-            raise InvalidMessage(f"'{name}' holds a number that is not finite, and JSON has none ({error}).") from error
+            if "got `null`" in str(error):
+                # JSON has no NaN and no infinity: they are written as null.
+                raise InvalidMessage(
+                    f"'{name}' holds a number that is not finite, and JSON has none ({error})."
+                ) from error
+            raise InvalidMessage(
+                f"'{name}' does not keep to its own type and could not be read again ({error}). Decide one that does."
+            ) from error
 
     def decode(self, recorded: RecordedEvent) -> Any:
         """The event in its present shape, upcast where it was stored in an older one.

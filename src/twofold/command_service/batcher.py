@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twofold.command_service.folds import Folds
@@ -63,6 +63,15 @@ class Batcher:
         return await answer
 
     async def _run(self) -> None:
+        try:
+            await self._write_batches()
+        finally:
+            # Also where it was cancelled or failed: nobody may go on waiting for what nobody will write.
+            self._closing = True
+            _answer_all(self._queue, Unavailable("The command service was stopped before this; send it again."))
+            self._queue.clear()
+
+    async def _write_batches(self) -> None:
         while True:
             if not self._queue:
                 if self._closing:
@@ -104,7 +113,7 @@ class Batcher:
         return batch
 
 
-def _answer_all(batch: list[_Waiting], error: TwofoldError) -> None:
+def _answer_all(batch: Iterable[_Waiting], error: TwofoldError) -> None:
     for waiting in batch:
         if not waiting.answer.done():
             # Each caller raises its own error: a shared one would collect everyone's traceback.

@@ -1,17 +1,21 @@
 """In charge of one command: load, decide, append, and again from the start if someone else wrote first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twofold.codec import EventCodec, MessageCodec
+from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folded, Folds, conditions
 from twofold.domain.decision import Context, Fold
-from twofold.domain.events import Metadata, Position
+from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring
-from twofold.errors import CommandIdReused, Conflict, Refused, Rejected, UnknownMessage
+from twofold.errors import CommandIdReused, Conflict, InvalidMessage, UnknownMessage
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Appended, Outcome
+
+MAX_COMMAND_ID = 256
+"""Characters; more would not fit into the index of every store."""
 
 
 class Written(NamedTuple):
@@ -55,44 +59,56 @@ class CommandService:
     ) -> Written:
         """Decide `command` and write what follows from it, durably, once for each command id.
 
-        Rejected (or Refused) as the decision says, and only after a look at the newest events. UnknownMessage where
-        no decision takes it, InvalidMessage where an id in it cannot be a tag, CommandIdReused, Conflict after too
-        many retries, Unavailable.
+        Rejected (or whatever else the decision raises), and only after a look at the newest events. UnknownMessage
+        where no decision takes it, InvalidMessage where an id cannot be a tag or be stored, or an event could not be
+        read back, CommandIdReused, Conflict after too many retries, Unavailable.
         """
         decision = self._wiring.decisions.get(type(command))
         if decision is None:
             raise UnknownMessage(f"No decision takes {type(command).__name__}. Add one to `decisions=[…]`.")
+        _check_ids(command_id, actor=actor, correlation_id=correlation_id, causation_id=causation_id)
         request_hash = self._messages.request_hash(decision.command.__name__, command)
-        prepare = self._wiring.prepare.get(type(command))
-        if prepare is not None:
-            command = await prepare(command)
         now = self._world.now()
         metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor)
-        boundary = decision.boundary(command)
+        prepare = self._wiring.prepare.get(type(command))
+        try:
+            if prepare is not None:
+                command = await prepare(command)
+            boundary = decision.boundary(command)
+        except Exception:
+            # The world outside may have changed since; whoever sends again what was written gets his receipt.
+            _, done = await self._folds.refresh({}, command_id)
+            if done is not None:
+                return await self._repeat(command_id, request_hash, metadata)
+            raise
         folded: Mapping[Fold, Folded] = await self._folds.load(boundary.folds)
         for attempt in range(self._retries + 1):
             if attempt:
                 folded = await self._newer(folded)
-            context = Context(command_id, now, actor)
             try:
-                decided = decision.decide(command, boundary, _states(folded), context)
-            except (Rejected, Refused):
+                decided = decision.decide(command, boundary, _states(folded), Context(command_id, now, actor))
+                written = self._written(decided, command_id)
+            except Exception:
+                # Rejected, or a mistake: either may rest on states that are old, or that never were at one moment.
                 newest, done = await self._folds.refresh(folded, command_id)
                 if done is not None:
                     return await self._repeat(command_id, request_hash, metadata)
-                if _came_further(folded, newest):
-                    decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
-                    folded = newest
-                else:
+                if not _came_further(folded, newest):
                     raise
-            new = tuple(self._events.encode(event, command_id, i) for i, event in enumerate(decided))
+                decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
+                written = self._written(decided, command_id)
+                folded = newest
+            new, events = tuple(each for each, _ in written), [event for _, event in written]
             append = Append(metadata, new, conditions(folded), command_id, request_hash)
-            outcome = await self._batcher.append(append, decided)
+            outcome = await self._batcher.append(append, events)
             if isinstance(outcome, Appended):
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
         raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
+
+    def _written(self, decided: Sequence[object], command_id: str) -> list[tuple[NewEvent, object]]:
+        return [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
         """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""
@@ -107,6 +123,16 @@ class CommandService:
             return cached
         refreshed, _ = await self._folds.refresh(folded)
         return refreshed
+
+
+def _check_ids(command_id: str, **others: str | None) -> None:
+    """InvalidMessage for what a store would choke on, together with everyone's commands in the same commit."""
+    if len(command_id) > MAX_COMMAND_ID:
+        raise InvalidMessage(f"A command id may have at most {MAX_COMMAND_ID} characters.", field="command_id")
+    check_text(command_id, "command_id")
+    for field, text in others.items():
+        if text is not None:
+            check_text(text, field)
 
 
 def _states(folded: Mapping[Fold, Folded]) -> dict[Fold, Any]:
