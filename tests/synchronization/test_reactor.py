@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from twofold.domain.decision import Context
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.process import Later, Policy
-from twofold.errors import Rejected
+from twofold.errors import Rejected, Unavailable
 from twofold.synchronization.follower import FollowerStatus
 from twofold.testing import FrozenWorld
+from twofold.write_store.memory import MemoryWriteStore
+from twofold.write_store.port import Row
 
 MARK = 1_000
 """Counts that a policy answers with are beyond this, so that it does not answer itself."""
@@ -279,3 +281,87 @@ async def test_a_reaction_that_fails_is_set_aside_and_tried_again_at_the_next_st
     async with app_in(tmp_path, with_policy(answer), world=world, poll_seconds=900) as app:
         await passes(world, app, 1.0)
         assert sorted(await answers(app)) == [MARK + 1, MARK + 2, MARK + 3]
+
+
+async def test_what_is_set_aside_stays_so_while_the_policy_no_longer_takes_that_event(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def fails(event: Counted | Ended) -> None:
+        if isinstance(event, Ended):
+            raise ValueError("not yet")
+
+    async def counts_alone(event: Counted) -> None:
+        seen.append(event.by)
+
+    async def mended(event: Counted | Ended) -> None:
+        seen.append(0 if isinstance(event, Ended) else event.by)
+
+    async with app_in(tmp_path, with_policy(fails), fold_retries=0) as app:
+        await app.send(Count(["a"], 0))
+        await app.send(Count(["a"], 7))
+        await react_to(app)
+        assert [each.position for each in (await policy_of(app)).parked] == [1]
+    async with app_in(tmp_path, with_policy(counts_alone)) as app:
+        await react_to(app)
+        assert [each.position for each in (await policy_of(app)).parked] == [1]
+        assert seen == []
+    async with app_in(tmp_path, with_policy(mended)) as app:
+        await react_to(app)
+        assert (await policy_of(app)).parked == ()
+        assert seen == [0]
+
+
+async def test_an_app_starts_although_what_was_set_aside_still_finds_the_world_outside_away(tmp_path: Path) -> None:
+    away: Exception | None = ValueError("the mail server is away")
+
+    async def mail(event: Counted) -> None:
+        if away is not None:
+            raise away
+
+    async with app_in(tmp_path, with_policy(mail), fold_retries=0) as app:
+        await app.send(Count(["a"]))
+        await react_to(app)
+        assert (await policy_of(app)).parked
+    away = Unavailable("The mail server is away for a moment.")
+    async with app_in(tmp_path, with_policy(mail)) as app:
+        assert (await policy_of(app)).state == "retrying"
+        assert (await app.send(Count(["a"]))).position == 2
+        away = None
+        await react_to(app)
+        assert (await policy_of(app)).parked == ()
+
+
+async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> None:
+    class Meeting(MemoryWriteStore):
+        """Lets nobody go on from an empty checkpoint before both have seen it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = 0
+            self.both = asyncio.Event()
+
+        async def rows(self, space: str) -> Mapping[str, Row]:
+            found = await super().rows(space)
+            if space == "checkpoints":
+                self.seen += 1
+                if self.seen == 2:
+                    self.both.set()
+                await self.both.wait()
+            return found
+
+    async def nothing(event: Counted) -> None:
+        return None
+
+    store = Meeting()
+    wiring = with_policy(nothing)
+    apps = [App(wiring, store="memory:", views="memory:") for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patched:
+
+        async def shared(*_: object, **__: object) -> MemoryWriteStore:
+            return store
+
+        patched.setattr("twofold.app.open_write_store", shared)
+        await asyncio.gather(*(app.start() for app in apps))
+    for app in apps:
+        await react_to(app)
+        await app.stop()

@@ -175,6 +175,9 @@ class Reactor:
         """React again to what was set aside: the code, or the world outside, may have been mended since."""
         for parked in sorted(self._parked.values(), key=lambda each: each.position):
             page = await self._store.read(self.query, parked.position - 1, 1)
+            if [each.position for each in page.events] != [parked.position]:
+                log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
+                continue
             try:
                 later = await self._react(page.events[0])
             except (Conflict, Unavailable):

@@ -53,8 +53,15 @@ class Worker:
         self._done: deque[tuple[float, int]] = deque()
 
     async def start(self) -> None:
-        """Find the checkpoint and begin. WiringError where it belongs to another log."""
-        self.position = await self.follower.open()
+        """Find the checkpoint and begin. WiringError where it belongs to another log.
+
+        What passes (another process came first, a store is away for a moment) is tried again once it runs.
+        """
+        try:
+            self.position = await self.follower.open()
+        except (Conflict, Unavailable) as error:
+            self._failed("retrying", error)
+            self._reopen = True
         self._task = asyncio.create_task(self._run(), name=f"twofold-{self.follower.name}")
 
     async def stop(self) -> None:
