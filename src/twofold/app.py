@@ -1,6 +1,7 @@
 """The composition root: the one place where modules, stores and services meet."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from twofold.command_service.folds import Folds
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.errors import InvalidMessage, Rejected, Unavailable
+from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.query_service.answer import QueryService
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.settings import Settings
@@ -101,6 +102,8 @@ class App:
 
     async def start(self) -> None:
         """Open the stores, check the log against the modules, start the followers."""
+        if self._running is not None:
+            raise WiringError("This app is running already. Start it once, or stop it first.")
         store = await open_write_store(self.settings.store, self.settings, self.world)
         try:
             views = open_read_store(self.settings.views)
@@ -156,7 +159,8 @@ class App:
             self._rejected += 1
             raise
         self._commands += 1
-        return Receipt(command_id, written.position, self.token(written.position), written.events, written.repeated)
+        token = f"{running.store.identity.stamp}.{written.position}"
+        return Receipt(command_id, written.position, token, written.events, written.repeated)
 
     async def send_from_policy(
         self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
@@ -315,11 +319,11 @@ class _Running:
             await worker.start()
 
     async def stop(self) -> None:
-        await self.batcher.stop()
-        for worker in self.workers:
-            await worker.stop()
-        await self.views.close()
-        await self.store.close()
+        # Whatever fails or is cancelled on the way: the rest is stopped, and files and locks are given back.
+        async with AsyncExitStack() as rest:
+            for stop in (self.store.close, self.views.close, *(worker.stop for worker in self.workers)):
+                rest.push_async_callback(stop)
+            await self.batcher.stop()
 
 
 async def lag_of(store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:

@@ -1,0 +1,87 @@
+"""An app that is started and stopped at bad moments answers whoever it served, and gives everything back."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.synchronization.counting import Count, app_in, counters, until
+from twofold.app import App
+from twofold.domain.event_query import ALL_EVENTS
+from twofold.errors import Unavailable, WiringError
+
+
+def in_memory() -> App:
+    return App(counters(), store="memory:", views="memory:")
+
+
+async def test_a_command_that_is_written_while_the_app_stops_gets_its_receipt() -> None:
+    app = in_memory()
+    await app.start()
+    running = app._running
+    assert running is not None
+    sent = [asyncio.create_task(app.send(Count([f"c{n}"]))) for n in range(3)]
+    await asyncio.sleep(0)
+    await app.stop()
+    receipts = await asyncio.gather(*sent)
+    assert (await running.store.read(ALL_EVENTS)).head == 3
+    assert [(each.position, each.token) for each in receipts] == [(n, f"main.1.{n}") for n in (1, 2, 3)]
+
+
+async def test_an_app_that_runs_is_not_started_again() -> None:
+    async with in_memory() as app:
+        await app.send(Count(["a"]))
+        with pytest.raises(WiringError, match="is running already"):
+            await app.start()
+        assert (await app.send(Count(["a"]))).position == 2
+
+
+async def test_what_fails_while_stopping_keeps_nothing_else_from_being_given_back(tmp_path: Path) -> None:
+    app = app_in(tmp_path)
+    await app.start()
+    running = app._running
+    assert running is not None
+    close = running.views.close
+
+    async def fail() -> None:
+        await close()
+        raise Unavailable("the disk is gone")
+
+    running.views.close = fail  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="the disk is gone"):
+        await app.stop()
+    async with app_in(tmp_path) as again:
+        assert (await again.send(Count(["a"]))).position == 1
+
+
+async def test_a_stop_that_is_cancelled_gives_everything_back_and_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_in(tmp_path)
+    await app.start()
+    running = app._running
+    assert running is not None
+    never = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def stuck(batch: Sequence[Any]) -> list[Any]:
+        asked.set()
+        await never.wait()
+        raise AssertionError(batch)
+
+    monkeypatch.setattr(running.store, "append", stuck)
+    sent = [asyncio.create_task(app.send(Count(["a"])))]
+    await asked.wait()
+    sent += [asyncio.create_task(app.send(Count(["a"]))) for _ in range(2)]
+    await until(lambda: len(running.batcher._queue) == 2, "queued")
+    stopping = asyncio.create_task(app.stop())
+    await until(lambda: running.batcher._closing, "stopping")
+    stopping.cancel()
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*sent, stopping, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [Unavailable] * 3 + [asyncio.CancelledError]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("twofold-")]
+    async with app_in(tmp_path) as again:
+        assert (await again.send(Count(["a"]))).position == 1
