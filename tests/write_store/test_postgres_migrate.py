@@ -28,8 +28,8 @@ SHAPE = """
 with here as (select '{schema}'::regnamespace::oid as id)
 select replace(line, '{schema}', 'S') from (
     select format('column %s.%s %s %s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-                  a.attidentity, pg_get_expr(d.adbin, d.adrelid)) || ' ' || coalesce(a.attcollation::regcollation::text, '-')
-                  || coalesce(c.reloptions::text, '')
+                  a.attidentity, pg_get_expr(d.adbin, d.adrelid))
+                  || ' ' || coalesce(a.attcollation::regcollation::text, '-') || coalesce(c.reloptions::text, '')
       from here, pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
       left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum where c.relnamespace = here.id
     union all select pg_get_indexdef(i.indexrelid) from here, pg_index i join pg_class c on c.oid = i.indexrelid
