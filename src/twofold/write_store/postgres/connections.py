@@ -30,6 +30,8 @@ _AGAIN_CLASSES = ("40", "53", "55", "57")
 """SQLSTATE classes of failures that pass: rolled back, out of resources, not in the right state, interrupted."""
 _READ_ONLY = "25006"
 _NOT_THERE = frozenset({"3F000", "42883", "42P01", "3D000"})
+_WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
+"""The routine of the server that waits; its words differ by language."""
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 
@@ -58,7 +60,11 @@ def not_migrated(address: Address) -> WiringError:
 
 async def connect(address: Address, seconds: float) -> Connection:
     """A new connection. OSError, or an error of asyncpg, within `seconds`."""
-    return await asyncpg.connect(address.dsn, timeout=seconds, statement_cache_size=0 if address.pgbouncer else 100)
+    connection = await asyncpg.connect(
+        address.dsn, timeout=seconds, statement_cache_size=0 if address.pgbouncer else 100
+    )
+    connection.add_log_listener(_leave_if_not_replicated)
+    return connection
 
 
 class Connections:
@@ -94,6 +100,8 @@ class Connections:
                     rows = await self._caller.call(connection, function, *arguments)
                     if check is not None:
                         check(rows)
+                    if connection.is_closed():
+                        raise ConnectionError("the connection ended with the answer")
                     return rows
             except (*LOST, asyncpg.PostgresError) as error:
                 if not passes(error) or self._world.monotonic() + pause > deadline:
@@ -133,7 +141,32 @@ class Connections:
                 return connection
         connection = await connect(self._address, self._patience)
         self.opened += 1
+        if not self._address.pgbouncer:
+            await _refuse_pooler(self._address, connection)
         return connection
+
+
+async def _refuse_pooler(address: Address, connection: Connection) -> None:
+    """WiringError behind a pooler: by the same name it may keep another log's prepared statement."""
+    try:
+        direct = await connection.fetchval("select pg_backend_pid()") == connection.get_server_pid()
+    except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
+        direct = False
+    except BaseException:
+        connection.terminate()
+        raise
+    if not direct:
+        connection.terminate()
+        raise WiringError(f"There is a pooler before {address.shown}. Add pgbouncer=true to the store's URL.")
+
+
+def _leave_if_not_replicated(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:
+    """Hang up where the server says that a commit has not waited for its standby: somebody cancelled the waiting.
+
+    The driver tells it before it hands out the answer, which looks like any other.
+    """
+    if message.server_source_function == _WAITS_FOR_STANDBY:
+        connection.terminate()
 
 
 async def _close(connection: Connection) -> None:

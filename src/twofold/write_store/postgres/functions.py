@@ -71,9 +71,12 @@ class Caller:
     async def _copy(
         self, connection: asyncpg.Connection, function: Function, arguments: Sequence[Any]
     ) -> Sequence[Row]:
-        written = ", ".join(
-            literals.literal(value, type) for value, type in zip(arguments, function.arguments, strict=True)
-        )
+        try:
+            values = zip(arguments, function.arguments, strict=True)
+            written = ", ".join(literals.literal(value, type) for value, type in values)
+        except ValueError as error:
+            # What the server says to the same value where it can be sent.
+            raise asyncpg.CharacterNotInRepertoireError(str(error)) from error
         answer = bytearray()
 
         async def collect(data: bytes) -> None:
