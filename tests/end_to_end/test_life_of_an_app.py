@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Count, app_in, counters, until
+from tests.synchronization.counting import Count, Counted, app_in, counters, until
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.process import Policy
 from twofold.errors import Unavailable, WiringError
 
 
@@ -85,3 +86,30 @@ async def test_a_stop_that_is_cancelled_gives_everything_back_and_leaves_nobody_
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("twofold-")]
     async with app_in(tmp_path) as again:
         assert (await again.send(Count(["a"]))).position == 1
+
+
+async def test_a_stop_that_is_cancelled_while_a_follower_ends_still_ends_its_timer(tmp_path: Path) -> None:
+    async def slow_to_end(event: Counted) -> None:
+        reacting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await let_go.wait()
+
+    reacting, ending, let_go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    app = app_in(tmp_path, counters(policies=[Policy("slow", slow_to_end)]))
+    await app.start()
+    await app.send(Count(["a"]))
+    await reacting.wait()
+    stopping = asyncio.create_task(app.stop())
+    await ending.wait()
+    stopping.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(stopping, return_exceptions=True)
+        let_go.set()
+        await until(
+            lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("twofold-")], "ended"
+        )
+    async with app_in(tmp_path) as again:
+        assert (await again.send(Count(["a"]))).position == 2

@@ -67,11 +67,13 @@ class Worker:
     async def stop(self) -> None:
         """End after the page under way."""
         self._stopping = True
-        if self._task is not None:
-            # The worker may be waiting for news or for a pause to end; a page is saved whole or not at all.
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self.follower.close()
+        try:
+            if self._task is not None:
+                # The worker may be waiting for news or for a pause to end; a page is saved whole or not at all.
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+        finally:
+            await self.follower.close()
 
     def rate(self) -> float:
         """Events per second over the last few seconds."""
