@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import asyncpg
 import msgspec
@@ -139,27 +139,33 @@ class PostgresWriteStore:
 
     async def _append(self, batch: Sequence[Append]) -> list[Outcome]:
         self._refuse_if_lost()
-        wanted = types_of(batch)
-        if not wanted <= self._types.keys():
-            self._learn(await self._ask(self._writing, functions.NUMBER_TYPES, sorted(wanted)))
         batch = [await self._looked_at_before(each) for each in batch]
         outcomes: list[Outcome] = []
         while len(outcomes) < len(batch):
             rest = batch[len(outcomes) :] if outcomes else batch
-            outcomes += await self._write(Call(rest, self._types, self._nonce(), self._news.head))
+            outcomes += await self._write(rest)
         self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
         self._news.wrote(self._tell)
         await self._forget_commands(batch)
         return outcomes
 
-    async def _write(self, call: Call) -> list[Outcome]:
+    async def _write(self, batch: Sequence[Append]) -> list[Outcome]:
+        """What became of as many of a batch as one call takes: the same ones under the same names, however often."""
+        wanted, nonce, seen = types_of(batch), self._nonce(), self._news.head
         while True:
             epoch = self.identity.epoch
             try:
+                if not wanted <= self._types.keys():
+                    self._learn(await self._ask(self._writing, functions.NUMBER_TYPES, sorted(wanted)), epoch)
+                    continue
+                call = Call(batch, self._types, nonce, seen)
                 (answer,) = await self._ask(self._writing, functions.APPEND, *call.arguments(epoch), check=call.check)
-                return call.outcomes(answer)
             except _AnotherEpoch:
                 await self._rejoin()
+                continue
+            # Else the server that said so has been left since: what it wrote may be lost.
+            if self.identity.epoch == epoch:
+                return call.outcomes(answer)
 
     async def _looked_at_before(self, append: Append) -> Append:
         """The same append, with its conditions on several tags brought forward where they look far back.
@@ -204,8 +210,12 @@ class PostgresWriteStore:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch
             found = reading.answer(await self._ask(self._reading, functions.READ, *arguments))
-            if found.epoch != epoch:
-                await self._rejoin()
+            if found.epoch < epoch:
+                await self._leave(found.epoch, epoch)
+            if found.epoch > epoch:
+                await self._rejoin(found.epoch)
+                continue
+            if self.identity.epoch != epoch:
                 continue
             if found.head < seen:
                 raise Unavailable(
@@ -214,14 +224,19 @@ class PostgresWriteStore:
                 )
             self._news.seen(found.head)
             if any(type_id not in self._names for _, type_id, *_ in found.events):
-                self._learn(await self._ask(self._reading, functions.TYPES))
+                self._learn(await self._ask(self._reading, functions.TYPES), epoch)
+                if self.identity.epoch != epoch:
+                    continue
             return reading.slice_of(found, self._names, limit), found.outcome
 
     async def _look(self) -> Position:
         found, _ = await self._uncancelled(self._read([], None, None))
         return found.head
 
-    def _learn(self, types: Sequence[Sequence[Any]]) -> None:
+    def _learn(self, types: Sequence[Sequence[Any]], epoch: int) -> None:
+        """Note the numbers of types that were asked for in an epoch: another history may number them otherwise."""
+        if epoch != self.identity.epoch:
+            return
         for type_id, name in types:
             self._names[type_id] = name
             self._types[name] = type_id
@@ -253,11 +268,12 @@ class PostgresWriteStore:
             ((number,),) = await self._ask(self._writing, functions.ENTER)
             self._instance = f"{self._world.new_id()}/{number}"
 
-    async def _rejoin(self) -> None:
+    async def _rejoin(self, at_least: int = 0) -> None:
         """Find the present epoch; begin a new one where the server is not the one the log was written on.
 
         What this process knows is kept if it lies before the point where the histories part. Unavailable if not, now
-        and for ever: caches and followers have seen events that are gone.
+        and for ever: caches and followers have seen events that are gone. Unavailable for now where the server is in
+        an older epoch than this process knows, or than `at_least`: a primary that others have left.
         """
         connections = self._reading if self._read_only else self._writing
         states = await self._ask(connections, functions.STATE)
@@ -274,6 +290,9 @@ class PostgresWriteStore:
             raise not_migrated(self._address)
         forks = tuple(zip(epochs, afters, strict=True))
         known, seen = self.identity, self._news.head
+        at_least = max(at_least, known.epoch)
+        if epoch < at_least and known.log in ("", log):
+            await self._leave(epoch, at_least)
         now = LogIdentity(log, epoch, forks)
         if known.log and not now.holds(known.stamp, seen):
             common = min((after for began, after in forks if began > known.epoch), default=0)
@@ -285,8 +304,19 @@ class PostgresWriteStore:
                 else f"There is another log at {self._address.shown} now: {log}, not {known.log}. Restart the process."
             )
             self._refuse_if_lost()
+        if known.epoch != epoch:
+            self._types, self._names = {}, {}
         self.identity = now
         self._news.seen(head)
+
+    async def _leave(self, epoch: int, elsewhere: int) -> NoReturn:
+        """Unavailable, for now: the next request looks for another server."""
+        await self._writing.close()
+        await self._reading.close()
+        raise Unavailable(
+            f"The server at {self._address.shown} is in epoch {epoch} of the log, which is in epoch {elsewhere} "
+            "elsewhere: an old primary that was not stopped, or a standby that is behind. Stop it, or name the primary."
+        )
 
     def _refuse_if_lost(self) -> None:
         if self.problem is not None:
