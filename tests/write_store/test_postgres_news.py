@@ -1,0 +1,122 @@
+"""News of an append come quickly by notification, and a little later without: notifications are hints."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import asyncpg
+import pytest
+
+from tests.servers.postgres import Postgres
+from tests.write_store.postgres import fresh_log
+from twofold import Metadata
+from twofold.domain.events import NewEvent
+from twofold.write_store.port import Append
+from twofold.write_store.postgres import PostgresWriteStore
+
+LISTENERS = "select pid from pg_stat_activity where query like 'LISTEN%{channel}%'"
+clock = asyncio.get_running_loop
+
+
+def noted(n: int) -> Append:
+    event = NewEvent(f"c-{n}.0", "noted", 1, ("k:1",), b"{}")
+    return Append(Metadata(0, f"c-{n}", f"c-{n}"), (event,), (), f"c-{n}")
+
+
+class Two:
+    """A store that writes and one that waits, as in two processes: they share nothing but the log."""
+
+    def __init__(self, url: str, writer: PostgresWriteStore, reader: PostgresWriteStore, other: asyncpg.Connection):
+        self.writer, self.reader, self.other = writer, reader, other
+        self.channel = f"twofold_{url.rpartition('=')[2]}"
+        self._written = 0
+
+    async def write(self) -> float:
+        """Append, and return how long after it the reader knew: in seconds."""
+        self._written += 1
+        waiting = asyncio.create_task(self.reader.wait(self._written - 1, 10))
+        await self.writer.append([noted(self._written)])
+        began = clock().time()
+        await waiting
+        return clock().time() - began
+
+    async def listeners(self, count: int) -> list[int]:
+        """The server processes that listen, once there are so many."""
+        while True:
+            found = await self.other.fetch(LISTENERS.format(channel=self.channel))
+            if len(found) == count:
+                return [row[0] for row in found]
+
+
+@pytest.fixture
+async def two(postgres: Postgres) -> AsyncGenerator[Two]:
+    url = await fresh_log(postgres.dsn)
+    other = await asyncpg.connect(postgres.dsn)
+    async with asyncio.timeout(30):
+        stores = [await PostgresWriteStore.open(url) for _ in range(2)]
+        yield Two(url, *stores, other)
+    for store in stores:
+        await store.close()
+    await other.close()
+
+
+async def listening(two: Two) -> int:
+    """The server process the reader listens on, after it has begun to."""
+    await two.write()
+    (pid,) = await two.listeners(1)
+    return pid
+
+
+async def test_another_process_hears_of_an_append_within_fifty_milliseconds(two: Two) -> None:
+    await listening(two)
+    took: list[float] = []
+    for _ in range(7):
+        await idle_while_waiting(two)
+        took.append(await two.write())
+    assert sorted(took)[3] < 0.05, took
+
+
+async def idle_while_waiting(two: Two) -> None:
+    # Long enough that the next look by itself is 200 ms away.
+    await two.reader.wait(two.reader._news.head, 0.4)
+
+
+async def test_a_listening_connection_that_is_cut_costs_a_look_and_comes_back(two: Two) -> None:
+    pid = await listening(two)
+    await two.other.execute(f"select pg_terminate_backend({pid})")
+    await two.listeners(0)
+    took = [await two.write() for _ in range(3)]
+    assert max(took) < 0.5, took
+    (again,) = await two.listeners(1)
+    assert again != pid
+
+
+async def test_without_any_notification_news_come_by_looking(two: Two) -> None:
+    await listening(two)
+    two.writer._news.wrote = lambda notify: None  # type: ignore[method-assign]
+    for _ in range(3):
+        await idle_while_waiting(two)
+        assert await two.write() < 0.5
+
+
+async def test_however_much_is_written_there_are_at_most_fifty_notifications_a_second(two: Two) -> None:
+    heard = 0
+
+    def hear(*_: object) -> None:
+        nonlocal heard
+        heard += 1
+
+    await two.other.add_listener(two.channel, hear)
+    began, written = clock().time(), 0
+    while clock().time() - began < 1.0:
+        await two.writer.append([noted(written)])
+        written += 1
+    await two.other.execute("select 1")
+    assert 1 <= heard <= 52
+    assert written > 2 * heard, "there was no load"
+    await two.other.remove_listener(two.channel, hear)
+
+
+async def test_a_store_that_closes_stops_listening(two: Two) -> None:
+    await listening(two)
+    await two.reader.close()
+    await two.listeners(0)
