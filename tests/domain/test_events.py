@@ -52,6 +52,7 @@ def test_recorded_events_are_equal_by_all_they_hold() -> None:
     envelope = Envelope("c.0", (), Metadata(0, "c", "c"))
     one, same, other = (RecordedEvent(1, "a", 1, payload, envelope) for payload in (b"1", b"1", b"2"))
     assert one == same != other
+    assert not one != same  # noqa: SIM202
     assert hash(one) == hash(same)
     assert one != "a"
     assert "'a'" in repr(one)

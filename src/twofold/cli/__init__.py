@@ -1,4 +1,4 @@
-"""The command line: `twofold serve`, `demo`, `log`, `projections`, `reindex`, `migrate`. One module per command."""
+"""The command line: `twofold serve`, `demo`, `log`, and those that look after stores. One module per command."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,7 @@ import click
 from twofold.cli.outcome import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
-COMMANDS = ("serve", "demo", "log", "projections", "reindex", "migrate")
+COMMANDS = ("serve", "demo", "log", "projections", "reindex", "migrate", "move")
 
 __all__ = ["main"]
 

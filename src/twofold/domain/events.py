@@ -95,6 +95,10 @@ class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RecordedEvent) and self._all() == other._all()
 
+    def __ne__(self, other: object) -> bool:
+        # Struct has one of its own, which would compare identities.
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((self.position, self.type))
 

@@ -1,6 +1,7 @@
 """In charge of what every write store promises. `twofold.testing.write_store_contract` proves it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -139,5 +140,69 @@ class Reindexable(Protocol):
         """Add tags to stored events, which are found by them from then on. One durable transaction; safe to repeat.
 
         Tags are never taken away. LookupError, and nothing changed, where there is no event at a position.
+        """
+        ...
+
+
+class KeptCommand(msgspec.Struct, frozen=True):
+    """What is remembered of a command id. `recorded_at` is in microseconds since 1970, UTC."""
+
+    command_id: str
+    request_hash: bytes
+    position: Position
+    count: int
+    recorded_at: int
+
+
+class Content(Protocol):
+    """Everything a log holds, page by page."""
+
+    async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
+        """Events after a position, in order."""
+        ...
+
+    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
+        """Remembered command ids after one, in the order of their bytes."""
+        ...
+
+    async def spaces(self) -> Sequence[str]:
+        """The spaces that have rows, in order."""
+        ...
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        """The rows of one space by key."""
+        ...
+
+
+class EmptyLog(Content, Protocol):
+    """A log on its way from elsewhere, there once its context ends without error. Until then it reads as it will be."""
+
+    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
+        """Write events at the positions they have: the next ones."""
+        ...
+
+    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+        """Remember commands."""
+        ...
+
+    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+        """Write rows, with the versions they have."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A write store whose log can be moved to another one. `twofold move` needs two."""
+
+    identity: LogIdentity
+
+    def content(self) -> AbstractAsyncContextManager[Content]:
+        """All that the log holds, for as long as the context lasts."""
+        ...
+
+    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+        """Take over a log under its identity, up to `head`, all or nothing. Open the store anew afterwards.
+
+        WiringError where this store holds anything yet.
         """
         ...

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar
 
 import asyncpg
@@ -12,12 +13,13 @@ from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Envelope, Position
 from twofold.errors import TwofoldError, Unavailable
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.address import Address, address_of
 from twofold.write_store.postgres.batch import Call, types_of
 from twofold.write_store.postgres.connections import LOST, Connections, is_missing, not_migrated
 from twofold.write_store.postgres.migrate import migrations
+from twofold.write_store.postgres.moving import adopting, reading_content
 from twofold.write_store.postgres.news import News, channel
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class PostgresWriteStore:
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._since_forgotten = 0
         self._instance = ""
         self._calls = 0
@@ -112,7 +115,19 @@ class PostgresWriteStore:
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         await self._uncancelled(self._retag(tags))
 
+    def content(self) -> AbstractAsyncContextManager[Content]:
+        return reading_content(self._address)
+
+    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+        return adopting(self._address, identity, head)
+
     async def close(self) -> None:
+        # Whoever gives up waiting for it does not stop it half-way.
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         while self._under_way:
             await asyncio.wait(self._under_way)
         await self._news.close()

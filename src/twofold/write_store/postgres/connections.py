@@ -112,7 +112,7 @@ class Connections:
     async def close(self) -> None:
         """Close all connections. No call is under way."""
         while self._idle:
-            await _close(self._idle.pop())
+            await close(self._idle.pop())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Connection]:
@@ -169,7 +169,8 @@ def _leave_if_not_replicated(connection: Connection, message: asyncpg.PostgresLo
         connection.terminate()
 
 
-async def _close(connection: Connection) -> None:
+async def close(connection: Connection) -> None:
+    """End a connection, in order if it can be."""
     try:
         await connection.close(timeout=1.0)
     except (*LOST, asyncpg.PostgresError):

@@ -25,7 +25,7 @@ def literal(value: Any, type: str) -> str:
     if type in _INTEGERS:
         return str(int(value))
     if type == "bytea":
-        return rf"'\x{bytes(value).hex()}'::bytea"
+        return rf"E'\\x{bytes(value).hex()}'::bytea"
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"{value!r} is no {type}")
     escaped = value.replace("\\", "\\\\").replace("'", "''")

@@ -10,7 +10,7 @@ import asyncpg
 from twofold.errors import Unavailable, WiringError
 from twofold.world import World
 from twofold.write_store.postgres.address import Address, address_of
-from twofold.write_store.postgres.connections import LOST, Connection, connect
+from twofold.write_store.postgres.connections import LOST, Connection, close, connect
 
 _FOLDER = files("twofold.write_store.postgres").joinpath("migrations")
 _PATIENCE = 10.0
@@ -88,7 +88,7 @@ async def migrate(url: str, world: World, *, role: str | None = None, dry_run: b
     except (*LOST, asyncpg.PostgresError) as error:
         raise _refused(address, error) from error
     finally:
-        connection.terminate()
+        await close(connection)
 
 
 async def _migrate(connection: Connection, schema: str, name: str, role: str | None, dry_run: bool) -> Migrated:

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from typing import TypeVar
 
@@ -20,7 +21,8 @@ from twofold.sqlite_file import (
     refuse_old_sqlite,
 )
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.sqlite.moving import SqliteContent, adopting
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
 
@@ -76,6 +78,7 @@ class SqliteWriteStore:
             except BaseException:
                 self._release()
                 raise
+        self._log_id = log_id
         self._reader = LogReader(self._read_connection, log_id, self._catalogue)
 
     def _open(self, log: str, vfs: str | None, retention: int) -> int:
@@ -149,6 +152,16 @@ class SqliteWriteStore:
         except TimeoutError:
             return
 
+    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+        if self._write_connection is None:
+            raise Unavailable(f"{self._path} was opened for reading only.")
+        return adopting(self._write_connection, self._log_id, self._path, identity, head)
+
+    @asynccontextmanager
+    async def content(self) -> AsyncGenerator[Content]:
+        with DiskErrors(self._path):
+            yield SqliteContent(self._read_connection, self._log_id)
+
     async def close(self) -> None:
         self._release()
 
@@ -187,7 +200,9 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
     sql = "select log_id, name, epoch from logs where name like ? || '-%'"
     with_logs = connection.execute("select 1 from sqlite_schema where name = 'logs'").fetchone() is not None
     for log_id, name, epoch in connection.execute(sql, (log,)) if with_logs else ():
-        return log_id, LogIdentity(name, epoch)
+        sql = "select epoch, after from epochs where log_id = ? order by epoch"
+        found: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))  # type: ignore[arg-type]
+        return log_id, LogIdentity(name, epoch, tuple(found))
     raise WiringError(
         f"There is no log '{log}' in {connection.filename}. Name the file of a log, or open it once for writing."
     )

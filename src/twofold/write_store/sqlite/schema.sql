@@ -7,6 +7,14 @@ create table if not exists logs (
     appends  integer not null default 0
 ) strict;
 
+-- Why positions of one epoch may not be of another: it began after this position, and shares what is before.
+create table if not exists epochs (
+    log_id integer not null,
+    epoch  integer not null,
+    after  integer not null,
+    primary key (log_id, epoch)
+) strict, without rowid;
+
 -- Type names are long and few: events carry their number.
 create table if not exists event_types (
     log_id  integer not null,

@@ -1,0 +1,144 @@
+"""In charge of a log in PostgreSQL that moves out, or in: as the role that owns it."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import Unavailable, WiringError
+from twofold.write_store.port import EmptyLog, KeptCommand, LogIdentity, Row
+from twofold.write_store.postgres import functions, reading
+from twofold.write_store.postgres.address import Address
+from twofold.write_store.postgres.connections import LOST, Connection, close, connect
+from twofold.write_store.postgres.functions import Caller, Function
+
+_encode = msgspec.json.Encoder().encode
+_PATIENCE = 10.0
+
+# What only one process ever asks for again is not worth moving: ids the store has made up itself begin with '~'.
+_COMMANDS = """
+select command_id, request_hash, position, count, recorded_at from {schema}.commands
+where command_id > $1 and command_id not like '~%' order by command_id limit $2
+"""
+_SPACES = "select distinct space from {schema}.rows order by space"
+_HELD = """
+select position + (select count(*) from {schema}.commands) + (select count(*) from {schema}.rows)
+from {schema}.log_head for update
+"""
+_HEAD = """
+update {schema}.log_head
+   set name = $1, epoch = $2, position = $3, timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8),
+       cluster = (select system_identifier::text from pg_control_system())
+"""
+
+
+class PostgresContent:
+    """The content of a log, read over one connection."""
+
+    def __init__(self, connection: Connection, address: Address) -> None:
+        self._connection = connection
+        self._schema = address.schema
+        self._caller = Caller(address.schema, plain=address.pgbouncer)
+        self._names: dict[int, str] = {}
+
+    async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
+        arguments = reading.arguments([AppendCondition(ALL_EVENTS, after)], None, limit)
+        found = reading.answer(await self._call(functions.READ, *arguments))
+        if any(type_id not in self._names for _, type_id, *_ in found.events):
+            self._names = {type_id: name for type_id, name in await self._call(functions.TYPES)}
+        return reading.slice_of(found, self._names, limit).events
+
+    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
+        return [KeptCommand(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
+
+    async def spaces(self) -> Sequence[str]:
+        return [space for (space,) in await self._connection.fetch(self._sql(_SPACES))]
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        found = await self._call(functions.ROWS, space)
+        return {key: Row(value, version) for key, value, version in found}
+
+    async def _call(self, function: Function, *arguments: Any) -> Sequence[functions.Row]:
+        return await self._caller.call(self._connection, function, *arguments)
+
+    def _sql(self, sql: str) -> str:
+        return sql.replace("{schema}", self._schema)
+
+
+class PostgresEmptyLog(PostgresContent):
+    """A log that is filled within one transaction."""
+
+    def __init__(self, connection: Connection, address: Address) -> None:
+        super().__init__(connection, address)
+        self._types: dict[str, int] = {}
+
+    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
+        new = {event.type for event in events} - self._types.keys()
+        if new:
+            numbered = await self._call(functions.NUMBER_TYPES, sorted(new))
+            self._types = {name: type_id for type_id, name in numbered}
+        rows: list[tuple[Any, ...]] = []
+        tags: list[tuple[Any, ...]] = []
+        for event in events:
+            type_id = self._types[event.type]
+            rows.append((event.position, type_id, event.version, event.payload, _encode(event.envelope)))
+            tags += [(tag, type_id, event.position) for tag in event.tags]
+        await self._copy("events", ("position", "type_id", "version", "payload", "envelope"), rows)
+        await self._copy("event_tags", ("tag", "type_id", "position"), tags)
+
+    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+        columns = ("command_id", "request_hash", "position", "count", "recorded_at", "nonce")
+        await self._copy("commands", columns, [(*msgspec.structs.astuple(each), 0) for each in commands])
+
+    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+        columns = ("space", "key", "value", "version")
+        await self._copy("rows", columns, [(space, key, row.value, row.version) for key, row in rows.items()])
+
+    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
+        await self._connection.copy_records_to_table(table, schema_name=self._schema, columns=columns, records=records)
+
+
+@asynccontextmanager
+async def reading_content(address: Address) -> AsyncGenerator[PostgresContent]:
+    """All that a log holds, over a connection of its own."""
+    async with _connected(address) as connection:
+        yield PostgresContent(connection, address)
+
+
+@asynccontextmanager
+async def adopting(address: Address, identity: LogIdentity, head: Position) -> AsyncGenerator[EmptyLog]:
+    """A log to be filled, in one transaction that ends with this context."""
+    async with _connected(address) as connection, connection.transaction():
+        if await connection.fetchval(_HELD.replace("{schema}", address.schema)):
+            raise WiringError(
+                f"The log at {address.shown} is not empty. Move into a schema of its own: add ?schema=NAME to the URL, "
+                "and make it with `twofold migrate`."
+            )
+        await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head)
+        epochs = [(epoch, after, "the log was moved here with it") for epoch, after in identity.forks]
+        await connection.copy_records_to_table(
+            "epochs", schema_name=address.schema, columns=("epoch", "after", "cause"), records=epochs
+        )
+        yield PostgresEmptyLog(connection, address)
+
+
+@asynccontextmanager
+async def _connected(address: Address) -> AsyncGenerator[Connection]:
+    try:
+        connection = await connect(address, _PATIENCE)
+        try:
+            yield connection
+        finally:
+            await close(connection)
+    except LOST as error:
+        raise Unavailable(
+            f"PostgreSQL at {address.shown} cannot be reached: {error or type(error).__name__}"
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise WiringError(f"Moving needs the role that owns the log at {address.shown}: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise Unavailable(f"PostgreSQL at {address.shown} refused: {error}") from error

@@ -1,0 +1,115 @@
+"""In charge of a log in SQLite that moves out, or in."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import apsw
+import msgspec
+
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import WiringError
+from twofold.sqlite_file import DiskErrors
+from twofold.write_store.port import EmptyLog, KeptCommand, LogIdentity, Row
+from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
+
+_encode = msgspec.json.Encoder().encode
+
+_COMMANDS = """
+select command_id, request_hash, position, count, recorded_at from commands
+where log_id = ? and command_id > ? order by command_id limit ?
+"""
+_HELD = """
+select position + (select count(*) from commands where log_id = ?1) + (select count(*) from rows where log_id = ?1)
+from logs where log_id = ?1
+"""
+
+
+class SqliteContent:
+    """The content of a log, read over one connection."""
+
+    def __init__(self, connection: apsw.Connection, log_id: int) -> None:
+        self._connection = connection
+        self._log_id = log_id
+        self._reader = LogReader(connection, log_id, Catalogue())
+
+    async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
+        return self._reader.slice([AppendCondition(ALL_EVENTS, after)], limit).events
+
+    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
+        return [KeptCommand(*row) for row in self._connection.execute(_COMMANDS, (self._log_id, after, limit))]
+
+    async def spaces(self) -> Sequence[str]:
+        sql = "select distinct space from rows where log_id = ? order by space"
+        return [space for (space,) in self._connection.execute(sql, (self._log_id,))]
+
+    async def rows(self, space: str) -> Mapping[str, Row]:
+        return self._reader.rows(space)
+
+
+class SqliteEmptyLog(SqliteContent):
+    """A log that is filled within one transaction."""
+
+    def __init__(self, connection: apsw.Connection, log_id: int) -> None:
+        super().__init__(connection, log_id)
+        self._types: dict[str, int] = {}
+
+    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
+        log_id = self._log_id
+        rows: list[tuple[int, int, int, int, bytes, bytes]] = []
+        tags: list[tuple[int, str, int, int]] = []
+        for event in events:
+            type_id = self._types.get(event.type) or self._number(event.type)
+            rows.append((log_id, event.position, type_id, event.version, event.payload, _encode(event.envelope)))
+            tags += [(log_id, tag, type_id, event.position) for tag in (EVERY_EVENT, *event.tags)]
+        insert = "insert into events (log_id, position, type_id, version, payload, envelope) values (?, ?, ?, ?, ?, ?)"
+        self._connection.executemany(insert, rows)
+        self._connection.executemany(
+            "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)", tags
+        )
+
+    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+        self._connection.executemany(
+            "insert into commands (log_id, command_id, request_hash, position, count, recorded_at)"
+            " values (?, ?, ?, ?, ?, ?)",
+            [(self._log_id, *msgspec.structs.astuple(command)) for command in commands],
+        )
+
+    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+        self._connection.executemany(
+            "insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)",
+            [(self._log_id, space, key, row.value, row.version) for key, row in rows.items()],
+        )
+
+    def _number(self, name: str) -> int:
+        self._types[name] = number = len(self._types) + 1
+        insert = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
+        self._connection.execute(insert, (self._log_id, number, name))
+        return number
+
+
+@asynccontextmanager
+async def adopting(
+    connection: apsw.Connection, log_id: int, path: str, identity: LogIdentity, head: Position
+) -> AsyncGenerator[EmptyLog]:
+    """A log to be filled, in one transaction that ends with this context."""
+    with DiskErrors(path):
+        connection.execute("begin immediate")
+        try:
+            if connection.execute(_HELD, (log_id,)).get:
+                raise WiringError(f"The log {path} is not empty. Move into a file that is not there yet.")
+            connection.execute("delete from event_types where log_id = ?", (log_id,))
+            connection.execute(
+                "update logs set name = ?, epoch = ?, position = ? where log_id = ?",
+                (identity.log, identity.epoch, head, log_id),
+            )
+            connection.executemany(
+                "insert into epochs (log_id, epoch, after) values (?, ?, ?)",
+                [(log_id, *fork) for fork in identity.forks],
+            )
+            yield SqliteEmptyLog(connection, log_id)
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise

@@ -1,0 +1,49 @@
+"""`twofold move` on the command line: what it says, and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.postgres import Postgres, fresh_schema
+
+TWOFOLD = Path(sys.executable).with_name("twofold")
+
+
+def twofold(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([TWOFOLD, *arguments], cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgres: Postgres, tmp_path: Path) -> None:
+    stores = ["--views", "sqlite:///views.db"]
+    assert twofold(tmp_path, "demo", "--no-serve", "--store", "sqlite:///log.db", *stores).returncode == 0
+    url = f"{postgres.dsn}?schema={fresh_schema()}"
+    early = twofold(tmp_path, "move", "--from", "sqlite:///log.db", "--to", url, "--json")
+    assert (early.returncode, "`twofold migrate" in json.loads(early.stdout)["error"]["message"]) == (2, True)
+    assert twofold(tmp_path, "migrate", "--store", url).returncode == 0
+
+    done = twofold(tmp_path, "move", "--from", "sqlite:///log.db", "--to", url, "--json")
+    moved = json.loads(done.stdout)["data"]
+    assert (done.returncode, moved["head"], moved["epoch"], moved["commands"]) == (0, 16_227, 2, 13_870)
+    assert "Moving: 32,454 of 32,454 events" in done.stderr
+
+    after = twofold(tmp_path, "demo", "--no-serve", "--store", url, *stores, "--json")
+    told = json.loads(after.stdout)["data"]
+    assert (after.returncode, told["right"], told["sent"]) == (0, True, 0), "nothing had to be sent again"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "code", "cure"),
+    [
+        ("sqlite:///none.db", "sqlite:///other.db", 4, "There is no file"),
+        ("memory:", "sqlite:///other.db", 2, "lives inside the process"),
+        ("sqlite:///none.db", "mongodb://there/here", 4, "There is no file"),
+    ],
+)
+def test_what_cannot_be_moved_is_said(tmp_path: Path, source: str, target: str, code: int, cure: str) -> None:
+    done = twofold(tmp_path, "move", "--from", source, "--to", target)
+    assert (done.returncode, cure in done.stderr) == (code, True), done.stderr
+    assert not (tmp_path / "none.db").exists()
+    assert not (tmp_path / "other.db").exists()
