@@ -23,7 +23,8 @@ def literal(value: Any, type: str) -> str:
         inside = type.removesuffix("[]")
         return f"array[{', '.join(literal(each, inside) for each in value)}]::{type}"
     if type in _INTEGERS:
-        return str(int(value))
+        # The least number of a type is out of range before its sign is looked at.
+        return str(int(value)) if value >= 0 else f"'{int(value)}'::{type}"
     if type == "bytea":
         return rf"E'\\x{bytes(value).hex()}'::bytea"
     if not isinstance(value, str) or "\0" in value:
