@@ -1,8 +1,6 @@
 """A standby takes over: what was acknowledged is there, or the loss is said; two histories are never mixed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,58 +8,15 @@ import pytest
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import Proxy
 from tests.servers.standby import Standby, standby_of
+from tests.write_store.failover import commands_of, on, one, opened, until, written
 from tests.write_store.postgres import fresh_log
 from tests.write_store.postgres_load import Load, check_log
 from twofold import AppendCondition, EventQuery, Metadata, QueryItem, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.events import NewEvent
 from twofold.write_store.port import Append, Appended
 from twofold.write_store.postgres import PostgresWriteStore
 
 COMMITS_THAT_WAIT = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
-
-
-def one(command_id: str, type: str = "a") -> Append:
-    event = NewEvent(f"{command_id}.0", type, 1, ("k:1",), b"{}")
-    return Append(Metadata(0, command_id, command_id), (event,), (), command_id, b"one")
-
-
-def on(url: str, *servers: Postgres) -> str:
-    """The URL of a log, on these servers."""
-    _, at, rest = url.partition("@")
-    return f"postgresql://postgres{at}{','.join(f'127.0.0.1:{each.port}' for each in servers)}/{rest.split('/', 1)[1]}"
-
-
-@asynccontextmanager
-async def opened(url: str, *, patience: float = 30.0, read_only: bool = False) -> AsyncIterator[PostgresWriteStore]:
-    store = await PostgresWriteStore.open(url, patience=patience, read_only=read_only)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def written(store: PostgresWriteStore, *command_ids: str) -> list[int]:
-    """The positions of what these commands write, one batch each."""
-    positions: list[int] = []
-    for command_id in command_ids:
-        (outcome,) = await store.append([one(command_id)])
-        assert isinstance(outcome, Appended), outcome
-        positions.append(outcome.position)
-    return positions
-
-
-async def commands_of(store: PostgresWriteStore) -> list[str]:
-    return [event.metadata.command_id for event in (await store.read(ALL_EVENTS)).events]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something that costs a query holds."""
-    async with asyncio.timeout(60):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

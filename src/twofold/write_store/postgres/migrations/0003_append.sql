@@ -26,6 +26,8 @@ set plan_cache_mode = force_generic_plan
 as $function$
 #variable_conflict use_column
 declare
+    -- Looked up before the lock is taken: it costs some microseconds.
+    server   text := (select system_identifier::text from pg_control_system());
     head     {schema}.log_head;
     appends  int := cardinality(p_times);
     accepted boolean[] := array_fill(true, array[appends]);
@@ -47,8 +49,8 @@ begin
 
     -- A statement of its own: what the last holder committed is visible to every statement after this one.
     select * into strict head from log_head for update;
-    if head.timeline <> left(pg_walfile_name(pg_current_wal_lsn()), 8) then
-        raise exception 'the server was promoted, and no new epoch of the log has begun' using errcode = 'TF002';
+    if head.timeline <> left(pg_walfile_name(pg_current_wal_lsn()), 8) or head.cluster <> server then
+        raise exception 'this is another server than the epoch began on, and no new one has' using errcode = 'TF002';
     end if;
     if head.epoch <> p_epoch then
         raise exception 'the log is in epoch %, the append in epoch %', head.epoch, p_epoch using errcode = 'TF001';
