@@ -159,7 +159,8 @@ class PostgresWriteStore:
         while len(outcomes) < len(batch):
             rest = batch[len(outcomes) :] if outcomes else batch
             outcomes += await self._write(rest)
-        self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
+            # Before anything else is asked: a fail-over that has lost this must be found out.
+            self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
         self._news.wrote(self._tell)
         await self._forget_commands(batch)
         return outcomes

@@ -201,7 +201,7 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
     with_logs = connection.execute("select 1 from sqlite_schema where name = 'logs'").fetchone() is not None
     for log_id, name, epoch in connection.execute(sql, (log,)) if with_logs else ():
         sql = "select epoch, after from epochs where log_id = ? order by epoch"
-        found: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))  # type: ignore[arg-type]
+        found: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
         return log_id, LogIdentity(name, epoch, tuple(found))
     raise WiringError(
         f"There is no log '{log}' in {connection.filename}. Name the file of a log, or open it once for writing."
