@@ -13,6 +13,9 @@ from twofold.write_store.postgres import PostgresWriteStore
 
 
 class TestPostgresWriteStore(WriteStoreContract):
+    # Racers on several nodes have a test of their own.
+    rounds = 60
+
     @pytest.fixture(autouse=True)
     def server(self, postgres: Postgres) -> None:
         self.dsn = postgres.dsn

@@ -42,6 +42,8 @@ async def log_behind(bouncer: PgBouncer, postgres_newest: Postgres) -> tuple[str
 
 
 class TestPostgresWriteStoreBehindPgBouncer(WriteStoreContract):
+    rounds = 5
+
     @pytest.fixture(autouse=True)
     def servers(self, bouncer: PgBouncer, postgres_newest: Postgres) -> None:
         self.bouncer, self.postgres = bouncer, postgres_newest

@@ -34,6 +34,9 @@ ODD_TAGS = ("a:b:c", "q:'", 'q:"', "q:%", "q:_", "q:\\", "q:🦊", "q:ßß é", 
 class WriteStoreContract(abc.ABC):
     """The rules every write store obeys. Subclass it and say in `opened` how a fresh store is opened."""
 
+    rounds = 200
+    """How often each race is run."""
+
     @abc.abstractmethod
     def opened(self) -> AbstractAsyncContextManager[WriteStore]:
         """A new, empty store, closed when the context ends."""
@@ -161,7 +164,7 @@ class WriteStoreContract(abc.ABC):
     @pytest.mark.parametrize("in_one_batch", [False, True], ids=["at once", "in one batch"])
     async def test_of_many_racers_to_one_boundary_one_wins_each_round(self, prize: str, in_one_batch: bool) -> None:
         async with self.opened() as store:
-            await race(store, PRIZES[prize], racers=64, rounds=200, in_one_batch=in_one_batch)
+            await race(store, PRIZES[prize], racers=64, rounds=self.rounds, in_one_batch=in_one_batch)
 
     # Command ids
 

@@ -139,6 +139,9 @@ class PostgresWriteStore:
 
         A request that is broken off leaves a connection with half an answer, or cancels what another one asked for.
         """
+        if self._closing is not None:
+            work.close()
+            raise Unavailable(f"The log at {self._address.shown} has been closed.")
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._finished)

@@ -116,7 +116,12 @@ class Connections:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Connection]:
-        async with self._free:
+        if self._free.locked():
+            # Behind calls that hang, nobody waits for ever.
+            await self._world.within(self._patience, self._free.acquire())
+        else:
+            await self._free.acquire()
+        try:
             connection = await self._usable()
             timer = asyncio.get_running_loop().call_later(self._patience, connection.terminate)
             try:
@@ -133,6 +138,8 @@ class Connections:
                 timer.cancel()
                 if not connection.is_closed():
                     self._idle.append(connection)
+        finally:
+            self._free.release()
 
     async def _usable(self) -> Connection:
         while self._idle:
@@ -160,7 +167,7 @@ async def _refuse_pooler(address: Address, connection: Connection) -> None:
         raise WiringError(f"There is a pooler before {address.shown}. Add pgbouncer=true to the store's URL.")
 
 
-def _leave_if_not_replicated(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:
+def _leave_if_not_replicated(connection: Any, message: asyncpg.PostgresLogMessage) -> None:
     """Hang up where the server says that a commit has not waited for its standby: somebody cancelled the waiting.
 
     The driver tells it before it hands out the answer, which looks like any other.

@@ -23,6 +23,7 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
+set lock_timeout = 2000
 as $function$
 #variable_conflict use_column
 declare

@@ -28,6 +28,7 @@ as $function$ select nextval('writers') $function$;
 create function {schema}.raise_epoch(p_from int, p_cause text) returns int
 language plpgsql volatile security definer
 set search_path = {schema}, pg_temp
+set lock_timeout = 2000
 as $function$
 declare
     head {schema}.log_head;
