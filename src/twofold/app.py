@@ -177,6 +177,9 @@ class App:
         where the token is not one of this log's.
         """
         running = self._open()
+        if running.store.problem is not None:
+            # After a disk error reads go on. Where the log has lost events, so may the read models have to: this raises.
+            await running.store.read(NO_EVENTS)
         at_least = 0 if position is None else await self._reached(running, position)
         longest = self.settings.wait_seconds if timeout is None else timeout
         value, reflected, parked = await self.queries.answer(running.views, query, at_least, longest)
@@ -209,8 +212,17 @@ class App:
     async def status(self) -> Status:
         """How the app is doing, measured from log and checkpoints rather than from what the followers say."""
         running = self._open()
-        head = (await running.store.read(NO_EVENTS)).head
-        followers = [await self._status_of(worker, running.store, head) for worker in running.workers]
+        store = running.store
+        try:
+            head = (await store.read(NO_EVENTS)).head
+            lags = [await lag_of(store, worker.position, head, self.world) for worker in running.workers]
+        except Unavailable:
+            if store.problem is None:
+                raise
+            # It answers nothing any more: what its followers had taken is all there is to tell.
+            head = max((worker.position for worker in running.workers), default=0)
+            lags = [(head - worker.position, 0.0) for worker in running.workers]
+        followers = [await _status_of(worker, *lag) for worker, lag in zip(running.workers, lags, strict=True)]
         problems = [] if running.store.problem is None else [running.store.problem]
         problems += [sentence for each in followers for sentence in _problems_of(each)]
         return Status(
@@ -244,21 +256,6 @@ class App:
         if position > head:
             raise InvalidMessage(f"The position {position} is beyond the log, which ends at {head}.", field="position")
         return position
-
-    async def _status_of(self, worker: Worker, store: WriteStore, head: Position) -> FollowerStatus:
-        follower = worker.follower
-        lag, seconds = await lag_of(store, worker.position, head, self.world)
-        return FollowerStatus(
-            follower.name,
-            follower.kind,
-            worker.position,
-            lag,
-            seconds,
-            worker.rate(),
-            worker.state,
-            worker.error,
-            await follower.parked(),
-        )
 
 
 class _Running:
@@ -349,6 +346,21 @@ def position_of(token: str, identity: LogIdentity) -> Position:
             field="position",
         )
     return int(number)
+
+
+async def _status_of(worker: Worker, lag: int, seconds: float) -> FollowerStatus:
+    follower = worker.follower
+    return FollowerStatus(
+        follower.name,
+        follower.kind,
+        worker.position,
+        lag,
+        seconds,
+        worker.rate(),
+        worker.state,
+        worker.error,
+        await follower.parked(),
+    )
 
 
 def _problems_of(follower: FollowerStatus) -> list[str]:

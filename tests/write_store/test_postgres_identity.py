@@ -163,8 +163,10 @@ async def test_a_reader_on_a_standby_sees_a_beginning_of_the_log_and_never_a_hol
             standby.catch_up()
 
         async with opened(made) as one_node, opened(made) as another:
-            nodes = [one_node, another]
-            await asyncio.wait_for(asyncio.gather(pause_and_resume(), load.run(nodes, 3), load.follow(there)), 600)
+            async with asyncio.timeout(500), asyncio.TaskGroup() as group:
+                group.create_task(load.run([one_node, another], 3))
+                group.create_task(load.follow(there))
+                group.create_task(pause_and_resume())
         standby.catch_up()
         head = await check_log(there, load, followed=False)
         assert load.seen_live == list(range(1, len(load.seen_live) + 1)), "the live reader saw a hole"
