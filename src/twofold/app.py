@@ -178,7 +178,7 @@ class App:
         """
         running = self._open()
         if running.store.problem is not None:
-            # After a disk error reads go on. Where the log has lost events, so may the read models have to: this raises.
+            # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
             await running.store.read(NO_EVENTS)
         at_least = 0 if position is None else await self._reached(running, position)
         longest = self.settings.wait_seconds if timeout is None else timeout

@@ -162,11 +162,15 @@ async def test_a_reader_on_a_standby_sees_a_beginning_of_the_log_and_never_a_hol
             load.ended.set()
             standby.catch_up()
 
-        async with opened(made) as one_node, opened(made) as another:
-            async with asyncio.timeout(500), asyncio.TaskGroup() as group:
-                group.create_task(load.run([one_node, another], 3))
-                group.create_task(load.follow(there))
-                group.create_task(pause_and_resume())
+        async with (
+            opened(made) as one_node,
+            opened(made) as another,
+            asyncio.timeout(500),
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(load.run([one_node, another], 3))
+            group.create_task(load.follow(there))
+            group.create_task(pause_and_resume())
         standby.catch_up()
         head = await check_log(there, load, followed=False)
         assert load.seen_live == list(range(1, len(load.seen_live) + 1)), "the live reader saw a hole"
