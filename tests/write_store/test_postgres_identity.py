@@ -80,6 +80,29 @@ async def test_a_running_store_that_meets_a_restored_log_writes_nothing_on_top_o
             assert await commands_of(restored) == ["c-1", "c-2", "c-3"]
 
 
+async def test_a_history_that_is_given_up_for_another_of_the_same_age_is_shut_out_by_raising_the_epoch_twice(
+    postgres_bindir: Path,
+) -> None:
+    with Postgres(postgres_bindir) as given_up, Postgres(postgres_bindir) as kept:
+        made = await fresh_log(given_up.dsn)
+        async with opened(made) as store:
+            await written(store, "c-1", "c-2")
+        restore(kept, dump(given_up, "pg_dump"))
+        raise_epoch = f"select {address_of(made).schema}.raise_epoch"
+        given_up.sql(f"{raise_epoch}(1, 'restored for the first time')")
+        async with opened(on(made, given_up, kept)) as store:
+            await written(store, "given-up-3", "given-up-4")
+            stamp = store.identity.stamp
+            kept.sql(f"{raise_epoch}(1, 'restored once more'); {raise_epoch}(2, 'the first one is given up')")
+            async with opened(on(made, kept)) as fresh:
+                await written(fresh, "c-3", "c-4", "c-5")
+                assert not fresh.identity.holds(stamp, 3)
+                assert fresh.identity.holds(stamp, 2)
+            given_up.kill()
+            with pytest.raises(Unavailable, match="has seen 4, but epoch 3 goes on after 2"):
+                await store.append([one("mixed")])
+
+
 async def test_a_position_is_not_given_again_when_the_tail_of_the_log_has_been_deleted(
     postgres_newest: Postgres,
 ) -> None:
