@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks import peer_umadb
 from benchmarks import raw_postgres as raw
 from benchmarks.bank import DECIDING, HISTORY, WHOLE, BalanceOf, Deposit, bank
 from benchmarks.commands import ACCOUNTS
@@ -80,13 +81,20 @@ def _commands(dsn: str, callers: int, rounds: int, seconds: float) -> list[Resul
         eventsourcing=lambda _: contestant("commands", dsn, callers, seconds),
         its_best=lambda _: contestant("commands-best", dsn, callers, seconds),
         its_DCB=lambda _: contestant("dcb-commands", dsn, callers, seconds),
+        umadb=lambda _: peer_umadb.contestant(callers, seconds),
     )
     label = f"PG: commands, {callers} caller{'s' * (callers > 1)}"
     bars = {
         1: {"raw_row": (0.55, 0.75), "eventsourcing": (2.0, 4.0)},
-        32: {"raw_row": (0.8, 1.5), "eventsourcing": (10.0, 25.0), "its_best": (5.0, 10.0), "its_DCB": (10.0, 20.0)},
+        32: {
+            "raw_row": (0.8, 1.5),
+            "eventsourcing": (10.0, 25.0),
+            "its_best": (5.0, 10.0),
+            "its_DCB": (10.0, 20.0),
+            "umadb": (1.5, 4.0),
+        },
     }[callers]
-    names = ("raw_row", "raw_rows", "eventsourcing", "its_best", "its_DCB")
+    names = ("raw_row", "raw_rows", "eventsourcing", "its_best", "its_DCB", "umadb")
     found = []
     for name in names:
         must, ambition = bars.get(name, (None, None))
