@@ -28,7 +28,7 @@ DAY = 86_400_000_000
 _READERS = 4
 _OTHER_EPOCH = frozenset({"TF001", "TF002"})
 _CHANGED_MEANWHILE = "TF006"
-_FORGET_EVERY = 1_000
+_FORGET_EVERY = 10.0
 _LONG_AGO = 1_000
 """A condition on several tags that looks further back than this is looked at once before the lock is taken."""
 
@@ -60,6 +60,7 @@ class PostgresWriteStore:
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._since_forgotten = 0
+        self._forget_at = self._world.monotonic() + _FORGET_EVERY
         self._instance = ""
         self._calls = 0
 
@@ -213,9 +214,11 @@ class PostgresWriteStore:
 
     async def _forget_commands(self, batch: Sequence[Append]) -> None:
         self._since_forgotten += len(batch)
-        if self._since_forgotten >= _FORGET_EVERY:
+        now = self._world.monotonic()
+        if now >= self._forget_at:
             # Twice as many as have come, so that what is too old never grows.
             limit, self._since_forgotten = 2 * self._since_forgotten, 0
+            self._forget_at = now + _FORGET_EVERY
             before = batch[-1].metadata.time - self._retention
             await self._ask(self._writing, functions.FORGET_COMMANDS, before, limit)
 

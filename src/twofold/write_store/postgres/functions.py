@@ -56,16 +56,22 @@ class Caller:
     def __init__(self, schema: str, *, plain: bool) -> None:
         self._schema = schema
         self._plain = plain
-        self._prepared: dict[str, str] = {}
+        self._prepared: dict[str, tuple[str, Sequence[int]]] = {}
 
     async def call(self, connection: asyncpg.Connection, function: Function, *arguments: Any) -> Sequence[Row]:
         """The rows a function answers. asyncpg's errors, and OSError, where it fails."""
         if self._plain:
             return await self._copy(connection, function, arguments)
-        sql = self._prepared.get(function.name)
-        if sql is None:
-            numbered = ", ".join(f"${i}::{type}" for i, type in enumerate(function.arguments, 1))
-            sql = self._prepared[function.name] = f"select * from {self._schema}.{function.name}({numbered})"
+        known = self._prepared.get(function.name)
+        if known is None:
+            known = self._prepared[function.name] = _statement(self._schema, function)
+        sql, as_text = known
+        if as_text:
+            given = list(arguments)
+            for i in as_text:
+                # [1, 2] as {1, 2}
+                given[i] = f"{{{str(given[i])[1:-1]}}}"
+            arguments = tuple(given)
         return await connection.fetch(sql, *arguments)
 
     async def _copy(
@@ -86,3 +92,13 @@ class Caller:
             f"select * from {self._schema}.{function.name}({written})", output=collect, format="binary"
         )
         return literals.rows(bytes(answer), function.columns)
+
+
+def _statement(schema: str, function: Function) -> tuple[str, Sequence[int]]:
+    """The SQL of a call, and which arguments go as text: whole numbers in arrays, which the driver takes four times as
+    long to encode one by one."""
+    as_text = [i for i, type in enumerate(function.arguments) if type in ("int[]", "bigint[]")]
+    numbered = ", ".join(
+        f"${i}::text::{type}" if i - 1 in as_text else f"${i}::{type}" for i, type in enumerate(function.arguments, 1)
+    )
+    return f"select * from {schema}.{function.name}({numbered})", as_text
