@@ -91,7 +91,8 @@ begin
     elsif p_wide is not null or array_position(p_tags, null) is not null then
         return query
             select e.position, e.type_id, e.version, e.payload, e.envelope
-              from (
+              from events e
+             where e.position = any (array(
                 select n.position
                   from unnest(p_after, p_tags, p_types) as q(after, tag, type) join event_types y on y.name = q.type
                  cross join lateral matching(
@@ -108,13 +109,13 @@ begin
                     w.after, p_limit
                  ) as n(position)
                 order by 1 limit p_limit
-              ) as f
-              cross join lateral (select * from events e where e.position = f.position) as e
+              ))
              order by 1;
     elsif cardinality(p_types) > 0 then
         return query
             select e.position, e.type_id, e.version, e.payload, e.envelope
-              from (
+              from events e
+             where e.position = any (array(
                 select distinct n.position
                   from unnest(p_after, p_tags, p_types) as q(after, tag, type) join event_types y on y.name = q.type
                  cross join lateral (
@@ -123,8 +124,7 @@ begin
                      order by t.position limit p_limit
                  ) as n
                 order by 1 limit p_limit
-              ) as f
-              cross join lateral (select * from events e where e.position = f.position) as e
+              ))
              order by 1;
     end if;
 end
