@@ -21,9 +21,12 @@ begin
             return query select e.position from {schema}.events e where e.position > p_after order by 1 limit p_limit;
         else
             return query
+                -- Written so that only the index by type has this order. Where one type is almost all of the log, the
+                -- primary key looks as good to the planner, and a rare type would be looked for in the whole log.
                 select n.position from unnest(p_types) as y(type_id) cross join lateral (
                     select e.position from {schema}.events e
-                     where e.type_id = y.type_id and e.position > p_after order by 1 limit p_limit
+                     where (e.type_id, e.position) > (y.type_id, p_after) and e.type_id <= y.type_id
+                     order by e.type_id, e.position limit p_limit
                 ) as n
                 order by 1 limit p_limit;
         end if;
