@@ -356,16 +356,14 @@ class PostgresWriteStore:
         try:
             return await connections.call(function, *arguments, check=check)
         except (*LOST, asyncpg.PostgresError) as error:
-            raise self._refused(error) from error
+            raise self._refused(error, writes=connections is self._writing) from error
 
-    def _refused(self, error: BaseException) -> TwofoldError:
+    def _refused(self, error: BaseException, *, writes: bool = True) -> TwofoldError:
         where = self._address.shown
         if isinstance(error, LOST):
             said = str(error) or type(error).__name__
-            return Unavailable(
-                f"PostgreSQL at {where} cannot be reached ({said}). What was under way may have been written; send it "
-                "again under the same command id."
-            )
+            unknown = " What was under way may have been written; send it again under the same command id."
+            return Unavailable(f"PostgreSQL at {where} cannot be reached ({said}).{unknown if writes else ''}")
         if getattr(error, "sqlstate", None) in _OTHER_EPOCH:
             return _AnotherEpoch(str(error))
         if is_missing(error):
