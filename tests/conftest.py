@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -32,3 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("browser") and "chromium" not in (names := getattr(item, "fixturenames", [])):
             names.insert(0, "chromium")
+
+
+def pytest_configure() -> None:
+    """Let the children of tests hear Ctrl-C, also where the tests run in the background and it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
