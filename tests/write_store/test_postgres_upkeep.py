@@ -1,7 +1,7 @@
 """Command ids are remembered for the retention, and forgotten after it, a few at a time."""
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres import broken_log, fresh_log
 from twofold import Metadata
 from twofold.domain.events import NewEvent
 from twofold.world import RealWorld
@@ -38,4 +38,17 @@ async def test_a_command_id_is_remembered_for_the_retention_and_not_much_longer(
     assert left == ["c-2", "c-3", "c-4", "c-5", "c-6", "c-7"]
     assert await store.append([sent(3, at=9 * DAY)]) == [Appended(4, 1, repeated=True)]
     assert await store.append([sent(1, at=9 * DAY)]) == [Appended(9, 1)], "forgotten, as the retention says"
+    await store.close()
+
+
+async def test_what_was_written_is_acknowledged_though_old_ids_cannot_be_forgotten(postgres: Postgres) -> None:
+    refusal = ("get diagnostics forgotten = row_count;", "raise exception 'not now';")
+    store = await PostgresWriteStore.open(await broken_log(postgres.dsn, refusal), world=QuickWorld(), patience=3_600)
+    assert await store.append([sent(1, at=DAY)]) == [Appended(1, 1)]
+    await store.close()
+
+
+async def test_an_empty_batch_is_nothing_also_when_old_ids_are_to_be_forgotten(postgres: Postgres) -> None:
+    store = await PostgresWriteStore.open(await fresh_log(postgres.dsn), world=QuickWorld(), patience=3_600)
+    assert await store.append([]) == []
     await store.close()

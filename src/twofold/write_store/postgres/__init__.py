@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +22,8 @@ from twofold.write_store.postgres.connections import LOST, Connections, is_missi
 from twofold.write_store.postgres.migrate import migrations
 from twofold.write_store.postgres.moving import adopting, reading_content
 from twofold.write_store.postgres.news import News, channel
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -166,7 +169,11 @@ class PostgresWriteStore:
             # Before anything else is asked: a fail-over that has lost this must be found out.
             self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
         self._news.wrote(self._tell)
-        await self._forget_commands(batch)
+        try:
+            await self._forget_commands(batch)
+        except TwofoldError as error:
+            # What was written stays acknowledged. It is tried again in a while.
+            log.warning("Old command ids could not be forgotten: %s", error)
         return outcomes
 
     async def _write(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -215,7 +222,7 @@ class PostgresWriteStore:
     async def _forget_commands(self, batch: Sequence[Append]) -> None:
         self._since_forgotten += len(batch)
         now = self._world.monotonic()
-        if now >= self._forget_at:
+        if batch and now >= self._forget_at:
             # Twice as many as have come, so that what is too old never grows.
             limit, self._since_forgotten = 2 * self._since_forgotten, 0
             self._forget_at = now + _FORGET_EVERY
