@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec import Struct
@@ -30,13 +31,13 @@ from twofold import (
 )
 from twofold.app import Status
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.events import RecordedEvent
+from twofold.domain.events import Metadata, RecordedEvent
 from twofold.operations.move import Moved, move
 from twofold.stores import open_write_store
 from twofold.testing.write_store_model import HISTORIES
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, WriteStore
+from twofold.write_store.port import Append, Appended, WriteStore
 from twofold.write_store.postgres.moving import PostgresEmptyLog
 
 Room = Annotated[str, Tag("room")]
@@ -167,6 +168,29 @@ async def test_an_app_goes_on_in_postgresql_where_it_was_in_sqlite(postgres: Pos
     async with App(rooms(reacted), store=after, views=views, world=Tomorrow()) as app:
         await until(app, lambda status: status.head == 44)
     assert [each.type for each in await events_of(after)].count("freed") == 22, "what was due later still comes"
+
+
+async def test_a_command_id_that_begins_like_the_stores_own_goes_along(
+    postgres_newest: Postgres, tmp_path: Path
+) -> None:
+    before, between, after = (
+        f"sqlite:///{tmp_path}/log.db",
+        await fresh_log(postgres_newest.dsn),
+        f"sqlite:///{tmp_path}/b.db",
+    )
+    odd = Append(Metadata(0, "~odd", "~odd"), command_id="~odd")
+    nobodys = msgspec.structs.replace(odd, command_id=None)
+    store = await opened(before)
+    await store.append([odd])
+    await store.close()
+    assert (await moved(before, between)).commands == 1
+    store = await opened(between)
+    await store.append([nobodys, nobodys])
+    await store.close()
+    assert (await moved(between, after)).commands == 1, "what the store called itself stays behind"
+    store = await opened(after)
+    assert await store.append([odd]) == [Appended(0, 0, repeated=True)]
+    await store.close()
 
 
 async def test_who_goes_on_with_the_old_log_is_found_out(postgres_newest: Postgres, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from twofold.write_store.postgres.functions import Caller, Function
 _encode = msgspec.json.Encoder().encode
 _PATIENCE = 10.0
 
-# What only one process ever asks for again is not worth moving: ids the store has made up itself begin with '~'.
+# What only one process ever asks for again is not worth moving: the ids a store has made up itself.
 _COMMANDS = """
 select command_id, request_hash, position, count, recorded_at from {schema}.commands
-where command_id > $1 and command_id not like '~%' order by command_id limit $2
+where command_id > $1 and command_id !~ '^~[0-9a-f]{16}[.][0-9]+$' order by command_id limit $2
 """
 _SPACES = "select distinct space from {schema}.rows order by space"
 _HELD = """
