@@ -120,3 +120,12 @@ async def test_a_store_that_closes_stops_listening(two: Two) -> None:
     await listening(two)
     await two.reader.close()
     await two.listeners(0)
+
+
+async def test_who_waits_at_a_closed_store_opens_no_connection(postgres: Postgres) -> None:
+    store = await PostgresWriteStore.open(await fresh_log(postgres.dsn))
+    await store.close()
+    before = asyncio.all_tasks()
+    await store.wait(0, 0.01)
+    left = {each for each in asyncio.all_tasks() - before if not each.done()}
+    assert left == set(), "nobody would ever end it"

@@ -41,6 +41,7 @@ class News:
         self._listening: asyncio.Task[None] | None = None
         self._notifying: asyncio.Task[None] | None = None
         self._untold = False
+        self._closed = False
 
     def seen(self, head: Position) -> None:
         """The head is at least there."""
@@ -74,12 +75,15 @@ class News:
 
     async def close(self) -> None:
         """Stop looking and listening. Whoever waits is woken by their own timeout."""
+        self._closed = True
         tasks = [each for each in (self._polling, self._listening, self._notifying) if each is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self) -> None:
+        if self._closed:
+            return
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll(), name="twofold-postgres-poll")
         if self._listening is None and not self._address.pgbouncer:
