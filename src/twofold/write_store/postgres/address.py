@@ -58,7 +58,8 @@ def address_of(url: str) -> Address:
     database = unquote(parts.path.removeprefix("/"))
     if not database:
         raise WiringError("The store's URL names no database. Write postgresql://user@host/database.")
-    if "," in parts.netloc and "target_session_attrs" not in dict(others):
+    hosts = parts.netloc.rpartition("@")[2] + dict(others).get("host", "")
+    if "," in hosts and "target_session_attrs" not in dict(others):
         # Of several servers the one that takes writes.
         others.append(("target_session_attrs", "read-write"))
     query = urlencode(others, quote_via=quote)
