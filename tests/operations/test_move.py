@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from msgspec import Struct
 
 from tests.servers.postgres import Postgres
+from tests.servers.server import ServerError
 from tests.write_store.postgres import fresh_log
 from twofold import (
     App,
@@ -38,6 +39,7 @@ from twofold.testing.write_store_model import HISTORIES
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Appended, WriteStore
+from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.postgres.moving import PostgresEmptyLog
 
 Room = Annotated[str, Tag("room")]
@@ -293,21 +295,50 @@ async def test_a_copy_broken_off_leaves_the_target_empty(
     assert (await moved(source, target)).head == 5
 
 
-async def test_a_log_that_is_written_meanwhile_is_not_moved(postgres_newest: Postgres, tmp_path: Path) -> None:
+async def test_nobody_writes_a_log_while_it_is_moved(postgres_newest: Postgres, tmp_path: Path) -> None:
     source, target = await fresh_log(postgres_newest.dsn), f"sqlite:///{tmp_path}/target.db"
     await moved(await filled(tmp_path), source)
     schema = source.rpartition("=")[2]
     old, new = await opened(source), await opened(target)
+    refused: list[str] = []
 
-    def written(done: int, total: int) -> None:
-        if done == total:
-            postgres_newest.sql(f"update {schema}.log_head set position = position + 1")
+    def write(done: int, total: int) -> None:
+        with pytest.raises(ServerError, match="lock timeout"):
+            postgres_newest.sql(f"set lock_timeout = 100; update {schema}.log_head set position = position + 1")
+        refused.append(f"{done} of {total}")
 
+    await move(old, new, write)
+    assert refused == ["5 of 10", "10 of 10"]
+    for store in (old, new):
+        await store.close()
+
+
+async def test_a_log_that_was_written_just_before_is_not_moved(
+    postgres_newest: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = await fresh_log(postgres_newest.dsn), f"sqlite:///{tmp_path}/target.db"
+    await moved(await filled(tmp_path), source)
+    schema = source.rpartition("=")[2]
+    old, new = await opened(source), await opened(target)
+    content = PostgresWriteStore.content
+
+    def written_first(self: PostgresWriteStore) -> object:
+        postgres_newest.sql(f"update {schema}.log_head set position = position + 1")
+        return content(self)
+
+    monkeypatch.setattr(PostgresWriteStore, "content", written_first)
     with pytest.raises(WiringError, match="was written while it was moved; nothing was moved"):
-        await move(old, new, written)
+        await move(old, new)
     for store in (old, new):
         await store.close()
     assert await events_of(target) == []
+
+
+async def test_a_log_that_has_begun_another_epoch_is_not_moved_into(postgres_newest: Postgres, tmp_path: Path) -> None:
+    source, target = await filled(tmp_path), await fresh_log(postgres_newest.dsn)
+    postgres_newest.sql(f"select {target.rpartition('=')[2]}.raise_epoch(1, 'by hand')")
+    with pytest.raises(WiringError, match="is not empty"):
+        await moved(source, target)
 
 
 async def test_a_log_in_memory_is_not_moved(tmp_path: Path) -> None:

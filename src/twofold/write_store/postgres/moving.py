@@ -27,6 +27,7 @@ where command_id > $1 and command_id !~ '^~[0-9a-f]{16}[.][0-9]+$' order by comm
 _SPACES = "select distinct space from {schema}.rows order by space"
 _HELD = """
 select position + (select count(*) from {schema}.commands) + (select count(*) from {schema}.rows)
+       + (select count(*) from {schema}.epochs)
 from {schema}.log_head for update
 """
 _HEAD = """
@@ -104,8 +105,9 @@ class PostgresEmptyLog(PostgresContent):
 
 @asynccontextmanager
 async def reading_content(address: Address) -> AsyncGenerator[PostgresContent]:
-    """All that a log holds, over a connection of its own."""
-    async with _connected(address) as connection:
+    """All that a log holds, over a connection of its own. Nobody writes it meanwhile: the head row is held."""
+    async with _connected(address) as connection, connection.transaction():
+        await connection.execute(f"select from {address.schema}.log_head for update")
         yield PostgresContent(connection, address)
 
 

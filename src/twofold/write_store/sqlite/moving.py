@@ -21,6 +21,7 @@ where log_id = ? and command_id > ? order by command_id limit ?
 """
 _HELD = """
 select position + (select count(*) from commands where log_id = ?1) + (select count(*) from rows where log_id = ?1)
+       + (select count(*) from epochs where log_id = ?1)
 from logs where log_id = ?1
 """
 
