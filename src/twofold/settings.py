@@ -34,6 +34,22 @@ class Settings(msgspec.Struct, frozen=True):
     fold_retries: Annotated[
         int, msgspec.Meta(ge=0, description="Times a failing event is tried again before its key is parked.")
     ] = 3
+    cached_rows: Annotated[
+        int, msgspec.Meta(ge=0, description="Rows a follower keeps in memory, so that it need not load them again.")
+    ] = 20_000
+    rebuild_page_events: Annotated[
+        int, msgspec.Meta(ge=1, description="Events a rebuild takes in one step at most.")
+    ] = 5_000
+    lease_seconds: Annotated[
+        float,
+        msgspec.Meta(ge=0.2, description="Seconds without a sign of life after which a node's work is taken over."),
+    ] = 10.0
+    stall_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0, description="Seconds after which a follower that does not move, while the log does, is reported."
+        ),
+    ] = 5.0
     wait_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a query waits for a position.")] = 5.0
     command_retention_days: Annotated[
         float,

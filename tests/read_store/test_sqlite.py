@@ -21,7 +21,18 @@ from twofold.read_store.port import Change, Parked, ReadModel, ReadStore
 from twofold.read_store.sqlite import SqliteReadStore
 from twofold.read_store.sqlite_table import Table
 from twofold.testing.read_store_contract import ReadStoreContract
-from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, Order, find, found_rows, keep, keys, progress
+from twofold.testing.read_store_rows import (
+    EVERYTHING,
+    LOG,
+    ORDERS,
+    Order,
+    find,
+    found_rows,
+    keep,
+    keys,
+    loaded,
+    progress,
+)
 
 
 class TestSqliteReadStore(ReadStoreContract):
@@ -72,7 +83,7 @@ async def test_a_reader_runs_beside_the_writer_and_sees_each_save(path: Path, st
     assert await keys(reader, ORDERS) == ["a"]
     await keep(store, ORDERS, {"b": Order()}, before=1)
     assert await keys(reader, ORDERS) == ["a", "b"]
-    assert await reader.load(ORDERS, ["b"]) == {"b": Order()}
+    assert await loaded(reader, ORDERS, ["b"]) == {"b": Order()}
     await reader.close()
 
 
@@ -213,7 +224,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_the_last_save(store: Sqlite
 _SAVE_FOR_EVER = """
 import asyncio, sys
 from twofold.read_store.sqlite import SqliteReadStore
-from twofold.testing.read_store_rows import ORDERS, Order, progress
+from twofold.testing.read_store_rows import ORDERS, Order, at as placed, progress
 from twofold.read_store.port import Change
 
 async def main():
@@ -222,7 +233,7 @@ async def main():
     at = (await progress(store, ORDERS)).position
     while True:
         rows = {f"k{n}": Order(total=at + 1) for n in range(200)} | {f"new{at}": Order(total=at + 1)}
-        await store.save(Change(ORDERS, "log", at, at + 1, 0, rows))
+        await store.save(Change(ORDERS, "log", at, at + 1, 0, placed(at + 1, rows)))
         at += 1
         print(at, flush=True)
 

@@ -3,14 +3,19 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from twofold.domain.decision import arms_of
+from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
 from twofold.domain.tags import TagReader, hints_of, id_reader, is_record, is_union, tag_of
 from twofold.errors import WiringError
 
 MAX_KEY = 1024
+MAX_PARTITIONS = 256
+
+Lifecycle = Literal["async", "inline", "live"]
+Parks = Literal["key", "partition"]
 
 
 class Projection:
@@ -22,6 +27,12 @@ class Projection:
     position.
     `find_by` lists the fields (or tuples of fields) queries filter by, `order_by` those they sort by. Raise `version`
     when the fold changes: the read model is then built anew from the first event.
+
+    `lifecycle` says when rows are made: "async" soon after the event, by followers; "inline" in the transaction of the
+    event itself, kept with the log and read by key; "live" when they are asked for, folded from the log, never kept.
+    `freshness` is the objective in seconds: whoever is further behind is reported. `partitions` is into how many shares
+    a new build is parted; each has a follower of its own, on any node. `parks` says what waits behind an event that
+    cannot be folded: its "key", or all keys of its "partition".
     """
 
     def __init__(
@@ -33,6 +44,10 @@ class Projection:
         find_by: Sequence[str | tuple[str, ...]] = (),
         order_by: Sequence[str] = (),
         version: int = 1,
+        lifecycle: Lifecycle = "async",
+        freshness: float | None = None,
+        partitions: int = 1,
+        parks: Parks = "key",
     ) -> None:
         self.name = name
         self.fold = fold
@@ -40,6 +55,10 @@ class Projection:
         self.find_by = tuple((f,) if isinstance(f, str) else tuple(f) for f in find_by)
         self.order_by = tuple(order_by)
         self.version = version
+        self.lifecycle: Lifecycle = lifecycle
+        self.freshness = freshness
+        self.partitions = partitions
+        self.parks: Parks = parks
 
 
 class BoundProjection:
@@ -50,6 +69,10 @@ class BoundProjection:
         self.version = projection.version
         self.find_by = projection.find_by
         self.order_by = projection.order_by
+        self.lifecycle = projection.lifecycle
+        self.freshness = projection.freshness
+        self.partitions = projection.partitions
+        self.parks = projection.parks
         self.label = f"Projection({projection.name!r}, {getattr(projection.fold, '__name__', projection.fold)})"
         self._fold = projection.fold
         self._readers = readers
@@ -59,6 +82,12 @@ class BoundProjection:
         self._check_events(names)
         self.types = tuple(names[event] for event in self.events)
         self._check_fields()
+        self._check_running()
+
+    def events_of(self, key: str) -> EventQuery:
+        """Selects the events that can touch the row of a key, and as few others as the log can tell apart."""
+        tags = () if self._key_kind is None else (f"{self._key_kind}:{key}",)
+        return EventQuery((QueryItem(self.types, tags),))
 
     def keys(self, event: object) -> tuple[str, ...]:
         """The keys of the rows that `event` touches, each once."""
@@ -121,6 +150,17 @@ class BoundProjection:
                     f"{self.label} is keyed by the tag '{self._key_kind}', but {shown} does not carry it. Give "
                     f"{shown} a field whose type is tagged Tag('{self._key_kind}'), or give `key` a function."
                 )
+
+    def _check_running(self) -> None:
+        if self.lifecycle not in get_args(Lifecycle) or self.parks not in get_args(Parks):
+            raise WiringError(
+                f"{self.label}: `lifecycle` is one of {', '.join(get_args(Lifecycle))}, `parks` one of "
+                f"{', '.join(get_args(Parks))}."
+            )
+        if not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise WiringError(f"{self.label}: `partitions` is 1 to {MAX_PARTITIONS}, not {self.partitions}.")
+        if self.freshness is not None and not self.freshness > 0:
+            raise WiringError(f"{self.label}: `freshness` is seconds above 0, not {self.freshness}.")
 
     def _check_fields(self) -> None:
         hints = hints_of(self.row, self.row.__name__)

@@ -4,33 +4,50 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.port import Change, Checkpoint, Found, Parked, Progress, ReadModel
+from twofold.read_store.partition import Partition, same_slots, shares
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel
 
 _Order = tuple[bool, ColumnValue, str]
 
 
-class _Kept:
+class _At(msgspec.Struct, frozen=True):
+    """Where a partition stands."""
+
+    position: int = 0
+    log: str = ""
+    updated: int = 0
+    epoch: int = 0
+
+
+class _Model:
     """What is kept of one read model. Once a snapshot has seen it, a save changes a copy instead."""
 
-    def __init__(self, columns: dict[str, Column]) -> None:
+    def __init__(self, columns: dict[str, Column], at: Mapping[Partition, _At]) -> None:
         self.columns = columns
-        self.rows: dict[str, Any] = {}
+        self.rows: dict[str, Kept] = {}
         self.parked: dict[str, Parked] = {}
-        self.progress = Progress(0, "", 0)
+        self.at = dict(at)
         self.seen = False
 
-    def changeable(self) -> "_Kept":
+    def changeable(self) -> "_Model":
         if not self.seen:
             return self
-        copy = _Kept(self.columns)
-        copy.rows, copy.parked, copy.progress = dict(self.rows), dict(self.parked), self.progress
+        copy = _Model(self.columns, self.at)
+        copy.rows, copy.parked = dict(self.rows), dict(self.parked)
         return copy
 
+    def progress(self) -> Progress:
+        lowest = min(self.at.values(), key=lambda at: at.position)
+        updated = max(at.updated for at in self.at.values())
+        return Progress(lowest.position, lowest.log, updated, tuple(self.parked[key] for key in sorted(self.parked)))
 
-_Models = dict[tuple[str, int], _Kept]
+
+_Models = dict[tuple[str, int], _Model]
 
 
 class MemoryReadStore:
@@ -41,26 +58,33 @@ class MemoryReadStore:
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
-            kept = self._models.setdefault((model.name, model.generation), _Kept({})).changeable()
+            new = _Model({}, {partition: _At() for partition in shares(model.partitions)})
+            kept = self._models.setdefault((model.name, model.generation), new).changeable()
             kept.columns = columns_of(model)
             self._models[model.name, model.generation] = kept
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
-        rows = _kept(self._models, model).rows
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+        rows = _of(self._models, model).rows
         return {key: rows[key] for key in keys if key in rows}
 
     async def save(self, change: Change) -> None:
-        kept = _kept(self._models, change.model)
-        if kept.progress.position != change.before or kept.progress.log not in ("", change.expected):
-            raise Conflict(f"Read model '{change.model.name}' is at {kept.progress.position}, not at {change.before}.")
-        for row in change.rows.values():
-            for column in kept.columns.values() if row is not None else ():
-                column.value(column.get(row))
+        kept = _of(self._models, change.model)
+        at = kept.at.get(change.partition)
+        if at is None:
+            raise Conflict(f"Read model '{change.model.name}' has no partition {change.partition.name} any more.")
+        if at.position != change.before or at.log not in ("", change.expected) or at.epoch > change.epoch:
+            raise Conflict(f"Read model '{change.model.name}' is at {at.position}, not at {change.before}.")
+        for new in change.rows.values():
+            for column in kept.columns.values() if new.row is not None else ():
+                column.value(column.get(new.row))
         kept = kept.changeable()
-        _put(kept.rows, change.rows)
-        _put(kept.parked, change.parked)
-        parked = tuple(kept.parked[key] for key in sorted(kept.parked))
-        kept.progress = Progress(change.position, change.log, change.now, parked)
+        for key, new in change.rows.items():
+            known = kept.rows.get(key)
+            if known is None or (new.repair, new.position) > (known.repair, known.position):
+                _put(kept.rows, key, None if new.row is None else Kept(new.row, new.position, new.repair))
+        for key, parked in change.parked.items():
+            _put(kept.parked, key, parked)
+        kept.at[change.partition] = _At(change.position, change.log, change.now, change.epoch)
         self._models[change.model.name, change.model.generation] = kept
 
     @asynccontextmanager
@@ -70,10 +94,36 @@ class MemoryReadStore:
         yield _MemorySnapshot(dict(self._models))
 
     async def checkpoints(self) -> list[Checkpoint]:
-        return [Checkpoint(*each, self._models[each].progress) for each in sorted(self._models)]
+        found: list[Checkpoint] = []
+        for (name, generation), kept in sorted(self._models.items()):
+            for partition, at in sorted(kept.at.items()):
+                parked = tuple(kept.parked[key] for key in sorted(kept.parked) if partition.holds(key))
+                progress = Progress(at.position, at.log, at.updated, parked)
+                found.append(Checkpoint(name, generation, progress, partition, at.epoch))
+        return found
 
     async def close(self) -> None:
         return None
+
+    async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
+        kept = _of(self._models, model).changeable()
+        stand = {(kept.at[each].position, kept.at[each].log) if each in kept.at else None for each in old}
+        if len(stand) != 1 or None in stand or not same_slots(old, new):
+            raise Conflict(f"The partitions of read model '{model.name}' have changed, or stand at several positions.")
+        merged = [kept.at.pop(each) for each in old]
+        at = msgspec.structs.replace(merged[0], epoch=max(each.epoch for each in merged))
+        kept.at |= {each: at for each in new}
+        self._models[model.name, model.generation] = kept
+
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        kept = self._models.get((name, generation))
+        rows = kept.rows if kept else {}
+        keys = sorted(key for key in rows if key > after)[:limit]
+        plain = {key: msgspec.json.decode(msgspec.json.encode(rows[key].row)) for key in keys}
+        return [(key, Kept(plain[key], rows[key].position, rows[key].repair)) for key in keys]
+
+    async def drop(self, name: str, generation: int) -> None:
+        self._models.pop((name, generation), None)
 
 
 class _MemorySnapshot:
@@ -81,7 +131,8 @@ class _MemorySnapshot:
         self._models = models
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
-        return _kept(self._models, model).rows.get(key)
+        kept = _of(self._models, model).rows.get(key)
+        return kept and kept.row
 
     async def find(
         self,
@@ -93,7 +144,7 @@ class _MemorySnapshot:
         limit: int,
         cursor: str | None = None,
     ) -> Found:
-        kept = _kept(self._models, model)
+        kept = _of(self._models, model)
         access = check_access(model, kept.columns, filters, order_by, descending, limit, cursor)
         ordered = sorted(_matching(kept, access), reverse=descending)
         if access.after is not None:
@@ -101,19 +152,23 @@ class _MemorySnapshot:
             ordered = [each for each in ordered if (each < behind if descending else each > behind)]
         page = ordered[:limit]
         more = len(ordered) > limit
-        return Found([(key, kept.rows[key]) for *_, key in page], access.cursor(*page[-1][1:]) if more else None)
+        return Found([(key, kept.rows[key].row) for *_, key in page], access.cursor(*page[-1][1:]) if more else None)
 
     async def progress(self, model: ReadModel) -> Progress:
-        return _kept(self._models, model).progress
+        return _of(self._models, model).progress()
+
+    def native(self, model: ReadModel) -> Native:
+        return Native({key: kept.row for key, kept in _of(self._models, model).rows.items()}, model.name)
 
 
-def _matching(kept: _Kept, access: Access) -> list[_Order]:
+def _matching(kept: _Model, access: Access) -> list[_Order]:
     """The places in the order of all rows that match."""
     filters = [(kept.columns[field], value) for field, value in zip(access.group, access.values, strict=True)]
     order = kept.columns[access.order] if access.order else None
+    rows = {key: each.row for key, each in kept.rows.items()}
     return [
         _place(order.value(order.get(row)) if order else None, key)
-        for key, row in kept.rows.items()
+        for key, row in rows.items()
         if all(column.value(column.get(row)) == value for column, value in filters)
     ]
 
@@ -122,15 +177,14 @@ def _place(value: ColumnValue, key: str) -> _Order:
     return (value is not None, value, key)
 
 
-def _put(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if value is None:
-            into.pop(key, None)
-        else:
-            into[key] = value
+def _put(into: dict[str, Any], key: str, value: Any | None) -> None:
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value
 
 
-def _kept(models: _Models, model: ReadModel) -> _Kept:
+def _of(models: _Models, model: ReadModel) -> _Model:
     try:
         return models[model.name, model.generation]
     except KeyError as error:

@@ -7,13 +7,15 @@ from typing import Any, Protocol
 import msgspec
 
 from twofold.domain.events import Position
+from twofold.read_store.partition import WHOLE, Partition
 
 
 class ReadModel(msgspec.Struct, frozen=True):
     """What a store must keep for one projection: typed rows by key, found and ordered by declared fields.
 
-    `generation` tells versions of one projection apart: each has rows, checkpoint and parked keys of its own. A find
+    `generation` tells builds of one projection apart: each has rows, checkpoints and parked keys of its own. A find
     may filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or a field of `order_by`.
+    A generation that is new is shared out into `partitions`.
     """
 
     name: str
@@ -21,12 +23,28 @@ class ReadModel(msgspec.Struct, frozen=True):
     row: type
     find_by: tuple[tuple[str, ...], ...] = ()
     order_by: tuple[str, ...] = ()
+    partitions: int = 1
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A row with its version: the position of the last event folded into it, and how often it was repaired.
+
+    `row` None says that it was deleted there. Of two versions of a row the one with the larger (repair, position) is
+    the newer; an older one never takes its place. `passed` are the rows the key had on the way, from the one it was
+    folded from: a store that keeps a row in several places has to take all of them away.
+    """
+
+    row: Any | None
+    position: Position
+    repair: int = 0
+    passed: tuple[Any, ...] = ()
 
 
 class Parked(msgspec.Struct, frozen=True):
     """A key whose event at `position` could not be folded. Its row stays as it was before that event.
 
-    `since` is microseconds since 1970 in UTC; `waiting` counts the later events of the key that wait behind it.
+    `since` is microseconds since 1970 in UTC; `waiting` counts the later events of the key that wait behind it, the
+    last of them at `upto`.
     """
 
     key: str
@@ -34,10 +52,14 @@ class Parked(msgspec.Struct, frozen=True):
     error: str
     since: int
     waiting: int = 0
+    upto: Position = 0
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a read model has come: its checkpoint, and the keys that are set aside."""
+    """How far a read model has come: its checkpoint (the lowest of its partitions), and the keys that are set aside.
+
+    `updated` is when the partition that was saved last was, in microseconds since 1970 in UTC.
+    """
 
     position: Position
     log: str
@@ -46,19 +68,21 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far one generation of a read model has come."""
+    """How far one partition of one generation of a read model has come, and under which lease it was saved last."""
 
     name: str
     generation: int
     progress: Progress
+    partition: Partition = WHOLE
+    epoch: int = 0
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows, None deletes.
+    """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows with their versions.
 
     `log` names the history of the log, `was` the one the checkpoint still names (None: the same; "" matches only a
-    checkpoint that was never saved). `before` is the checkpoint the change was made on: the store refuses (Conflict) if
-    either is not the present one.
+    checkpoint that was never saved). `before` is the checkpoint the change was made on, `epoch` the lease it was made
+    under: the store refuses (Conflict) if checkpoint or history is not the present one, or a later epoch has saved.
     `parked` replaces what was known of those keys, None takes a key out of the car park. `now` is in microseconds.
     """
 
@@ -67,9 +91,11 @@ class Change(msgspec.Struct, frozen=True):
     before: Position
     position: Position
     now: int
-    rows: Mapping[str, Any] = {}
+    rows: Mapping[str, Kept] = {}
     parked: Mapping[str, Parked | None] = {}
     was: str | None = None
+    partition: Partition = WHOLE
+    epoch: int = 0
 
     @property
     def expected(self) -> str:
@@ -84,8 +110,24 @@ class Found(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class Native(msgspec.Struct, frozen=True):
+    """A store's own client, for reading what the port has no word for. Writing through it breaks what we promise.
+
+    `table` is the name of the model's table or collection as the client takes it, `session` what its calls need to
+    read in this snapshot, where it needs anything.
+    """
+
+    client: Any
+    table: str
+    session: Any = None
+
+
 class Snapshot(Protocol):
-    """One consistent view of all rows and checkpoints, for as long as one query takes."""
+    """A view of all rows and checkpoints, for as long as one query takes.
+
+    In a transactional store it is one moment. In others rows may be newer than `progress` says, never older, provided
+    that `progress` is asked first.
+    """
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
         """The row of a key, or None."""
@@ -112,6 +154,10 @@ class Snapshot(Protocol):
         """Checkpoint and parked keys of a model, as of this snapshot."""
         ...
 
+    def native(self, model: ReadModel) -> Native:
+        """The store's own client, and where the rows of a model are."""
+        ...
+
 
 class ReadStore(Protocol):
     """Rows to answer from, each read model exactly as far as its checkpoint says.
@@ -123,22 +169,58 @@ class ReadStore(Protocol):
         """Make room for these models: tables and indexes, where they are not there yet. Safe to repeat."""
         ...
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
-        """The rows of many keys in one read, as of the last save; absent keys are absent."""
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+        """The rows of many keys in one read, as of the last save; absent keys are absent.
+
+        A store without transactions also tells of deleted rows (`row` None), as long as their events may come again.
+        """
         ...
 
     async def save(self, change: Change) -> None:
-        """Write rows, parked keys and checkpoint in one transaction. Conflict if another follower came first."""
+        """Write rows, parked keys and checkpoint. Conflict if another follower came first.
+
+        All in one transaction, or in an order in which to save the same events again is harmless: rows that are older
+        than those kept are passed over, and the checkpoint comes last.
+        """
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """A consistent view for reading; give it back soon."""
+        """A view for reading; give it back soon."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """How far every read model kept here has come, by name and generation, prepared in this process or not."""
+        """How far each partition of every read model kept here has come, by name, generation and partition.
+
+        Prepared in this process or not. Each tells the parked keys of its own partition.
+        """
         ...
 
     async def close(self) -> None:
         """Give back files and connections."""
         ...
+
+
+class Upkeep(Protocol):
+    """What is done to whole read models, beside the followers that keep them."""
+
+    async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
+        """Put `new` partitions in the place of `old` ones, which hold the same keys, in one step.
+
+        Conflict, and nothing changed, where `old` are not all there, or do not all stand at one position.
+        """
+        ...
+
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        """Rows by key behind `after`, as plain JSON values whatever type they have; deleted ones left out.
+
+        Nothing where there is no such read model. Works for models not prepared in this process.
+        """
+        ...
+
+    async def drop(self, name: str, generation: int) -> None:
+        """Take away all that is kept of one generation. Safe to repeat."""
+        ...
+
+
+class WholeReadStore(ReadStore, Upkeep, Protocol):
+    """What every store of ours is."""

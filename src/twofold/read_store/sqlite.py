@@ -6,8 +6,8 @@ has it: that is why `synchronous = NORMAL` is enough here.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import apsw
@@ -15,9 +15,10 @@ import msgspec
 
 from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.access import check_access
-from twofold.read_store.port import Change, Checkpoint, Found, Parked, Progress, ReadModel
+from twofold.read_store.partition import Partition, same_slots
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel
 from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
-from twofold.read_store.sqlite_table import Table
+from twofold.read_store.sqlite_table import Table, table_name
 from twofold.sqlite_file import (
     DiskErrors,
     FileLock,
@@ -29,24 +30,33 @@ from twofold.sqlite_file import (
 
 _APPLICATION_ID = 0x54465657
 
-PARTITION = 0
-"""The only partition so far; the tables know more, so that sharing a projection out will need no new shape."""
-
 _Tables = dict[tuple[str, int], Table]
 
 _ADVANCE = (
-    "update checkpoints set position = ?, log = ?, updated = ?"
-    " where model = ? and generation = ? and partition = ? and position = ? and log in (?, '')"
+    "update checkpoints set position = ?, log = ?, updated = ?, epoch = ?"
+    " where model = ? and generation = ? and first = ? and \"end\" = ? and position = ? and log in (?, '')"
+    " and epoch <= ?"
 )
-_PROGRESS = "select position, log, updated from checkpoints where model = ? and generation = ? and partition = ?"
+_CHECKPOINTS = (
+    'select model, generation, first, "end", position, log, updated, epoch from checkpoints'
+    " order by model, generation, first"
+)
+_PROGRESS = (
+    "select position, log, (select max(updated) from checkpoints where model = ?1 and generation = ?2)"
+    " from checkpoints where model = ?1 and generation = ?2 order by position limit 1"
+)
 _PARKED = (
-    "select key, position, error, since, waiting from parked"
-    " where model = ? and generation = ? and partition = ? order by key"
+    "select key, position, error, since, waiting, upto from parked where model = ? and generation = ? order by key"
 )
 _HAS_TABLES = "select 1 from sqlite_schema where name = 'parked'"
-_MODELS = "select model, generation from checkpoints where partition = ? order by model, generation"
+_HAS_TABLE = "select 1 from sqlite_schema where type = 'table' and name = ?"
 _PARK = "insert or replace into parked values (?, ?, ?, ?, ?, ?, ?, ?)"
-_UNPARK = "delete from parked where model = ? and generation = ? and partition = ? and key = ?"
+_UNPARK = "delete from parked where model = ? and generation = ? and key = ?"
+_MERGE = (
+    'delete from checkpoints where model = ? and generation = ? and first = ? and "end" = ?'
+    " returning position, log, updated, epoch"
+)
+_SHARE = "insert into checkpoints values (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class SqliteReadStore:
@@ -85,21 +95,17 @@ class SqliteReadStore:
                     prepare_table(self._connection, table)
             self._tables[model.name, model.generation] = table
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
         table = _table(self._tables, model)
         with DiskErrors(self._path):
             wanted = msgspec.json.encode(keys).decode()
             found = list(self._connection.execute(table.select_many, (wanted,)))
-        return {key: table.row(row) for key, row in found}
+        return {key: Kept(table.row(row), position, repair) for key, row, position, repair in found}
 
     async def save(self, change: Change) -> None:
-        if self._lock is None:
-            raise Unavailable(f"{os.fspath(self._path)} is open for reading only. Save from the process that writes.")
         table = _table(self._tables, change.model)
         try:
-            upserts = table.parameters(change.rows)
-            with DiskErrors(self._path):
-                self._save(table, change, upserts)
+            self._save(table, change, table.parameters(change.rows))
         except (OverflowError, TypeError, ValueError):
             table.check(change.rows)
             raise
@@ -124,8 +130,19 @@ class SqliteReadStore:
         with DiskErrors(self._path):
             if self._connection.execute(_HAS_TABLES).fetchone() is None:
                 return []
-            models: list[Any] = self._connection.execute(_MODELS, (PARTITION,)).fetchall()
-            return [Checkpoint(name, number, _progress(self._connection, name, number)) for name, number in models]
+            found: list[Any] = self._connection.execute(_CHECKPOINTS).fetchall()
+            parked = {each[:2]: _parked(self._connection, *each[:2]) for each in found}
+        return [
+            Checkpoint(
+                model,
+                generation,
+                Progress(position, log, updated, tuple(p for p in parked[model, generation] if share.holds(p.key))),
+                share,
+                epoch,
+            )
+            for model, generation, first, end, position, log, updated, epoch in found
+            for share in (Partition(first, end),)
+        ]
 
     async def close(self) -> None:
         self._open = False
@@ -135,42 +152,81 @@ class SqliteReadStore:
             self._connection.close()
         self._release_lock()
 
-    def _save(self, table: Table, change: Change, upserts: list[tuple[Any, ...]]) -> None:
+    async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
+        _table(self._tables, model)
+        mine = (model.name, model.generation)
+        with self._transaction() as connection:
+            merged: list[Any] = [connection.execute(_MERGE, (*mine, each.first, each.end)).fetchone() for each in old]
+            stand = {each and each[:2] for each in merged}
+            if len(stand) != 1 or None in stand or not same_slots(old, new):
+                raise Conflict(
+                    f"The partitions of read model '{model.name}' have changed, or stand at several positions."
+                )
+            position, log, updated, _ = merged[0]
+            epoch = max(each[3] for each in merged)
+            for each in new:
+                connection.execute(_SHARE, (*mine, each.first, each.end, log, position, epoch, updated))
+
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        table = table_name(name, generation)
+        sql = f"select key, row, position, repair from {table} where key > ? order by key limit ?"
+        with DiskErrors(self._path):
+            if self._connection.execute(_HAS_TABLE, (table.strip('"'),)).fetchone() is None:
+                return []
+            found: list[Any] = self._connection.execute(sql, (after, limit)).fetchall()
+        return [(key, Kept(msgspec.json.decode(row), position, repair)) for key, row, position, repair in found]
+
+    async def drop(self, name: str, generation: int) -> None:
+        self._tables.pop((name, generation), None)
+        with self._transaction() as connection:
+            connection.execute(f"drop table if exists {table_name(name, generation)}")
+            for table in ("checkpoints", "parked"):
+                connection.execute(f"delete from {table} where model = ? and generation = ?", (name, generation))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[apsw.Connection]:
+        if self._lock is None:
+            raise Unavailable(f"{os.fspath(self._path)} is open for reading only. Ask the process that writes.")
         connection = self._connection
-        connection.execute("begin immediate")
-        try:
+        with DiskErrors(self._path):
+            connection.execute("begin immediate")
+            try:
+                yield connection
+                connection.execute("commit")
+            except BaseException:
+                # A full disk or the like may have rolled back by itself already.
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+
+    def _save(self, table: Table, change: Change, upserts: list[tuple[Any, ...]]) -> None:
+        with self._transaction() as connection:
             self._advance(change)
             if upserts:
                 connection.executemany(table.upsert, upserts)
             if len(upserts) < len(change.rows):
-                connection.executemany(table.delete, [(key,) for key, row in change.rows.items() if row is None])
+                gone = [(key, each.repair, each.position) for key, each in change.rows.items() if each.row is None]
+                connection.executemany(table.delete, gone)
             self._park(change)
-            connection.execute("commit")
-        except BaseException:
-            # A full disk or the like may have rolled back by itself already.
-            if connection.in_transaction:
-                connection.execute("rollback")
-            raise
 
     def _advance(self, change: Change) -> None:
-        mine = (change.model.name, change.model.generation, PARTITION)
-        self._connection.execute(
-            _ADVANCE, (change.position, change.log, change.now, *mine, change.before, change.expected)
-        )
+        mine = (change.model.name, change.model.generation, change.partition.first, change.partition.end)
+        to = (change.position, change.log, change.now, change.epoch)
+        self._connection.execute(_ADVANCE, (*to, *mine, change.before, change.expected, change.epoch))
         if self._connection.changes() != 1:
             present = _progress(self._connection, change.model.name, change.model.generation)
             raise Conflict(
                 f"Read model '{change.model.name}' is at {present.position} of log '{present.log}', not at "
-                f"{change.before} of log '{change.log}'."
+                f"{change.before} of log '{change.log}', or a later epoch than {change.epoch} keeps it."
             )
 
     def _park(self, change: Change) -> None:
-        mine = (change.model.name, change.model.generation, PARTITION)
+        mine = (change.model.name, change.model.generation)
         for key, parked in change.parked.items():
             if parked is None:
                 self._connection.execute(_UNPARK, (*mine, key))
             else:
-                what = (key, parked.position, parked.error, parked.since, parked.waiting)
+                what = (key, parked.position, parked.error, parked.since, parked.waiting, parked.upto)
                 self._connection.execute(_PARK, (*mine, *what))
 
     def _expect(self, table: Table) -> None:
@@ -240,14 +296,17 @@ class _SqliteSnapshot:
         with DiskErrors(self._path):
             return _progress(self._reader, model.name, model.generation)
 
+    def native(self, model: ReadModel) -> Native:
+        return Native(self._reader, _table(self._tables, model).name)
+
 
 def _progress(connection: apsw.Connection, model: str, generation: int) -> Progress:
-    mine = (model, generation, PARTITION)
-    found = connection.execute(_PROGRESS, mine).fetchone()
-    if found is None:
-        return Progress(0, "", 0)
-    position, log, updated = found
-    return Progress(position, log, updated, tuple(Parked(*each) for each in connection.execute(_PARKED, mine)))
+    found = connection.execute(_PROGRESS, (model, generation)).fetchone()
+    return Progress(*found, _parked(connection, model, generation)) if found else Progress(0, "", 0)
+
+
+def _parked(connection: apsw.Connection, model: str, generation: int) -> tuple[Parked, ...]:
+    return tuple(Parked(*each) for each in connection.execute(_PARKED, (model, generation)))
 
 
 def _table(tables: _Tables, model: ReadModel) -> Table:

@@ -6,6 +6,8 @@ import apsw
 import msgspec
 
 from twofold.errors import WiringError
+from twofold.read_store.partition import shares
+from twofold.read_store.port import Kept
 from twofold.read_store.sqlite_table import Table, quoted
 
 TABLES = """
@@ -14,19 +16,19 @@ pragma cache_size = -65536;
 pragma wal_autocheckpoint = 4000;
 pragma journal_size_limit = 67108864;
 create table if not exists checkpoints (
-    model text not null, generation integer not null, partition integer not null, log text not null,
-    position integer not null, epoch integer not null, updated integer not null,
-    primary key (model, generation, partition)
+    model text not null, generation integer not null, first integer not null, "end" integer not null,
+    log text not null, position integer not null, epoch integer not null, updated integer not null,
+    primary key (model, generation, first)
 ) without rowid, strict;
 create table if not exists parked (
-    model text not null, generation integer not null, partition integer not null, key text not null,
-    position integer not null, error text not null, since integer not null, waiting integer not null,
-    primary key (model, generation, partition, key)
+    model text not null, generation integer not null, key text not null, position integer not null,
+    error text not null, since integer not null, waiting integer not null, upto integer not null,
+    primary key (model, generation, key)
 ) without rowid, strict;
 """
 
 _PAGE = 1_000
-_ALWAYS = {quoted("key"), quoted("row")}
+_ALWAYS = {quoted(name) for name in ("key", "row", "position", "repair")}
 
 
 def prepare_table(connection: apsw.Connection, table: Table) -> None:
@@ -37,10 +39,7 @@ def prepare_table(connection: apsw.Connection, table: Table) -> None:
     connection.execute("begin immediate")
     try:
         connection.execute(table.create)
-        connection.execute(
-            "insert into checkpoints values (?, ?, 0, '', 0, 0, 0) on conflict do nothing",
-            (table.model.name, table.model.generation),
-        )
+        _share_out(connection, table)
         _drop_undeclared(connection, table)
         _add_columns(connection, table)
         for sql in table.indexes.values():
@@ -62,6 +61,17 @@ def missing(connection: apsw.Connection, table: Table) -> str | None:
     return None if _indexes(connection, table) >= table.indexes.keys() else "index"
 
 
+def _share_out(connection: apsw.Connection, table: Table) -> None:
+    """Give a generation that is new its partitions."""
+    mine = (table.model.name, table.model.generation)
+    known = connection.execute("select 1 from checkpoints where model = ? and generation = ?", mine).fetchone()
+    if known is None:
+        for each in shares(table.model.partitions):
+            connection.execute(
+                "insert into checkpoints values (?, ?, ?, ?, '', 0, 0, 0)", (*mine, each.first, each.end)
+            )
+
+
 def _drop_undeclared(connection: apsw.Connection, table: Table) -> None:
     # A column that saves do not write would be wrong when it is declared again.
     for name in _indexes(connection, table) - table.indexes.keys():
@@ -76,15 +86,15 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
         connection.execute(f"alter table {table.name} add column {name}")
     after = ""
     while True:
-        sql = f"select key, row from {table.name} where key > ? order by key limit ?"
+        sql = f"select key, row, position, repair from {table.name} where key > ? order by key limit ?"
         stored: list[Any] = list(connection.execute(sql, (after, _PAGE if added else 1)))
         try:
-            rows = {key: table.decode(row) for key, row in stored}
+            rows = {key: Kept(table.decode(row), position, repair) for key, row, position, repair in stored}
         except msgspec.DecodeError as error:
             raise WiringError(table.undecodable(error)) from error
         if not added or not rows:
             return
-        connection.executemany(table.upsert, table.parameters(rows))
+        connection.executemany(table.fill, table.parameters(rows))
         after = stored[-1][0]
 
 

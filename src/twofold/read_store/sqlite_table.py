@@ -1,7 +1,8 @@
 """In charge of one read model's table in SQLite: its SQL, and the way of rows into it and out of it.
 
-A table holds key, row (JSON) and a column per declared field; each declared access has an index of its own, named in
-the statement, so that a find reads no row it does not return, whatever the planner believes.
+A table holds key, row (JSON), the row's version (position and repair number) and a column per declared field; each
+declared access has an index of its own, named in the statement, so that a find reads no row it does not return,
+whatever the planner believes.
 """
 
 import re
@@ -14,7 +15,7 @@ import msgspec
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.port import ReadModel
+from twofold.read_store.port import Kept, ReadModel
 
 _encode = msgspec.json.Encoder().encode
 
@@ -25,49 +26,56 @@ class Table:
     def __init__(self, model: ReadModel) -> None:
         self.model = model
         self.columns = columns_of(model)
-        self.name = quoted(f"rows of {escaped(model.name)}@{model.generation}")
+        self.name = table_name(model.name, model.generation)
         self.column_names = {field: quoted(f"{escaped(field)}:{c.kind}") for field, c in self.columns.items()}
         self.indexes = dict(self._indexes())
-        names = ["key", "row", *self.column_names.values()]
+        names = ["key", "row", "position", "repair", *self.column_names.values()]
         marks = ", ".join("?" for _ in names)
         renewed = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-        self.create = f"create table if not exists {self.name} (key text primary key not null, row) without rowid"
+        self.create = (
+            f"create table if not exists {self.name}"
+            " (key text primary key not null, row, position integer not null, repair integer not null) without rowid"
+        )
         self.upsert = (
             f"insert into {self.name} ({', '.join(names)}) values ({marks}) on conflict (key) do update set {renewed}"
+            " where (excluded.repair, excluded.position) > (repair, position)"
         )
+        # The same rows again, with columns that were added since.
+        self.fill = f"replace into {self.name} ({', '.join(names)}) values ({marks})"
         self.select = f"select key, row from {self.name} where key = ?"
         # One statement for any number of keys; `cross join` looks each of them up, whatever the planner believes.
         self.select_many = (
-            f"select kept.key, kept.row from json_each(?) wanted cross join {self.name} kept on kept.key = wanted.value"
+            "select kept.key, kept.row, kept.position, kept.repair"
+            f" from json_each(?) wanted cross join {self.name} kept on kept.key = wanted.value"
         )
-        self.delete = f"delete from {self.name} where key = ?"
+        self.delete = f"delete from {self.name} where key = ? and (repair, position) < (?, ?)"
         self.decode = _decoder(model)
         self._plain = all(column.plain for column in self.columns.values())
 
-    def parameters(self, rows: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def parameters(self, rows: Mapping[str, Kept]) -> list[tuple[Any, ...]]:
         """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value."""
-        found = [(key, row) for key, row in rows.items() if row is not None]
+        found = [(key, kept.row, kept.position, kept.repair) for key, kept in rows.items() if kept.row is not None]
         getters = [column.get for column in self.columns.values()]
         if not getters:
-            return [(key, _encode(row)) for key, row in found]
+            return [(key, _encode(row), position, repair) for key, row, position, repair in found]
         if not self._plain:
-            return [(key, _encode(row), *self._values(row)) for key, row in found]
+            return [(key, _encode(row), position, repair, *self._values(row)) for key, row, position, repair in found]
         if len(getters) == 1:
             (get,) = getters
-            return [(key, _encode(row), get(row)) for key, row in found]
+            return [(key, _encode(row), position, repair, get(row)) for key, row, position, repair in found]
         if len(getters) == 2:
             first, second = getters
-            return [(key, _encode(row), first(row), second(row)) for key, row in found]
-        return [(key, _encode(row), *[get(row) for get in getters]) for key, row in found]
+            return [(key, _encode(row), p, repair, first(row), second(row)) for key, row, p, repair in found]
+        return [(key, _encode(row), p, repair, *[get(row) for get in getters]) for key, row, p, repair in found]
 
-    def check(self, rows: Mapping[str, Any]) -> None:
+    def check(self, rows: Mapping[str, Kept]) -> None:
         """InvalidMessage, naming key and field, for the first row that cannot be stored."""
-        for key, row in rows.items():
+        for key, kept in rows.items():
             try:
                 key.encode()
-                if row is not None:
-                    _encode(row)
-                    self._values(row)
+                if kept.row is not None:
+                    _encode(kept.row)
+                    self._values(kept.row)
             except InvalidMessage as error:
                 raise InvalidMessage(f"Row '{key}' of '{self.model.name}': {error}", field=error.field) from error
             except (TypeError, ValueError) as error:
@@ -147,6 +155,11 @@ class Table:
 
     def _values(self, row: Any) -> list[ColumnValue]:
         return [column.value(column.get(row)) for column in self.columns.values()]
+
+
+def table_name(model: str, generation: int) -> str:
+    """The table of one generation of a read model, quoted."""
+    return quoted(f"rows of {escaped(model)}@{generation}")
 
 
 def escaped(name: str) -> str:

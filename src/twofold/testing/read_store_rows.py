@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from hypothesis import strategies as st
 
-from twofold.read_store.port import Change, Found, Parked, Progress, ReadModel, ReadStore
+from twofold.read_store.port import Change, Found, Kept, Parked, Progress, ReadModel, ReadStore
 
 LOG = "log-a"
 HOSTILE = (
@@ -106,7 +106,19 @@ async def keep(
 ) -> None:
     """Prepare a model and save one change of it."""
     await store.prepare([model])
-    await store.save(Change(model, LOG, before, before + 1 if position is None else position, 0, rows, parked or {}))
+    reached = before + 1 if position is None else position
+    await store.save(Change(model, LOG, before, reached, 0, at(reached, rows), parked or {}))
+
+
+def at(position: int, rows: Mapping[str, Any]) -> dict[str, Kept]:
+    """Rows as the event at a position made them."""
+    return {key: Kept(row, position) for key, row in rows.items()}
+
+
+async def loaded(store: ReadStore, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
+    """The rows of many keys without their versions, those that were deleted left out."""
+    found = await store.load(model, keys)
+    return {key: kept.row for key, kept in found.items() if kept.row is not None}
 
 
 async def find(

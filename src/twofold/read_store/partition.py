@@ -1,0 +1,64 @@
+"""In charge of partitions: which share of a read model's keys a follower takes."""
+
+import zlib
+from collections.abc import Sequence
+
+import msgspec
+
+SLOTS = 4096
+"""Keys fall into so many slots, by the CRC-32 of their UTF-8 bytes. A partition is a run of slots."""
+
+
+class Partition(msgspec.Struct, frozen=True, order=True):
+    """The keys in slots `first` to `end` (exclusive) of a read model."""
+
+    first: int = 0
+    end: int = SLOTS
+
+    @property
+    def name(self) -> str:
+        """As people and stores write it: `0-4096` is the whole."""
+        return f"{self.first}-{self.end}"
+
+    def holds(self, key: str) -> bool:
+        """Whether a key belongs to this share."""
+        return self.first <= slot_of(key) < self.end
+
+    def halves(self) -> tuple["Partition", "Partition"]:
+        """This share in two. ValueError where it is one slot, which cannot be parted."""
+        middle = (self.first + self.end) // 2
+        if middle == self.first:
+            raise ValueError(f"The partition {self.name} is a single slot.")
+        return Partition(self.first, middle), Partition(middle, self.end)
+
+
+WHOLE = Partition()
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key, the same in every process and for ever."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass")) % SLOTS
+
+
+def shares(count: int) -> list[Partition]:
+    """The whole in `count` nearly equal partitions, in order."""
+    bounds = [SLOTS * n // count for n in range(count + 1)]
+    return [Partition(first, end) for first, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def partition_named(name: str) -> Partition:
+    """The partition `Partition.name` gave. ValueError for anything else."""
+    first, dash, end = name.partition("-")
+    if (
+        not dash
+        or not (name.isascii() and first.isdecimal() and end.isdecimal())
+        or not 0 <= int(first) < int(end) <= SLOTS
+    ):
+        raise ValueError(f"'{name}' is no partition: write first-end, from 0-{SLOTS}.")
+    return Partition(int(first), int(end))
+
+
+def same_slots(old: Sequence[Partition], new: Sequence[Partition]) -> bool:
+    """Whether two sets of partitions have the same slots, each slot once."""
+    covered = [sorted(s for p in each for s in range(p.first, p.end)) for each in (old, new)]
+    return bool(old) and covered[0] == covered[1] and len(set(covered[0])) == len(covered[0])
