@@ -58,6 +58,7 @@ class Server(ABC):
 
     name = "server"
     quitting = signal.SIGTERM
+    death = "QUIT"  # what it hears when the process that started it dies
 
     def __init__(self) -> None:
         self._folder = Folder(self.name)
@@ -109,7 +110,7 @@ class Server(ABC):
             raise ServerError("start servers from the main thread: they die with the thread that started them")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*as_other_user(), "--pdeathsig=QUIT", *map(str, command)],
+                [*as_other_user(), f"--pdeathsig={self.death}", *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

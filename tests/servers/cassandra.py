@@ -1,0 +1,169 @@
+"""In charge of throw-away Cassandra nodes: how one is started, killed and reached."""
+
+import itertools
+import os
+import shutil
+import socket
+import struct
+
+from tests.servers.jars import HOW_TO_GET_THEM, JVM, find_jars, find_java, jars_of
+from tests.servers.server import LOOPBACK, Server, ServerError, free_port, hand_over, wait_until
+
+HOW_TO_GET_ONE = HOW_TO_GET_THEM
+DATACENTER = "datacenter1"
+
+# Any key the server does not know is fatal. Long time-outs: on a loaded machine short ones are only noise.
+_SETTINGS = """\
+cluster_name: tests
+partitioner: org.apache.cassandra.dht.Murmur3Partitioner
+endpoint_snitch: SimpleSnitch
+num_tokens: 4
+allocate_tokens_for_local_replication_factor: 1
+seed_provider:
+  - class_name: org.apache.cassandra.locator.SimpleSeedProvider
+    parameters:
+      - seeds: "{seeds}"
+listen_address: {address}
+storage_port: {storage}
+rpc_address: {address}
+native_transport_port: {port}
+data_file_directories: ["{folder}/data"]
+commitlog_directory: {folder}/commitlog
+hints_directory: {folder}/hints
+saved_caches_directory: {folder}/saved_caches
+cdc_raw_directory: {folder}/cdc_raw
+commitlog_sync: {sync}
+commitlog_segment_size: 16MiB
+commitlog_total_space: 256MiB
+memtable_heap_space: 96MiB
+memtable_offheap_space: 96MiB
+key_cache_size: 8MiB
+counter_cache_size: 8MiB
+concurrent_compactors: 1
+auto_snapshot: false
+authenticator: {authenticator}
+authorizer: {authorizer}
+read_request_timeout: 10s
+range_request_timeout: 20s
+write_request_timeout: 10s
+cas_contention_timeout: 5s
+truncate_request_timeout: 60s
+"""
+_LOGGING = """\
+<configuration>
+  <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%-5level %date{HH:mm:ss.SSS} %logger{20} %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="out"/></root>
+</configuration>
+"""
+_PROPERTIES = {
+    "cassandra-foreground": "yes",
+    # A node alone has nobody to wait for.
+    "cassandra.skip_wait_for_gossip_to_settle": "0",
+    "cassandra.ring_delay_ms": "1",
+    "cassandra.superuser_setup_delay_ms": "0",
+    "cassandra.available_processors": "2",
+}
+# A frame of the native protocol that asks for the server's options: who answers is ready.
+_OPTIONS = struct.pack("!BBHBI", 4, 0, 0, 5, 0)
+
+_numbers = itertools.count(1)
+
+
+def missing() -> str | None:
+    """Why no Cassandra can be started here; None where one can."""
+    if find_java() is None:
+        return f"no Java 17: {HOW_TO_GET_ONE}"
+    return None if find_jars("cassandra") else f"no jars of Cassandra: {HOW_TO_GET_ONE}"
+
+
+def fresh_keyspace() -> str:
+    """The name of a keyspace that nobody has used."""
+    return f"t{os.getpid()}_{next(_numbers)}"
+
+
+class Cassandra(Server):
+    """A cluster of one Cassandra node.
+
+    Fast settings lose the schema when the server is killed; a `durable` one syncs each write. With `accounts` a client
+    has to say who it is: there is a superuser cassandra, whose password is cassandra.
+    """
+
+    name = "cassandra"
+    death = "KILL"  # to a JVM, SIGQUIT is a question
+
+    def __init__(self, *, durable: bool = False, accounts: bool = False, heap: str = "768m") -> None:
+        super().__init__()
+        java = find_java()
+        if java is None:
+            raise ServerError(missing() or "")
+        self._java = java
+        self._jars = jars_of("cassandra")
+        self._storage = free_port()
+        self._heap = heap
+        self._properties = _PROPERTIES | ({} if durable else {"cassandra.unsafesystem": "true"})
+        self._settings = _SETTINGS.format(
+            address=LOOPBACK,
+            seeds=f"{LOOPBACK}:{self._storage}",
+            storage=self._storage,
+            port=self.port,
+            folder=self.folder,
+            sync="batch" if durable else "periodic\ncommitlog_sync_period: 1000ms",
+            authenticator="PasswordAuthenticator" if accounts else "AllowAllAuthenticator",
+            authorizer="CassandraAuthorizer" if accounts else "AllowAllAuthorizer",
+        )
+
+    def url(self, keyspace: str, **options: str | int) -> str:
+        """The URL of a read store in a keyspace."""
+        query = "&".join(f"{name}={value}" for name, value in {"replication": 1, **options}.items())
+        return f"cassandra://{LOOPBACK}:{self.port}/{keyspace}?{query}"
+
+    def start(self) -> None:
+        if self.running:
+            raise ServerError("it runs already")
+        self._write({"cassandra.yaml": self._settings, "logback.xml": _LOGGING})
+        shutil.copy(JVM / "cassandra.options", self.folder / "options")
+        properties = self._properties | {
+            "cassandra.config": f"file://{self.folder}/cassandra.yaml",
+            "cassandra.storagedir": str(self.folder),
+            "logback.configurationFile": f"{self.folder}/logback.xml",
+        }
+        (agent,) = self._jars.glob("jamm-*.jar")
+        process = self._spawn(
+            self._java,
+            f"@{self.folder}/options",
+            f"-Xmx{self._heap}",
+            f"-javaagent:{agent}",
+            *(f"-D{name}={value}" for name, value in properties.items()),
+            "-cp",
+            f"{self._jars}/*",
+            "org.apache.cassandra.service.CassandraDaemon",
+        )
+        try:
+            wait_until(lambda: process.poll() is not None or self._answers(), "Cassandra to answer")
+        except ServerError as error:
+            raise ServerError(f"{error}\n{self.last_words()}") from None
+        if process.poll() is not None:
+            self.process = None
+            raise ServerError(f"Cassandra did not start\n{self.last_words()}")
+
+    def close(self) -> None:
+        """End it and remove all of it. What it would write down on the way out, nobody reads."""
+        try:
+            self.kill()
+        finally:
+            super().close()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((LOOPBACK, self.port), 5) as asked:
+                asked.sendall(_OPTIONS)
+                return bool(asked.recv(1))
+        except OSError:
+            return False
+
+    def _write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
+            hand_over(self.folder / name)
