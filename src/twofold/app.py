@@ -1,33 +1,25 @@
 """The composition root: the one place where modules, stores and services meet."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
-from twofold.command_service import CommandService
-from twofold.command_service.batcher import Batcher
-from twofold.command_service.folds import Folds
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
+from twofold.projections import Projections
 from twofold.query_service.answer import QueryService
-from twofold.read_store.port import ReadModel, ReadStore
+from twofold.read_store.port import ReadModel
+from twofold.running import Plans, Running
 from twofold.settings import Settings
+from twofold.status import Status, measure
 from twofold.stores import open_read_store, open_write_store
-from twofold.synchronization.follower import Follower, FollowerStatus
-from twofold.synchronization.projector import Projector
-from twofold.synchronization.reactor import Reactor
-from twofold.synchronization.worker import Worker
 from twofold.world import RealWorld, World
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import Append, LogIdentity, Outcome, Slice, WriteStore
-
-PROBLEM_LAG_SECONDS = 30.0
-"""A follower that is this far behind and does not say so itself is reported all the same."""
+from twofold.write_store.port import LogIdentity, Slice
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -50,20 +42,6 @@ class Answer(msgspec.Struct, frozen=True):
     position: Position
     token: str
     parked: list[str]
-
-
-class Status(msgspec.Struct, frozen=True):
-    """How an app is doing. Counts are since start, `uptime` in seconds; `problems` are sentences, none if healthy."""
-
-    log: str
-    head: Position
-    commands: int
-    rejected: int
-    queries: int
-    uptime: float
-    ready: bool
-    problems: list[str]
-    followers: list[FollowerStatus]
 
 
 class App:
@@ -91,30 +69,36 @@ class App:
         self.messages = MessageCodec()
         self.events = EventCodec(self.wiring.events.values())
         self.models = {
-            name: ReadModel(name, p.version, p.row, p.find_by, p.order_by)
+            name: ReadModel(name, 0, p.row, p.find_by, p.order_by, p.partitions)
             for name, p in self.wiring.projections.items()
+            if p.lifecycle == "async"
         }
         functions = [function for module in self.wiring.modules for function in module.queries]
-        self.queries = QueryService(functions, self.models.values(), self.world)
-        self._running: _Running | None = None
+        self.queries = QueryService(functions, self.models, self.world)
+        self.projections = Projections(self._open, self.models, self.wiring.policies, self.world)
+        self._running: Running | None = None
         self._commands = self._rejected = self._asked = 0
         self._started = 0.0
 
-    async def start(self) -> None:
-        """Open the stores, check the log against the modules, start the followers."""
+    async def start(self, *, only: Iterable[str] | None = None) -> None:
+        """Open the stores, check the log against the modules, start the followers.
+
+        With `only` the app comes for a visit: it follows for these projections and policies, as far as no other node
+        does, and is not counted among the nodes that share the work.
+        """
         if self._running is not None:
             raise WiringError("This app is running already. Start it once, or stop it first.")
         store = await open_write_store(self.settings.store, self.settings, self.world)
         try:
-            views = open_read_store(self.settings.views)
+            views = await open_read_store(self.settings.views, self.world)
         except BaseException:
             await store.close()
             raise
-        running = _Running(self, store, views)
+        running = Running(self._plans(), store, views, only=None if only is None else frozenset(only))
         try:
             await check_log(store, self.wiring)
-            await views.prepare(list(self.models.values()))
             self._started = self.world.monotonic()
+            self.queries.begin()
             self._running = running
             await running.start()
         except BaseException:
@@ -212,29 +196,20 @@ class App:
     async def status(self) -> Status:
         """How the app is doing, measured from log and checkpoints rather than from what the followers say."""
         running = self._open()
-        store = running.store
-        try:
-            head = (await store.read(NO_EVENTS)).head
-            lags = [await lag_of(store, worker.position, head, self.world) for worker in running.workers]
-        except Unavailable:
-            if store.problem is None:
-                raise
-            # It answers nothing any more: what its followers had taken is all there is to tell.
-            head = max((worker.position for worker in running.workers), default=0)
-            lags = [(head - worker.position, 0.0) for worker in running.workers]
-        followers = [await _status_of(worker, *lag) for worker, lag in zip(running.workers, lags, strict=True)]
-        problems = [] if running.store.problem is None else [running.store.problem]
-        problems += [sentence for each in followers for sentence in _problems_of(each)]
+        objectives = {name: each.freshness for name, each in self.wiring.projections.items()}
+        found = await measure(running, self.world, objectives, self.settings.stall_seconds)
         return Status(
             running.store.identity.log,
-            head,
+            found.head,
             self._commands,
             self._rejected,
             self._asked,
             self.world.monotonic() - self._started,
-            not problems,
-            problems,
-            followers,
+            not found.problems,
+            found.problems,
+            found.followers,
+            found.builds,
+            self.world.place(),
         )
 
     def token(self, position: Position) -> str:
@@ -245,91 +220,29 @@ class App:
         """The position in a token. InvalidMessage where it is malformed or comes from another log."""
         return position_of(token, self._open().store.identity)
 
-    def _open(self) -> "_Running":
+    def _plans(self) -> Plans:
+        return Plans(
+            self.wiring,
+            self.events,
+            self.messages,
+            self.models,
+            self.settings,
+            self.world,
+            self.send_from_policy,
+            self.queries.moved,
+        )
+
+    def _open(self) -> Running:
         if self._running is None:
             raise Unavailable("The app is not running. Start it with `async with app:` or `twofold serve`.")
         return self._running
 
-    async def _reached(self, running: "_Running", token: str) -> Position:
+    async def _reached(self, running: Running, token: str) -> Position:
         position = self.position_of(token)
         head = (await running.store.read(NO_EVENTS)).head
         if position > head:
             raise InvalidMessage(f"The position {position} is beyond the log, which ends at {head}.", field="position")
         return position
-
-
-class _Running:
-    """The parts of a started app."""
-
-    def __init__(self, app: App, store: WriteStore, views: ReadStore) -> None:
-        settings, world = app.settings, app.world
-        self.store = store
-        self.views = views
-        folds = Folds(store, app.events, settings.cached_folds)
-        self.batcher = Batcher(
-            store,
-            folds,
-            world,
-            commands=settings.batch_commands,
-            size=settings.batch_bytes,
-            queue=settings.queue_commands,
-        )
-        self.commands = CommandService(
-            app.wiring,
-            folds,
-            app.events,
-            app.messages,
-            self.batcher,
-            world,
-            retries=settings.conflict_retries,
-        )
-        followers: list[Follower] = [
-            Projector(projection, app.models[name], store, views, app.events, world)
-            for name, projection in app.wiring.projections.items()
-        ]
-        followers += [
-            Reactor(
-                policy, store, app.events, app.messages, app.wiring.commands, app.send_from_policy, self.append, world
-            )
-            for policy in app.wiring.policies.values()
-        ]
-        self.workers = [
-            Worker(
-                follower,
-                store,
-                world,
-                page=settings.page_events,
-                poll=settings.poll_seconds,
-                retries=settings.fold_retries,
-                moved=app.queries.moved,
-            )
-            for follower in followers
-        ]
-
-    async def append(self, append: Append) -> Outcome:
-        """Write what follows from no command, in one commit with the commands that wait."""
-        return await self.batcher.append(append, ())
-
-    async def start(self) -> None:
-        self.batcher.start()
-        for worker in self.workers:
-            await worker.start()
-
-    async def stop(self) -> None:
-        # Whatever fails or is cancelled on the way: the rest is stopped, and files and locks are given back.
-        async with AsyncExitStack() as rest:
-            for stop in (self.store.close, self.views.close, *(worker.stop for worker in self.workers)):
-                rest.push_async_callback(stop)
-            await self.batcher.stop()
-
-
-async def lag_of(store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:
-    """How far a follower is behind: in events, and as the age in seconds of the oldest event it has not taken."""
-    lag = max(0, head - position)
-    if not lag:
-        return 0, 0.0
-    oldest = (await store.read(ALL_EVENTS, position, 1)).events
-    return lag, max(0.0, (world.now() - oldest[0].time).total_seconds()) if oldest else 0.0
 
 
 def position_of(token: str, identity: LogIdentity) -> Position:
@@ -346,30 +259,3 @@ def position_of(token: str, identity: LogIdentity) -> Position:
             field="position",
         )
     return int(number)
-
-
-async def _status_of(worker: Worker, lag: int, seconds: float) -> FollowerStatus:
-    follower = worker.follower
-    return FollowerStatus(
-        follower.name,
-        follower.kind,
-        worker.position,
-        lag,
-        seconds,
-        worker.rate(),
-        worker.state,
-        worker.error,
-        await follower.parked(),
-    )
-
-
-def _problems_of(follower: FollowerStatus) -> list[str]:
-    problems: list[str] = []
-    if follower.state == "stopped":
-        problems.append(f"{follower.kind} '{follower.name}' stands still at {follower.position}: {follower.error}")
-    elif follower.lag_seconds > PROBLEM_LAG_SECONDS and follower.state != "catching-up":
-        problems.append(
-            f"{follower.kind} '{follower.name}' is {follower.lag} events ({follower.lag_seconds:.0f} s) behind: "
-            f"{follower.error or 'no error was reported'}"
-        )
-    return problems

@@ -1,6 +1,8 @@
 """In charge of clock, ids and waiting: the only place that may ask for them, so that a test can own them."""
 
 import asyncio
+import os
+import socket
 import time
 import uuid
 from collections.abc import Awaitable
@@ -25,6 +27,10 @@ class World(Protocol):
         """A new unique id (a UUID as text)."""
         ...
 
+    def place(self) -> str:
+        """Where this process runs, for people: host and process id."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
         ...
@@ -45,6 +51,9 @@ class RealWorld:
 
     def new_id(self) -> str:
         return str(uuid.uuid4())
+
+    def place(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}"
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -217,15 +217,16 @@ async def stopped(app: App) -> bool:
 async def test_an_event_that_cannot_be_read_stops_the_follower_visibly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with app_in(tmp_path, fold_retries=0) as app:
-        decode = app.events.decode
+    app = app_in(tmp_path, fold_retries=0)
+    decode, unreadable = app.events.decode, {2}
 
-        def unreadable(recorded: Any) -> Any:
-            if recorded.position == 2:
-                raise ValueError("these bytes are no event")
-            return decode(recorded)
+    def read(recorded: Any) -> Any:
+        if recorded.position in unreadable:
+            raise ValueError("these bytes are no event")
+        return decode(recorded)
 
-        monkeypatch.setattr(app.events, "decode", unreadable)
+    monkeypatch.setattr(app.events, "decode", read)
+    async with app:
         for n in range(3):
             await app.send(Count(["a"], n + 1))
         await until(lambda: stopped(app), "stopped")
@@ -242,7 +243,7 @@ async def test_an_event_that_cannot_be_read_stops_the_follower_visibly(
         await until(lambda: len(states) == 2, "tried again")
         assert states == ["stopped", "stopped"], "it may not look alive while it tries"
         assert (await status_of(app)).position == 1
-        monkeypatch.setattr(app.events, "decode", decode)
+        unreadable.clear()
         assert await settled(app) == await folded(app)
 
 

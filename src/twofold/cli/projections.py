@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from twofold.app import PROBLEM_LAG_SECONDS, App, lag_of
+from twofold.app import App
 from twofold.cli.outcome import Exit, columns, emit, printable
 from twofold.cli.target import Number, json_option, load_app, refuse_memory, store_option, views_option
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.read_store.port import Parked, ReadStore
 from twofold.settings import Settings
+from twofold.status import PROBLEM_LAG_SECONDS, lag_of
 from twofold.stores import open_read_store, open_write_store
 from twofold.synchronization.reactor import policy_checkpoints
 from twofold.world import RealWorld, World
@@ -100,7 +101,7 @@ async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: b
     world: World = RealWorld()
     store = await open_write_store(settings.store, settings, world, read_only=True)
     try:
-        views = open_read_store(settings.views, read_only=True)
+        views = await open_read_store(settings.views, world, read_only=True)
         try:
             overviews = _overviews(app, store, views, world, max_lag)
             if watch:

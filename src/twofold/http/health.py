@@ -4,13 +4,14 @@ import asyncio
 
 import msgspec
 
-from twofold.app import App, Status
+from twofold.app import App
 from twofold.errors import Unavailable
 from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, took_too_long
 from twofold.http.parameters import read_parameters
 from twofold.http.routing import Handler
 from twofold.http.streams import Streams, once_a_second
+from twofold.status import Status
 
 _encode = msgspec.json.Encoder().encode
 

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any, cast
 
-from twofold.app import App, Receipt, Status
+from twofold.app import App, Receipt
 from twofold.errors import WiringError
 from twofold.http.events import MOST_EVENTS, EventPage, ShownEvent
 from twofold.http.examples import example_of
@@ -12,6 +12,7 @@ from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.queries import QueryAnswer
+from twofold.status import Status
 
 Json = dict[str, Any]
 

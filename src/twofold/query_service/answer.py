@@ -14,17 +14,19 @@ from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.world import World
 
 _POLL = 0.05
+_SETTLE = 5.0
+"""Seconds a live query waits for a new generation to come as far as the one before."""
 MAX_PARKED_SHOWN = 100
 
 
 class QueryFunction(NamedTuple):
-    """A query function, read: the query it answers, the answer's type, the read models its parameters name."""
+    """A query function, read: the query it answers, the answer's type, the projections its parameters name."""
 
     name: str
     function: Callable[..., Any]
     query: type
     returns: Any
-    views: Mapping[str, ReadModel]
+    views: Mapping[str, str]
 
 
 class Answered(NamedTuple):
@@ -36,18 +38,28 @@ class Answered(NamedTuple):
 
 
 class QueryService:
-    """Answers typed queries from the read store."""
+    """Answers typed queries from the read store.
 
-    def __init__(self, functions: Iterable[Callable[..., Any]], models: Iterable[ReadModel], world: World) -> None:
-        by_row: dict[type, list[ReadModel]] = {}
-        for model in models:
-            by_row.setdefault(model.row, []).append(model)
+    `models` tells by projection which generation serves now; it may change at any time. What has been answered from one
+    generation is never followed by an older answer from the next.
+    """
+
+    def __init__(self, functions: Iterable[Callable[..., Any]], models: Mapping[str, ReadModel], world: World) -> None:
+        by_row: dict[type, list[str]] = {}
+        for name, model in models.items():
+            by_row.setdefault(model.row, []).append(name)
+        self._models = models
+        self._answered: dict[str, Position] = {}
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
         self._world = world
         self._moved = asyncio.Event()
         for function in functions:
             self._add(read_query_function(function, by_row))
+
+    def begin(self) -> None:
+        """Forget what was answered before: another run may know another history."""
+        self._answered.clear()
 
     def moved(self) -> None:
         """A hint that some read model has come further."""
@@ -65,19 +77,33 @@ class QueryService:
         while True:
             moved = self._moved
             async with store.snapshot() as snapshot:
-                progress = {name: await snapshot.progress(model) for name, model in function.views.items()}
+                models = {parameter: self._models[name] for parameter, name in function.views.items()}
+                progress = {parameter: await snapshot.progress(model) for parameter, model in models.items()}
                 position = min((each.position for each in progress.values()), default=at_least)
-                if position >= at_least:
-                    return await _ask(function, query, snapshot, progress, at_least, position)
+                late = self._late(models, progress, at_least)
+                if late is None:
+                    self._answered |= {models[each].name: now.position for each, now in progress.items()}
+                    return await _ask(function, query, snapshot, models, progress, at_least, position)
             left = deadline - self._world.monotonic()
             if left <= 0:
-                late = min(progress, key=lambda name: progress[name].position)
+                name, reached, wanted = late
                 raise Unavailable(
-                    f"The read model '{function.views[late].name}' is {at_least - position} events behind what was "
-                    f"asked for (at {position}, wanted {at_least}). Ask again.",
-                    lag=at_least - position,
+                    f"The read model '{name}' is {wanted - reached} events behind what was "
+                    f"asked for (at {reached}, wanted {wanted}). Ask again.",
+                    lag=wanted - reached,
                 )
             await self._hint(moved, min(left, _POLL))
+
+    def _late(
+        self, models: Mapping[str, ReadModel], progress: Mapping[str, Progress], at_least: Position
+    ) -> tuple[str, Position, Position] | None:
+        """The read model that is furthest behind: its name, where it is, and where it has to be. None if none is."""
+        behind = [
+            (models[each].name, now.position, max(at_least, self._answered.get(models[each].name, 0)))
+            for each, now in progress.items()
+        ]
+        late = [each for each in behind if each[1] < each[2]]
+        return min(late, key=lambda each: each[1], default=None)
 
     async def live(
         self, store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
@@ -86,7 +112,7 @@ class QueryService:
         last: Answered | None = None
         while going_on():
             moved = self._moved
-            answered = await self.answer(store, query, 0, 0)
+            answered = await self.answer(store, query, 0, _SETTLE)
             if last is None or (answered.value, answered.parked) != (last.value, last.parked):
                 last = answered
                 yield answered
@@ -120,21 +146,21 @@ async def _ask(
     function: QueryFunction,
     query: Any,
     snapshot: Snapshot,
+    models: Mapping[str, ReadModel],
     progress: Mapping[str, Progress],
     at_least: Position,
     position: Position,
 ) -> Answered:
     parked = {name: frozenset(p.key for p in each.parked) for name, each in progress.items()}
     views: dict[str, View[Any]] = {
-        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset())
-        for name, model in function.views.items()
+        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset()) for name, model in models.items()
     }
     value = await function.function(query, **views)
     shown = sorted({key for keys in parked.values() for key in keys})[:MAX_PARKED_SHOWN]
     return Answered(value, position, tuple(shown))
 
 
-def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[ReadModel]]) -> QueryFunction:
+def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:
     """A query function's signature, read. WiringError, with the cure, where it does not fit the read models."""
     name = getattr(function, "__qualname__", repr(function))
     if not inspect.iscoroutinefunction(function):
@@ -147,17 +173,17 @@ def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list
         )
     query = hints[parameters[0]]
     check_message(query, "query")
-    views = {p: _model_of(name, p, hints[p], by_row) for p in parameters[1:]}
+    views = {p: _projection_of(name, p, hints[p], by_row) for p in parameters[1:]}
     return QueryFunction(kebab_case(query.__name__), function, query, hints["return"], views)
 
 
-def _model_of(name: str, parameter: str, hint: Any, by_row: Mapping[type, list[ReadModel]]) -> ReadModel:
+def _projection_of(name: str, parameter: str, hint: Any, by_row: Mapping[type, list[str]]) -> str:
     if get_origin(hint) is not View:
         raise WiringError(f"{name}: parameter '{parameter}' must be a View[Row] of a projection's row type.")
     (row,) = get_args(hint)
     found = by_row.get(row, [])
     if len(found) != 1:
-        named = ", ".join(model.name for model in found) or "none"
+        named = ", ".join(found) or "none"
         raise WiringError(
             f"{name}: View[{row.__name__}] must mean one projection, but these fold {row.__name__}: {named}. "
             "List a projection with that row type, and give each projection a row type of its own."

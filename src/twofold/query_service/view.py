@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from twofold.errors import InvalidMessage, Unavailable
-from twofold.read_store.port import ReadModel, Snapshot
+from twofold.read_store.port import Native, ReadModel, Snapshot
 
 R = TypeVar("R")
 
@@ -36,6 +36,14 @@ class View(Generic[R]):
                 retry_after=30.0,
             )
         return await self._snapshot.get(self._model, str(key))
+
+    def native(self) -> Native:
+        """The read store's own client, and where the rows of this read model are, for reading what `find` cannot.
+
+        Only reading keeps the promise that rows are the fold of the log. What it reads is this snapshot, where the
+        store holds a moment still.
+        """
+        return self._snapshot.native(self._model)
 
     async def find(self, *, order_by: str | None = None, limit: int | None = None, **filters: Any) -> list[R]:
         """The rows whose fields equal `filters`, by key or by `order_by` ("-total": largest first).

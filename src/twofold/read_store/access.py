@@ -82,7 +82,7 @@ def _suggest(option: str, declared: tuple[Any, ...], missing: object) -> str:
 def _fingerprint(
     model: ReadModel, group: tuple[str, ...], values: tuple[ColumnValue, ...], order: str | None, descending: bool
 ) -> str:
-    identity = (model.name, model.generation, dict(zip(group, values, strict=True)), order, descending)
+    identity = (model.name, dict(zip(group, values, strict=True)), order, descending)
     return hashlib.blake2s(msgspec.json.encode(identity, order="sorted"), digest_size=8).hexdigest()
 
 

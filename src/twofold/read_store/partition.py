@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -43,7 +44,7 @@ def slot_of(key: str) -> int:
 def shares(count: int) -> list[Partition]:
     """The whole in `count` nearly equal partitions, in order."""
     bounds = [SLOTS * n // count for n in range(count + 1)]
-    return [Partition(first, end) for first, end in zip(bounds, bounds[1:], strict=False)]
+    return [Partition(first, end) for first, end in pairwise(bounds)]
 
 
 def partition_named(name: str) -> Partition:

@@ -9,6 +9,8 @@ from twofold.domain.events import Position
 from twofold.read_store.port import Parked
 from twofold.write_store.port import Slice
 
+State = Literal["live", "catching-up", "retrying", "stopped", "elsewhere", "waiting"]
+
 
 class Follower(Protocol):
     """Reads the log in order. Each `apply` saves its effect together with the checkpoint, or makes repeats harmless."""
@@ -26,7 +28,17 @@ class Follower(Protocol):
         ...
 
     async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
-        """Take a page of the one event that keeps failing: park what fails, do the rest, move the checkpoint."""
+        """Take a page of the one event that keeps failing: park what fails, do the rest, move the checkpoint.
+
+        Raises where nothing may pass that event: the follower then stands still before it.
+        """
+        ...
+
+    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+        """Do what an operator wants of a key, while the checkpoint is `at`, and say in a sentence what was done.
+
+        InvalidMessage where there is nothing to do it to; else whatever still fails.
+        """
         ...
 
     async def parked(self) -> tuple[Parked, ...]:
@@ -38,9 +50,28 @@ class Follower(Protocol):
         ...
 
 
+class ShareStatus(msgspec.Struct, frozen=True):
+    """How one partition of a projection, or one policy, is doing. `owner` is the node that follows for it, if any.
+
+    `stalled` is the number of seconds it has not moved while it was behind.
+    """
+
+    partition: str
+    position: Position
+    lag: int
+    lag_seconds: float
+    state: State
+    owner: str | None
+    stalled: float = 0.0
+    error: str | None = None
+
+
 class FollowerStatus(msgspec.Struct, frozen=True):
-    """How a follower is doing. `lag` counts events, `lag_seconds` is the age of the oldest event not yet taken,
-    `rate` the events per second over the last seconds."""
+    """How a follower is doing, by the checkpoints its store keeps. `lag` counts events, `lag_seconds` is the age of the
+    oldest event not yet taken, `rate` the events per second over the last seconds on this node.
+
+    `freshness` is the objective in seconds, None where none is declared. `shares` are its partitions.
+    """
 
     name: str
     kind: Literal["projection", "policy"]
@@ -48,6 +79,24 @@ class FollowerStatus(msgspec.Struct, frozen=True):
     lag: int
     lag_seconds: float
     rate: float
-    state: Literal["live", "catching-up", "retrying", "stopped"]
+    state: State
     error: str | None = None
     parked: tuple[Parked, ...] = ()
+    generation: int = 0
+    freshness: float | None = None
+    shares: tuple[ShareStatus, ...] = ()
+
+
+class BuildStatus(msgspec.Struct, frozen=True):
+    """How far a generation is that does not serve, yet or any more. `seconds_left` is None where it cannot be told."""
+
+    name: str
+    generation: int
+    version: int
+    state: Literal["building", "kept"]
+    position: Position
+    lag: int
+    rate: float
+    seconds_left: float | None
+    owner: str | None
+    parked: int

@@ -1,33 +1,33 @@
-"""In charge of one projection: a batch's rows loaded in one read, folded, saved together with the checkpoint."""
+"""In charge of one partition of one projection's generation: pages folded into rows, saved with the checkpoint."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from twofold.codec import EventCodec
-from twofold.domain.event_query import EventQuery, QueryItem
+import msgspec
+
+from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
-from twofold.errors import Conflict, Unavailable, WiringError
-from twofold.read_store.port import Change, Parked, Progress, ReadModel, ReadStore
+from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
+from twofold.read_store.partition import WHOLE, Partition
+from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, ReadStore
+from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Work, fold_all
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
-Work = tuple[RecordedEvent, object, str]
-
-
-class FoldFailed(Exception):
-    """A fold raised for one key; the cause is chained."""
-
-    def __init__(self, key: str, recorded: RecordedEvent) -> None:
-        super().__init__(f"the fold failed for key '{key}' at position {recorded.position}")
-        self.key = key
+Skips = frozenset[tuple[str, Position]]
+_PAGE = 1_000
 
 
 class Projector:
-    """Keeps one read model equal to the fold of the log at its checkpoint."""
+    """Keeps the rows of one partition equal to the fold of the log at its checkpoint, as long as it holds the lease.
+
+    `epoch` is that of the lease: the store refuses what an earlier one still wants to save. `skips` are the events, by
+    key and position, that an operator has said to pass over.
+    """
 
     kind: Literal["projection", "policy"] = "projection"
 
@@ -37,33 +37,47 @@ class Projector:
         model: ReadModel,
         store: WriteStore,
         views: ReadStore,
-        codec: EventCodec,
+        decode: Callable[[RecordedEvent], Any],
         world: World,
+        *,
+        partition: Partition = WHOLE,
+        epoch: int = 0,
+        skips: Skips = frozenset(),
+        cached_rows: int = 20_000,
     ) -> None:
         self.name = projection.name
         self.query = EventQuery((QueryItem(projection.types),))
+        self.partition = partition
+        self.generation = model.generation
         self._projection = projection
         self._model = model
         self._store = store
         self._views = views
-        self._codec = codec
+        self._decode = decode
         self._world = world
+        self._epoch = epoch
+        self._skips = skips
+        self._rows = Rows(projection, model, views, cached_rows)
         self._parked: dict[str, Parked] = {}
+        self._halted: dict[str, Parked] = {}
         self._stamp = ""
 
     async def open(self) -> Position:
-        progress = await self._progress()
-        head = (await self._store.read(EventQuery())).head
-        here = self._store.identity
-        if progress.position and (not here.holds(progress.log, progress.position) or progress.position > head):
-            raise WiringError(
-                f"The read model '{self.name}' stands at position {progress.position} of the log {progress.log}, but "
-                f"the log is {here.stamp} with {head} events and does not hold that position. Delete the read database "
-                "(it is built anew), or name it right."
-            )
+        self._rows.forget()
+        checkpoint = await self._checkpoint()
+        progress = checkpoint.progress
+        await self._refuse_other_history(progress.position, progress.log)
         self._stamp = progress.log
-        self._parked = {parked.key: parked for parked in progress.parked}
-        await self._retry_parked(progress.position)
+        known = {parked.key: parked for parked in progress.parked}
+        # What was parked beyond the checkpoint is found again on the way there, unless it is what all wait behind.
+        beyond = {key for key, parked in known.items() if parked.position > progress.position}
+        self._halted = {key: known[key] for key in beyond} if self._projection.parks == "partition" else {}
+        self._parked = {key: parked for key, parked in known.items() if key not in beyond}
+        # From here on no earlier owner can save: the store has seen this lease.
+        await self._write({}, dict.fromkeys(beyond - self._halted.keys()), progress.position, progress.position)
+        if not progress.position:
+            self._rows.start_empty()
+        await self._retry_all(progress.position)
         return progress.position
 
     async def apply(self, page: Slice, before: Position) -> None:
@@ -71,14 +85,12 @@ class Projector:
 
     async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
         (recorded,) = page.events
+        if self._projection.parks == "partition":
+            await self._halt(recorded, before, error)
+            raise error
         aside: dict[str, Parked] = {}
         while True:
-            if isinstance(error, FoldFailed):
-                failed: tuple[str, ...] = (error.key,)
-            else:
-                # Not the fold but the saving failed: no key can be told from another, so all of the event's keys wait.
-                failed = self._projection.keys(self._codec.decode(recorded))
-            fresh = {key: self._to_park(key, recorded, error) for key in failed if key not in aside}
+            fresh = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, aside)}
             if not fresh:
                 raise error
             aside |= fresh
@@ -91,93 +103,197 @@ class Projector:
                 log.exception("%s: position %d fails for more keys", self.name, recorded.position)
                 error = another
 
+    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+        if what == "repair":
+            return await self._repair(key, at)
+        if key in self._halted:
+            return self._pass_over(key) if what == "skip" else "It is tried again now."
+        parked = self._parked.get(key)
+        if parked is None:
+            raise InvalidMessage(f"The key '{key}' of '{self.name}' is not parked.", field="key")
+        if what == "skip":
+            self._skips |= {(key, parked.position)}
+        try:
+            await self._refold(parked, at)
+        except FoldFailed as failed:
+            still = await self._park_again(parked, failed, at)
+            return f"It is parked at position {still.position}: {still.error}"
+        return "It is up to date."
+
+    def skipped(self, key: str) -> Position | None:
+        """The position of the event that a `skip` of this key would pass over."""
+        parked = self._halted.get(key) or self._parked.get(key)
+        return None if parked is None else parked.position
+
     async def parked(self) -> tuple[Parked, ...]:
-        return tuple(self._parked.values())
+        return tuple((self._parked | self._halted).values())
 
     async def close(self) -> None:
         return None
 
-    async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
-        decode, keys = self._codec.decode, self._projection.keys
-        decoded = [(recorded, decode(recorded)) for recorded in page.events]
-        work = [(recorded, event, key) for recorded, event in decoded for key in keys(event)]
-        parked: dict[str, Parked] = dict(aside)
-        if aside or self._parked:
-            work = self._without_parked(work, parked, aside)
-        rows = await self._fold(work) if work else {}
-        await self._write(rows, parked, before, page.upto)
-        self._parked |= parked
+    # ----------------------------------------------------------------------------------------------------- at the start
 
-    def _without_parked(self, work: list[Work], parked: dict[str, Parked], aside: Mapping[str, Parked]) -> list[Work]:
-        """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
-        left: list[Work] = []
-        for each in work:
-            key = each[2]
-            if key in aside:
-                continue
-            waiting = parked.get(key) or self._parked.get(key)
-            if waiting is not None:
-                parked[key] = _one_more(waiting)
-            else:
-                left.append(each)
-        return left
+    async def _checkpoint(self) -> Checkpoint:
+        for each in await self._views.checkpoints():
+            if (each.name, each.generation, each.partition) == (self.name, self.generation, self.partition):
+                return each
+        raise Conflict(
+            f"'{self.name}' has no partition {self.partition.name} in generation {self.generation} any more."
+        )
 
-    async def _fold(self, work: list[Work]) -> dict[str, Any]:
-        keys = tuple(dict.fromkeys(key for _, _, key in work))
-        rows: dict[str, Any] = await self._views.load(self._model, keys)
-        changed: dict[str, Any] = {}
-        fold = self._projection.fold
-        for recorded, event, key in work:
-            try:
-                row = fold(rows.get(key), event, key, recorded)
-            except Exception as error:
-                raise FoldFailed(key, recorded) from error
-            if row is not None or key in rows:
-                rows[key] = changed[key] = row
-        return changed
+    async def _refuse_other_history(self, position: Position, stamp: str) -> None:
+        head = (await self._store.read(NO_EVENTS)).head
+        here = self._store.identity
+        if position and (not here.holds(stamp, position) or position > head):
+            raise WiringError(
+                f"The read model '{self.name}' stands at position {position} of the log {stamp}, but the log is "
+                f"{here.stamp} with {head} events and does not hold that position. Delete the read database "
+                "(it is built anew), or name it right."
+            )
 
-    async def _write(
-        self, rows: Mapping[str, Any], parked: Mapping[str, Parked | None], before: Position, position: Position
-    ) -> None:
-        now = microseconds(self._world.now())
-        stamp = self._store.identity.stamp
-        await self._views.save(Change(self._model, stamp, before, position, now, rows, parked, was=self._stamp))
-        self._stamp = stamp
-
-    async def _retry_parked(self, checkpoint: Position) -> None:
+    async def _retry_all(self, checkpoint: Position) -> None:
         """Fold parked keys again from where they stopped: the code may have been mended since."""
         for parked in sorted(self._parked.values(), key=lambda each: each.position):
             try:
-                rows = await self._refold(parked, checkpoint)
-                await self._write(rows, {parked.key: None}, checkpoint, checkpoint)
+                await self._refold(parked, checkpoint)
             except (Conflict, Unavailable):
                 raise
             except Exception:
                 log.exception("%s: the key '%s' stays set aside", self.name, parked.key)
+
+    # --------------------------------------------------------------------------------------------------- page by page
+
+    async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
+        decode, keys, partition = self._decode, self._projection.keys, self.partition
+        decoded = [(recorded, decode(recorded)) for recorded in page.events]
+        work = [(recorded, event, key) for recorded, event in decoded for key in keys(event)]
+        if partition != WHOLE:
+            work = [each for each in work if partition.holds(each[2])]
+        parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._halted)}
+        if aside or self._parked:
+            work = self._without_parked(work, parked, aside)
+        changed = await self._rows.fold(work, self._skips) if work else {}
+        await self._write(changed, parked, before, page.upto)
+        self._parked |= {key: each for key, each in parked.items() if each is not None}
+        self._halted = {}
+
+    def _without_parked(
+        self, work: list[Work], parked: dict[str, Parked | None], aside: Mapping[str, Parked]
+    ) -> list[Work]:
+        """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
+        left: list[Work] = []
+        for each in work:
+            recorded, _, key = each
+            if key in aside:
                 continue
-            del self._parked[parked.key]
+            waiting = parked.get(key) or self._parked.get(key)
+            if waiting is None:
+                left.append(each)
+            elif recorded.position > max(waiting.position, waiting.upto):
+                parked[key] = msgspec.structs.replace(waiting, waiting=waiting.waiting + 1, upto=recorded.position)
+        return left
 
-    async def _refold(self, parked: Parked, checkpoint: Position) -> dict[str, Any]:
+    async def _write(
+        self, rows: dict[str, Kept], parked: Mapping[str, Parked | None], before: Position, position: Position
+    ) -> None:
+        now = microseconds(self._world.now())
+        stamp = self._store.identity.stamp
+        change = Change(
+            self._model,
+            stamp,
+            before,
+            position,
+            now,
+            rows,
+            parked,
+            was=self._stamp,
+            partition=self.partition,
+            epoch=self._epoch,
+        )
+        try:
+            await self._views.save(change)
+        except BaseException:
+            # Whether it was saved is unknown: what is in memory may be older than what is kept.
+            self._rows.forget()
+            raise
+        self._stamp = stamp
+        self._rows.saved(rows)
+
+    # -------------------------------------------------------------------------------------------- what cannot be folded
+
+    def _failed(self, recorded: RecordedEvent, error: Exception, aside: Mapping[str, Parked]) -> list[str]:
+        """The keys that fail and are not set aside yet."""
+        if isinstance(error, FoldFailed):
+            failed: Sequence[str] = (error.key,)
+        else:
+            # Not the fold but the saving failed: no key can be told from another, so all of the event's keys wait.
+            failed = [k for k in self._projection.keys(self._decode(recorded)) if self.partition.holds(k)]
+        return [key for key in failed if key not in aside]
+
+    async def _halt(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
+        """Put on record what the whole partition waits behind."""
+        halted = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, {})}
+        known = {key: each.position for key, each in self._halted.items()}
+        if known != {key: each.position for key, each in halted.items()}:
+            await self._write({}, {**dict.fromkeys(self._halted), **halted}, before, before)
+            self._halted = halted
+
+    def _pass_over(self, key: str) -> str:
+        self._skips |= {(key, self._halted[key].position)}
+        return f"The event at {self._halted[key].position} is passed over."
+
+    async def _park_again(self, parked: Parked, failed: FoldFailed, at: Position) -> Parked:
+        """Save how far a key came, and where it stands now."""
+        position = failed.position
+        changed = {}
+        if position > parked.position:
+            changed = await self._folded_again(parked.key, parked.position, position - 1)
+        left = sum(1 for each in await self._work(parked.key, position, at))
+        cause = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:500]
+        still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
+        await self._write(changed, {parked.key: still}, at, at)
+        self._parked[parked.key] = still
+        return still
+
+    async def _refold(self, parked: Parked, checkpoint: Position) -> None:
+        """Fold a parked key up to the checkpoint, and free it. FoldFailed where it still fails."""
+        changed = await self._folded_again(parked.key, parked.position, checkpoint)
+        await self._write(changed, {parked.key: None}, checkpoint, checkpoint)
+        del self._parked[parked.key]
+
+    async def _folded_again(self, key: str, first: Position, last: Position) -> dict[str, Kept]:
+        return await self._rows.fold(await self._work(key, first - 1, last), self._skips)
+
+    async def _repair(self, key: str, at: Position) -> str:
+        """Fold a key from its first event, whatever row is there, and keep that as a repaired version."""
+        if key in self._parked or key in self._halted:
+            raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
+        if not self.partition.holds(key):
+            raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
+        there = (await self._views.load(self._model, [key])).get(key, ABSENT)
+        folded = fold_all(self._projection, await self._work(key, 0, at), {}, self._skips)
+        right = folded.get(key, ABSENT)
+        if (right.row, right.position) == (there.row, there.position) or right.row is there.row is None:
+            return "The row was right already."
+        states = (*right.passed, *(() if there.row is None else (there.row,)))
+        mended = Kept(right.row, max(right.position, 1), there.repair + 1, states)
+        await self._write({key: mended}, {}, at, at)
+        return "The row is repaired."
+
+    async def _work(self, key: str, after: Position, last: Position) -> list[Work]:
+        """The events that touch a key, behind `after` up to `last`."""
         work: list[Work] = []
-        position = parked.position - 1
-        while position < checkpoint:
-            page = await self._store.read(self.query, position, 1_000)
+        position, query = after, self._projection.events_of(key)
+        while position < last:
+            page = await self._store.read(query, position, _PAGE)
             for recorded in page.events:
-                event = self._codec.decode(recorded)
-                if recorded.position <= checkpoint and parked.key in self._projection.keys(event):
-                    work.append((recorded, event, parked.key))
+                event = self._decode(recorded)
+                if recorded.position <= last and key in self._projection.keys(event):
+                    work.append((recorded, event, key))
             position = page.upto
-        return await self._fold(work)
-
-    async def _progress(self) -> Progress:
-        async with self._views.snapshot() as snapshot:
-            return await snapshot.progress(self._model)
+        return work
 
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
         cause = error.__cause__ or error
         text = f"{type(cause).__name__}: {cause}"[:500]
         return Parked(key, recorded.position, text, microseconds(self._world.now()))
-
-
-def _one_more(parked: Parked) -> Parked:
-    return Parked(parked.key, parked.position, parked.error, parked.since, parked.waiting + 1)

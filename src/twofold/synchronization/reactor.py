@@ -14,7 +14,7 @@ from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.domain.process import BoundPolicy, Later
-from twofold.errors import Conflict, Rejected, Unavailable
+from twofold.errors import Conflict, InvalidMessage, Rejected, Unavailable
 from twofold.read_store.port import Parked
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Outcome, Row, RowWrite, Slice, WriteStore
@@ -121,6 +121,32 @@ class Reactor:
         await self._write(page.upto, [_insert(self._space, parked.key, parked)])
         self._parked[parked.key] = parked
 
+    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+        parked = self._parked.get(key)
+        if parked is None:
+            raise InvalidMessage(f"Nothing of the policy '{self.name}' is parked as '{key}'.", field="key")
+        if what == "repair":
+            raise InvalidMessage(f"'{self.name}' is a policy: it has no rows to repair.", field="what")
+        if what == "skip":
+            await self._write(at, [RowWrite(self._space, key, None, 1)])
+            del self._parked[key]
+            return f"The event at {parked.position} is passed over."
+        if key.startswith("due:"):
+            return await self._send_again(key)
+        try:
+            freed = await self._retry(parked, at)
+        except (Conflict, Unavailable):
+            raise
+        except Exception as error:
+            log.exception("%s: position %d stays set aside", self.name, parked.position)
+            return f"It still fails: {type(error).__name__}: {error}"[:500]
+        return "It is done." if freed else "The policy no longer takes this event; it stays set aside."
+
+    def skipped(self, key: str) -> Position | None:
+        """The position of the event that a `skip` of this key would pass over."""
+        parked = self._parked.get(key)
+        return None if parked is None else parked.position
+
     async def parked(self) -> tuple[Parked, ...]:
         return tuple(self._parked.values())
 
@@ -174,21 +200,33 @@ class Reactor:
     async def _retry_parked(self, position: Position) -> None:
         """React again to what was set aside: the code, or the world outside, may have been mended since."""
         for parked in sorted(self._parked.values(), key=lambda each: each.position):
-            page = await self._store.read(self.query, parked.position - 1, 1)
-            if [each.position for each in page.events] != [parked.position]:
-                log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
-                continue
             try:
-                later = await self._react(page.events[0])
+                if not await self._retry(parked, position):
+                    log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
             except (Conflict, Unavailable):
                 raise
             except Exception:
                 log.exception("%s: position %d stays set aside", self.name, parked.position)
-                continue
-            unpark = RowWrite(self._space, parked.key, None, 1)
-            await self._write(position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
-            self._remember(later)
-            del self._parked[parked.key]
+
+    async def _retry(self, parked: Parked, position: Position) -> bool:
+        """React again to what was set aside, and free it. False where the policy does not take it any more."""
+        page = await self._store.read(self.query, parked.position - 1, 1)
+        if [each.position for each in page.events] != [parked.position]:
+            return False
+        later = await self._react(page.events[0])
+        unpark = RowWrite(self._space, parked.key, None, 1)
+        await self._write(position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
+        self._remember(later)
+        del self._parked[parked.key]
+        return True
+
+    async def _send_again(self, key: str) -> str:
+        """Put a due command that could not be sent back among those that are due."""
+        row = (await self._store.rows(self._space)).get(key)
+        if row is not None:
+            self._remember([(key, msgspec.json.decode(row.value, type=Due))])
+        self._parked.pop(key, None)
+        return "It is sent again now."
 
     async def _send_due(self) -> None:
         while True:

@@ -1,18 +1,21 @@
-"""In charge of running one follower: read, apply, retry, park, and never skip."""
+"""In charge of running followers along the log: read, apply, retry, park, and never skip."""
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
-from twofold.domain.events import Position
-from twofold.errors import Conflict, Unavailable
-from twofold.synchronization.follower import Follower
+from twofold.domain.event_query import EventQuery
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import Conflict, Refused, Unavailable
+from twofold.synchronization.follower import Follower, State
 from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
@@ -20,15 +23,33 @@ _RATE_SECONDS = 5.0
 _REST = 2.0
 _LONGEST_REST = 0.01
 
-State = Literal["live", "catching-up", "retrying", "stopped"]
+
+class Member:
+    """A follower on its way, and the position it has reached."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.position: Position = 0
+        self.types = frozenset(kind for item in follower.query.items for kind in item.types)
+        self.reopen = False
+
+    def part(self, page: Slice, whole: bool) -> Slice:
+        """What of a page is news to this follower; `whole` says that all of it is of its types."""
+        if whole and page.events and page.events[0].position > self.position:
+            return page
+        events = [e for e in page.events if e.position > self.position and (whole or e.type in self.types)]
+        return Slice(events, page.upto, page.head)
 
 
 class Worker:
-    """Drives a follower along the log. Notification is a hint, polling the truth."""
+    """Drives followers along the log in one pass. Notification is a hint, polling the truth.
+
+    It goes on only as long as it is `held`: whoever has lost its lease may not save, and need not try.
+    """
 
     def __init__(
         self,
-        follower: Follower,
+        followers: Sequence[Follower],
         store: WriteStore,
         world: World,
         *,
@@ -36,33 +57,52 @@ class Worker:
         poll: float,
         retries: int,
         moved: Callable[[], None],
+        held: Callable[[], bool] = lambda: True,
+        begin: Callable[[], None] | None = None,
     ) -> None:
-        self.follower = follower
-        self.position: Position = 0
+        self.members = [Member(each) for each in followers]
         self.state: State = "catching-up"
         self.error: str | None = None
+        self._query = _union(followers)
         self._store = store
         self._world = world
         self._page = page
         self._poll = poll
         self._retries = retries
         self._moved = moved
+        self._held = held
+        self._begin = begin
         self._stopping = False
-        self._reopen = False
+        self._failing: Member | None = None
+        self._asked: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._done: deque[tuple[float, int]] = deque()
 
+    @property
+    def follower(self) -> Follower:
+        """The one follower of a worker that has only one."""
+        (member,) = self.members
+        return member.follower
+
+    @property
+    def position(self) -> Position:
+        """The position that all have reached."""
+        return min(member.position for member in self.members)
+
     async def start(self) -> None:
-        """Find the checkpoint and begin. WiringError where it belongs to another log.
+        """Find the checkpoints and begin. WiringError where one belongs to another log.
 
         What passes (another process came first, a store is away for a moment) is tried again once it runs.
         """
-        try:
-            self.position = await self.follower.open()
-        except (Conflict, Unavailable) as error:
-            self._failed("retrying", error)
-            self._reopen = True
-        self._task = asyncio.create_task(self._run(), name=f"twofold-{self.follower.name}")
+        for member in self.members:
+            try:
+                member.position = await member.follower.open()
+            except (Conflict, Unavailable) as error:
+                self._failed("retrying", error)
+                member.reopen = True
+        names = ", ".join(member.follower.name for member in self.members)
+        self._task = asyncio.create_task(self._run(), name=f"twofold-{names}")
 
     async def stop(self) -> None:
         """End after the page under way."""
@@ -73,7 +113,22 @@ class Worker:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
-            await self.follower.close()
+            for _, answer in self._asked:
+                answer.cancel()
+            for member in self.members:
+                await member.follower.close()
+
+    async def between_pages(self, do: Callable[[], Awaitable[T]]) -> T:
+        """The result of `do`, run while no page is under way. Unavailable where the worker ends before."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._asked.append((do, answer))
+        self._wake.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.cancelled() and self._stopping:
+                raise Unavailable("The follower was stopped before it came to this. Ask again.") from None
+            raise
 
     def rate(self) -> float:
         """Events per second over the last few seconds."""
@@ -84,13 +139,14 @@ class Worker:
         failures = 0
         while not self._stopping:
             try:
+                await self._answer()
                 await self._step(careful=failures > self._retries)
                 failures = 0
                 self.error = None
             except Conflict as error:
-                # Someone else moved the checkpoint: look where it is now before going on.
+                # Someone else moved a checkpoint: look where it is now before going on.
                 self._failed("retrying", error)
-                self._reopen = True
+                self._reopen()
                 await self._pause(1)
             except Unavailable as error:
                 self._failed("retrying", error)
@@ -100,27 +156,48 @@ class Worker:
                 # Careful steps that fail cannot even be parked: the follower stands still, visibly, and keeps trying.
                 stuck = failures > self._retries + 1
                 self._failed("stopped" if stuck else "retrying", error)
-                if failures == 1 or stuck:
-                    log.exception("%s failed at position %d", self.follower.name, self.position + 1)
+                if failures == 1 or failures == self._retries + 2:
+                    log.exception("%s failed at position %d", self._name(), self.position + 1)
                 await self._pause(failures)
 
+    async def _answer(self) -> None:
+        """Do what was asked for between two pages."""
+        while self._asked:
+            do, answer = self._asked.popleft()
+            try:
+                done = await do()
+            except (Refused, Unavailable) as error:
+                _settle(answer, error)
+            except BaseException as error:
+                _settle(answer, error)
+                raise
+            else:
+                if not answer.done():
+                    answer.set_result(done)
+
     async def _step(self, *, careful: bool) -> None:
-        if self._reopen:
-            self.position = await self.follower.open()
-            self._reopen = False
-        page = await self._store.read(self.follower.query, self.position, self._page)
-        if page.upto <= self.position:
+        if not self._held():
+            self.state = "waiting"
+            await self._world.sleep(self._poll)
+            return
+        for member in self.members:
+            if member.reopen:
+                member.position = await member.follower.open()
+                member.reopen = False
+        position = self.position
+        page = await self._store.read(self._query, position, self._page)
+        if page.upto <= position:
             self.state, self.error = "live", None
-            await self._store.wait(self.position, self._poll)
+            await self._store.wait(position, self._poll)
             return
         if self.state == "live" and page.upto < page.head:
             self.state = "catching-up"
         began = self._world.monotonic()
-        if careful:
-            await self._one_by_one(page)
-        else:
-            await self.follower.apply(page, self.position)
-            self._advance(page.upto, len(page.events))
+        if self._begin is not None:
+            self._begin()
+        for member in self.members:
+            if member.position < page.upto:
+                await self._take(member, member.part(page, len(self.members) == 1), careful=careful)
         # Only now: a follower that stands still may not look alive each time it tries again.
         self.state = "live" if page.upto == page.head else "catching-up"
         # Others run on this loop too: commands first of all. A follower that is up to date rests twice as long as it
@@ -128,21 +205,34 @@ class Worker:
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if self.state == "live" else 0)
 
-    async def _one_by_one(self, page: Slice) -> None:
+    async def _take(self, member: Member, page: Slice, *, careful: bool) -> None:
+        if careful and self._failing is member:
+            await self._one_by_one(member, page)
+            self._failing = None
+            return
+        self._failing = member
+        await member.follower.apply(page, member.position)
+        self._failing = None
+        self._advance(member, page.upto, len(page.events))
+
+    async def _one_by_one(self, member: Member, page: Slice) -> None:
         """Find the event that fails by taking each alone; what still fails is set aside."""
         for event in page.events:
             alone = Slice([event], event.position, page.head)
             try:
-                await self.follower.apply(alone, self.position)
+                await member.follower.apply(alone, member.position)
             except (Conflict, Unavailable):
                 raise
             except Exception as error:
-                log.exception("%s sets position %d aside", self.follower.name, event.position)
-                await self.follower.set_aside(alone, self.position, error)
-            self._advance(event.position, 1)
+                log.exception("%s sets position %d aside", member.follower.name, event.position)
+                await member.follower.set_aside(alone, member.position, error)
+            self._advance(member, event.position, 1)
+        if member.position < page.upto:
+            await member.follower.apply(Slice([], page.upto, page.head), member.position)
+            self._advance(member, page.upto, 0)
 
-    def _advance(self, position: Position, events: int) -> None:
-        self.position = position
+    def _advance(self, member: Member, position: Position, events: int) -> None:
+        member.position = position
         now = self._world.monotonic()
         self._forget_before(now - _RATE_SECONDS)
         self._done.append((now, events))
@@ -152,9 +242,48 @@ class Worker:
         while self._done and self._done[0][0] < moment:
             self._done.popleft()
 
+    def _reopen(self) -> None:
+        for member in self.members:
+            if self._failing in (None, member):
+                member.reopen = True
+
     def _failed(self, state: State, error: Exception) -> None:
         self.state = state
         self.error = f"{type(error).__name__}: {error}"
 
     async def _pause(self, failures: int) -> None:
-        await self._world.sleep(min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE))
+        self._wake.clear()
+        if self._asked:
+            return
+        try:
+            pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE)
+            await self._world.within(pause, self._wake.wait())
+        except TimeoutError:
+            return
+
+    def _name(self) -> str:
+        failing = self._failing or self.members[0]
+        return failing.follower.name
+
+
+def _union(followers: Sequence[Follower]) -> EventQuery:
+    items = dict.fromkeys(item for each in followers for item in each.query.items)
+    return EventQuery(tuple(items))
+
+
+def _settle(answer: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def memo(decode: Callable[[RecordedEvent], Any]) -> tuple[Callable[[RecordedEvent], Any], Callable[[], None]]:
+    """A `decode` that remembers what it decoded, for followers that take a page together; and what makes it forget."""
+    known: dict[Position, Any] = {}
+
+    def decoded(recorded: RecordedEvent) -> Any:
+        event = known.get(recorded.position)
+        if event is None:
+            event = known[recorded.position] = decode(recorded)
+        return event
+
+    return decoded, known.clear

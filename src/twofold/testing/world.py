@@ -35,6 +35,9 @@ class FrozenWorld:
     def new_id(self) -> str:
         return str(uuid.uuid5(_SEEDS, f"{self._seed}/{next(self._ids)}"))
 
+    def place(self) -> str:
+        return f"seed-{self._seed}"
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await _turn()

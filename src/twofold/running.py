@@ -1,0 +1,215 @@
+"""In charge of the parts of a started app: command side, followers, and the look of an eye on both."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import msgspec
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.command_service import CommandService
+from twofold.command_service.batcher import Batcher
+from twofold.command_service.folds import Folds
+from twofold.domain.event_query import NO_EVENTS
+from twofold.domain.events import Position
+from twofold.domain.module import Wiring
+from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
+from twofold.settings import Settings
+from twofold.synchronization.builds import Builds
+from twofold.synchronization.control import Board, Control
+from twofold.synchronization.follower import Follower
+from twofold.synchronization.projector import Projector
+from twofold.synchronization.reactor import Reactor, Send, policy_checkpoints
+from twofold.synchronization.requests import Requests
+from twofold.synchronization.share import Share
+from twofold.synchronization.supervisor import Skips, Supervisor
+from twofold.synchronization.watch import Watch
+from twofold.synchronization.worker import Worker, memo
+from twofold.world import World
+from twofold.write_store.port import Append, Outcome, WriteStore
+
+_BULK_ROWS = 10
+"""A build remembers so many times as many rows as a follower: it meets all of them, and often again."""
+
+
+class Plans(NamedTuple):
+    """What an app is made of before it runs. `models` is kept up to date: which generation of each one serves."""
+
+    wiring: Wiring
+    events: EventCodec
+    messages: MessageCodec
+    models: dict[str, ReadModel]
+    settings: Settings
+    world: World
+    send: Send
+    moved: Callable[[], None]
+
+
+class Running:
+    """The parts of a started app. `only` names what to follow for a visit; None follows for all of it."""
+
+    def __init__(
+        self, plans: Plans, store: WriteStore, views: WholeReadStore, *, only: frozenset[str] | None = None
+    ) -> None:
+        settings, world = plans.settings, plans.world
+        self.store = store
+        self.views = views
+        self.watch = Watch(world)
+        self._models = plans.models
+        folds = Folds(store, plans.events, settings.cached_folds)
+        self.batcher = Batcher(
+            store,
+            folds,
+            world,
+            commands=settings.batch_commands,
+            size=settings.batch_bytes,
+            queue=settings.queue_commands,
+        )
+        self.commands = CommandService(
+            plans.wiring,
+            folds,
+            plans.events,
+            plans.messages,
+            self.batcher,
+            world,
+            retries=settings.conflict_retries,
+        )
+        versions = {name: plans.wiring.projections[name].version for name in plans.models}
+        self.control = Control(store, self.append, world)
+        self.builds = Builds(self.control, views, world, versions)
+        self.supervisor = Supervisor(
+            self.control,
+            views,
+            world,
+            _Crew(plans, store, views, self.append),
+            versions,
+            list(plans.wiring.policies),
+            name=world.place(),
+            lease_seconds=settings.lease_seconds,
+            exclusive=store.exclusive,
+            served=self._served,
+            looked=self._looked,
+            only=only,
+        )
+        self._requests = Requests(self.control, self.supervisor, store, views)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """What runs on this node, each once."""
+        return list(dict.fromkeys(self.supervisor.workers.values()))
+
+    async def append(self, append: Append) -> Outcome:
+        """Write what follows from no command, in one commit with the commands that wait."""
+        return await self.batcher.append(append, ())
+
+    async def start(self) -> None:
+        self.batcher.start()
+        await self.supervisor.start()
+
+    async def stop(self) -> None:
+        # Whatever fails or is cancelled on the way: the rest is stopped, and files and locks are given back.
+        async with AsyncExitStack() as rest:
+            for stop in (self.store.close, self.views.close, self.batcher.stop, self.supervisor.stop):
+                rest.push_async_callback(stop)
+            await self._requests.stop()
+
+    def serves(self, share: Share) -> bool:
+        """Whether answers rest on a share."""
+        return share.kind == "projection" and self._models[share.name].generation == share.generation
+
+    async def positions(self, checkpoints: Sequence[Checkpoint]) -> dict[Share, Position]:
+        """Where each share stands that is to be followed, by what the stores keep."""
+        shares = self.supervisor.shares(checkpoints)
+        at = {
+            Share("projection", each.name, each.generation, each.partition): each.progress.position
+            for each in checkpoints
+        }
+        policies = await policy_checkpoints(self.store) if any(each.kind == "policy" for each in shares) else {}
+        found: dict[Share, Position] = {}
+        for share in shares:
+            if share.kind == "policy":
+                found[share] = policies[share.name][0] if share.name in policies else 0
+            elif share.kind == "projection":
+                found[share] = at.get(share, 0)
+            else:
+                mine = [p for each, p in at.items() if (each.name, each.generation) == (share.name, share.generation)]
+                found[share] = min(mine, default=0)
+        return found
+
+    def _served(self, name: str, generation: int) -> None:
+        self._models[name] = msgspec.structs.replace(self._models[name], generation=generation)
+
+    async def _looked(self, board: Board, checkpoints: Sequence[Checkpoint]) -> None:
+        self._requests.look(board)
+        head = (await self.store.read(NO_EVENTS)).head
+        self.watch.observe(head, await self.positions(checkpoints))
+
+
+class _Crew:
+    """Makes the followers of a node."""
+
+    def __init__(
+        self,
+        plans: Plans,
+        store: WriteStore,
+        views: WholeReadStore,
+        append: Callable[[Append], Awaitable[Outcome]],
+    ) -> None:
+        self._plans = plans
+        self._store = store
+        self._views = views
+        self._append = append
+
+    def worker(
+        self, shares: Mapping[Share, int], skips: Mapping[str, Skips], held: Callable[[], bool], *, bulk: bool
+    ) -> Worker:
+        settings = self._plans.settings
+        decode, begin = memo(self._plans.events.decode) if bulk else (self._plans.events.decode, None)
+        rows = settings.cached_rows * _BULK_ROWS if bulk else settings.cached_rows
+        followers = [
+            self._reactor(share)
+            if share.kind == "policy"
+            else self._projector(share, epoch, decode, skips.get(share.name, frozenset()), rows)
+            for share, epoch in shares.items()
+        ]
+        return Worker(
+            followers,
+            self._store,
+            self._plans.world,
+            page=settings.rebuild_page_events if bulk else settings.page_events,
+            poll=settings.poll_seconds,
+            retries=settings.fold_retries,
+            moved=self._plans.moved,
+            held=held,
+            begin=begin,
+        )
+
+    def model(self, name: str, generation: int) -> ReadModel:
+        return msgspec.structs.replace(self._plans.models[name], generation=generation)
+
+    def _projector(self, share: Share, epoch: int, decode: Callable[..., Any], skips: Skips, rows: int) -> Follower:
+        return Projector(
+            self._plans.wiring.projections[share.name],
+            self.model(share.name, share.generation),
+            self._store,
+            self._views,
+            decode,
+            self._plans.world,
+            partition=share.partition,
+            epoch=epoch,
+            skips=skips,
+            cached_rows=rows,
+        )
+
+    def _reactor(self, share: Share) -> Follower:
+        plans = self._plans
+        return Reactor(
+            plans.wiring.policies[share.name],
+            self._store,
+            plans.events,
+            plans.messages,
+            plans.wiring.commands,
+            plans.send,
+            self._append,
+            plans.world,
+        )

@@ -1,0 +1,147 @@
+"""In charge of the generations of a projection: begun beside the one that serves, switched to, kept, dropped."""
+
+from collections.abc import Mapping, Sequence
+
+from twofold.errors import Conflict, InvalidMessage, Unavailable
+from twofold.read_store.port import Progress, WholeReadStore
+from twofold.synchronization import control
+from twofold.synchronization.control import Control, Generation, Generations
+from twofold.synchronization.share import share_of
+from twofold.world import World
+
+_TRIES = 20
+_LOOKS = 50
+_PAUSE = 0.1
+
+
+class Builds:
+    """What operators do to generations. Each is one guarded write of what all nodes read: all of it or nothing."""
+
+    def __init__(self, board: Control, views: WholeReadStore, world: World, versions: Mapping[str, int]) -> None:
+        self._control = board
+        self._views = views
+        self._world = world
+        self._versions = versions
+
+    async def begin(self, names: Sequence[str]) -> dict[str, int]:
+        """A generation under way for each projection: begun, or begun before and not finished. Its number by name."""
+        numbers: dict[str, int] = {}
+        for name in names:
+            numbers[name] = await self._begin(name)
+        return numbers
+
+    async def switch(self, name: str, *, force: bool = False) -> int:
+        """Let the generation that is under way serve, and keep the one that served. The number of the new one.
+
+        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
+        `force`); Unavailable where it has not come as far as that one.
+        """
+        version = self._versions[name]
+        for _ in range(_TRIES):
+            board = await self._control.look()
+            noted = board.generations(name)
+            new, old = noted.record.find(version, "building"), noted.record.find(version, "serving")
+            if new is None or old is None:
+                raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
+            await self._refuse_worse(name, old, new, force=force)
+            record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
+            if await self._control.write(control.generations(name, record, noted.version)):
+                return new
+        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+
+    async def back(self, name: str) -> int:
+        """Let the generation that served before serve again, and keep the other. Its number.
+
+        InvalidMessage where none is kept; Unavailable where it has not come as far as the one that serves.
+        """
+        version = self._versions[name]
+        for _ in range(_TRIES):
+            noted = (await self._control.look()).generations(name)
+            kept, serving = noted.record.find(version, "kept"), noted.record.find(version, "serving")
+            if kept is None or serving is None:
+                raise InvalidMessage(f"No earlier generation of '{name}' is kept.", field="name")
+            await self._refuse_worse(name, serving, kept, force=True)
+            record = noted.record.but(
+                {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "kept")}
+            )
+            if await self._control.write(control.generations(name, record, noted.version)):
+                return kept
+        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+
+    async def drop(self, name: str) -> list[int]:
+        """Take away every generation of a projection that does not serve any version, also what was left half dropped.
+
+        Their numbers. Who follows for one is given time to notice before its rows go.
+        """
+        for _ in range(_TRIES):
+            noted = (await self._control.look()).generations(name)
+            idle = {n: None for n, each in noted.record.builds.items() if each.state != "serving"}
+            if not idle or await self._control.write(control.generations(name, noted.record.but(idle), noted.version)):
+                break
+        else:
+            raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+        serving = (await self._control.look()).generations(name).record.builds
+        stored = {at.generation for at in await self._views.checkpoints() if at.name == name}
+        gone = sorted((stored | idle.keys()) - serving.keys())
+        for number in gone:
+            await self._nobody_follows(name, number)
+            await self._views.drop(name, number)
+        return gone
+
+    async def progress(self, name: str, generation: int) -> Progress:
+        """How far a generation has come: its lowest checkpoint, and all that is parked."""
+        found = [
+            at.progress for at in await self._views.checkpoints() if (at.name, at.generation) == (name, generation)
+        ]
+        if not found:
+            return Progress(0, "", 0)
+        lowest = min(found, key=lambda each: each.position)
+        parked = tuple(key for each in found for key in each.parked)
+        return Progress(lowest.position, lowest.log, max(each.updated for each in found), parked)
+
+    async def _begin(self, name: str) -> int:
+        version = self._versions[name]
+        for _ in range(_TRIES):
+            noted = (await self._control.look()).generations(name)
+            known = noted.record.find(version, "building")
+            if known is not None:
+                return known
+            if noted.record.find(version, "kept") is not None:
+                raise InvalidMessage(
+                    f"The generation of '{name}' that served before is still kept, as the way back. Drop it first.",
+                    field="name",
+                )
+            number = noted.record.last + 1
+            record = noted.record.but({number: Generation(version, "building", self._control.now())})
+            if await self._control.write(control.generations(name, record, noted.version)):
+                return number
+        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+
+    async def _refuse_worse(self, name: str, old: int, new: int, *, force: bool) -> None:
+        now, then = await self.progress(name, old), await self.progress(name, new)
+        if then.position < now.position:
+            lag = now.position - then.position
+            raise Unavailable(f"Generation {new} of '{name}' is {lag} events behind the one that serves.", lag=lag)
+        worse = {each.key for each in then.parked} - {each.key for each in now.parked}
+        if worse and not force:
+            raise InvalidMessage(
+                f"Generation {new} of '{name}' has {len(worse)} parked keys that the one that serves has not, e.g. "
+                f"'{min(worse)}'. Mend the fold and begin anew, or force it.",
+                field="force",
+            )
+
+    async def _nobody_follows(self, name: str, number: int) -> None:
+        """Wait until no node holds a lease of a generation, as long as one that lives may take to notice."""
+        for _ in range(_LOOKS):
+            board = await self._control.look()
+            shares = [share_of(resource) for resource, noted in board.leases.items() if noted.record.owner]
+            if (name, number) not in [(each.name, each.generation) for each in shares if each.kind != "policy"]:
+                return
+            await self._world.sleep(_PAUSE)
+
+    def _retire(self, record: Generations, number: int) -> dict[int, Generation]:
+        return {number: self._as(record, number, "kept")}
+
+    def _as(self, record: Generations, number: int, state: str) -> Generation:
+        build = record.builds[number]
+        return Generation(build.version, "serving" if state == "serving" else "kept", build.began)

@@ -1,0 +1,179 @@
+"""In charge of what all nodes know of one another: rows of the write store, each written only as it was last seen."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from twofold.domain.events import Metadata
+from twofold.errors import Conflict
+from twofold.world import World, microseconds
+from twofold.write_store.port import Append, Outcome, Row, RowWrite, WriteStore
+
+SPACE = "synchronization"
+ACTS = "acts"
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A process that follows the log; each write of its row is a sign of life. A visitor came for one task only."""
+
+    name: str
+    visitor: bool = False
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who may follow for a share. `epoch` rises with each new owner; "" owns nothing."""
+
+    owner: str
+    epoch: int
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One build of a projection, by the fold of `version`.
+
+    "serving" answers queries; "building" is on its way to; "kept" has been replaced, and is followed all the same, so
+    that it can serve again at once. `began` is in microseconds since 1970 in UTC.
+    """
+
+    version: int
+    state: Literal["serving", "building", "kept"]
+    began: int
+
+
+class Generations(msgspec.Struct, frozen=True):
+    """All builds of one projection that have rows, by number. Numbers count up to `last` and are never used again."""
+
+    builds: dict[int, Generation] = {}
+    last: int = 0
+
+    def find(self, version: int, state: str) -> int | None:
+        """The newest build of a version in a state, if there is one."""
+        found = [number for number, each in self.builds.items() if (each.version, each.state) == (version, state)]
+        return max(found, default=None)
+
+    def but(self, changes: Mapping[int, Generation | None]) -> "Generations":
+        """The same with some builds changed, or taken out (None)."""
+        builds = {number: each for number, each in (self.builds | dict(changes)).items() if each is not None}
+        return Generations(builds, max(self.last, *builds, 0))
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What an operator wants of whoever follows for a projection or policy; `at` is in microseconds."""
+
+    what: Literal["retry", "skip", "repair", "split", "merge"]
+    name: str
+    key: str
+    actor: str | None
+    at: int
+
+
+class Act(msgspec.Struct, frozen=True):
+    """What was done on a request, for ever on record. `generation` 0 where it concerns no build."""
+
+    what: str
+    name: str
+    key: str
+    actor: str | None
+    at: int
+    done: bool
+    outcome: str
+    generation: int = 0
+    version: int = 0
+    position: int = 0
+
+
+class Noted(msgspec.Struct, Generic[T], frozen=True):
+    """A record and the version of the row it came in."""
+
+    record: T
+    version: int = 0
+
+
+class Board(msgspec.Struct, frozen=True):
+    """Everything noted, as of one look."""
+
+    nodes: dict[str, Noted[Node]]
+    leases: dict[str, Noted[Lease]]
+    projections: dict[str, Noted[Generations]]
+    requests: dict[str, Noted[Request]]
+
+    def generations(self, name: str) -> Noted[Generations]:
+        """The builds of a projection; none where it is new."""
+        return self.projections.get(name, Noted(Generations()))
+
+    def lease(self, resource: str) -> Noted[Lease]:
+        """The lease of a share; nobody's where it is new."""
+        return self.leases.get(resource, Noted(Lease("", 0)))
+
+
+class Control:
+    """Reads and writes what is noted. `append` writes rows in one commit with whatever else waits."""
+
+    def __init__(self, store: WriteStore, append: Callable[[Append], Awaitable[Outcome]], world: World) -> None:
+        self._store = store
+        self._append = append
+        self._world = world
+
+    async def look(self) -> Board:
+        """All that is noted now."""
+        rows = await self._store.rows(SPACE)
+        return Board(
+            _records(rows, "node:", Node),
+            _records(rows, "lease:", Lease),
+            _records(rows, "generations:", Generations),
+            _records(rows, "request:", Request),
+        )
+
+    async def write(self, *writes: RowWrite) -> bool:
+        """Write all rows, or none, and False, where one is no longer as it was seen."""
+        metadata = Metadata(microseconds(self._world.now()), "synchronization", "synchronization")
+        outcome = await self._append(Append(metadata, rows=tuple(writes)))
+        return not isinstance(outcome, Conflict)
+
+    async def acts(self, keys: Sequence[str] | None = None) -> dict[str, Act]:
+        """What was done on requests, by the id of the request."""
+        rows = await self._store.rows(ACTS) if keys is None else await self._store.rows(ACTS, keys)
+        return {key: msgspec.json.decode(row.value, type=Act) for key, row in sorted(rows.items())}
+
+    def now(self) -> int:
+        """The wall clock in microseconds."""
+        return microseconds(self._world.now())
+
+
+def node(name: str, record: Node | None, seen: int) -> RowWrite:
+    """Note a node, or that it is gone."""
+    return _write(SPACE, f"node:{name}", record, seen)
+
+
+def lease(resource: str, record: Lease, seen: int) -> RowWrite:
+    """Note who follows for a share."""
+    return _write(SPACE, f"lease:{resource}", record, seen)
+
+
+def generations(name: str, record: Generations, seen: int) -> RowWrite:
+    """Note the builds of a projection."""
+    return _write(SPACE, f"generations:{name}", record, seen)
+
+
+def request(name: str, record: Request | None, seen: int) -> RowWrite:
+    """Note a request, or that it has been dealt with."""
+    return _write(SPACE, f"request:{name}", record, seen)
+
+
+def act(name: str, record: Act) -> RowWrite:
+    """Put on record what was done."""
+    return _write(ACTS, name, record, 0)
+
+
+def _write(space: str, key: str, record: msgspec.Struct | None, seen: int) -> RowWrite:
+    return RowWrite(space, key, None if record is None else msgspec.json.encode(record), seen)
+
+
+def _records(rows: Mapping[str, Row], prefix: str, kind: type[T]) -> dict[str, Any]:
+    return {
+        key.removeprefix(prefix): Noted(msgspec.json.decode(row.value, type=kind), row.version)
+        for key, row in rows.items()
+        if key.startswith(prefix)
+    }

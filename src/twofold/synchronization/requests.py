@@ -1,0 +1,147 @@
+"""In charge of what operators ask for: done between two pages by whoever follows for the share, and put on record."""
+
+import asyncio
+import logging
+
+from twofold.errors import Conflict, Refused, TwofoldError, Unavailable
+from twofold.read_store.partition import SLOTS, Partition
+from twofold.read_store.port import ReadModel, WholeReadStore
+from twofold.synchronization import control
+from twofold.synchronization.control import Act, Board, Control, Request
+from twofold.synchronization.projector import Projector
+from twofold.synchronization.reactor import Reactor
+from twofold.synchronization.share import Share
+from twofold.synchronization.supervisor import Supervisor, follows
+from twofold.write_store.port import Slice, WriteStore
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1_000
+
+
+class Requests:
+    """Deals with the requests that concern what this node follows. Each is done again until it is on record as done."""
+
+    def __init__(self, board: Control, supervisor: Supervisor, store: WriteStore, views: WholeReadStore) -> None:
+        self._control = board
+        self._supervisor = supervisor
+        self._store = store
+        self._views = views
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    def look(self, board: Board) -> None:
+        """Begin with what is new."""
+        for each in [name for name, task in self._under_way.items() if task.done()]:
+            del self._under_way[each]
+        for name, noted in board.requests.items():
+            share = self._share(board, noted.record)
+            if share is not None and name not in self._under_way:
+                work = self._deal_with(name, noted.record, noted.version, share)
+                self._under_way[name] = asyncio.create_task(work, name=f"twofold-request-{name}")
+
+    async def stop(self) -> None:
+        """Leave what is under way to whoever follows next."""
+        for task in self._under_way.values():
+            task.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    def _share(self, board: Board, request: Request) -> Share | None:
+        """The share of this node that a request is for, if it is one of this node's."""
+        for share in self._supervisor.workers:
+            if share.name != request.name or share.kind == "build":
+                continue
+            if share.kind == "policy":
+                return share
+            if board.generations(share.name).record.builds[share.generation].state != "serving":
+                continue
+            whole = request.what in ("split", "merge")
+            if share.partition.name == request.key if whole else share.partition.holds(request.key):
+                return share
+        return None
+
+    async def _deal_with(self, name: str, request: Request, seen: int, share: Share) -> None:
+        try:
+            act = await self._do(name, request, seen, share)
+            if act is not None:
+                await self._control.write(control.act(name, act), control.request(name, None, seen))
+        except (Conflict, Unavailable) as error:
+            log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
+        except TwofoldError:
+            log.exception("%s of '%s' failed", request.what, request.name)
+
+    async def _do(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+        """What was done, for the record; None where that is to be tried again or is on record already."""
+        worker = self._supervisor.workers[share]
+        follower = worker.follower
+        assert isinstance(follower, Projector | Reactor)
+        what, key = request.what, request.key
+        position = 0
+        try:
+            if what == "split":
+                model = self._model(share)
+                halves = share.partition.halves()
+                await worker.between_pages(lambda: self._views.repartition(model, [share.partition], halves))
+                outcome = f"Parted into {halves[0].name} and {halves[1].name}."
+            elif what == "merge":
+                return await self._merge(request, share)
+            elif what == "skip":
+                at = follower.skipped(key)
+                position = at or 0
+                if at is not None:
+                    # On record first: what is passed over without a record could not be told from a lost event.
+                    act = self._act(request, share, True, f"The event at {at} is passed over.", at)
+                    if await self._control.write(control.act(name, act), control.request(name, None, seen)):
+                        await worker.between_pages(lambda: follower.mend("skip", key, worker.position))
+                    return None
+                outcome = await worker.between_pages(lambda: follower.mend("skip", key, worker.position))
+            else:
+                outcome = await worker.between_pages(lambda: follower.mend(what, key, worker.position))
+        except (Refused, ValueError) as error:
+            return self._act(request, share, False, str(error), position)
+        self._supervisor.wake()
+        return self._act(request, share, True, outcome, position)
+
+    async def _merge(self, request: Request, first: Share) -> Act | None:
+        seconds = [share for share in self._supervisor.workers if follows(first, share)]
+        if not seconds:
+            # Whoever has it now is about to give it up; the last partition has none behind it.
+            last = first.partition.end == SLOTS
+            return self._act(request, first, False, "There is no partition behind this one.", 0) if last else None
+        (second,) = seconds
+        async with self._supervisor.taken_off(first, second) as (one, other):
+            followers = [one.follower, other.follower]
+            at = [await follower.open() for follower in followers]
+            for follower, position in zip(followers, at, strict=True):
+                await self._bring_to(follower, position, max(at))
+            merged = Partition(first.partition.first, second.partition.end)
+            await self._views.repartition(self._model(first), [first.partition, second.partition], [merged])
+        self._supervisor.wake()
+        return self._act(request, first, True, f"Merged into {merged.name}.", 0)
+
+    async def _bring_to(self, follower: Projector | Reactor | object, position: int, target: int) -> None:
+        """Let a follower take the log up to a position."""
+        assert isinstance(follower, Projector)
+        while position < target:
+            page = await self._store.read(follower.query, position, _PAGE)
+            events = [each for each in page.events if each.position <= target]
+            upto = min(page.upto, target)
+            await follower.apply(Slice(events, upto, page.head), position)
+            position = upto
+
+    def _model(self, share: Share) -> ReadModel:
+        return self._supervisor.model(share)
+
+    def _act(self, request: Request, share: Share, done: bool, outcome: str, position: int) -> Act:
+        version = self._supervisor.version(share.name)
+        return Act(
+            request.what,
+            request.name,
+            request.key,
+            request.actor,
+            self._control.now(),
+            done,
+            outcome,
+            share.generation,
+            version,
+            position,
+        )
