@@ -33,7 +33,8 @@ def plan(
     others = [share for share in free if share not in wanted]
     if me not in nodes:
         return Plan([*claim, *others], release)
-    fair = -(-len(shares) // len(nodes))
+    # The first nodes by name take what is left over: so all come to the same end, and nothing moves to and fro.
+    fair = len(shares) // len(nodes) + (sorted(nodes).index(me) < len(shares) % len(nodes))
     kept = [share for share in mine if share not in release]
     room = fair - len(kept) - len(claim)
     if room < 0:

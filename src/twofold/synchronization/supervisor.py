@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _LOOK = 1.0
 _PARTS_OF_A_LEASE = 4
+_LEASES_TO_COME_BACK = 5
 _TRUSTED = 2 / 3
 """The part of a lease after which its owner, having shown no sign of life, stops by itself."""
 
@@ -116,6 +117,7 @@ class Supervisor:
         self.board = await self._control.look()
         await self._show_life()
         self._hear()
+        await self._bury()
         await self._serve()
         checkpoints = await self._views.checkpoints()
         shares = self.shares(checkpoints)
@@ -233,6 +235,13 @@ class Supervisor:
                 self._heard[name] = noted.version, now
         for name in self._heard.keys() - self.board.nodes.keys():
             del self._heard[name]
+
+    async def _bury(self) -> None:
+        """Take out the rows of nodes that have been silent for long."""
+        long_ago = self._world.monotonic() - self._lease * _LEASES_TO_COME_BACK
+        for name, noted in self.board.nodes.items():
+            if name != self.node and self._heard[name][1] < long_ago:
+                await self._control.write(control.node(name, None, noted.version))
 
     def _alive(self, name: str) -> bool:
         if name == self.node:

@@ -1,0 +1,220 @@
+"""Several nodes: each share has one follower, moves when a node comes, goes or falls silent, and no event is lost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.synchronization.counting import Totals, until
+from tests.synchronization.nodes import LEASE, Cluster, folded, follows, happen, rows, shares, totals
+from twofold.app import App
+from twofold.domain.event_query import NO_EVENTS
+from twofold.errors import Conflict
+from twofold.read_store.partition import WHOLE
+from twofold.read_store.partition import shares as parts
+from twofold.world import RealWorld
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+ALL = {each.name for each in parts(4)}
+
+
+async def caught_up(cluster: Cluster) -> bool:
+    head = (await cluster.log.read(NO_EVENTS)).head
+    at = [each for each in await cluster.views.checkpoints()]
+    return bool(at) and all(each.progress.position == head for each in at)
+
+
+async def agrees(cluster: Cluster, app: App) -> None:
+    await until(lambda: caught_up(cluster), "caught up")
+    assert await rows(cluster) == await folded(cluster, app)
+
+
+async def test_two_nodes_share_the_partitions_and_a_third_gets_its_part(cluster: Cluster) -> None:
+    async with cluster.node() as first:
+        assert follows(first) == ALL
+        await happen(first, 30)
+        async with cluster.node() as second:
+            await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
+            assert follows(first) | follows(second) == ALL
+            await happen(second, 30)
+            async with cluster.node() as third:
+                await until(lambda: follows(third), "a part for the third")
+                await until(lambda: follows(first) | follows(second) | follows(third) == ALL, "all followed")
+                await happen(third, 30)
+                await agrees(cluster, third)
+            await until(lambda: follows(first) | follows(second) == ALL, "taken back")
+        await until(lambda: follows(first) == ALL, "alone again")
+        await happen(first, 10)
+        await agrees(cluster, first)
+    assert _each_in_order(cluster)
+
+
+async def test_what_a_node_that_leaves_had_is_taken_at_once(cluster: Cluster) -> None:
+    async with cluster.node(lease_seconds=600.0) as first:
+        async with cluster.node(lease_seconds=600.0) as second:
+            first._running.supervisor.wake()  # type: ignore[union-attr]
+            await until(lambda: len(follows(second)) == 2, "shared out")
+        first._running.supervisor.wake()  # type: ignore[union-attr]
+        await until(lambda: follows(first) == ALL, "taken over long before a lease ends")
+
+
+async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_save_is_refused(
+    cluster: Cluster,
+) -> None:
+    silent = cluster.app()
+    await silent.start()
+    supervisor = silent._running.supervisor  # type: ignore[union-attr]
+    await happen(silent, 20)
+    await until(lambda: caught_up(cluster), "caught up")
+    # It falls silent: neither looks nor shows life, and its workers hang in the middle of a page.
+    supervisor._task.cancel()  # type: ignore[union-attr]
+    hanging: list[Any] = []
+    for worker in silent._running.workers:  # type: ignore[union-attr]
+        follower: Any = worker.follower
+        worker._task.cancel()  # type: ignore[union-attr]
+        hanging.append(follower)
+    async with cluster.node() as other:
+        await until(lambda: follows(other) == ALL, "taken over")
+        await happen(other, 20, start=20)
+        await until(lambda: caught_up(cluster), "caught up")
+        before = await rows(cluster)
+        for follower in hanging:
+            page = await cluster.log.read(follower.query, 20)
+            with pytest.raises(Conflict):
+                await follower.apply(page, 20)
+        assert await rows(cluster) == before == await folded(cluster, other)
+        # It wakes, finds that others follow for what it had, and is given its part again.
+        supervisor._task = asyncio.create_task(supervisor._run())
+        await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
+        await happen(silent, 20, start=40)
+        await agrees(cluster, other)
+        await silent.stop()
+
+
+async def test_a_node_that_was_taken_for_dead_and_buried_begins_anew_as_another(cluster: Cluster) -> None:
+    silent = cluster.app()
+    await silent.start()
+    supervisor = silent._running.supervisor  # type: ignore[union-attr]
+    supervisor._task.cancel()  # type: ignore[union-attr]
+    async with cluster.node() as other:
+        await until(lambda: supervisor.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
+        old = supervisor.node
+        supervisor._task = asyncio.create_task(supervisor._run())
+        await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
+        assert supervisor.node != old
+        await happen(silent, 20)
+        await agrees(cluster, other)
+        await silent.stop()
+
+
+async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.node() as cut_off, cluster.node() as other:
+        await until(lambda: len(follows(cut_off)) == len(follows(other)) == 2, "shared out")
+        taken: list[tuple[bool, set[str]]] = []
+
+        async def fails(*_: Any) -> bool:
+            raise Conflict("the network is away")
+
+        running = cut_off._running
+        assert running is not None
+        monkeypatch.setattr(running.supervisor, "_show_life", fails)
+        claim = other._running.supervisor._claim  # type: ignore[union-attr]
+
+        async def watched(todo: Any, *rest: Any) -> None:
+            if todo:
+                taken.append((running.supervisor.held(), follows(cut_off)))
+            await claim(todo, *rest)
+
+        monkeypatch.setattr(other._running.supervisor, "_claim", watched)  # type: ignore[union-attr]
+        await until(lambda: follows(other) == ALL, "taken over")
+        assert taken == [(False, set())]
+
+
+async def test_a_partition_is_split_and_merged_while_events_come_and_order_is_kept(cluster: Cluster) -> None:
+    app = cluster.app([totals(partitions=1)])
+    async with app:
+        stop = asyncio.Event()
+
+        async def writes() -> None:
+            n = 0
+            while not stop.is_set():
+                await happen(app, 5, start=n)
+                n += 5
+
+        writing = asyncio.create_task(writes())
+        assert (await app.projections.split("totals")).done
+        halves = [each.name for each in WHOLE.halves()]
+        await until(lambda: follows(app) == set(halves), "split")
+        assert (await app.projections.split("totals", halves[0], actor="ann")).done
+        await until(lambda: len(follows(app)) == 3, "split again")
+        async with cluster.node(projections=[totals(partitions=1)]) as other:
+            await until(lambda: follows(other), "another node has a part")
+            for first in [name for name in sorted(follows(app) | follows(other), key=_begin)][:1] * 2:
+                first = min(follows(app) | follows(other), key=_begin)
+                act = await app.projections.merge("totals", first)
+                assert act.done, act.outcome
+                await until(lambda: first not in follows(app) | follows(other), "merged")
+            await until(lambda: follows(app) | follows(other) == {WHOLE.name}, "whole")
+            stop.set()
+            await writing
+            await agrees(cluster, app)
+        acts = [(each.what, each.actor) for each in (await app.projections.acts("totals")).values()]
+        assert acts == [("split", None), ("split", "ann"), ("merge", None), ("merge", None)]
+    assert _each_in_order(cluster)
+
+
+async def test_what_cannot_be_split_or_merged_is_refused_in_a_sentence(cluster: Cluster) -> None:
+    async with cluster.node() as app:
+        act = await app.projections.merge("totals", parts(4)[-1].name)
+        assert (act.done, act.outcome) == (False, "There is no partition behind this one.")
+
+
+async def test_a_node_is_told_by_which_node_each_partition_is_followed(cluster: Cluster) -> None:
+    async with cluster.node() as first, cluster.node() as second:
+        await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
+        await until(lambda: all_told(first), "told")
+        (totals_there,) = (await first.status()).followers
+        assert {each.owner for each in totals_there.shares} == {RealWorld().place()}
+        assert [each.state for each in totals_there.shares].count("elsewhere") == 2
+        assert (await first.status()).problems == []
+
+
+async def all_told(app: App) -> bool:
+    (only,) = (await app.status()).followers
+    return all(each.owner is not None for each in only.shares)
+
+
+async def test_a_query_waits_for_the_slowest_partition(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster.node() as app:
+        slow = next(worker for share, worker in shares(app).items() if share.partition == parts(4)[2])
+        go_on, held = asyncio.Event(), slow._held
+        monkeypatch.setattr(slow, "_held", lambda: go_on.is_set() and held())
+        await happen(app, 20)
+        token = app.token((await app.log()).head)
+        asking = asyncio.create_task(app.ask(Totals(), position=token))
+        await until(lambda: len([s for s in cluster.views.saves if s.position == 20]) >= 3, "the others are there")
+        assert not asking.done()
+        go_on.set()
+        assert {row.counter for row in (await asking).value} == set(await folded(cluster, app))
+
+
+def _begin(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
+def _each_in_order(cluster: Cluster) -> bool:
+    """Whether each key's rows were saved in the order of their events, each event once."""
+    last: dict[str, int] = {}
+    for change in cluster.views.saves:
+        for key, kept in change.rows.items():
+            if kept.position <= last.get(key, 0):
+                return False
+            last[key] = kept.position
+    return True
