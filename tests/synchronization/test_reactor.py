@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -340,8 +340,10 @@ async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> Non
             self.seen = 0
             self.both = asyncio.Event()
 
-        async def rows(self, space: str) -> Mapping[str, Row]:
-            found = await super().rows(space)
+        async def rows(
+            self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+        ) -> Mapping[str, Row]:
+            found = await super().rows(space, keys, limit)
             if space == "checkpoints":
                 self.seen += 1
                 if self.seen == 2:

@@ -148,7 +148,7 @@ async def test_a_node_that_knows_the_new_epoch_does_not_go_back_to_an_old_primar
 
             standby.kill()
             for _ in range(2):
-                for refused in (node.append([one("mixed")]), node.read(ALL_EVENTS)):
+                for refused in (node.append([one("mixed")]), node.read(ALL_EVENTS), node.rows("s")):
                     with pytest.raises(Unavailable, match="epoch 1 of the log, which is in epoch 2 elsewhere"):
                         await refused
             assert await commands_of(old) == ["c-1", "old-2", "old-3", "old-4"]

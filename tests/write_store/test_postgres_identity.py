@@ -14,9 +14,9 @@ from tests.servers.standby import standby_of
 from tests.write_store.failover import commands_of, on, one, opened, written
 from tests.write_store.postgres import fresh_log
 from tests.write_store.postgres_load import Load, check_log
-from twofold import Unavailable
+from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.write_store.port import Appended
+from twofold.write_store.port import Append, Appended, Row, RowWrite
 from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call
 from twofold.write_store.postgres.functions import APPEND, Caller
@@ -78,6 +78,24 @@ async def test_a_running_store_that_meets_a_restored_log_writes_nothing_on_top_o
                 await store.append([one("c-6")])
         async with opened(on(made, another)) as restored:
             assert await commands_of(restored) == ["c-1", "c-2", "c-3"]
+
+
+async def test_rows_are_read_of_the_present_history_alone(postgres_bindir: Path) -> None:
+    with Postgres(postgres_bindir) as server, Postgres(postgres_bindir) as another:
+        made = await fresh_log(server.dsn)
+        async with opened(on(made, server, another)) as store, opened(on(made, server)) as behind:
+            await written(store, "c-1", "c-2", "c-3")
+            await store.append([Append(Metadata(0, "r", "r"), rows=(RowWrite("s", "k", b"1", 0),))])
+            server.sql(f"select {address_of(made).schema}.raise_epoch(1, 'an operator says so')")
+            assert await behind.rows("s", ["k"]) == {"k": Row(b"1", 1)}
+            assert behind.identity.epoch == 2, "it learns of the epoch by the rows"
+            saved = dump(server, "pg_dump")
+            await written(store, "lost-4")
+            await store.append([Append(Metadata(0, "r", "r"), rows=(RowWrite("s", "k", b"lost", 1),))])
+            restore(another, saved)
+            server.kill()
+            with pytest.raises(Unavailable, match="has come to 3 only, but 4 was seen before"):
+                await store.rows("s", ["k"])
 
 
 async def test_a_history_that_is_given_up_for_another_of_the_same_age_is_shut_out_by_raising_the_epoch_twice(

@@ -12,7 +12,7 @@ from twofold.errors import WiringError
 from twofold.write_store.port import Content, EmptyLog, LogIdentity, Movable, WriteStore
 
 PAGE = 2_000
-"""Events and commands that are held in memory at once."""
+"""Events, commands and rows that are held in memory at once."""
 
 Progress = Callable[[int, int], None]
 """Hears how many events are done, and of how many: each is copied, and then compared."""
@@ -77,9 +77,10 @@ async def _copy(old: Content, new: EmptyLog, head: Position, report: Progress) -
         await new.add_commands(page)
         commands, after = commands + len(page), page[-1].command_id
     for space in await old.spaces():
-        found = await old.rows(space)
-        await new.add_rows(space, found)
-        rows += len(found)
+        key: str | None = None
+        while found := await old.rows(space, key, PAGE):
+            await new.add_rows(space, found)
+            rows, key = rows + len(found), list(found)[-1]
     return commands, rows
 
 
@@ -103,7 +104,13 @@ async def _compare(old: Content, new: Content, head: Position, report: Progress)
         after = commands[-1].command_id
     _same("the list of", "row spaces", list(await old.spaces()), list(await new.spaces()))
     for space in await old.spaces():
-        _same("the rows of", space, dict(await old.rows(space)), dict(await new.rows(space)))
+        key: str | None = None
+        while True:
+            rows, same = await old.rows(space, key, PAGE), await new.rows(space, key, PAGE)
+            _same("the rows of", space, dict(rows), dict(same))
+            if not rows:
+                break
+            key = list(rows)[-1]
 
 
 def _same(what: str, name: object, before: Any, after: Any) -> None:

@@ -1,17 +1,13 @@
 """In charge of the proof that a write store keeps its promises: subclass `WriteStoreContract` and give it stores."""
 
-import abc
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, AppendCondition, EventQuery
-from twofold.domain.events import Metadata, NewEvent, RecordedEvent
+from twofold.domain.events import Metadata
 from twofold.errors import CommandIdReused, Conflict
 from twofold.testing.race import PRIZES, race
 from twofold.testing.write_store_model import (
@@ -20,9 +16,14 @@ from twofold.testing.write_store_model import (
     QUERIES,
     TAGS,
     LogModel,
-    new_event,
+    append,
+    event,
+    everything,
+    kinds,
+    put,
     query,
 )
+from twofold.testing.write_store_rows import RowsContract
 from twofold.write_store.port import Append, Appended, Outcome, Row, RowWrite, Slice, WriteStore
 
 PATIENCE = 10.0
@@ -31,15 +32,11 @@ PATIENCE = 10.0
 ODD_TAGS = ("a:b:c", "q:'", 'q:"', "q:%", "q:_", "q:\\", "q:🦊", "q:ßß é", "q:;--", "q:" + "x" * 256, "q: ", "q:[*?]")
 
 
-class WriteStoreContract(abc.ABC):
+class WriteStoreContract(RowsContract):
     """The rules every write store obeys. Subclass it and say in `opened` how a fresh store is opened."""
 
     rounds = 200
     """How often each race is run."""
-
-    @abc.abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[WriteStore]:
-        """A new, empty store, closed when the context ends."""
 
     # Positions and slices
 
@@ -221,50 +218,6 @@ class WriteStoreContract(abc.ABC):
             assert (await store.newer(both))[1] is None
             assert await store.newer([]) == (Slice([], 2, 2), None)
 
-    # Rows
-
-    async def test_rows_count_their_versions_and_keep_to_their_space(self) -> None:
-        async with self.opened() as store:
-            assert await store.rows("s") == {}
-            await put(store, rows=[RowWrite("s", "k", b"\x00\xff", 0), RowWrite("t", "k", b"t", 0)])
-            await put(store, rows=[RowWrite("s", "k", b"", 1)])
-            assert await store.rows("s") == {"k": Row(b"", 2)}
-            assert await store.rows("t") == {"k": Row(b"t", 1)}
-
-    async def test_a_row_that_was_deleted_starts_anew(self) -> None:
-        async with self.opened() as store:
-            await put(store, rows=[RowWrite("s", "k", b"1", 0)])
-            assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 7)]), Conflict)
-            assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 1)]), Appended)
-            assert await store.rows("s") == {}
-            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", 1)]), Conflict)
-            await put(store, rows=[RowWrite("s", "k", b"2", 0)])
-            assert await store.rows("s") == {"k": Row(b"2", 1)}
-
-    async def test_a_failing_guard_writes_neither_events_nor_other_rows(self) -> None:
-        async with self.opened() as store:
-            await put(store, event("a"), rows=[RowWrite("s", "k", b"1", 0)])
-            stale = [RowWrite("s", "new", b"1", 0), RowWrite("s", "k", b"2", 0)]
-            refused = append(event("b"), command_id="c-1", rows=stale)
-            assert kinds(await store.append([refused, append(event("c"))])) == ["Conflict", 2]
-            assert await store.rows("s") == {"k": Row(b"1", 1)}
-            assert [e.type for e in await everything(store)] == ["a", "c"]
-            assert (await store.newer([], "c-1"))[1] is None
-
-    async def test_a_failing_condition_writes_no_rows(self) -> None:
-        async with self.opened() as store:
-            await put(store, event("a"))
-            stale = [AppendCondition(ALL_EVENTS, 0)]
-            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"1", 0)], conditions=stale), Conflict)
-            assert await store.rows("s") == {}
-
-    async def test_of_two_writers_of_one_row_in_a_batch_the_first_wins(self) -> None:
-        async with self.opened() as store:
-            one, two = (append(event(n), rows=[RowWrite("s", "k", n.encode(), 0)]) for n in ("a", "b"))
-            assert kinds(await store.append([one, two])) == [1, "Conflict"]
-            assert await store.rows("s") == {"k": Row(b"a", 1)}
-            assert [e.type for e in await everything(store)] == ["a"]
-
     # Waiting and closing
 
     async def test_a_wait_ends_with_news_and_not_before(self) -> None:
@@ -336,46 +289,6 @@ class WriteStoreContract(abc.ABC):
             reaches = {found.head} if len(events) == len(expected) else {events[-1].position}
             reaches |= {events[-1].position} if limit == len(events) else set()
             assert found.upto in reaches
-
-
-# What the tests are written with
-
-
-def event(type: str = "a", **said: Any) -> NewEvent:
-    """An event of this type; `tags`, `payload`, `id` and `version` as a test says."""
-    return new_event(type, **said)
-
-
-def append(
-    *events: NewEvent,
-    conditions: Sequence[AppendCondition] = (),
-    command_id: str | None = None,
-    rows: Sequence[RowWrite] = (),
-) -> Append:
-    """An append of these events."""
-    request_hash = b"one" if command_id else b""
-    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows))
-
-
-async def put(
-    store: WriteStore,
-    *events: NewEvent,
-    conditions: Sequence[AppendCondition] = (),
-    rows: Sequence[RowWrite] = (),
-) -> Outcome:
-    """What became of one append alone in its batch."""
-    (outcome,) = await store.append([append(*events, conditions=conditions, rows=rows)])
-    return outcome
-
-
-async def everything(store: WriteStore) -> list[RecordedEvent]:
-    """All events of the log."""
-    return (await store.read(ALL_EVENTS)).events
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[object]:
-    """Outcomes in short: the position of what was appended, the name of what was not."""
-    return [o.position if isinstance(o, Appended) else type(o).__name__ for o in outcomes]
 
 
 def told(outcome: Outcome) -> tuple[object, ...]:

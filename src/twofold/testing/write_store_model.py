@@ -1,13 +1,14 @@
-"""In charge of the plainest log there is, and of histories for it: what the contract compares write stores with."""
+"""In charge of the plainest log there is, of histories for it, and of the words the contract is written in."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 
-from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Metadata, NewEvent, Position
-from twofold.write_store.port import Append, RowWrite
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
+from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
+from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, WriteStore
 
 METADATA = Metadata(time=946_728_000_000_000, command_id="c", correlation_id="k", causation_id="e.0", actor="ann")
 
@@ -37,7 +38,8 @@ class LogModel:
         if append.command_id is not None and known is not None:
             request_hash, position, count = known
             return ("appended", position, count, True) if request_hash == append.request_hash else ("reused",)
-        if self.matching(append.conditions) or not all(self._is_at(row) for row in append.rows):
+        rows_hold = all(map(self._is_at, append.rows)) and all(map(self._is_at, append.guards))
+        if self.matching(append.conditions) or not rows_hold:
             return ("conflict",)
         for event in append.events:
             self.events.append(Kept(self.head + 1, event))
@@ -58,7 +60,7 @@ class LogModel:
             if any(kept.position > each.after and is_meant(each.query, kept.event) for each in conditions)
         ]
 
-    def _is_at(self, row: RowWrite) -> bool:
+    def _is_at(self, row: RowWrite | RowGuard) -> bool:
         return self.rows.get(row.space, {}).get(row.key, (b"", 0))[1] == row.expected
 
 
@@ -84,6 +86,45 @@ def query(*items: tuple[Sequence[str], Sequence[str]]) -> EventQuery:
     return EventQuery(tuple(QueryItem(tuple(types), tuple(tags)) for types, tags in items))
 
 
+def event(type: str = "a", **said: Any) -> NewEvent:
+    """An event of this type; `tags`, `payload`, `id` and `version` as a test says."""
+    return new_event(type, **said)
+
+
+def append(
+    *events: NewEvent,
+    conditions: Sequence[AppendCondition] = (),
+    command_id: str | None = None,
+    rows: Sequence[RowWrite] = (),
+    guards: Sequence[RowGuard] = (),
+) -> Append:
+    """An append of these events."""
+    request_hash = b"one" if command_id else b""
+    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows), tuple(guards))
+
+
+async def put(
+    store: WriteStore,
+    *events: NewEvent,
+    conditions: Sequence[AppendCondition] = (),
+    rows: Sequence[RowWrite] = (),
+    guards: Sequence[RowGuard] = (),
+) -> Outcome:
+    """What became of one append alone in its batch."""
+    (outcome,) = await store.append([append(*events, conditions=conditions, rows=rows, guards=guards)])
+    return outcome
+
+
+async def everything(store: WriteStore) -> list[RecordedEvent]:
+    """All events of the log."""
+    return (await store.read(ALL_EVENTS)).events
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[object]:
+    """Outcomes in short: the position of what was appended, the name of what was not."""
+    return [o.position if isinstance(o, Appended) else type(o).__name__ for o in outcomes]
+
+
 # Few names, so that what hypothesis makes up meets again and again.
 TYPES = ("opened", "moved", "closed")
 TAGS = ("door:1", "door:2", "house:1", "house:2")
@@ -105,6 +146,12 @@ ROWS = st.builds(
     value=st.none() | st.binary(max_size=4),
     expected=st.sampled_from((0, 0, 1, 2)),
 )
+GUARDS = st.builds(
+    RowGuard,
+    space=st.sampled_from(("checkpoints", "timers")),
+    key=st.sampled_from(("one", "two", "three")),
+    expected=st.sampled_from((0, 0, 0, 1, 2)),
+)
 APPENDS = st.builds(
     Append,
     metadata=st.just(METADATA),
@@ -113,5 +160,6 @@ APPENDS = st.builds(
     command_id=st.none() | st.sampled_from(("c-1", "c-2", "c-3")),
     request_hash=st.sampled_from((b"same", b"same", b"other")),
     rows=st.lists(ROWS, max_size=2, unique_by=lambda row: (row.space, row.key)).map(tuple),
+    guards=st.just(()) | st.lists(GUARDS, max_size=2).map(tuple),
 )
 HISTORIES = st.lists(st.lists(APPENDS, min_size=1, max_size=4), max_size=6)

@@ -3,11 +3,12 @@
 import asyncio
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
-from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, RowWrite, Slice
+from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, RowGuard, RowWrite, Slice
 
 
 class MemoryWriteStore:
@@ -16,6 +17,7 @@ class MemoryWriteStore:
     def __init__(self, log: str = "main") -> None:
         self.identity = LogIdentity(log, 1)
         self.problem: str | None = None
+        self.exclusive = True
         self._events: list[tuple[RecordedEvent, frozenset[str]]] = []
         self._by_tag: dict[str, list[Position]] = {}
         self._commands: dict[str, tuple[bytes, Appended]] = {}
@@ -37,8 +39,10 @@ class MemoryWriteStore:
         known = self._commands.get(command_id) if command_id else None
         return self._slice(conditions, limit), known[1] if known else None
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        return dict(self._rows.get(space, {}))
+    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+        found = self._rows.get(space, {})
+        wanted = found if keys is None else [key for key in dict.fromkeys(keys) if key in found]
+        return {key: found[key] for key in islice(wanted, limit)}
 
     async def wait(self, after: Position, timeout: float) -> None:
         if len(self._events) <= after:
@@ -71,7 +75,7 @@ class MemoryWriteStore:
             return self._repeat(known, append)
         if any(True for _ in self._matching(append.conditions)):
             return Conflict("An event this decision had not seen was written first.")
-        if not all(self._guard_holds(row) for row in append.rows):
+        if not all(map(self._guard_holds, append.rows)) or not all(map(self._guard_holds, append.guards)):
             return Conflict("A row this append rests on was changed first.")
         for event in append.events:
             envelope = Envelope(event.id, event.tags, append.metadata)
@@ -119,7 +123,7 @@ class MemoryWriteStore:
             events.append(event)
         return Slice(events, head, head)
 
-    def _guard_holds(self, row: RowWrite) -> bool:
+    def _guard_holds(self, row: RowWrite | RowGuard) -> bool:
         present = self._rows.get(row.space, {}).get(row.key)
         return (present.version if present else 0) == row.expected
 

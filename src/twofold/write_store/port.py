@@ -23,6 +23,14 @@ class RowWrite(msgspec.Struct, frozen=True, gc=False):
     expected: int
 
 
+class RowGuard(msgspec.Struct, frozen=True, gc=False):
+    """A row whose present version must be `expected` (0: not there) for an append to hold. It stays as it is."""
+
+    space: str
+    key: str
+    expected: int
+
+
 class Row(msgspec.Struct, frozen=True):
     """A stored row and its version, which counts up from 1 with each write."""
 
@@ -42,6 +50,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     command_id: str | None = None
     request_hash: bytes = b""
     rows: tuple[RowWrite, ...] = ()
+    guards: tuple[RowGuard, ...] = ()
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +108,8 @@ class WriteStore(Protocol):
     identity: LogIdentity
     problem: str | None
     """Why nothing can be appended any more, in a sentence; None while all is well."""
+    exclusive: bool
+    """Whether only this process can write to the log: then whoever else seems to hold a lease is gone."""
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         """Write a batch, in one durable transaction unless the store has to cut it; outcomes in the same order.
@@ -119,8 +130,11 @@ class WriteStore(Protocol):
         """In one snapshot: the events that would break any of `conditions`, and what `command_id` came to before."""
         ...
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        """The rows of one space by key."""
+    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+        """The rows of one space by key, from one snapshot: all of them, or those of `keys` that are there.
+
+        At most `limit`, whichever they are.
+        """
         ...
 
     async def wait(self, after: Position, timeout: float) -> None:
@@ -169,8 +183,8 @@ class Content(Protocol):
         """The spaces that have rows, in order."""
         ...
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        """The rows of one space by key."""
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+        """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
         ...
 
 

@@ -109,9 +109,8 @@ class PostgresWriteStore:
     ) -> tuple[Slice, Appended | None]:
         return await self._uncancelled(self._read(conditions, command_id, limit))
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        found = await self._uncancelled(self._ask(self._reading, functions.ROWS, space))
-        return {key: Row(value, version) for key, value, version in found}
+    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+        return await self._uncancelled(self._rows(space, None if keys is None else list(keys), limit))
 
     async def wait(self, after: Position, timeout: float) -> None:
         await self._news.wait(after, timeout)
@@ -239,24 +238,39 @@ class PostgresWriteStore:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch
             found = reading.answer(await self._ask(self._reading, functions.READ, *arguments))
-            if found.epoch < epoch:
-                await self._leave(found.epoch, epoch)
-            if found.epoch > epoch:
-                await self._rejoin(found.epoch)
+            if not await self._is_ours(found.epoch, found.head, epoch, seen):
                 continue
-            if self.identity.epoch != epoch:
-                continue
-            if found.head < seen:
-                raise Unavailable(
-                    f"The server at {self._address.shown} has come to {found.head} only, but {seen} was seen before. "
-                    "It is a standby that is behind, or was restored; name the primary."
-                )
-            self._news.seen(found.head)
             if any(type_id not in self._names for _, type_id, *_ in found.events):
                 self._learn(await self._ask(self._reading, functions.TYPES), epoch)
                 if self.identity.epoch != epoch:
                     continue
             return reading.slice_of(found, self._names, limit), found.outcome
+
+    async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, Row]:
+        while True:
+            self._refuse_if_lost()
+            seen, epoch = self._news.head, self.identity.epoch
+            answer = await self._ask(self._reading, functions.ROWS, space, keys, None, limit)
+            head, its_epoch, rows = reading.rows_of(answer)
+            if await self._is_ours(its_epoch, head, epoch, seen):
+                return rows
+
+    async def _is_ours(self, its_epoch: int, head: Position, epoch: int, seen: Position) -> bool:
+        """Whether what was read in the epoch this process was in is of that history. False: read it again."""
+        if its_epoch < epoch:
+            await self._leave(its_epoch, epoch)
+        if its_epoch > epoch:
+            await self._rejoin(its_epoch)
+            return False
+        if self.identity.epoch != epoch:
+            return False
+        if head < seen:
+            raise Unavailable(
+                f"The server at {self._address.shown} has come to {head} only, but {seen} was seen before. "
+                "It is a standby that is behind, or was restored; name the primary."
+            )
+        self._news.seen(head)
+        return True
 
     async def _look(self) -> Position:
         found, _ = await self._uncancelled(self._read([], None, None))

@@ -22,7 +22,7 @@ class Call:
     """The first appends of a batch that can be written in one call of `append`; `count` says how many.
 
     A call ends where an append depends on one before it in a way the server cannot see: the same command id, the same
-    row, or a condition on positions the log has not reached yet.
+    row, other guards, or a condition on positions the log has not reached yet.
     """
 
     def __init__(self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position) -> None:
@@ -41,6 +41,7 @@ class Call:
         self._rivals: tuple[Columns, ...] = ([], [])
         self._wide: list[dict[str, Any]] = []
         self._rows: tuple[Columns, ...] = ([], [], [], [], [])
+        self._guards = batch[0].guards
         alone = len(batch) == 1
         for append in batch:
             if self.count and self._must_wait(append, seen):
@@ -55,6 +56,8 @@ class Call:
         return (
             *(epoch, self._nonce, *self._commands, *self._columns, *self._tags, *self._probes, *self._rivals, wide),
             *self._rows,
+            *([each.space for each in self._guards], [each.key for each in self._guards]),
+            [each.expected for each in self._guards],
         )
 
     def check(self, answers: Sequence[Sequence[Any]]) -> None:
@@ -92,7 +95,9 @@ class Call:
     def _must_wait(self, append: Append, seen: Position) -> bool:
         return (
             append.command_id in self._ids
+            or append.guards != self._guards
             or any((row.space, row.key) in self._keys for row in append.rows)
+            or any((guard.space, guard.key) in self._keys for guard in append.guards)
             or any(condition.after > seen for condition in append.conditions)
         )
 

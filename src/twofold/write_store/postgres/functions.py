@@ -30,12 +30,13 @@ APPEND = Function(
         """
         int bigint text[] bytea[] bigint[] int[] int[] int[] int[] bytea[] bytea[] int[] text[]
         int[] bigint[] text[] int[] int[] int[] jsonb int[] text[] text[] bytea[] bigint[]
+        text[] text[] bigint[]
         """.split()
     ),
     ("bigint", "bigint", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]"),
 )
 STATE = Function("state", (), ("text", "int", "bigint", "int", "text", "int[]", "bigint[]"))
-ROWS = Function("rows_of", ("text",), ("text", "bytea", "bigint"))
+ROWS = Function("rows_of", ("text", "text[]", "text", "bigint"), ("text", "bytea", "bigint", "int"))
 TYPES = Function("types", (), ("int", "text"))
 ENVELOPES = Function("envelopes", ("bigint[]",), ("bigint", "bytea"))
 TELL = Function("tell", ("text",), ("int",))

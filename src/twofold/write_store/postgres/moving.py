@@ -59,9 +59,9 @@ class PostgresContent:
     async def spaces(self) -> Sequence[str]:
         return [space for (space,) in await self._connection.fetch(self._sql(_SPACES))]
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        found = await self._call(functions.ROWS, space)
-        return {key: Row(value, version) for key, value, version in found}
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+        _, _, rows = reading.rows_of(await self._call(functions.ROWS, space, None, after, limit))
+        return rows
 
     async def _call(self, function: Function, *arguments: Any) -> Sequence[functions.Row]:
         return await self._caller.call(self._connection, function, *arguments)

@@ -8,7 +8,7 @@ import msgspec
 
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Envelope, Position, RecordedEvent
-from twofold.write_store.port import Appended, Slice
+from twofold.write_store.port import Appended, Row, Slice
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -56,6 +56,14 @@ def answer(rows: Sequence[Sequence[Any]]) -> Answer:
         position, _, count, _, _ = rows[1]
         return Answer(head, epoch, Appended(position, count), rows[2:])
     return Answer(head, epoch, None, rows[1:])
+
+
+def rows_of(found: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, Row]]:
+    """Head, epoch and rows, as `rows_of` answers them."""
+    if not found or found[0][0] is not None:
+        raise ConnectionError("the server answered something else")
+    _, _, head, epoch = found[0]
+    return head, epoch, {key: Row(value, version) for key, value, version, _ in found[1:]}
 
 
 def slice_of(found: Answer, names: Mapping[int, str], limit: int | None) -> Slice:

@@ -62,6 +62,7 @@ class SqliteWriteStore:
         vfs: str | None = None,
     ) -> None:
         self.problem: str | None = None
+        self.exclusive = True
         self._path = os.fspath(path)
         self._world: World = world or RealWorld()
         self._news = asyncio.Event()
@@ -136,9 +137,9 @@ class SqliteWriteStore:
             known = self._reader.remembered([command_id]).get(command_id)
             return found, known[1] if known else None
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
+    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
         with DiskErrors(self._path):
-            return self._reader.rows(space)
+            return self._reader.rows(space, keys, limit)
 
     async def wait(self, after: Position, timeout: float) -> None:
         news = self._news

@@ -44,8 +44,8 @@ class SqliteContent:
         sql = "select distinct space from rows where log_id = ? order by space"
         return [space for (space,) in self._connection.execute(sql, (self._log_id,))]
 
-    async def rows(self, space: str) -> Mapping[str, Row]:
-        return self._reader.rows(space)
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+        return self._reader.rows_after(space, after, limit)
 
 
 class SqliteEmptyLog(SqliteContent):

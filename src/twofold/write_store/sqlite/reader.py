@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from itertools import islice
 
 import apsw
 import msgspec
@@ -41,6 +42,14 @@ where log_id = ?1 and position > ?2 and position <= ?3 order by position limit ?
 _COMMANDS = """
 select c.command_id, c.request_hash, c.position, c.count
 from carray(?2) as wanted cross join commands as c on c.log_id = ?1 and c.command_id = wanted.value
+"""
+_ROWS = """
+select key, value, version from rows
+where log_id = ?1 and space = ?2 and key >= coalesce(?3, '') and key is not ?3 order by key limit ?4
+"""
+_ROWS_OF = """
+select r.key, r.value, r.version
+from carray(?3) as wanted cross join rows as r on r.log_id = ?1 and r.space = ?2 and r.key = wanted.value
 """
 _COUNT = "select count(*) from (select 1 from event_tags where log_id = ?1 and tag = ?2 and type_id = ?3 limit ?4)"
 _NO_LIMIT = -1
@@ -94,10 +103,18 @@ class LogReader:
         rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
         return {command_id: (request_hash, Appended(at, count)) for command_id, request_hash, at, count in rows}
 
-    def rows(self, space: str) -> dict[str, Row]:
-        """The rows of one space by key."""
-        sql = "select key, value, version from rows where log_id = ? and space = ?"
-        return {key: Row(value, version) for key, value, version in self.connection.execute(sql, (self.log_id, space))}
+    def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, Row]:
+        """The rows of one space by key, at most `limit`: all, or those of `keys`."""
+        if keys is None:
+            return self.rows_after(space, None, _NO_LIMIT if limit is None else limit)
+        # An array of nothing cannot be bound.
+        found = self.connection.execute(_ROWS_OF, (self.log_id, space, apsw.carray(tuple(keys)))) if keys else ()
+        return {key: Row(value, version) for key, value, version in islice(found, limit)}
+
+    def rows_after(self, space: str, after: str | None, limit: int) -> dict[str, Row]:
+        """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
+        found = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
+        return {key: Row(value, version) for key, value, version in found}
 
     def row_version(self, space: str, key: str) -> int:
         """The version of one row; 0 where there is none."""

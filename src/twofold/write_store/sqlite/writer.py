@@ -8,7 +8,7 @@ import msgspec
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Envelope, Position
 from twofold.errors import CommandIdReused, Conflict
-from twofold.write_store.port import Append, Appended, Outcome, RowWrite
+from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
 from twofold.write_store.sqlite.retag import retag
 
@@ -28,6 +28,7 @@ _PRUNE = """
 delete from commands where arrival in (select arrival from commands order by arrival limit ?) and recorded_at < ?
 """
 _PRUNE_EVERY = 128
+_ROW_CHANGED = "A row this append rests on was changed first."
 _TAIL_KEYS = 200_000
 _WRITE_BACK_PAGES = 4_000
 _NO_TAG = (EVERY_EVENT,)
@@ -99,8 +100,12 @@ class LogWriter:
         for condition in append.conditions:
             if self._breaks(condition, pending):
                 return Conflict("An event this decision had not seen was written first.")
-        if append.rows and not self._write_rows(append.rows):
-            return Conflict("A row this append rests on was changed first.")
+        if append.guards and not all(self._is_at(guard, pending) for guard in append.guards):
+            return Conflict(_ROW_CHANGED)
+        if append.rows:
+            if not self._write_rows(append.rows):
+                return Conflict(_ROW_CHANGED)
+            pending.guarded.clear()
         for event in append.events:
             pending.head = position = pending.head + 1
             type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type)
@@ -122,6 +127,12 @@ class LogWriter:
             self._flush(pending)
             answer = self._reader.any_match(condition)
         return answer
+
+    def _is_at(self, guard: RowGuard, pending: "_Pending") -> bool:
+        present = pending.guarded.get((guard.space, guard.key))
+        if present is None:
+            present = pending.guarded[guard.space, guard.key] = self._reader.row_version(guard.space, guard.key)
+        return present == guard.expected
 
     def _write_rows(self, rows: Sequence[RowWrite]) -> bool:
         for row in rows:
@@ -170,6 +181,7 @@ class _Pending:
         self.events: list[tuple[int, int, int, int, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
         self.new_commands: list[tuple[int, str, bytes, int, int, int]] = []
+        self.guarded: dict[tuple[str, str], int] = {}
 
     def remember(self, append: Append, outcome: Appended, log_id: int) -> None:
         assert append.command_id is not None

@@ -133,10 +133,33 @@ begin
 end
 $function$;
 
-create function {schema}.rows_of(p_space text) returns table (key text, value bytea, version bigint)
-language sql stable security definer
+-- Rows of a space, all of one moment: those of p_keys, else (null) those behind p_after, in order. The first row is the head:
+-- no key, the position as its version, and the epoch.
+create function {schema}.rows_of(p_space text, p_keys text[], p_after text, p_limit bigint)
+returns table (key text, value bytea, version bigint, epoch int)
+language plpgsql stable security definer
 set search_path = {schema}, pg_temp
-as $function$ select r.key, r.value, r.version from rows r where r.space = p_space $function$;
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $function$
+#variable_conflict use_column
+begin
+    return query select null::text, null::bytea, h.position, h.epoch from log_head h;
+    if p_keys is not null then
+        return query
+            select r.key, r.value, r.version, null::int
+              from unnest(p_keys) as wanted(key) join rows r on r.space = p_space and r.key = wanted.key limit p_limit;
+    else
+        return query
+            select r.key, r.value, r.version, null::int
+              from rows r
+             where r.space = p_space and r.key >= coalesce(p_after, '') and r.key is distinct from p_after
+             order by r.key limit p_limit;
+    end if;
+end
+$function$;
 
 create function {schema}.types() returns table (type_id int, name text)
 language sql stable security definer

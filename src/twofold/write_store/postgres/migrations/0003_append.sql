@@ -3,7 +3,8 @@
 -- Arrays with p_of, p_probe_of, … say to which append of the batch (from 1) an entry belongs; p_tag_of names an event (from 1).
 -- Appends are checked in order, each as if those accepted before it were there: p_rival_of and p_rival are pairs of an append
 -- and an earlier one whose events break its conditions, in order of both. A probe without a tag is about its type alone;
--- p_wide are conditions on several tags, or on any type: [{"of", "after", "tags", "types" or null}, …].
+-- p_wide are conditions on several tags, or on any type: [{"of", "after", "tags", "types" or null}, …]. The guards hold for every
+-- append of the batch.
 create function {schema}.append(
     p_epoch int, p_nonce bigint,
     p_command_ids text[], p_request_hashes bytea[], p_times bigint[], p_counts int[],
@@ -11,7 +12,8 @@ create function {schema}.append(
     p_tag_of int[], p_tags text[],
     p_probe_of int[], p_probe_after bigint[], p_probe_tag text[], p_probe_type int[],
     p_rival_of int[], p_rival int[], p_wide jsonb,
-    p_row_of int[], p_row_space text[], p_row_key text[], p_row_value bytea[], p_row_expected bigint[]
+    p_row_of int[], p_row_space text[], p_row_key text[], p_row_value bytea[], p_row_expected bigint[],
+    p_guard_space text[], p_guard_key text[], p_guard_expected bigint[]
 ) returns table (
     nonce bigint, base bigint, refused int[],
     repeat_of int[], repeat_hash bytea[], repeat_position bigint[], repeat_count int[], repeat_nonce bigint[]
@@ -95,6 +97,13 @@ begin
               left join rows r on r.space = w.space and r.key = w.key
              where coalesce(r.version, 0) <> w.expected
         );
+    end if;
+    if exists (
+        select from unnest(p_guard_space, p_guard_key, p_guard_expected) as g(space, key, expected)
+          left join rows r on r.space = g.space and r.key = g.key
+         where coalesce(r.version, 0) <> g.expected
+    ) then
+        refused := array(select generate_series(1, appends));
     end if;
 
     if cardinality(refused) + cardinality(repeat_of) + cardinality(p_rival_of) > 0 then
