@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.synchronization.counting import Totals, until
-from tests.synchronization.nodes import LEASE, Cluster, folded, follows, happen, rows, shares, totals
+from tests.synchronization.nodes import Cluster, folded, follows, happen, rows, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.errors import Conflict
@@ -73,6 +73,7 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
     await until(lambda: caught_up(cluster), "caught up")
     # It falls silent: neither looks nor shows life, and its workers hang in the middle of a page.
     supervisor._task.cancel()  # type: ignore[union-attr]
+    supervisor.presence._pulse.cancel()  # type: ignore[union-attr]
     hanging: list[Any] = []
     for worker in silent._running.workers:  # type: ignore[union-attr]
         follower: Any = worker.follower
@@ -90,6 +91,7 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
         assert await rows(cluster) == before == await folded(cluster, other)
         # It wakes, finds that others follow for what it had, and is given its part again.
         supervisor._task = asyncio.create_task(supervisor._run())
+        supervisor.presence._pulse = asyncio.create_task(supervisor.presence.show_life())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
         await happen(silent, 20, start=40)
         await agrees(cluster, other)
@@ -101,12 +103,14 @@ async def test_a_node_that_was_taken_for_dead_and_buried_begins_anew_as_another(
     await silent.start()
     supervisor = silent._running.supervisor  # type: ignore[union-attr]
     supervisor._task.cancel()  # type: ignore[union-attr]
+    supervisor.presence._pulse.cancel()  # type: ignore[union-attr]
     async with cluster.node() as other:
-        await until(lambda: supervisor.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
-        old = supervisor.node
+        await until(lambda: supervisor.presence.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
+        old = supervisor.presence.node
         supervisor._task = asyncio.create_task(supervisor._run())
+        supervisor.presence._pulse = asyncio.create_task(supervisor.presence.show_life())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
-        assert supervisor.node != old
+        assert supervisor.presence.node != old
         await happen(silent, 20)
         await agrees(cluster, other)
         await silent.stop()
@@ -124,12 +128,12 @@ async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
 
         running = cut_off._running
         assert running is not None
-        monkeypatch.setattr(running.supervisor, "_show_life", fails)
+        monkeypatch.setattr(running.supervisor.presence, "beat", fails)
         claim = other._running.supervisor._claim  # type: ignore[union-attr]
 
         async def watched(todo: Any, *rest: Any) -> None:
             if todo:
-                taken.append((running.supervisor.held(), follows(cut_off)))
+                taken.append((running.supervisor.presence.held(), follows(cut_off)))
             await claim(todo, *rest)
 
         monkeypatch.setattr(other._running.supervisor, "_claim", watched)  # type: ignore[union-attr]
@@ -156,11 +160,10 @@ async def test_a_partition_is_split_and_merged_while_events_come_and_order_is_ke
         await until(lambda: len(follows(app)) == 3, "split again")
         async with cluster.node(projections=[totals(partitions=1)]) as other:
             await until(lambda: follows(other), "another node has a part")
-            for first in [name for name in sorted(follows(app) | follows(other), key=_begin)][:1] * 2:
-                first = min(follows(app) | follows(other), key=_begin)
-                act = await app.projections.merge("totals", first)
+            for left in (2, 1):
+                act = await app.projections.merge("totals", min(follows(app) | follows(other), key=_begin))
                 assert act.done, act.outcome
-                await until(lambda: first not in follows(app) | follows(other), "merged")
+                await until(lambda n=left: len(follows(app) | follows(other)) == n, "merged")
             await until(lambda: follows(app) | follows(other) == {WHOLE.name}, "whole")
             stop.set()
             await writing

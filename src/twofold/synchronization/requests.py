@@ -52,7 +52,8 @@ class Requests:
                 continue
             if share.kind == "policy":
                 return share
-            if board.generations(share.name).record.builds[share.generation].state != "serving":
+            build = board.generations(share.name).record.builds.get(share.generation)
+            if build is None or build.state != "serving":
                 continue
             whole = request.what in ("split", "merge")
             if share.partition.name == request.key if whole else share.partition.holds(request.key):

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from twofold.domain.events import Position
-from twofold.errors import Conflict, TwofoldError, Unavailable
+from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
 from twofold.synchronization import control
-from twofold.synchronization.control import Board, Control, Generation, Lease, Node
+from twofold.synchronization.control import Board, Control, Generation, Lease
 from twofold.synchronization.plan import plan
+from twofold.synchronization.presence import BEATS, Presence
 from twofold.synchronization.share import Share
 from twofold.synchronization.worker import Worker
 from twofold.world import World
@@ -19,10 +20,6 @@ from twofold.world import World
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-_PARTS_OF_A_LEASE = 4
-_LEASES_TO_COME_BACK = 5
-_TRUSTED = 2 / 3
-"""The part of a lease after which its owner, having shown no sign of life, stops by itself."""
 
 Skips = frozenset[tuple[str, Position]]
 
@@ -65,7 +62,6 @@ class Supervisor:
         looked: Callable[[Board, Sequence[Checkpoint]], Awaitable[None]],
         only: frozenset[str] | None = None,
     ) -> None:
-        self.node = world.new_id()
         self.workers: dict[Share, Worker] = {}
         self.board = Board({}, {}, {}, {})
         self.problem: str | None = None
@@ -75,9 +71,7 @@ class Supervisor:
         self._crew = crew
         self._versions = versions
         self._policies = policies
-        self._name = name
-        self._lease = lease_seconds
-        self._exclusive = exclusive
+        self._pause = min(_LOOK, lease_seconds / BEATS)
         self._served = served
         self._looked = looked
         self._only = only
@@ -85,15 +79,21 @@ class Supervisor:
         self._prepared: set[tuple[str, int]] = set()
         self._epochs: dict[Share, int] = {}
         self._busy: set[Share] = set()
-        self._heard: dict[str, tuple[int, float]] = {}
-        self._seen = 0
-        self._renewed = world.monotonic()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.presence = Presence(
+            board,
+            world,
+            name=name,
+            visitor=only is not None,
+            lease_seconds=lease_seconds,
+            exclusive=exclusive,
+            dead=self.wake,
+        )
 
     async def start(self) -> None:
         """Claim what is free and run it. WiringError where a checkpoint belongs to another log."""
-        await self._enter()
+        await self.presence.enter()
         await self.look()
         self._task = asyncio.create_task(self._run(), name="twofold-supervisor")
 
@@ -104,9 +104,10 @@ class Supervisor:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
+            await self.presence.fall_silent()
             await self._stop(list(self.workers))
-        if not self._exclusive:
-            await self._leave()
+        # Without a row of its own a node owns nothing: what it had is free.
+        await self.presence.leave()
 
     def wake(self) -> None:
         """Look at once instead of in a moment."""
@@ -114,19 +115,26 @@ class Supervisor:
 
     async def look(self) -> None:
         """One look at what all nodes note, and whatever follows from it for this one."""
+        presence = self.presence
+        if presence.taken_for_dead:
+            await self._stop(list(self.workers))
+            self._epochs.clear()
+            await presence.begin_anew()
         self.board = await self._control.look()
-        await self._show_life()
-        self._hear()
-        await self._bury()
+        presence.hear(self.board)
+        await presence.bury(self.board)
         await self._serve()
         checkpoints = await self._views.checkpoints()
         shares = self.shares(checkpoints)
         owners = {share: self._owner(share) for share in shares}
-        lost = [share for share in shares if share in self._epochs and owners[share] != self.node]
+        lost = [share for share in shares if share in self._epochs and owners[share] != presence.node]
         await self._stop(lost)
         for share in lost:
             del self._epochs[share]
-        todo = plan(shares, owners, self.node, self._nodes(), self._reserved(shares, owners))
+        # Claimed, and the answer lost on the way.
+        won = [share for share in shares if share not in self._epochs and owners[share] == presence.node]
+        self._epochs |= {share: self.board.lease(share.resource).record.epoch for share in won}
+        todo = plan(shares, owners, presence.node, presence.nodes(self.board), self._reserved(shares, owners))
         await self._release([*(self._epochs.keys() - set(shares)), *todo.release])
         await self._claim(todo.claim, checkpoints)
         mine = [share for share in shares if share in self._epochs and share not in self._busy]
@@ -136,14 +144,7 @@ class Supervisor:
     def owner(self, share: Share) -> str | None:
         """The name of the node that follows for a share, if one does."""
         owner = self._owner(share)
-        if owner is None:
-            return None
-        known = self.board.nodes.get(owner)
-        return self._name if owner == self.node else known.record.name if known else owner
-
-    def held(self) -> bool:
-        """Whether this node may still believe that its leases are its own."""
-        return self._exclusive or self._world.monotonic() - self._renewed < self._lease * _TRUSTED
+        return None if owner is None else self.presence.told(owner, self.board)
 
     def model(self, share: Share) -> ReadModel:
         """The read model of a share."""
@@ -164,12 +165,12 @@ class Supervisor:
         finally:
             self._busy.difference_update(shares)
 
-    # ------------------------------------------------------------------------------------------------------ being there
+    # ------------------------------------------------------------------------------------------------- looking after it
 
     async def _run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await self._world.within(min(_LOOK, self._lease / _PARTS_OF_A_LEASE), self._wake.wait())
+                await self._world.within(self._pause, self._wake.wait())
             self._wake.clear()
             try:
                 await self.look()
@@ -180,80 +181,8 @@ class Supervisor:
                 # Said by health, tried again in a moment: to end here would be to stop without a word.
                 log.exception("What follows the log cannot be looked after")
                 self.problem = f"What follows the log cannot be looked after: {type(error).__name__}: {error}"
-            if not self.held():
+            if not self.presence.held():
                 await self._stop(list(self.workers))
-
-    async def _enter(self) -> None:
-        if not self._exclusive:
-            self._seen = 0
-            me = Node(self._name, visitor=self._only is not None)
-            if not await self._control.write(control.node(self.node, me, 0)):
-                raise Unavailable("Another node took this one's id; start again.")
-            self._seen = 1
-            self._renewed = self._world.monotonic()
-
-    async def _show_life(self) -> None:
-        """Change this node's row; where others have taken it for dead, begin anew as another node."""
-        began = self._world.monotonic()
-        if self._exclusive or began - self._renewed < self._lease / _PARTS_OF_A_LEASE:
-            return
-        me = Node(self._name, visitor=self._only is not None)
-        if await self._control.write(control.node(self.node, me, self._seen)):
-            self._seen += 1
-            self._renewed = began
-            return
-        noted = self.board.nodes.get(self.node)
-        if noted is not None and noted.version > self._seen:
-            # An answer was lost on the way: the row had been written.
-            self._seen = noted.version
-            return
-        log.warning("The other nodes took this one for dead; it begins anew.")
-        await self._stop(list(self.workers))
-        self._epochs.clear()
-        self.node = self._world.new_id()
-        await self._enter()
-        self.board = await self._control.look()
-
-    async def _leave(self) -> None:
-        leases = [(share, self.board.lease(share.resource)) for share in self._epochs]
-        writes = [
-            control.lease(share.resource, Lease("", noted.record.epoch), noted.version)
-            for share, noted in leases
-            if noted.record.owner == self.node
-        ]
-        try:
-            await asyncio.gather(*(self._control.write(each) for each in writes))
-            await self._control.write(control.node(self.node, None, self._seen))
-        except TwofoldError as error:
-            log.info("The other nodes were not told that this one leaves; they will notice: %s", error)
-
-    def _hear(self) -> None:
-        """Note when each node last showed life, by this node's own clock."""
-        now = self._world.monotonic()
-        for name, noted in self.board.nodes.items():
-            if self._heard.get(name, (0, 0.0))[0] != noted.version:
-                self._heard[name] = noted.version, now
-        for name in self._heard.keys() - self.board.nodes.keys():
-            del self._heard[name]
-
-    async def _bury(self) -> None:
-        """Take out the rows of nodes that have been silent for long."""
-        long_ago = self._world.monotonic() - self._lease * _LEASES_TO_COME_BACK
-        for name, noted in self.board.nodes.items():
-            if name != self.node and self._heard[name][1] < long_ago:
-                await self._control.write(control.node(name, None, noted.version))
-
-    def _alive(self, name: str) -> bool:
-        if name == self.node:
-            return True
-        heard = self._heard.get(name)
-        return not self._exclusive and heard is not None and self._world.monotonic() - heard[1] < self._lease
-
-    def _nodes(self) -> list[str]:
-        """The nodes that share everything out among them."""
-        others = [n for n, noted in self.board.nodes.items() if n != self.node and not noted.record.visitor]
-        mine = [] if self._only is not None else [self.node]
-        return [*mine, *(name for name in others if self._alive(name))]
 
     # ------------------------------------------------------------------------------------------ what there is to follow
 
@@ -306,7 +235,7 @@ class Supervisor:
 
     def _owner(self, share: Share) -> str | None:
         owner = self.board.lease(share.resource).record.owner
-        return owner if owner and self._alive(owner) else None
+        return owner if owner and self.presence.alive(owner) else None
 
     def _reserved(self, shares: Iterable[Share], owners: Mapping[Share, str | None]) -> dict[Share, str]:
         """Partitions that are to be merged: the second of them goes to whoever has the first."""
@@ -326,7 +255,9 @@ class Supervisor:
         async def claim(share: Share) -> None:
             noted = self.board.lease(share.resource)
             epoch = max([noted.record.epoch, *(at.epoch for at in checkpoints if _is_of(at, share))]) + 1
-            if await self._control.write(control.lease(share.resource, Lease(self.node, epoch), noted.version)):
+            if await self._control.write(
+                control.lease(share.resource, Lease(self.presence.node, epoch), noted.version)
+            ):
                 self._epochs[share] = epoch
 
         await asyncio.gather(*(claim(share) for share in shares))
@@ -357,7 +288,7 @@ class Supervisor:
         for group in groups:
             bulk = group == builds
             run = {part: self._epochs[share] for share in sorted(group) for part in _parts(share, checkpoints)}
-            worker = self._crew.worker(run, skips, self.held, bulk=bulk)
+            worker = self._crew.worker(run, skips, self.presence.held, bulk=bulk)
             self.workers |= dict.fromkeys(group, worker)
             try:
                 await worker.start()
