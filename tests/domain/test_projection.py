@@ -21,6 +21,7 @@ from tests.domain.shop import (
     Shipped,
     Sku,
 )
+from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Envelope, Metadata, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import MAX_KEY, BoundProjection, Projection
@@ -127,6 +128,20 @@ def test_the_key_of_a_function_comes_as_text() -> None:
     bound = bind(Projection("months", key_is_text, key=lambda event: 202405))
     (key,) = bound.keys(OrderPlaced("o1", "a", 1))
     assert bound.fold(None, OrderPlaced("o1", "a", 1), key, RECORDED) == Count("202405")
+
+
+def test_a_live_projection_takes_the_recorded_event_and_an_inline_one_the_key() -> None:
+    live = bind(Projection("by-seat", count_by_seat, key=SeatNumber, lifecycle="live"))
+    assert live.fold(None, SeatTaken(7, "ann", "t"), "7", RECORDED) == Count((7, "ann"), 41)
+    inline = bind(Projection("by-sku", count_by_sku, key=Sku, lifecycle="inline"))
+    assert inline.fold(None, Shipped([Line("b", 3)]), "b", None) == Count("b", 3)
+
+
+def test_the_events_of_a_key_are_those_with_its_tag_or_all_of_its_types() -> None:
+    by_tag = bind(Projection("by-seat", count_by_seat, key=SeatNumber)).events_of("7")
+    assert by_tag == EventQuery((QueryItem(("seat-taken",), ("seat:7",)),))
+    by_function = bind(Projection("counts", count, key=lambda event: "k")).events_of("k")
+    assert by_function == EventQuery((QueryItem(("shipped", "order-placed"), ()),))
 
 
 def test_several_fields_are_found_by_together() -> None:

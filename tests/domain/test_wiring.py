@@ -10,6 +10,7 @@ import pytest
 
 import twofold.domain
 from tests.domain import mistakes as bad
+from tests.domain import mistakes_of_lifecycles
 from tests.domain.shop import (
     MODELS,
     SUMMARIES,
@@ -309,7 +310,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
         preparing(bad.prepare_order, bad.prepare_again),
         ["prepare_order and prepare_again both prepare PlaceOrder", "Keep one prepare step"],
     ),
-}
+} | mistakes_of_lifecycles.MISTAKES
 
 
 @pytest.mark.parametrize(("wrong", "says"), MISTAKES.values(), ids=MISTAKES)

@@ -99,8 +99,8 @@ class BoundProjection:
         many = cast("Iterable[object]", found) if several else () if found is None else (found,)
         return tuple(dict.fromkeys(row_key(each, self.label) for each in many))
 
-    def fold(self, row: Any, event: object, key: str, recorded: RecordedEvent) -> Any:
-        """The row after one more event; None where there is none any more."""
+    def fold(self, row: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
+        """The row after one more event; None where there is none any more. An inline one takes no recorded event."""
         if not self._extras:
             return self._fold(row, event)
         return self._fold(row, event, *[recorded if read is None else read(key) for read in self._extras])
@@ -161,6 +161,37 @@ class BoundProjection:
             raise WiringError(f"{self.label}: `partitions` is 1 to {MAX_PARTITIONS}, not {self.partitions}.")
         if self.freshness is not None and not self.freshness > 0:
             raise WiringError(f"{self.label}: `freshness` is seconds above 0, not {self.freshness}.")
+        if self.lifecycle != "async":
+            self._check_unfollowed(self.lifecycle)
+
+    def _check_unfollowed(self, lifecycle: str) -> None:
+        """What only a follower can do, or needs, is not to be declared where there is none."""
+        for name, fields in (("find_by", self.find_by), ("order_by", self.order_by)):
+            if fields:
+                raise WiringError(
+                    f"{self.label}: `{name}` of a projection that is {lifecycle}: its rows are read by key only. Ask "
+                    "by key, or make it lifecycle='async'."
+                )
+        for name, said, none in (
+            ("partitions", self.partitions, 1),
+            ("parks", self.parks, "key"),
+            ("freshness", self.freshness, None),
+        ):
+            if said != none:
+                raise WiringError(
+                    f"{self.label}: `{name}` of a projection that is {lifecycle}: nobody follows the log for it, so it "
+                    "is never behind. Leave it out, or make it lifecycle='async'."
+                )
+        if lifecycle == "live" and self._key_kind is None:
+            raise WiringError(
+                f"{self.label} is live, but its key is a function: every event of its types would have to be read for "
+                "each row. Let `key` be a tag type, or make it lifecycle='async'."
+            )
+        if lifecycle == "inline" and None in self._extras:
+            raise WiringError(
+                f"{self.label} is inline, but its fold takes a RecordedEvent: rows are folded before the event has a "
+                "position. Put what it needs into the event, or make it lifecycle='async'."
+            )
 
     def _check_fields(self) -> None:
         hints = hints_of(self.row, self.row.__name__)
