@@ -7,7 +7,6 @@ from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
 from twofold.read_store.partition import WHOLE, partition_named
 from twofold.running import Running
-from twofold.synchronization import control
 from twofold.synchronization.control import Act, Request
 from twofold.world import World
 
@@ -144,8 +143,9 @@ class Projections:
     ) -> Act:
         running = self._open()
         number = f"{running.control.now()}-{self._world.new_id()}"
-        wanted = Request(what, name, key, actor, running.control.now())
-        if not await running.control.write(control.request(number, wanted, 0)):
+        views = running.control.views if name in self._names else ""
+        wanted = Request(what, name, key, actor, running.control.now(), views)
+        if not await running.control.write(running.control.request(number, wanted, 0)):
             raise Unavailable("Another request has this one's id. Ask again.")
         running.supervisor.wake()
         deadline = self._world.monotonic() + timeout
@@ -162,7 +162,7 @@ class Projections:
         """Ask no longer, so that nothing is done when nobody waits for it any more."""
         noted = (await running.control.look()).requests.get(number)
         if noted is not None:
-            await running.control.write(control.request(number, None, noted.version))
+            await running.control.write(running.control.request(number, None, noted.version))
 
     def _check(self, name: str, *, or_policy: bool = False) -> None:
         if name in self._names or (or_policy and name in self._policies):

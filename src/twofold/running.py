@@ -75,7 +75,7 @@ class Running:
             retries=settings.conflict_retries,
         )
         versions = {name: plans.wiring.projections[name].version for name in plans.models}
-        self.control = Control(store, self.append, world)
+        self.control = Control(store, self.append, world, views.identity)
         self.builds = Builds(self.control, views, world, versions)
         self.supervisor = Supervisor(
             self.control,

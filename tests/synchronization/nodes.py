@@ -7,9 +7,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import Count, Counted, CounterId, Ended, Ignored, add_up, all_totals, count, total_of
+from tests.synchronization.counting import (
+    Count,
+    Counted,
+    CounterId,
+    Ended,
+    Ignored,
+    add_up,
+    all_totals,
+    count,
+    total_of,
+)
 from twofold.app import App
 from twofold.domain.module import Module
+from twofold.domain.process import Policy
 from twofold.domain.projection import Projection
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change
@@ -67,7 +78,14 @@ class Cluster:
         monkeypatch.setattr("twofold.app.open_write_store", write_store)
         monkeypatch.setattr("twofold.app.open_read_store", read_store)
 
-    def app(self, projections: Sequence[Projection] | None = None, **settings: Any) -> App:
+    def views_apart(self) -> "SharedViews":
+        """Let nodes that start from now on have another read store."""
+        self.views = SharedViews()
+        return self.views
+
+    def app(
+        self, projections: Sequence[Projection] | None = None, policies: Sequence[Policy] = (), **settings: Any
+    ) -> App:
         """A node that has not started."""
         module = Module(
             "counters",
@@ -75,6 +93,7 @@ class Cluster:
             decisions=[count],
             projections=projections or [totals()],
             queries=[total_of, all_totals],
+            policies=policies,
         )
         chosen = Settings(**({"poll_seconds": 0.02, "lease_seconds": LEASE, "page_events": 20} | settings))
         return App(module, settings=chosen)

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Totals, until
+from tests.synchronization.counting import Counted, Totals, until
 from tests.synchronization.nodes import Cluster, folded, follows, happen, rows, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
+from twofold.domain.events import RecordedEvent
+from twofold.domain.process import Policy
 from twofold.errors import Conflict
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.partition import shares as parts
+from twofold.synchronization.share import Share
 from twofold.world import RealWorld
 
 
@@ -52,6 +55,31 @@ async def test_two_nodes_share_the_partitions_and_a_third_gets_its_part(cluster:
         await happen(first, 10)
         await agrees(cluster, first)
     assert _each_in_order(cluster)
+
+
+async def test_nodes_with_read_stores_of_their_own_follow_for_all_of_them_and_share_policies_only(
+    cluster: Cluster,
+) -> None:
+    reacted: list[int] = []
+
+    async def react(event: Counted, recorded: RecordedEvent) -> None:
+        reacted.append(recorded.position)
+
+    policies = [Policy("watch", react)]
+    async with cluster.node(policies=policies) as first:
+        here = cluster.views
+        there = cluster.views_apart()
+        async with cluster.node(policies=policies) as second:
+            await happen(first, 30)
+            for views in (here, there):
+                cluster.views = views
+                await agrees(cluster, first)
+            assert follows(first) | {WHOLE.name} > ALL
+            assert follows(second) | {WHOLE.name} > ALL
+            policy = Share("policy", "watch")
+            assert [policy in shares(app) for app in (first, second)].count(True) == 1
+            await until(lambda: len(reacted) == 30, "reacted")
+            assert reacted == list(range(1, 31))
 
 
 async def test_what_a_node_that_leaves_had_is_taken_at_once(cluster: Cluster) -> None:

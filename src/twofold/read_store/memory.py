@@ -11,6 +11,7 @@ from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.partition import Partition, same_slots, shares
 from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel
+from twofold.world import RealWorld
 
 _Order = tuple[bool, ColumnValue, str]
 
@@ -54,6 +55,7 @@ class MemoryReadStore:
     """A read store that forgets everything when the process ends."""
 
     def __init__(self) -> None:
+        self.identity = RealWorld().new_id()
         self._models: _Models = {}
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:

@@ -26,7 +26,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     partitions: int = 1
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """A row with its version: the position of the last event folded into it, and how often it was repaired.
 
     `row` None says that it was deleted there. Of two versions of a row the one with the larger (repair, position) is
@@ -164,6 +164,9 @@ class ReadStore(Protocol):
 
     All methods raise Unavailable where the store cannot be reached.
     """
+
+    identity: str
+    """A random text of its own, made with the store and kept in it: who has the same, has the same read models."""
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         """Make room for these models: tables and indexes, where they are not there yet. Safe to repeat."""

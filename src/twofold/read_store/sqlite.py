@@ -48,6 +48,7 @@ _PROGRESS = (
 _PARKED = (
     "select key, position, error, since, waiting, upto from parked where model = ? and generation = ? order by key"
 )
+_IDENTITY = "select id from identity"
 _HAS_TABLES = "select 1 from sqlite_schema where name = 'parked'"
 _HAS_TABLE = "select 1 from sqlite_schema where type = 'table' and name = ?"
 _PARK = "insert or replace into parked values (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -75,12 +76,16 @@ class SqliteReadStore:
         self._lock = None if read_only else FileLock(path)
         self._idle: list[apsw.Connection] = []
         self._room = asyncio.Semaphore(snapshots)
+        self.identity = ""
         try:
             self._connection = open_connection(path, readonly=read_only)
             if not read_only:
                 with DiskErrors(path):
                     claim(self._connection, path, "read database", _APPLICATION_ID)
                     self._connection.execute(TABLES).fetchall()
+            with DiskErrors(path):
+                if self._connection.execute(_HAS_TABLES).fetchone() is not None:
+                    (self.identity,) = self._connection.execute(_IDENTITY).fetchone()  # type: ignore[misc]
         except BaseException:
             self._release_lock()
             raise
@@ -302,7 +307,10 @@ class _SqliteSnapshot:
 
 def _progress(connection: apsw.Connection, model: str, generation: int) -> Progress:
     found = connection.execute(_PROGRESS, (model, generation)).fetchone()
-    return Progress(*found, _parked(connection, model, generation)) if found else Progress(0, "", 0)
+    if found is None:
+        return Progress(0, "", 0)
+    position, log, updated = found
+    return Progress(position, log, updated, _parked(connection, model, generation))
 
 
 def _parked(connection: apsw.Connection, model: str, generation: int) -> tuple[Parked, ...]:

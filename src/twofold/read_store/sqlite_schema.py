@@ -15,6 +15,8 @@ pragma synchronous = normal;
 pragma cache_size = -65536;
 pragma wal_autocheckpoint = 4000;
 pragma journal_size_limit = 67108864;
+create table if not exists identity (id text not null) strict;
+insert into identity select lower(hex(randomblob(16))) where not exists (select 1 from identity);
 create table if not exists checkpoints (
     model text not null, generation integer not null, first integer not null, "end" integer not null,
     log text not null, position integer not null, epoch integer not null, updated integer not null,

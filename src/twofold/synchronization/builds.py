@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Progress, WholeReadStore
-from twofold.synchronization import control
 from twofold.synchronization.control import Control, Generation, Generations
 from twofold.synchronization.share import share_of
 from twofold.world import World
@@ -45,7 +44,7 @@ class Builds:
                 raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
             await self._refuse_worse(name, old, new, force=force)
             record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
-            if await self._control.write(control.generations(name, record, noted.version)):
+            if await self._control.write(self._control.generations(name, record, noted.version)):
                 return new
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
@@ -64,7 +63,7 @@ class Builds:
             record = noted.record.but(
                 {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "kept")}
             )
-            if await self._control.write(control.generations(name, record, noted.version)):
+            if await self._control.write(self._control.generations(name, record, noted.version)):
                 return kept
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
@@ -76,7 +75,9 @@ class Builds:
         for _ in range(_TRIES):
             noted = (await self._control.look()).generations(name)
             idle = {n: None for n, each in noted.record.builds.items() if each.state != "serving"}
-            if not idle or await self._control.write(control.generations(name, noted.record.but(idle), noted.version)):
+            if not idle or await self._control.write(
+                self._control.generations(name, noted.record.but(idle), noted.version)
+            ):
                 break
         else:
             raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
@@ -113,7 +114,7 @@ class Builds:
                 )
             number = noted.record.last + 1
             record = noted.record.but({number: Generation(version, "building", self._control.now())})
-            if await self._control.write(control.generations(name, record, noted.version)):
+            if await self._control.write(self._control.generations(name, record, noted.version)):
                 return number
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 

@@ -7,6 +7,7 @@ import msgspec
 
 from twofold.domain.events import Metadata
 from twofold.errors import Conflict
+from twofold.synchronization.share import Share
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Outcome, Row, RowWrite, WriteStore
 
@@ -17,9 +18,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A process that follows the log; each write of its row is a sign of life. A visitor came for one task only."""
+    """A process that follows the log; each write of its row is a sign of life. A visitor came for one task only.
+
+    `views` is the identity of its read store: nodes share projections out with those that have the same.
+    """
 
     name: str
+    views: str
     visitor: bool = False
 
 
@@ -60,13 +65,17 @@ class Generations(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What an operator wants of whoever follows for a projection or policy; `at` is in microseconds."""
+    """What an operator wants of whoever follows for a projection or policy; `at` is in microseconds.
+
+    `views` is the read store it is about; "" for a policy, which has none.
+    """
 
     what: Literal["retry", "skip", "repair", "split", "merge"]
     name: str
     key: str
     actor: str | None
     at: int
+    views: str
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -109,9 +118,16 @@ class Board(msgspec.Struct, frozen=True):
 
 
 class Control:
-    """Reads and writes what is noted. `append` writes rows in one commit with whatever else waits."""
+    """Reads and writes what is noted. `append` writes rows in one commit with whatever else waits.
 
-    def __init__(self, store: WriteStore, append: Callable[[Append], Awaitable[Outcome]], world: World) -> None:
+    Nodes of one log may keep read models in several read stores: what is noted of projections is of one of them,
+    `views`, and nodes on others do not see it. Policies are everybody's.
+    """
+
+    def __init__(
+        self, store: WriteStore, append: Callable[[Append], Awaitable[Outcome]], world: World, views: str
+    ) -> None:
+        self.views = views
         self._store = store
         self._append = append
         self._world = world
@@ -121,9 +137,13 @@ class Control:
         rows = await self._store.rows(SPACE)
         return Board(
             _records(rows, "node:", Node),
-            _records(rows, "lease:", Lease),
-            _records(rows, "generations:", Generations),
-            _records(rows, "request:", Request),
+            _records(rows, f"lease:{self.views}:", Lease) | _records(rows, "lease::", Lease),
+            _records(rows, f"generations:{self.views}:", Generations),
+            {
+                name: noted
+                for name, noted in _records(rows, "request:", Request).items()
+                if noted.record.views in ("", self.views)
+            },
         )
 
     async def write(self, *writes: RowWrite) -> bool:
@@ -134,37 +154,33 @@ class Control:
 
     async def acts(self, keys: Sequence[str] | None = None) -> dict[str, Act]:
         """What was done on requests, by the id of the request."""
-        rows = await self._store.rows(ACTS) if keys is None else await self._store.rows(ACTS, keys)
+        rows = await self._store.rows(ACTS, keys)
         return {key: msgspec.json.decode(row.value, type=Act) for key, row in sorted(rows.items())}
+
+    def node(self, name: str, record: Node | None, seen: int) -> RowWrite:
+        """Note a node, or that it is gone."""
+        return _write(SPACE, f"node:{name}", record, seen)
+
+    def lease(self, share: Share, record: Lease, seen: int) -> RowWrite:
+        """Note who follows for a share."""
+        views = "" if share.kind == "policy" else self.views
+        return _write(SPACE, f"lease:{views}:{share.resource}", record, seen)
+
+    def generations(self, name: str, record: Generations, seen: int) -> RowWrite:
+        """Note the builds of a projection."""
+        return _write(SPACE, f"generations:{self.views}:{name}", record, seen)
+
+    def request(self, name: str, record: Request | None, seen: int) -> RowWrite:
+        """Note a request, or that it has been dealt with."""
+        return _write(SPACE, f"request:{name}", record, seen)
+
+    def act(self, name: str, record: Act) -> RowWrite:
+        """Put on record what was done."""
+        return _write(ACTS, name, record, 0)
 
     def now(self) -> int:
         """The wall clock in microseconds."""
         return microseconds(self._world.now())
-
-
-def node(name: str, record: Node | None, seen: int) -> RowWrite:
-    """Note a node, or that it is gone."""
-    return _write(SPACE, f"node:{name}", record, seen)
-
-
-def lease(resource: str, record: Lease, seen: int) -> RowWrite:
-    """Note who follows for a share."""
-    return _write(SPACE, f"lease:{resource}", record, seen)
-
-
-def generations(name: str, record: Generations, seen: int) -> RowWrite:
-    """Note the builds of a projection."""
-    return _write(SPACE, f"generations:{name}", record, seen)
-
-
-def request(name: str, record: Request | None, seen: int) -> RowWrite:
-    """Note a request, or that it has been dealt with."""
-    return _write(SPACE, f"request:{name}", record, seen)
-
-
-def act(name: str, record: Act) -> RowWrite:
-    """Put on record what was done."""
-    return _write(ACTS, name, record, 0)
 
 
 def _write(space: str, key: str, record: msgspec.Struct | None, seen: int) -> RowWrite:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 
 from twofold.errors import Conflict, TwofoldError, Unavailable
-from twofold.synchronization import control
 from twofold.synchronization.control import Board, Control, Node
 from twofold.world import World
 
@@ -53,7 +52,7 @@ class Presence:
         """Be noted, and show life from now on."""
         if self._exclusive:
             return
-        if not await self._control.write(control.node(self.node, self._me(), 0)):
+        if not await self._control.write(self._control.node(self.node, self._me(), 0)):
             raise Unavailable("Another node took this one's id; start again.")
         self._seen = 1
         self._renewed = self._world.monotonic()
@@ -77,7 +76,7 @@ class Presence:
         if self._exclusive:
             return
         try:
-            await self._control.write(control.node(self.node, None, self._seen))
+            await self._control.write(self._control.node(self.node, None, self._seen))
         except TwofoldError as error:
             log.info("The other nodes were not told that this one leaves; they will notice: %s", error)
 
@@ -99,7 +98,7 @@ class Presence:
         long_ago = self._world.monotonic() - self._lease * _LEASES_TO_COME_BACK
         for name, noted in board.nodes.items():
             if name != self.node and self._heard[name][1] < long_ago:
-                await self._control.write(control.node(name, None, noted.version))
+                await self._control.write(self._control.node(name, None, noted.version))
 
     def alive(self, name: str) -> bool:
         """Whether a node has shown life within the time of a lease."""
@@ -108,9 +107,15 @@ class Presence:
         heard = self._heard.get(name)
         return not self._exclusive and heard is not None and self._world.monotonic() - heard[1] < self._lease
 
-    def nodes(self, board: Board) -> list[str]:
-        """The nodes that share everything out among them."""
-        others = [name for name, noted in board.nodes.items() if name != self.node and not noted.record.visitor]
+    def nodes(self, board: Board, *, policies: bool) -> list[str]:
+        """The nodes that share policies out among them, or that share projections with this one."""
+        others = [
+            name
+            for name, noted in board.nodes.items()
+            if name != self.node
+            and not noted.record.visitor
+            and (policies or noted.record.views == self._control.views)
+        ]
         mine = [] if self.visitor else [self.node]
         return [*mine, *(name for name in others if self.alive(name))]
 
@@ -131,7 +136,7 @@ class Presence:
 
     async def beat(self, began: float) -> None:
         """One sign of life, which counts from when it `began`."""
-        if await self._control.write(control.node(self.node, self._me(), self._seen)):
+        if await self._control.write(self._control.node(self.node, self._me(), self._seen)):
             self._seen += 1
             self._renewed = began
             return
@@ -145,4 +150,4 @@ class Presence:
         self._dead()
 
     def _me(self) -> Node:
-        return Node(self.name, visitor=self.visitor)
+        return Node(self.name, self._control.views, self.visitor)

@@ -6,7 +6,6 @@ import logging
 from twofold.errors import Conflict, Refused, TwofoldError, Unavailable
 from twofold.read_store.partition import SLOTS, Partition
 from twofold.read_store.port import ReadModel, WholeReadStore
-from twofold.synchronization import control
 from twofold.synchronization.control import Act, Board, Control, Request
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
@@ -64,7 +63,7 @@ class Requests:
         try:
             act = await self._do(name, request, seen, share)
             if act is not None:
-                await self._control.write(control.act(name, act), control.request(name, None, seen))
+                await self._control.write(self._control.act(name, act), self._control.request(name, None, seen))
         except (Conflict, Unavailable) as error:
             log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
         except TwofoldError:
@@ -91,7 +90,7 @@ class Requests:
                 if at is not None:
                     # On record first: what is passed over without a record could not be told from a lost event.
                     act = self._act(request, share, True, f"The event at {at} is passed over.", at)
-                    if await self._control.write(control.act(name, act), control.request(name, None, seen)):
+                    if await self._control.write(self._control.act(name, act), self._control.request(name, None, seen)):
                         await worker.between_pages(lambda: follower.mend("skip", key, worker.position))
                     return None
                 outcome = await worker.between_pages(lambda: follower.mend("skip", key, worker.position))

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
-from twofold.synchronization import control
 from twofold.synchronization.control import Board, Control, Generation, Lease
-from twofold.synchronization.plan import plan
+from twofold.synchronization.plan import Plan, plan
 from twofold.synchronization.presence import BEATS, Presence
 from twofold.synchronization.share import Share
 from twofold.synchronization.worker import Worker
@@ -134,7 +133,7 @@ class Supervisor:
         # Claimed, and the answer lost on the way.
         won = [share for share in shares if share not in self._epochs and owners[share] == presence.node]
         self._epochs |= {share: self.board.lease(share.resource).record.epoch for share in won}
-        todo = plan(shares, owners, presence.node, presence.nodes(self.board), self._reserved(shares, owners))
+        todo = self._plan(shares, owners)
         await self._release([*(self._epochs.keys() - set(shares)), *todo.release])
         await self._claim(todo.claim, checkpoints)
         mine = [share for share in shares if share in self._epochs and share not in self._busy]
@@ -212,7 +211,7 @@ class Supervisor:
                 return number
             number = noted.record.last + 1
             record = noted.record.but({number: Generation(version, "serving", self._control.now())})
-            await self._control.write(control.generations(name, record, noted.version))
+            await self._control.write(self._control.generations(name, record, noted.version))
             self.board = await self._control.look()
 
     def shares(self, checkpoints: Sequence[Checkpoint]) -> list[Share]:
@@ -237,6 +236,16 @@ class Supervisor:
         owner = self.board.lease(share.resource).record.owner
         return owner if owner and self.presence.alive(owner) else None
 
+    def _plan(self, shares: Sequence[Share], owners: Mapping[Share, str | None]) -> Plan:
+        """Policies are shared out among all nodes, the rest among those that have the same read store."""
+        me, reserved = self.presence.node, self._reserved(shares, owners)
+        todo = Plan([], [])
+        for policies in (False, True):
+            some = [share for share in shares if (share.kind == "policy") == policies]
+            part = plan(some, owners, me, self.presence.nodes(self.board, policies=policies), reserved)
+            todo = Plan([*todo.claim, *part.claim], [*todo.release, *part.release])
+        return todo
+
     def _reserved(self, shares: Iterable[Share], owners: Mapping[Share, str | None]) -> dict[Share, str]:
         """Partitions that are to be merged: the second of them goes to whoever has the first."""
         wanted: dict[Share, str] = {}
@@ -255,9 +264,7 @@ class Supervisor:
         async def claim(share: Share) -> None:
             noted = self.board.lease(share.resource)
             epoch = max([noted.record.epoch, *(at.epoch for at in checkpoints if _is_of(at, share))]) + 1
-            if await self._control.write(
-                control.lease(share.resource, Lease(self.presence.node, epoch), noted.version)
-            ):
+            if await self._control.write(self._control.lease(share, Lease(self.presence.node, epoch), noted.version)):
                 self._epochs[share] = epoch
 
         await asyncio.gather(*(claim(share) for share in shares))
@@ -270,7 +277,7 @@ class Supervisor:
             epoch = self._epochs.pop(share, 0)
             noted = self.board.lease(share.resource)
             await self._control.write(
-                control.lease(share.resource, Lease("", max(epoch, noted.record.epoch)), noted.version)
+                self._control.lease(share, Lease("", max(epoch, noted.record.epoch)), noted.version)
             )
 
     async def _run_workers(self, shares: Sequence[Share], checkpoints: Sequence[Checkpoint]) -> None:

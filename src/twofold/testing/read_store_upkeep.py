@@ -228,6 +228,12 @@ class UpkeepContract(abc.ABC):
             await keep(store, second, {"a": Order(total=2)}, position=1)
             assert await loaded(store, second, ["a"]) == {"a": Order(total=2)}
 
+    async def test_every_store_has_an_identity_of_its_own(self) -> None:
+        async with self.opened() as store, self.opened() as other:
+            assert store.identity
+            assert other.identity
+            assert store.identity != other.identity
+
     async def test_native_access_is_there_for_every_model(self) -> None:
         async with self.opened() as store:
             await keep(store, ORDERS, {"a": Order()})
