@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures", "tests.servers.cassandra_fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.servers.cassandra_fixtures", "tests.servers.mongodb_fixtures"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

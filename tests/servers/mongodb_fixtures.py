@@ -1,0 +1,36 @@
+"""In charge of the MongoDB that all tests share: started when first asked for, stopped at the end of the run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.fixtures import do_without
+from tests.servers.mongodb import HOW_TO_GET_ONE, ReplicaSet, fresh_database, installed
+
+
+@pytest.fixture(scope="session")
+def mongod_here() -> Path:
+    """The program, for servers of one's own."""
+    return program()
+
+
+@pytest.fixture(scope="session")
+def mongodb(mongod_here: Path) -> Iterator[ReplicaSet]:
+    """A running replica set of one node. It is everybody's: take a `mongodb_url`, or a `fresh_database()`."""
+    with ReplicaSet(mongod_here) as servers:
+        yield servers
+
+
+@pytest.fixture
+def mongodb_url(mongodb: ReplicaSet) -> str:
+    """The URL of a database that nobody has used. What is in it goes with the server."""
+    return mongodb.url_of(fresh_database())
+
+
+def program() -> Path:
+    """The program. Where there is none the test is skipped, or in CI failed."""
+    found = installed()
+    if found is None:
+        do_without(f"no mongod: {HOW_TO_GET_ONE}")
+    return found
