@@ -1,0 +1,88 @@
+"""In charge of what a database of read models contains: collections made, and brought up to what is declared now."""
+
+from functools import partial
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.errors import OperationFailure
+
+from twofold.read_store.mongodb.client import Client, Collection
+from twofold.read_store.mongodb.finds import BY_KEY, FORGET, FORGETTING, LIVE, Table
+from twofold.read_store.mongodb.names import PARKED
+from twofold.read_store.mongodb.standing import Standings
+
+_PAGE = 1_000
+_INDEX_NOT_FOUND = 27
+
+
+async def prepare(client: Client, standings: Standings, table: Table) -> None:
+    """Make a model, or bring its columns and indexes up to what it declares now.
+
+    From the first step on nobody saves rows without the columns, so that those who were there are all that lack them.
+    WiringError, naming the cure, where the rows stored no longer fit the row type.
+    """
+    standing = await standings.declare(table)
+    rows = client.collection(table.collection)
+    if not standing.filled:
+        await _fill(client, table, rows)
+        await standings.filled(table)
+    await _index(client, table, rows)
+    stored = await client.patiently(lambda: rows.find_one(LIVE, hint=BY_KEY))
+    if stored is not None:
+        table.check(stored)
+
+
+async def missing(client: Client, standings: Standings, table: Table) -> str | None:
+    """What a reader would miss, as a word: "collection", "column" or "index"; None where all is there."""
+    standing = await standings.of(table)
+    if standing is None:
+        return "collection"
+    if not (standing.filled and set(table.column_names.values()) <= set(standing.columns)):
+        return "column"
+    known = await client.patiently(lambda: _names(client.collection(table.collection)))
+    return None if known >= table.indexes.keys() else "index"
+
+
+async def _fill(client: Client, table: Table, rows: Collection) -> None:
+    """Give all rows the columns they lack."""
+    lacking: dict[str, Any] = {"$or": [{table.path(field): {"$exists": False}} for field in table.columns], **LIVE}
+    while table.columns:
+        found = await client.patiently(lambda: rows.find(lacking).sort("_id").limit(_PAGE).to_list())
+        if not found:
+            return
+        updates: list[UpdateOne] = []
+        for document in found:
+            table.check(document)
+            values = {f"c.{name}": value for name, value in table.values(table.row(document)).items()}
+            # One that has been saved since has all of its columns.
+            same = {name: document[name] for name in ("_id", "_r", "_p")}
+            updates.append(UpdateOne(same, {"$set": values}))
+        await client.patiently(partial(rows.bulk_write, updates, ordered=False))
+        lacking["_id"] = {"$gt": found[-1]["_id"]}
+
+
+async def _index(client: Client, table: Table, rows: Collection) -> None:
+    known = await client.patiently(lambda: _names(rows))
+    for name in sorted(known - table.indexes.keys()):
+        # Those of other names are somebody else's.
+        if name.startswith(BY_KEY):
+            await client.patiently(partial(_drop, rows, name), bounded=False)
+    new = [index for name, index in table.indexes.items() if name not in known]
+    if new:
+        await client.patiently(lambda: rows.create_indexes(new), bounded=False)
+    parked = client.collection(PARKED)
+    if FORGET not in await client.patiently(lambda: _names(parked)):
+        await client.patiently(lambda: parked.create_indexes([FORGETTING]), bounded=False)
+
+
+async def _names(collection: Collection) -> set[str]:
+    return {index["name"] async for index in await collection.list_indexes()}
+
+
+async def _drop(collection: Collection, name: str) -> None:
+    try:
+        await collection.drop_index(name)
+    except OperationFailure as error:
+        # Another node was faster.
+        if error.code != _INDEX_NOT_FOUND:
+            raise

@@ -1,0 +1,92 @@
+"""In charge of a follower of a made-up log, with every habit of the real one that matters to a read store.
+
+Event `n` changes some keys; what becomes of a row is known without any store, so that rows can be held against it. Run
+as a program it follows the log in a process of its own, which a test kills.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from unittest.mock import patch
+
+from twofold.read_store.mongodb import MongoReadStore
+from twofold.read_store.mongodb.standing import Standings
+from twofold.read_store.port import Change, Kept, ReadStore
+from twofold.testing.read_store_rows import LOG, ORDERS, Order
+from twofold.world import RealWorld, microseconds
+
+KEYS = 40
+
+
+def keys_of(n: int) -> list[str]:
+    """The keys that event `n` is about."""
+    return list(dict.fromkeys([f"k{n * 7 % KEYS}", f"k{n * 11 % KEYS}", f"once-{n}"]))
+
+
+def folded(row: Order | None, n: int, key: str) -> Order | None:
+    """What event `n` makes of a row. Now and then it is deleted."""
+    if row is not None and n % 5 == 0:
+        return None
+    before = row or Order("nobody")
+    return Order(f"c{n % 9}", before.total + n, None if n % 3 == 0 else f"{key} by {n}")
+
+
+def fold_of_all(upto: int) -> dict[str, Order]:
+    """The rows there must be at a checkpoint."""
+    rows: dict[str, Order | None] = {}
+    for n in range(1, upto + 1):
+        for key in keys_of(n):
+            rows[key] = folded(rows.get(key), n, key)
+    return {key: row for key, row in sorted(rows.items()) if row is not None}
+
+
+async def change(store: ReadStore, before: int, position: int, *, epoch: int = 0, log: str = LOG) -> Change:
+    """The change that the events from a checkpoint to a position make, folded on what the store has."""
+    events = range(before + 1, position + 1)
+    known = await store.load(ORDERS, list(dict.fromkeys(key for n in events for key in keys_of(n))))
+    changed: dict[str, Kept] = {}
+    for n in events:
+        for key in keys_of(n):
+            kept = changed.get(key) or known.get(key) or Kept(None, 0)
+            if n <= kept.position:
+                continue
+            passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
+            after = folded(kept.row, n, key)
+            if after is not None or kept.row is not None:
+                changed[key] = Kept(after, n, 0, passed)
+    # The real time, by which what is deleted is kept for a while.
+    return Change(ORDERS, log, before, position, microseconds(RealWorld().now()), changed, epoch=epoch)
+
+
+async def follow(store: ReadStore, upto: int, batch: int, *, epoch: int = 0) -> None:
+    """Take the read model from where it stands to a position."""
+    async with store.snapshot() as snapshot:
+        position = (await snapshot.progress(ORDERS)).position
+    while position < upto:
+        reached = min(position + batch, upto)
+        await store.save(await change(store, position, reached, epoch=epoch))
+        position = reached
+
+
+async def die(*_: object) -> None:
+    """In the place of a step: be killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(url: str, upto: int, batch: int, dies: bool) -> None:
+    """Follow, and die between rows and checkpoint if told so; else tell of every checkpoint."""
+    store = await MongoReadStore.open(url)
+    await store.prepare([ORDERS])
+    if dies:
+        with patch.object(Standings, "advance", die):
+            await follow(store, upto, batch)
+    for position in range(batch, upto + 1, batch):
+        await follow(store, position, batch)
+        sys.stdout.write(f"{position}\n")
+        sys.stdout.flush()
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "dies"))
