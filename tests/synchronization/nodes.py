@@ -87,22 +87,28 @@ class Cluster:
         self, projections: Sequence[Projection] | None = None, policies: Sequence[Policy] = (), **settings: Any
     ) -> App:
         """A node that has not started."""
-        module = Module(
-            "counters",
-            events=[Counted, Ended, Ignored],
-            decisions=[count],
-            projections=projections or [totals()],
-            queries=[total_of, all_totals],
-            policies=policies,
-        )
-        chosen = Settings(**({"poll_seconds": 0.02, "lease_seconds": LEASE, "page_events": 20} | settings))
-        return App(module, settings=chosen)
+        return counting_app(projections or [totals()], policies, **settings)
 
     @asynccontextmanager
     async def node(self, **settings: Any) -> AsyncIterator[App]:
         """A node that runs."""
         async with self.app(**settings) as app:
             yield app
+
+
+def counting_app(projections: Sequence[Projection], policies: Sequence[Policy] = (), **settings: Any) -> App:
+    """An app of the counters, with short leases."""
+    module = Module(
+        "counters",
+        events=[Counted, Ended, Ignored],
+        decisions=[count],
+        projections=projections,
+        queries=[total_of, all_totals],
+        policies=policies,
+    )
+    return App(
+        module, settings=Settings(**({"poll_seconds": 0.02, "lease_seconds": LEASE, "page_events": 20} | settings))
+    )
 
 
 def totals(partitions: int = 4, **given: Any) -> Projection:
