@@ -29,6 +29,7 @@ class MongoReadStore:
     """
 
     def __init__(self, address: Address, *, read_only: bool, patience: float, world: World) -> None:
+        self.identity = ""
         self._address = address
         self._read_only = read_only
         self._client = Client(address, world, patience)
@@ -44,9 +45,11 @@ class MongoReadStore:
         What fails in passing, as while a primary is elected, is tried again for `patience` seconds. WiringError where
         the URL is malformed or the server cannot do what is needed; Unavailable where it is away.
         """
-        store = cls(address_of(url), read_only=read_only, patience=patience, world=world or RealWorld())
+        world = world or RealWorld()
+        store = cls(address_of(url), read_only=read_only, patience=patience, world=world)
         try:
             await store._client.enter()
+            store.identity = await layout.identity_of(store._client, None if read_only else world.new_id())
         except BaseException:
             await store.close()
             raise

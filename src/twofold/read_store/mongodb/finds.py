@@ -5,6 +5,7 @@ MongoDB keeps 64 indexes of a collection. Where a model declares so many filters
 more, the last combinations are found by their filter's index, and sorted by the server.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -13,6 +14,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from twofold.errors import WiringError
 from twofold.read_store.access import Access
+from twofold.read_store.columns import ColumnValue
 from twofold.read_store.mongodb.rows import Rows
 from twofold.read_store.port import ReadModel
 
@@ -82,11 +84,10 @@ class Find:
         self.sort = [*([(self.order, direction)] if self.order else []), ("_id", direction)]
         self.index = table.serving(access.group, access.order)
         self._access = access
-        self._equal: dict[str, Any] = {
-            # Said as a comparison, so that no value is read as one.
-            table.path(field): {"$eq": value}
-            for field, value in zip(access.group, access.values, strict=True)
+        self._equal = {
+            table.path(field): _equal(value) for field, value in zip(access.group, access.values, strict=True)
         }
+        self._least = _LEAST[table.columns[access.order].stored_as] if access.order else None
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Filters, whose rows follow one another. A range never holds None and values alike, hence up to three."""
@@ -102,10 +103,20 @@ class Find:
         if self.order is None:
             yield {"_id": {beyond: key}}
             return
-        yield {self.order: {"$eq": value}, "_id": {beyond: key}}
+        yield {self.order: _equal(value), "_id": {beyond: key}}
         if value is not None:
             yield {self.order: {beyond: value}}
             if self._access.descending:
-                yield {self.order: {"$eq": None}}
+                yield {self.order: _equal(None)}
         elif not self._access.descending:
-            yield {self.order: {"$ne": None}}
+            yield {self.order: {"$gte": self._least}}
+
+
+def _equal(value: ColumnValue) -> dict[str, Any]:
+    # Said as a comparison, so that no value is read as one. That of None would include a type which is none of ours,
+    # and so take two ranges of an index.
+    return {"$type": "null"} if value is None else {"$eq": value}
+
+
+_LEAST: Mapping[tuple[type, ...], ColumnValue] = {(int, float): -math.inf, (str,): ""}
+"""Before all column values of these types. A comparison meets values of its own type only."""

@@ -4,15 +4,20 @@ from functools import partial
 from typing import Any
 
 from pymongo import UpdateOne
-from pymongo.errors import OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from twofold.read_store.mongodb.client import Client, Collection
 from twofold.read_store.mongodb.finds import BY_KEY, FORGET, FORGETTING, LIVE, Table
-from twofold.read_store.mongodb.names import PARKED
+from twofold.read_store.mongodb.names import IDENTITY, PARKED
 from twofold.read_store.mongodb.standing import Standings
 
 _PAGE = 1_000
 _INDEX_NOT_FOUND = 27
+
+
+async def identity_of(client: Client, new: str | None) -> str:
+    """The identity that is kept in a database; where there is none yet it is `new`, and "" without a new one."""
+    return await client.patiently(lambda: _identity_of(client.collection(IDENTITY, latest=True), new))
 
 
 async def prepare(client: Client, standings: Standings, table: Table) -> None:
@@ -41,6 +46,18 @@ async def missing(client: Client, standings: Standings, table: Table) -> str | N
         return "column"
     known = await client.patiently(lambda: _names(client.collection(table.collection)))
     return None if known >= table.indexes.keys() else "index"
+
+
+async def _identity_of(identity: Collection, new: str | None) -> str:
+    while True:
+        found = await identity.find_one({})
+        if found is not None or new is None:
+            return str(found["id"]) if found else ""
+        try:
+            # There is room for one, so that of two nodes one makes it.
+            await identity.insert_one({"_id": 0, "id": new})
+        except DuplicateKeyError:
+            continue
 
 
 async def _fill(client: Client, table: Table, rows: Collection) -> None:

@@ -5,6 +5,7 @@ import re
 
 CHECKPOINTS = "checkpoints"
 PARKED = "parked"
+IDENTITY = "identity"
 
 _LONGEST = 100
 _SHORTENED = 60
