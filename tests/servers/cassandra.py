@@ -35,6 +35,7 @@ cdc_raw_directory: {folder}/cdc_raw
 commitlog_sync: {sync}
 commitlog_segment_size: 16MiB
 commitlog_total_space: 256MiB
+memtable_allocation_type: unslabbed_heap_buffers
 memtable_heap_space: 96MiB
 memtable_offheap_space: 96MiB
 key_cache_size: 8MiB

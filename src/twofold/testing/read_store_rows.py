@@ -104,10 +104,12 @@ async def keep(
     position: int | None = None,
     parked: Mapping[str, Parked | None] | None = None,
 ) -> None:
-    """Prepare a model and save one change of it."""
+    """Prepare a model and save one change of it, as a follower does: it knows which rows it goes out from."""
     await store.prepare([model])
     reached = before + 1 if position is None else position
-    await store.save(Change(model, LOG, before, reached, 0, at(reached, rows), parked or {}))
+    known = await loaded(store, model, list(rows))
+    changed = {key: Kept(row, reached, 0, (known[key],) if key in known else ()) for key, row in rows.items()}
+    await store.save(Change(model, LOG, before, reached, 0, changed, parked or {}))
 
 
 def at(position: int, rows: Mapping[str, Any]) -> dict[str, Kept]:

@@ -1,0 +1,164 @@
+"""In charge of read models in Cassandra: many processes write, and finds read tables made for what is declared."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from twofold.errors import Unavailable, WiringError
+from twofold.read_store.access import check_access
+from twofold.read_store.cassandra.address import address_of
+from twofold.read_store.cassandra.checkpoints import Checkpoints
+from twofold.read_store.cassandra.driver import Driver, Missing
+from twofold.read_store.cassandra.finding import find, find_by_key
+from twofold.read_store.cassandra.layout import Layout, access_name, table_names, text_of
+from twofold.read_store.cassandra.preparing import Preparing, make_keyspace
+from twofold.read_store.cassandra.tables import Tables, version_of
+from twofold.read_store.partition import Partition
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Progress, ReadModel
+from twofold.world import RealWorld, World
+
+_Models = dict[tuple[str, int], Tables]
+
+
+class CassandraReadStore:
+    """Read models in one keyspace of a cluster. Rows are saved before their checkpoint, and may be saved again.
+
+    All reads and writes wait for a majority of the copies in one datacenter.
+    """
+
+    def __init__(self, driver: Driver, identity: str, *, read_only: bool, world: World) -> None:
+        self.identity = identity
+        self._driver = driver
+        self._read_only = read_only
+        self._world = world
+        self._checkpoints = Checkpoints(driver)
+        self._preparing = Preparing(driver, self._checkpoints, world)
+        self._models: _Models = {}
+
+    @classmethod
+    async def open(
+        cls, url: str, *, read_only: bool = False, patience: float = 10.0, world: World | None = None
+    ) -> "CassandraReadStore":
+        """The read store a `cassandra://` URL names. What fails in passing is tried again for `patience` seconds.
+
+        WiringError for a URL that cannot be read, an account or a server that does not do; Unavailable where nobody
+        answers.
+        """
+        address = address_of(url)
+        world = world or RealWorld()
+        driver = await Driver.open(address, world, patience)
+        try:
+            if not read_only:
+                await make_keyspace(driver)
+            identity = await Checkpoints(driver).identity(None if read_only else world.new_id())
+        except BaseException:
+            await driver.close()
+            raise
+        return cls(driver, identity, read_only=read_only, world=world)
+
+    async def prepare(self, models: Sequence[ReadModel]) -> None:
+        for model in models:
+            layout = Layout(model)
+            prepare = self._preparing.expect if self._read_only else self._preparing.prepare
+            self._models[model.name, model.generation] = await prepare(layout)
+
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+        return await _of(self._models, model).load(keys)
+
+    async def save(self, change: Change) -> None:
+        self._refuse_if_read_only()
+        tables = _of(self._models, change.model)
+        if change.rows:
+            await self._checkpoints.expect(change, tables.build)
+            await tables.save(change.rows)
+        await self._checkpoints.advance(change, tables.build, self._world.new_id())
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator["_CassandraSnapshot"]:
+        yield _CassandraSnapshot(self._driver, self._checkpoints, self._models)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        try:
+            return await self._checkpoints.all()
+        except Missing:
+            return []
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
+        self._refuse_if_read_only()
+        _of(self._models, model)
+        await self._checkpoints.repartition(model, old, new, self._world.new_id())
+
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        try:
+            build = (await self._checkpoints.of(name, generation)).build
+        except Missing:
+            build = None
+        if build is None:
+            return []
+        _, finds = table_names(name, generation, build)
+        found = await find_by_key(self._driver, f"{self._driver.address.keyspace}.{finds}", after, limit)
+        return [(each.key, Kept(msgspec.json.decode(each.row), *version_of(each.written))) for each in found]
+
+    async def drop(self, name: str, generation: int) -> None:
+        self._refuse_if_read_only()
+        self._models.pop((name, generation), None)
+        await self._preparing.drop(name, generation)
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise Unavailable(f"{self._driver.address.shown} is open for reading only. Ask the process that writes.")
+
+
+class _CassandraSnapshot:
+    """Looks as it is asked: Cassandra holds no moment still."""
+
+    def __init__(self, driver: Driver, checkpoints: Checkpoints, models: _Models) -> None:
+        self._driver = driver
+        self._checkpoints = checkpoints
+        self._models = models
+
+    async def get(self, model: ReadModel, key: str) -> Any | None:
+        return await _of(self._models, model).get(key)
+
+    async def find(
+        self,
+        model: ReadModel,
+        filters: Mapping[str, Any],
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Found:
+        tables = _of(self._models, model)
+        layout = tables.layout
+        access = check_access(model, layout.columns, filters, order_by, descending, limit, cursor)
+        parts = layout.parts(access.group, access.values)
+        after = None if access.after is None else (text_of(access.after[0]), access.after[1])
+        name = access_name(access.group, access.order)
+        # One more than asked for tells whether there is a next page.
+        found = await find(self._driver, tables.finds, name, parts, limit + 1, after=after, back=descending)
+        rows = [(each.key, layout.decode(each.row)) for each in found[:limit]]
+        if len(found) <= limit:
+            return Found(rows, None)
+        key, row = rows[-1]
+        return Found(rows, access.cursor(layout.value(row, access.order), key))
+
+    async def progress(self, model: ReadModel) -> Progress:
+        _of(self._models, model)
+        return (await self._checkpoints.of(model.name, model.generation)).progress()
+
+    def native(self, model: ReadModel) -> Native:
+        return Native(self._driver.session, _of(self._models, model).rows)
+
+
+def _of(models: _Models, model: ReadModel) -> Tables:
+    try:
+        return models[model.name, model.generation]
+    except KeyError as error:
+        raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
