@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.servers.cassandra import Cassandra, fresh_keyspace
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from tests.servers.postgres import Postgres, fresh_schema
 from tests.synchronization.counting import Count, Totals, add_up, until
@@ -108,3 +109,7 @@ async def test_on_postgresql(postgres_newest: Postgres) -> None:
 
 async def test_on_mongodb(postgres_newest: Postgres, mongodb: ReplicaSet) -> None:
     await pause_kill_and_compare(await fresh_log(postgres_newest.dsn), mongodb.url_of(fresh_database()))
+
+
+async def test_on_cassandra(postgres_newest: Postgres, cassandra: Cassandra) -> None:
+    await pause_kill_and_compare(await fresh_log(postgres_newest.dsn), cassandra.url(fresh_keyspace()))

@@ -230,7 +230,7 @@ class Supervisor:
                         if (at.name, at.generation) == (name, number)
                     ]
         shares += [Share("policy", name) for name in self._policies]
-        return [share for share in shares if self._only is None or share.name in self._only]
+        return shares
 
     def _owner(self, share: Share) -> str | None:
         owner = self.board.lease(share.resource).record.owner
@@ -239,9 +239,10 @@ class Supervisor:
     def _plan(self, shares: Sequence[Share], owners: Mapping[Share, str | None]) -> Plan:
         """Policies are shared out among all nodes, the rest among those that have the same read store."""
         me, reserved = self.presence.node, self._reserved(shares, owners)
+        mine = [share for share in shares if self._only is None or share.name in self._only]
         todo = Plan([], [])
         for policies in (False, True):
-            some = [share for share in shares if (share.kind == "policy") == policies]
+            some = [share for share in mine if (share.kind == "policy") == policies]
             part = plan(some, owners, me, self.presence.nodes(self.board, policies=policies), reserved)
             todo = Plan([*todo.claim, *part.claim], [*todo.release, *part.release])
         return todo
