@@ -25,7 +25,8 @@ from twofold.write_store.port import LogIdentity, Slice
 class Receipt(msgspec.Struct, frozen=True):
     """What a command answers: its id, its events' ids, and the position a reader must have reached to see them.
 
-    `token` is that position as callers carry it. `repeated` says that the command had been handled before.
+    `token` is that position as callers carry it. `repeated` says that the command had been handled before. `late` names
+    those that were to be waited for and had not come so far in time: the command is written all the same.
     """
 
     command_id: str
@@ -33,6 +34,7 @@ class Receipt(msgspec.Struct, frozen=True):
     token: str
     events: list[str]
     repeated: bool = False
+    late: list[str] = []
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -75,7 +77,9 @@ class App:
         }
         functions = [function for module in self.wiring.modules for function in module.queries]
         self.queries = QueryService(functions, self.models, self.world)
-        self.projections = Projections(self._open, self.models, self.wiring.policies, self.world)
+        self.projections = Projections(
+            self._open, self.models, self.wiring.policies, self.wiring.projections, self.world
+        )
         self._running: Running | None = None
         self._commands = self._rejected = self._asked = 0
         self._started = 0.0
@@ -128,12 +132,21 @@ class App:
         actor: str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
+        wait_for: Iterable[str] = (),
+        wait_seconds: float | None = None,
     ) -> Receipt:
         """Handle a command: its events are durable when the receipt comes. Send it again under the same id at will.
 
+        The receipt comes once the projections and policies of `wait_for` have taken these events, or after
+        `wait_seconds` (`Settings.wait_seconds` unless given), and then says which are late.
+
         Raises Rejected, the Refused family, Conflict and Unavailable; see `twofold.errors` for what to do on each.
+        UnknownMessage, and nothing is written, where there is no follower of a name in `wait_for`.
         """
         running = self._open()
+        followers = list(dict.fromkeys(wait_for))
+        for name in followers:
+            self.projections.check_waited_for(name)
         command_id = command_id or self.world.new_id()
         try:
             written = await running.commands.handle(
@@ -144,7 +157,10 @@ class App:
             raise
         self._commands += 1
         token = f"{running.store.identity.stamp}.{written.position}"
-        return Receipt(command_id, written.position, token, written.events, written.repeated)
+        late: list[str] = []
+        if followers:
+            late = await self._late(followers, written.position, wait_seconds)
+        return Receipt(command_id, written.position, token, written.events, written.repeated, late)
 
     async def send_from_policy(
         self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
@@ -229,8 +245,22 @@ class App:
             self.settings,
             self.world,
             self.send_from_policy,
-            self.queries.moved,
+            self._moved,
         )
+
+    def _moved(self) -> None:
+        self.queries.moved()
+        self.projections.moved()
+
+    async def _late(self, names: list[str], position: Position, seconds: float | None) -> list[str]:
+        try:
+            late = await self.projections.late(
+                names, position, self.settings.wait_seconds if seconds is None else seconds
+            )
+        except Unavailable:
+            # The command is written, whatever else is away: whoever sent it must not think otherwise.
+            return names
+        return [name for name in names if name in late]
 
     def _open(self) -> Running:
         if self._running is None:

@@ -1,5 +1,6 @@
 """In charge of what operators do to projections and policies of a running app: rebuild, switch, mend, share out."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -8,27 +9,38 @@ from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
 from twofold.read_store.partition import WHOLE, partition_named
 from twofold.running import Running
 from twofold.synchronization.control import Act, Request
+from twofold.synchronization.share import Share
 from twofold.world import World
 
 _POLL = 0.05
+_SHOWN = 8
 
 
 class Projections:
     """The verbs of an operator, as `App.projections`. Each is on record, with who asked for it, once it is done.
 
     UnknownMessage where no projection (or, for `retry` and `skip`, policy) has the name; Unavailable where no node came
-    to it within the time: ask again, it is not done twice.
+    to it within the time: ask again, it is not done twice. Projections that are `unfollowed` (inline, live) are never
+    behind, and there is nothing to be done to them.
     """
 
     def __init__(
-        self, running: Callable[[], Running], names: Iterable[str], policies: Iterable[str], world: World
+        self,
+        running: Callable[[], Running],
+        names: Iterable[str],
+        policies: Iterable[str],
+        unfollowed: Iterable[str],
+        world: World,
     ) -> None:
         self._open = running
         self._names = frozenset(names)
         self._policies = frozenset(policies)
+        self._unfollowed = frozenset(unfollowed) - self._names
         self._world = world
+        self._moved = asyncio.Event()
+        self._looking: asyncio.Task[dict[str, Position]] | None = None
 
-    async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
+    async def rebuild(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
         """Begin to build a new generation of each projection beside the one that serves; or go on with one begun.
 
         All of them read the log in one pass. Their numbers by name; `App.status().builds` tells how far they are.
@@ -36,11 +48,11 @@ class Projections:
         for name in names:
             self._check(name)
         running = self._open()
-        numbers = await running.builds.begin(names)
+        numbers = await running.builds.begin(names, actor=actor)
         running.supervisor.wake()
         return numbers
 
-    async def switch(self, name: str, *, force: bool = False) -> int:
+    async def switch(self, name: str, *, force: bool = False, actor: str | None = None) -> int:
         """Let the generation that was built serve, and keep the other as the way back. The number of the new one.
 
         InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
@@ -48,24 +60,24 @@ class Projections:
         """
         self._check(name)
         running = self._open()
-        number = await running.builds.switch(name, force=force)
+        number = await running.builds.switch(name, force=force, actor=actor)
         running.supervisor.wake()
         return number
 
-    async def back(self, name: str) -> int:
+    async def back(self, name: str, *, actor: str | None = None) -> int:
         """Let the generation that served before serve again. Its number. InvalidMessage where none is kept."""
         self._check(name)
         running = self._open()
-        number = await running.builds.back(name)
+        number = await running.builds.back(name, actor=actor)
         running.supervisor.wake()
         return number
 
-    async def drop(self, name: str) -> list[int]:
+    async def drop(self, name: str, *, actor: str | None = None) -> list[int]:
         """Give up every generation that serves nobody: what was kept, and what is being built. Their numbers."""
         self._check(name)
         running = self._open()
         running.supervisor.wake()
-        return await running.builds.drop(name)
+        return await running.builds.drop(name, actor=actor)
 
     async def retry(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
         """Fold a parked key again from where it stopped (or react again to a parked event), and free it."""
@@ -88,50 +100,83 @@ class Projections:
     async def split(
         self, name: str, partition: str = WHOLE.name, *, actor: str | None = None, timeout: float = 30.0
     ) -> Act:
-        """Part a partition (`first-end`, as `App.status()` names it) in two, so that two nodes can follow for it."""
+        """Part a partition (`first-end`, as `App.status()` names it) in two, so that two nodes can follow for it.
+
+        InvalidMessage, here and of `merge`, where the projection has no such partition.
+        """
         self._check(name)
-        return await self._ask("split", name, self._partition(partition), actor, timeout)
+        return await self._ask("split", name, await self._partition(name, partition), actor, timeout)
 
     async def merge(self, name: str, partition: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
         """Put a partition and the one behind it together."""
         self._check(name)
-        return await self._ask("merge", name, self._partition(partition), actor, timeout)
+        return await self._ask("merge", name, await self._partition(name, partition), actor, timeout)
 
     async def acts(self, name: str | None = None) -> dict[str, Act]:
         """What was done on operators' requests, by the id of the request, the oldest first."""
         acts = await self._open().control.acts()
-        found = {key: act for key, act in acts.items() if name in (None, act.name)}
-        return dict(sorted(found.items(), key=lambda each: each[1].at))
+        return {key: act for key, act in acts.items() if name in (None, act.name)}
 
     async def wait(self, names: Iterable[str], position: Position, timeout: float) -> None:
         """Return once all these projections and policies have come to `position`.
 
         Unavailable, naming one that has not and its lag, after `timeout` seconds.
         """
-        wanted = list(names)
+        late = await self.late(names, position, timeout)
+        if late:
+            name, at = min(late.items(), key=lambda each: each[1])
+            raise Unavailable(
+                f"'{name}' is {position - at} events behind what was asked for (at {at}, wanted {position}). "
+                "Ask again.",
+                lag=position - at,
+            )
+
+    async def late(self, names: Iterable[str], position: Position, timeout: float) -> dict[str, Position]:
+        """Wait until these projections and policies have come to `position`, `timeout` seconds at most.
+
+        Those that have not, and where they are; none if all have.
+        """
+        wanted = list(dict.fromkeys(names))
         for name in wanted:
-            self._check(name, or_policy=True)
+            self.check_waited_for(name)
         deadline = self._world.monotonic() + timeout
         while True:
-            late = await self._late(wanted, position)
-            if late is None:
-                return
-            if self._world.monotonic() >= deadline:
-                name, at = late
-                raise Unavailable(
-                    f"'{name}' is {position - at} events behind what was asked for (at {at}, wanted {position}). "
-                    "Ask again.",
-                    lag=position - at,
-                )
-            await self._world.sleep(_POLL)
+            moved = self._moved
+            at = await self._positions()
+            followed = [name for name in wanted if name not in self._unfollowed]
+            late = {name: at.get(name, 0) for name in followed if at.get(name, 0) < position}
+            left = deadline - self._world.monotonic()
+            if not late or left <= 0:
+                return late
+            try:
+                await self._world.within(min(left, _POLL), moved.wait())
+            except TimeoutError:
+                continue
 
-    async def _late(self, names: Sequence[str], position: Position) -> tuple[str, Position] | None:
+    def check_waited_for(self, name: str) -> None:
+        """UnknownMessage where nothing of this name can be waited for."""
+        if name not in self._unfollowed:
+            self._check(name, or_policy=True)
+
+    def moved(self) -> None:
+        """A hint that some follower has come further."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def _positions(self) -> dict[str, Position]:
+        """Where everything stands, by one look for all who ask while it lasts."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="twofold-positions")
+            self._looking.add_done_callback(_heard)
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> dict[str, Position]:
         running = self._open()
         at: dict[str, Position] = {}
         for share, reached in (await running.positions(await running.views.checkpoints())).items():
             if share.kind == "policy" or running.serves(share):
                 at[share.name] = min(reached, at.get(share.name, reached))
-        return next(((name, at.get(name, 0)) for name in names if at.get(name, 0) < position), None)
+        return at
 
     async def _ask(
         self,
@@ -170,8 +215,24 @@ class Projections:
         known = ", ".join(sorted(self._names | self._policies if or_policy else self._names)) or "none"
         raise UnknownMessage(f"There is no {'follower' if or_policy else 'projection'} '{name}'. There are: {known}.")
 
-    def _partition(self, name: str) -> str:
+    async def _partition(self, name: str, partition: str) -> str:
         try:
-            return partition_named(name).name
+            wanted = partition_named(partition).name
         except ValueError as error:
             raise InvalidMessage(str(error), field="partition") from error
+        running = self._open()
+        there = [
+            at.partition.name
+            for at in await running.views.checkpoints()
+            if at.name == name and running.serves(Share("projection", name, at.generation, at.partition))
+        ]
+        if wanted not in there:
+            shown = ", ".join([*there[:_SHOWN], *(["…"] if len(there) > _SHOWN else [])])
+            raise InvalidMessage(f"'{name}' has no partition {wanted}. It has: {shown}.", field="partition")
+        return wanted
+
+
+def _heard(look: "asyncio.Task[dict[str, Position]]") -> None:
+    """Take note of how a look ended, in case all who asked for it have left."""
+    if not look.cancelled():
+        look.exception()

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Progress, WholeReadStore
-from twofold.synchronization.control import Control, Generation, Generations
+from twofold.synchronization.control import Act, Control, Generation, Generations
 from twofold.synchronization.share import share_of
 from twofold.world import World
+from twofold.write_store.port import RowWrite
 
 _TRIES = 20
 _LOOKS = 50
@@ -14,7 +15,10 @@ _PAUSE = 0.1
 
 
 class Builds:
-    """What operators do to generations. Each is one guarded write of what all nodes read: all of it or nothing."""
+    """What operators do to generations. Each is one guarded write of what all nodes read: all of it or nothing.
+
+    The same write puts on record what was done, and which `actor` asked for it.
+    """
 
     def __init__(self, board: Control, views: WholeReadStore, world: World, versions: Mapping[str, int]) -> None:
         self._control = board
@@ -22,14 +26,14 @@ class Builds:
         self._world = world
         self._versions = versions
 
-    async def begin(self, names: Sequence[str]) -> dict[str, int]:
+    async def begin(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
         """A generation under way for each projection: begun, or begun before and not finished. Its number by name."""
         numbers: dict[str, int] = {}
         for name in names:
-            numbers[name] = await self._begin(name)
+            numbers[name] = await self._begin(name, actor)
         return numbers
 
-    async def switch(self, name: str, *, force: bool = False) -> int:
+    async def switch(self, name: str, *, force: bool = False, actor: str | None = None) -> int:
         """Let the generation that is under way serve, and keep the one that served. The number of the new one.
 
         InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
@@ -44,11 +48,12 @@ class Builds:
                 raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
             await self._refuse_worse(name, old, new, force=force)
             record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
-            if await self._control.write(self._control.generations(name, record, noted.version)):
+            act = self._act("switch", name, actor, f"Generation {new} serves, {old} is kept.", new)
+            if await self._control.write(self._control.generations(name, record, noted.version), act):
                 return new
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
-    async def back(self, name: str) -> int:
+    async def back(self, name: str, *, actor: str | None = None) -> int:
         """Let the generation that served before serve again, and keep the other. Its number.
 
         InvalidMessage where none is kept; Unavailable where it has not come as far as the one that serves.
@@ -63,11 +68,12 @@ class Builds:
             record = noted.record.but(
                 {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "kept")}
             )
-            if await self._control.write(self._control.generations(name, record, noted.version)):
+            act = self._act("back", name, actor, f"Generation {kept} serves again, {serving} is kept.", kept)
+            if await self._control.write(self._control.generations(name, record, noted.version), act):
                 return kept
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
-    async def drop(self, name: str) -> list[int]:
+    async def drop(self, name: str, *, actor: str | None = None) -> list[int]:
         """Take away every generation of a projection that does not serve any version, also what was left half dropped.
 
         Their numbers. Who follows for one is given time to notice before its rows go.
@@ -75,8 +81,10 @@ class Builds:
         for _ in range(_TRIES):
             noted = (await self._control.look()).generations(name)
             idle = {n: None for n, each in noted.record.builds.items() if each.state != "serving"}
+            numbers = ", ".join(map(str, sorted(idle)))
             if not idle or await self._control.write(
-                self._control.generations(name, noted.record.but(idle), noted.version)
+                self._control.generations(name, noted.record.but(idle), noted.version),
+                self._act("drop", name, actor, f"Given up: generation {numbers}.", max(idle)),
             ):
                 break
         else:
@@ -100,7 +108,7 @@ class Builds:
         parked = tuple(key for each in found for key in each.parked)
         return Progress(lowest.position, lowest.log, max(each.updated for each in found), parked)
 
-    async def _begin(self, name: str) -> int:
+    async def _begin(self, name: str, actor: str | None) -> int:
         version = self._versions[name]
         for _ in range(_TRIES):
             noted = (await self._control.look()).generations(name)
@@ -114,7 +122,8 @@ class Builds:
                 )
             number = noted.record.last + 1
             record = noted.record.but({number: Generation(version, "building", self._control.now())})
-            if await self._control.write(self._control.generations(name, record, noted.version)):
+            act = self._act("rebuild", name, actor, f"Generation {number} is begun.", number)
+            if await self._control.write(self._control.generations(name, record, noted.version), act):
                 return number
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
@@ -139,6 +148,11 @@ class Builds:
             if (name, number) not in [(each.name, each.generation) for each in shares if each.kind != "policy"]:
                 return
             await self._world.sleep(_PAUSE)
+
+    def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
+        now = self._control.now()
+        act = Act(what, name, "", actor, now, True, outcome, generation, self._versions[name])
+        return self._control.act(f"{now}-{self._world.new_id()}", act)
 
     def _retire(self, record: Generations, number: int) -> dict[int, Generation]:
         return {number: self._as(record, number, "kept")}

@@ -134,17 +134,7 @@ class Control:
 
     async def look(self) -> Board:
         """All that is noted now."""
-        rows = await self._store.rows(SPACE)
-        return Board(
-            _records(rows, "node:", Node),
-            _records(rows, f"lease:{self.views}:", Lease) | _records(rows, "lease::", Lease),
-            _records(rows, f"generations:{self.views}:", Generations),
-            {
-                name: noted
-                for name, noted in _records(rows, "request:", Request).items()
-                if noted.record.views in ("", self.views)
-            },
-        )
+        return await look_at_board(self._store, self.views)
 
     async def write(self, *writes: RowWrite) -> bool:
         """Write all rows, or none, and False, where one is no longer as it was seen."""
@@ -154,8 +144,7 @@ class Control:
 
     async def acts(self, keys: Sequence[str] | None = None) -> dict[str, Act]:
         """What was done on requests, by the id of the request."""
-        rows = await self._store.rows(ACTS, keys)
-        return {key: msgspec.json.decode(row.value, type=Act) for key, row in sorted(rows.items())}
+        return await acts_on_record(self._store, keys)
 
     def node(self, name: str, record: Node | None, seen: int) -> RowWrite:
         """Note a node, or that it is gone."""
@@ -181,6 +170,28 @@ class Control:
     def now(self) -> int:
         """The wall clock in microseconds."""
         return microseconds(self._world.now())
+
+
+async def look_at_board(store: WriteStore, views: str) -> Board:
+    """All that is noted of followers in a write store, as far as it is about the read store `views`."""
+    rows = await store.rows(SPACE)
+    return Board(
+        _records(rows, "node:", Node),
+        _records(rows, f"lease:{views}:", Lease) | _records(rows, "lease::", Lease),
+        _records(rows, f"generations:{views}:", Generations),
+        {
+            name: noted
+            for name, noted in _records(rows, "request:", Request).items()
+            if noted.record.views in ("", views)
+        },
+    )
+
+
+async def acts_on_record(store: WriteStore, keys: Sequence[str] | None = None) -> dict[str, Act]:
+    """What operators had done, by the ids of their requests; all of it, the oldest first, or that of some ids."""
+    rows = await store.rows(ACTS, keys)
+    acts = {key: msgspec.json.decode(row.value, type=Act) for key, row in rows.items()}
+    return dict(sorted(acts.items(), key=lambda each: (each[1].at, each[0])))
 
 
 def _write(space: str, key: str, record: msgspec.Struct | None, seen: int) -> RowWrite:

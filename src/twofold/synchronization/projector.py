@@ -271,7 +271,14 @@ class Projector:
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
         there = (await self._views.load(self._model, [key])).get(key, ABSENT)
-        folded = fold_all(self._projection, await self._work(key, 0, at), {}, self._skips)
+        try:
+            folded = fold_all(self._projection, await self._work(key, 0, at), {}, self._skips)
+        except FoldFailed as failed:
+            raise InvalidMessage(
+                f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
+                f"{type(failed.__cause__).__name__}: {failed.__cause__}. Mend the fold first.",
+                field="key",
+            ) from failed
         right = folded.get(key, ABSENT)
         if (right.row, right.position) == (there.row, there.position) or right.row is there.row is None:
             return "The row was right already."
