@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from twofold import App, DecisionModel, Module, Projection, Rejected, Settings, Tag, View
+from twofold import App, DecisionModel, Module, Policy, Projection, Rejected, Settings, Tag, View
 from twofold.http import Limits
 from twofold.http.server import run
 
@@ -31,6 +31,9 @@ SHORT = Limits(
     streams_per_client=20,
 )
 """The same limits as outside, with times a test can wait for."""
+
+POISONED = {"poison"}
+"""Accounts that can neither be folded nor be looked after, until a test mends them."""
 
 
 class Note(Struct, frozen=True):
@@ -115,9 +118,14 @@ class Balance(Struct, frozen=True):
 
 
 def balance_of(row: Balance | None, event: Moved) -> Balance:
-    if event.account_id == "poison":
+    if event.account_id in POISONED:
         raise ValueError("this one cannot be folded")
     return Balance(event.account_id, (row.cents if row else 0) + event.cents)
+
+
+async def look_after(event: Moved) -> None:
+    if event.account_id in POISONED:
+        raise ConnectionError("nobody answers the phone")
 
 
 class BalanceOf(Struct, frozen=True):
@@ -171,6 +179,7 @@ bank = Module(
     decisions=[deposit, withdraw, break_down, dawdle],
     projections=[Projection("balances", balance_of, key=AccountId)],
     queries=[one_balance, some_balances, broken, long],
+    policies=[Policy("advisor", look_after)],
     prepare=[take_time],
 )
 

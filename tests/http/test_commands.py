@@ -23,7 +23,7 @@ def test_a_command_is_answered_with_a_receipt_in_body_and_header(http: httpx.Cli
     answer = http.post("/commands/deposit", json=DEPOSIT)
     assert answer.status_code == 200
     receipt = answer.json()
-    assert set(receipt) == {"command_id", "position", "token", "events", "repeated"}
+    assert set(receipt) == {"command_id", "position", "token", "events", "repeated", "late"}
     assert answer.headers["twofold-position"] == receipt["token"]
     assert receipt["events"] == [f"{receipt['command_id']}.0"]
     assert "idempotent-replay" not in answer.headers

@@ -19,6 +19,7 @@ from twofold import App, Module
 from twofold.http.docs import page_of
 from twofold.http.examples import example_of
 from twofold.http.openapi import describe
+from twofold.http.projections import VERBS
 
 DOCUMENT = describe(open_bank(), SHORT)
 SHARED = DOCUMENT["components"]["schemas"]
@@ -67,7 +68,9 @@ def test_everything_there_is_is_described(http: httpx.Client) -> None:
     assert set(document["paths"]) == {
         *(f"/commands/{name}" for name in ("deposit", "withdraw", "break", "dawdle")),
         *(f"/queries/{name}" for name in ("balance-of", "balances", "broken", "long")),
-        *("/events", "/status", "/health/live", "/health/ready"),
+        *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/acts"),
+        *(f"/projections/{{name}}/{verb}" for verb in VERBS),
+        *("/events", "/status", "/metrics", "/health/live", "/health/ready"),
     }
 
 
@@ -126,7 +129,7 @@ def test_the_page_shows_every_operation_with_a_line_for_the_shell(http: httpx.Cl
     page = html.unescape(http.get("/docs").text)
     for path in DOCUMENT["paths"]:
         assert f"<code>{path}</code>" in page
-        assert f"$HOST{path}" in page
+        assert f"$HOST{path.replace('{name}', 'advisor')}" in page
     assert "Put money into an account." in page
 
 

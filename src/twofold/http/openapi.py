@@ -5,12 +5,24 @@ from typing import Any, cast
 
 from twofold.app import App, Receipt
 from twofold.errors import WiringError
+from twofold.http.commands import WAIT_FOR, names_to_wait_for
 from twofold.http.events import MOST_EVENTS, EventPage, ShownEvent
 from twofold.http.examples import example_of
 from twofold.http.health import Health
 from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
+from twofold.http.projections import (
+    MOST_ACTS,
+    SEVERAL,
+    VERBS,
+    Acts,
+    Begun,
+    Followed,
+    Following,
+    Several,
+    followed_names,
+)
 from twofold.http.queries import QueryAnswer
 from twofold.status import Status
 
@@ -18,6 +30,9 @@ Json = dict[str, Any]
 
 MAX_INTEGER = 2**53
 
+_OPERATING = dict.fromkeys(
+    [Following, Followed, Acts, Begun, Several, *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer))]
+)
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
 _POSITION = {"Twofold-Position": {"description": "Up to where this knows the log.", "schema": {"type": "string"}}}
 _AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
@@ -31,7 +46,7 @@ def describe(app: App, limits: Limits) -> Json:
     commands = dict(app.wiring.commands)
     queries = {name: function.query for name, function in app.queries.by_name.items()}
     answers = {name: function.returns for name, function in app.queries.by_name.items()}
-    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, ShownEvent]
+    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, ShownEvent, *_OPERATING]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
@@ -45,12 +60,13 @@ def describe(app: App, limits: Limits) -> Json:
     _tighten(shared)
     shared["Problem"]["properties"]["reasons"] = {"type": "array", "items": {"type": "string"}}
     paths: Json = {}
+    waits = names_to_wait_for(app)
     for name, kind in commands.items():
-        paths[f"/commands/{name}"] = {"post": _command(name, kind, command_schemas[name], shared, limits)}
+        paths[f"/commands/{name}"] = {"post": _command(name, kind, command_schemas[name], shared, limits, waits)}
     for name, kind in queries.items():
         answer = _answer(answer_schemas[name], shared)
         paths[f"/queries/{name}"] = {"get": _query(name, kind, query_schemas[name], answer)}
-    paths |= _own_paths(parts, sorted(app.wiring.events))
+    paths |= _own_paths(parts, sorted(app.wiring.events)) | _operating_paths(parts, shared, app)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,11 +77,11 @@ def describe(app: App, limits: Limits) -> Json:
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "paths": paths,
         "components": {"schemas": dict(sorted(shared.items()))},
-        "tags": [{"name": "Commands"}, {"name": "Queries"}, {"name": "Log"}, {"name": "Health"}],
+        "tags": [{"name": name} for name in ("Commands", "Queries", "Log", "Projections", "Health")],
     }
 
 
-def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits) -> Json:
+def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits, waits: list[str]) -> Json:
     receipt = _json({"$ref": "#/components/schemas/Receipt"}, "The events are durable.")
     receipt["headers"] = _POSITION | _REPLAY
     key = {
@@ -75,11 +91,19 @@ def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits) 
         "description": "The command's id. Sent again under the same key, it takes effect once.",
         "schema": {"type": "string", "minLength": 1, "maxLength": limits.key_length, "pattern": "^[!-~]+$"},
     }
+    wait_for = {
+        "name": WAIT_FOR,
+        "in": "query",
+        "required": False,
+        "explode": True,
+        "description": "Projections and policies that are to have taken the events before the receipt comes.",
+        "schema": {"type": "array", "minItems": 1, "items": _one_of(waits)},
+    }
     return {
         "operationId": f"command-{name}",
         "tags": ["Commands"],
         **_said(kind),
-        "parameters": [key],
+        "parameters": [key, *([wait_for] if waits else [])],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": schema, "example": example_of(schema, shared)}},
@@ -145,6 +169,81 @@ def _own_paths(parts: Json, events: list[str]) -> Json:
         "/health/live": get("live", "Health", "Whether the process answers", [], health, f"400 {common}"),
         "/health/ready": get("ready", "Health", "Whether to send requests here", [], health, f"400 {common} 503"),
     }
+
+
+def _operating_paths(parts: Json, shared: Json, app: App) -> Json:
+    """What operators ask and do. Without any follower there is only the list of them, which is empty."""
+
+    def one(
+        name: str, summary: str, parameters: list[Json], answer: Json, codes: str, body: type | None = None
+    ) -> Json:
+        described: Json = {
+            "operationId": name,
+            "tags": ["Projections"],
+            "summary": summary,
+            "parameters": parameters,
+            "responses": {"200": answer, **_problems(codes)},
+        }
+        if body is None:
+            return {"get": described}
+        example = example_of(parts[body.__name__], shared)
+        content = {"schema": parts[body.__name__], "example": _with_names(example, sorted(app.models))}
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        return {"post": described}
+
+    reading, doing = "400 403 404 431 503", "400 403 404 408 409 413 415 431 503"
+    paths = {
+        "/projections": one(
+            "projections", "How all that follows the log is doing", [], _json(parts["Following"], "All of it."), reading
+        ),
+        "/metrics": _metrics(),
+    }
+    names = followed_names(app)
+    if not names:
+        return paths
+    name = {"name": "name", "in": "path", "required": True, "schema": _one_of(names)}
+    limit = {"type": "integer", "minimum": 1, "maximum": MOST_ACTS, "default": 100}
+    acts = [name, {"name": "limit", "in": "query", "required": False, "schema": limit}]
+    paths["/projections/{name}"] = one(
+        "projection", "How one projection or policy is doing", [name], _json(parts["Followed"], "This one."), reading
+    )
+    paths["/projections/{name}/acts"] = one(
+        "acts", "What operators did to it lately", acts, _json(parts["Acts"], "The oldest first."), reading
+    )
+    paths[f"/projections/{SEVERAL}"] = one(
+        "rebuild-several",
+        "Build several projections in one pass over the log",
+        [],
+        _json(parts["Begun"], "Begun."),
+        doing,
+        Several,
+    )
+    for word, verb in VERBS.items():
+        answer = _json(parts[verb.answer.__name__], "It is done.")
+        paths[f"/projections/{{name}}/{word}"] = one(word, verb.summary, [name], answer, doing, verb.body)
+    return paths
+
+
+def _metrics() -> Json:
+    text = {"description": "The numbers.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {
+        "get": {
+            "operationId": "metrics",
+            "tags": ["Health"],
+            "summary": "The numbers as Prometheus collects them",
+            "parameters": [],
+            "responses": {"200": text, **_problems("400 403 431 503")},
+        }
+    }
+
+
+def _one_of(names: list[str]) -> Json:
+    return {"type": "string", "enum": names} if names else {"type": "string"}
+
+
+def _with_names(example: Any, names: list[str]) -> Any:
+    """An example of a body that can be sent as it is."""
+    return {**example, "names": names[:1]} if "names" in example and names else example
 
 
 def _json(schema: Json, text: str) -> Json:

@@ -17,14 +17,18 @@ from twofold.http.events import events_handler
 from twofold.http.exchange import ClientGone, Exchange
 from twofold.http.health import live_handler, ready_handler, status_handler
 from twofold.http.limits import Deadlines, Gate, Limits, took_too_long
+from twofold.http.metrics import metrics_handler
 from twofold.http.openapi import describe
 from twofold.http.problems import UNEXPECTED, HttpRefused
+from twofold.http.projections import projection_routes
 from twofold.http.queries import query_handler
 from twofold.http.routing import Route
 from twofold.http.security import HEADERS, Trust
 from twofold.http.streams import Streams
 
-_OURS = frozenset({"commands", "queries", "events", "status", "health", "openapi.json", "docs"})
+_OURS = frozenset(
+    {"commands", "queries", "events", "projections", "status", "health", "metrics", "openapi.json", "docs"}
+)
 """First words of paths that no page may take, so that a misspelt command is told so in the words of the API."""
 
 log = logging.getLogger("twofold.http")
@@ -111,6 +115,8 @@ class Api:
         }
         routes["/events"] = Route("GET", events_handler(app, limits, reads, deadlines, streams))
         routes["/status"] = Route("GET", status_handler(app, limits, deadlines, streams))
+        routes |= projection_routes(app, limits, reads, commands, deadlines)
+        routes["/metrics"] = Route("GET", metrics_handler(app, streams.draining, limits, deadlines))
         routes["/health/live"] = Route("GET", live_handler())
         routes["/health/ready"] = Route("GET", ready_handler(app, streams.draining, limits, deadlines))
         return routes | docs_routes(describe(app, limits))

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -61,11 +62,14 @@ def page_of(document: Json) -> bytes:
 def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     answer = operation["responses"]["200"]["content"]
+    told = answer.get("application/json") or next(iter(answer.values()))
     parameters = [
         {
             **each,
             "kind": _kind(each["schema"]),
             "text": each.get("description") or each["schema"].get("description", ""),
+            # A path is none without its parts, so they are filled in.
+            "value": example_of(each["schema"], shared, each["name"]) if each["in"] == "path" else "",
         }
         for each in operation["parameters"]
     ]
@@ -74,14 +78,15 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
         "id": operation["operationId"],
         "tag": operation["tags"][0],
         "path": path,
+        "label": path.strip("/") if path.endswith("}") else path.rpartition("/")[2],
         "method": method.upper(),
         "summary": operation["summary"],
         "description": operation.get("description", ""),
         "parameters": parameters,
         "body": _pretty(_resolve(body["schema"], shared)) if body else "",
         "example": example,
-        "answer": _pretty(_resolve(answer["application/json"]["schema"], shared)),
-        "answer_example": _pretty(example_of(answer["application/json"]["schema"], shared)),
+        "answer": _pretty(_resolve(told["schema"], shared)),
+        "answer_example": _pretty(example_of(told["schema"], shared)),
         "streams": "text/event-stream" in answer,
         "curl": _curl(path, method.upper(), parameters, body["example"] if body else None, shared),
         "problems": [code for code in operation["responses"] if code != "200"],
@@ -90,10 +95,13 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
 
 def _curl(path: str, method: str, parameters: list[Json], example: Any, shared: Json) -> str:
     """A line to paste; `$HOST` stands for the address of the server, which the page fills in."""
+    for each in parameters:
+        if each["in"] == "path":
+            path = path.replace(f"{{{each['name']}}}", quote(each["value"], safe=""))
     if method == "POST":
         sent = shlex.quote(json.dumps(example, ensure_ascii=False))
         return f"curl -H 'Content-Type: application/json' -d {sent} $HOST{path}"
-    required = [each for each in parameters if each["required"]]
+    required = [each for each in parameters if each["required"] and each["in"] == "query"]
     given = [f"--data-urlencode {shlex.quote(_pair(each, shared))}" for each in required]
     return " ".join(["curl", *(["-G", *given] if given else []), f"$HOST{path}"])
 

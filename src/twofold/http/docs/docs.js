@@ -9,8 +9,12 @@ function addressOf(form) {
     const values = "many" in input.dataset ? input.value.split(",").map((each) => each.trim()) : [input.value];
     for (const value of values) if (value !== "") query.append(input.name, value);
   }
+  let path = form.getAttribute("action");
+  for (const input of form.querySelectorAll("input[data-in=path]")) {
+    path = path.replace(`{${input.name}}`, () => encodeURIComponent(input.value));
+  }
   const text = query.toString();
-  return form.getAttribute("action") + (text ? `?${text}` : "");
+  return path + (text ? `?${text}` : "");
 }
 
 function say(form, text, problem) {
