@@ -172,16 +172,18 @@ async def long(query: Long, balances: View[Balance]) -> str:
     return "x" * query.size
 
 
-bank = Module(
-    "bank",
-    events=[Moved],
-    models=[DecisionModel(Account, by=AccountId)],
-    decisions=[deposit, withdraw, break_down, dawdle],
-    projections=[Projection("balances", balance_of, key=AccountId)],
-    queries=[one_balance, some_balances, broken, long],
-    policies=[Policy("advisor", look_after)],
-    prepare=[take_time],
-)
+def bank(freshness: float | None = None) -> Module:
+    """The bank's domain."""
+    return Module(
+        "bank",
+        events=[Moved],
+        models=[DecisionModel(Account, by=AccountId)],
+        decisions=[deposit, withdraw, break_down, dawdle],
+        projections=[Projection("balances", balance_of, key=AccountId, freshness=freshness)],
+        queries=[one_balance, some_balances, broken, long],
+        policies=[Policy("advisor", look_after)],
+        prepare=[take_time],
+    )
 
 
 def pages(app: App) -> Starlette:
@@ -199,9 +201,9 @@ def pages(app: App) -> Starlette:
     return Starlette(routes=[Route("/", show), Route("/read", read, methods=["POST"]), Route("/fail", fail)])
 
 
-def open_bank(store: str = "memory:", views: str = "memory:") -> App:
+def open_bank(store: str = "memory:", views: str = "memory:", freshness: float | None = None) -> App:
     settings = Settings(fold_retries=0, wait_seconds=1.0)
-    return App(bank, store=store, views=views, settings=settings, pages=pages)
+    return App(bank(freshness), store=store, views=views, settings=settings, pages=pages)
 
 
 def tell(url: str) -> None:

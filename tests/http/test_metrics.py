@@ -1,0 +1,212 @@
+"""What Prometheus collects is what the stores hold at that moment, in its own format, under labels that do not grow."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.http import bank
+from tests.http.bank import SHORT, open_bank
+from tests.http.test_commands import DEPOSIT, problem
+from tests.http.test_projections import caught_up, deposit, do
+from tests.synchronization.counting import until
+from twofold import App, Unavailable
+from twofold.http import Api, asgi
+from twofold.http.metrics import MOST_SERIES, exposition
+from twofold.synchronization.follower import BuildStatus, ShareStatus
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def read(text: str) -> Series:
+    """Every series by its name and labels. Fails for what Prometheus would not read, or for a series told twice."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+    assert len(found) == len(samples)
+    return found
+
+
+async def scrape(http: httpx.AsyncClient) -> Series:
+    answer = await http.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert answer.headers["cache-control"] == "no-store"
+    return read(answer.text)
+
+
+def of(series: Series, metric: str, **labels: str) -> float:
+    return series[f"twofold_{metric}", frozenset(labels.items())]
+
+
+BALANCES = {"name": "balances", "kind": "projection"}
+
+
+async def test_the_numbers_of_a_healthy_app(inside: httpx.AsyncClient) -> None:
+    for n in range(3):
+        await deposit(inside, f"a{n}")
+    await inside.post("/commands/withdraw", json={"account_id": "poor", "cents": 1})
+    await until(lambda: caught_up(inside), "caught up")
+    await inside.get("/queries/balances")
+    told = await scrape(inside)
+    assert of(told, "head_position") == 3
+    assert (of(told, "commands_total"), of(told, "rejected_total"), of(told, "queries_total")) == (3, 1, 1)
+    assert (of(told, "ready"), of(told, "problems")) == (1, 0)
+    for labels in (BALANCES, {"name": "advisor", "kind": "policy"}):
+        assert of(told, "follower_position", **labels) == 3
+        for still in ("lag_events", "lag_seconds", "stalled_seconds", "parked_keys", "waiting_events"):
+            assert of(told, f"follower_{still}", **labels) == 0
+    assert of(told, "uptime_seconds") > 0
+
+
+async def test_lag_and_parked_keys_are_those_of_the_stores_at_the_scrape(
+    inside: httpx.AsyncClient, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cents in (1, 2, 3):
+        await deposit(inside, "poison", cents)
+    await until(lambda: caught_up(inside), "caught up")
+    told = await scrape(inside)
+    assert (of(told, "follower_parked_keys", **BALANCES), of(told, "follower_waiting_events", **BALANCES)) == (1, 2)
+    running = app._running
+    assert running is not None
+    for worker in running.workers:
+        monkeypatch.setattr(worker, "_held", lambda: False)
+    for n in range(5):
+        await deposit(inside, "ann")
+        told = await scrape(inside)
+        assert (of(told, "head_position"), of(told, "follower_lag_events", **BALANCES)) == (4 + n, 1 + n)
+    assert of(told, "follower_lag_seconds", **BALANCES) > 0
+    monkeypatch.undo()
+    monkeypatch.setattr(bank, "POISONED", set())
+    await do(inside, "balances", "retry", {"key": "poison"})
+    await until(lambda: caught_up(inside), "caught up")
+    told = await scrape(inside)
+    assert of(told, "follower_parked_keys", **BALANCES) == of(told, "follower_lag_events", **BALANCES) == 0
+
+
+async def test_partitions_are_told_where_there_are_several(inside: httpx.AsyncClient) -> None:
+    await deposit(inside, "ann")
+    assert not [name for name, _ in await scrape(inside) if name.startswith("twofold_partition_")]
+    await do(inside, "balances", "split", {"partition": "0-4096"})
+    await until(lambda: two_told(inside), "split")
+    told = await scrape(inside)
+    for partition in ("0-2048", "2048-4096"):
+        assert of(told, "partition_position", name="balances", partition=partition) == 1
+
+
+async def two_told(http: httpx.AsyncClient) -> bool:
+    return len([name for name, _ in await scrape(http) if name == "twofold_partition_position"]) == 2
+
+
+async def test_a_generation_under_way_and_one_that_is_kept_are_told_by_their_state(inside: httpx.AsyncClient) -> None:
+    await deposit(inside, "ann")
+    await do(inside, "balances", "rebuild", {})
+    await until(lambda: told_of_build(inside, "building"), "built")
+    await do(inside, "balances", "switch", {"force": True})
+    await until(lambda: told_of_build(inside, "kept"), "kept")
+    assert of(await scrape(inside), "build_generation", name="balances", state="kept") == 1
+
+
+async def told_of_build(http: httpx.AsyncClient, state: str) -> bool:
+    told = await scrape(http)
+    where = "twofold_build_lag_events", frozenset({("name", "balances"), ("state", state)})
+    return told.get(where) == 0
+
+
+async def test_what_callers_send_makes_no_new_series(inside: httpx.AsyncClient) -> None:
+    before = (await scrape(inside)).keys()
+    for n in range(50):
+        await deposit(inside, f"account-{n}")
+        await inside.get(f"/queries/nope-{n}")
+        await inside.post(f"/commands/nope-{n}", json={})
+        await inside.post("/projections/balances/retry", json={"key": f"key-{n}"})
+    assert (await scrape(inside)).keys() == before
+
+
+async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
+    status = await app.status()
+    (first, *_) = [each for each in status.followers if each.kind == "projection"]
+    many = tuple(ShareStatus(f"{n}-{n + 1}", 1, 0, 0.0, "live", "here") for n in range(256))
+    followers = [msgspec.structs.replace(first, name=f"p{n}", shares=many) for n in range(20)]
+    told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
+    assert len(told) <= MOST_SERIES
+    assert {dict(labels).get("name") for name, labels in told if name == "twofold_follower_position"} == {
+        f"p{n}" for n in range(20)
+    }
+    told = read(exposition(msgspec.structs.replace(status, followers=followers[:1])).decode())
+    assert len([name for name, _ in told if name == "twofold_partition_position"]) == 256
+
+
+async def test_a_series_is_never_told_twice_whatever_generations_there_are(app: App) -> None:
+    status = await app.status()
+    builds = [BuildStatus("balances", n, 1, "kept", n, 0, 0.0, None, None, 0) for n in (4, 2, 3)]
+    told = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
+    assert of(told, "build_generation", name="balances", state="kept") == 4
+
+
+async def test_names_are_told_as_they_are_whatever_letters_they_have(app: App) -> None:
+    status = await app.status()
+    odd = 'a"b\\c\nd ü'
+    followers = [msgspec.structs.replace(each, name=odd) for each in status.followers[:1]]
+    told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
+    assert {dict(labels)["name"] for name, labels in told if name == "twofold_follower_position"} == {odd}
+
+
+async def test_nothing_of_ours_is_left_in_the_global_registry(inside: httpx.AsyncClient) -> None:
+    await scrape(inside)
+    assert not [each.name for each in REGISTRY.collect() if each.name.startswith("twofold")]
+
+
+async def test_a_store_that_is_away_fails_the_scrape_instead_of_telling_old_numbers(
+    inside: httpx.AsyncClient, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scrape(inside)
+    running = app._running
+    assert running is not None
+
+    async def away() -> Any:
+        raise Unavailable("the read store is away")
+
+    monkeypatch.setattr(running.views, "checkpoints", away)
+    assert "away" in problem(await inside.get("/metrics"), 503)["detail"]
+
+
+async def test_a_process_that_is_about_to_stop_is_not_ready(inside: httpx.AsyncClient, api: Api) -> None:
+    assert of(await scrape(inside), "ready") == 1
+    api.drain()
+    assert of(await scrape(inside), "ready") == 0
+
+
+async def test_parameters_are_refused(inside: httpx.AsyncClient) -> None:
+    assert problem(await inside.get("/metrics?name=x"), 400)["field"] == "name"
+
+
+@pytest.fixture
+async def with_objective() -> AsyncIterator[App]:
+    async with open_bank(freshness=0.05) as app:
+        yield app
+
+
+async def test_an_objective_is_told_beside_the_lag_that_misses_it(
+    with_objective: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = with_objective
+    transport = httpx.ASGITransport(asgi(app, limits=SHORT))
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+        running = app._running
+        assert running is not None
+        for worker in running.workers:
+            monkeypatch.setattr(worker, "_held", lambda: False)
+        await http.post("/commands/deposit", json=DEPOSIT)
+        async with asyncio.timeout(10):
+            while of(told := await scrape(http), "follower_lag_seconds", **BALANCES) <= 0.05:
+                pass
+        assert of(told, "follower_freshness_objective_seconds", **BALANCES) == 0.05
+        assert not [
+            labels for name, labels in told if name.endswith("objective_seconds") and ("name", "advisor") in labels
+        ]
+        assert (of(told, "problems"), of(told, "ready")) == (1, 0)
