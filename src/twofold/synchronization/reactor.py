@@ -25,6 +25,8 @@ _IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
 _CHECKPOINTS = "checkpoints"
 """One space for all, so that whoever looks from outside finds them without knowing the policies."""
 _POLICY = "policy:"
+_PARKED = "parked:"
+"""A space apart, so that to ask what is parked is not to read all that is due."""
 _SECOND = 1_000_000
 
 
@@ -79,6 +81,7 @@ class Reactor:
         self._append_rows = append
         self._world = world
         self._space = f"{_POLICY}{policy.name}"
+        self._aside = f"{_PARKED}{policy.name}"
         self._version = 0
         self._parked: dict[str, Parked] = {}
         self._due: list[tuple[int, str, Due]] = []
@@ -100,7 +103,7 @@ class Reactor:
         self._due = [(each.at, key, each) for key, each in due.items()]
         heapq.heapify(self._due)
         self._new_due.set()
-        self._parked = {each.key: each for each in _parked(rows)}
+        self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
         await self._retry_parked(position)
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
@@ -118,7 +121,7 @@ class Reactor:
         (recorded,) = page.events
         text = f"{type(error).__name__}: {error}"[:500]
         parked = Parked(f"parked:{recorded.position}", recorded.position, text, microseconds(self._world.now()))
-        await self._write(page.upto, [_insert(self._space, parked.key, parked)])
+        await self._write(page.upto, [_insert(self._aside, parked.key, parked)])
         self._parked[parked.key] = parked
 
     async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
@@ -128,7 +131,8 @@ class Reactor:
         if what == "repair":
             raise InvalidMessage(f"'{self.name}' is a policy: it has no rows to repair.", field="what")
         if what == "skip":
-            await self._write(at, [RowWrite(self._space, key, None, 1)])
+            space = self._space if key.startswith("due:") else self._aside
+            await self._write(at, [RowWrite(space, key, None, 1)])
             del self._parked[key]
             return f"The event at {parked.position} is passed over."
         if key.startswith("due:"):
@@ -214,7 +218,7 @@ class Reactor:
         if [each.position for each in page.events] != [parked.position]:
             return False
         later = await self._react(page.events[0])
-        unpark = RowWrite(self._space, parked.key, None, 1)
+        unpark = RowWrite(self._aside, parked.key, None, 1)
         await self._write(position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
         self._remember(later)
         del self._parked[parked.key]
@@ -273,12 +277,13 @@ async def policy_checkpoints(store: WriteStore) -> dict[str, tuple[Position, tup
     found: dict[str, tuple[Position, tuple[Parked, ...]]] = {}
     for space, row in (await store.rows(_CHECKPOINTS)).items():
         position = msgspec.json.decode(row.value, type=int)
-        found[space.removeprefix(_POLICY)] = position, _parked(await store.rows(space))
+        name = space.removeprefix(_POLICY)
+        found[name] = position, _parked(await store.rows(f"{_PARKED}{name}"))
     return found
 
 
 def _parked(rows: Mapping[str, Row]) -> tuple[Parked, ...]:
-    parked = [msgspec.json.decode(row.value, type=Parked) for key, row in rows.items() if key.startswith("parked:")]
+    parked = [msgspec.json.decode(row.value, type=Parked) for row in rows.values()]
     return tuple(sorted(parked, key=lambda each: each.position))
 
 
