@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from benchmarks import postgres
+from benchmarks import postgres, read_side
 from benchmarks.commands import commands, saturated, visible
 from benchmarks.follow import catch_up
 from benchmarks.harness import Result, show
@@ -29,6 +29,10 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "postgres-visible": postgres.visible,
     "postgres-wire": postgres.wire,
     "postgres-memory": postgres.memory,
+    "views-catch-up": read_side.catch_up,
+    "views-rebuild": read_side.rebuild,
+    "views-lag": read_side.lag,
+    "views-memory": read_side.memory,
 }
 
 

@@ -65,7 +65,14 @@ WHOLE = Module(
 )
 
 
-def bank(folder: object, module: Module = DECIDING, *, store: str | None = None, **settings: int) -> App:
-    """An app on SQLite files in a folder, or on another write store."""
-    chosen = Settings(store=store or f"sqlite:///{folder}/log.db", views=f"sqlite:///{folder}/views.db", **settings)
-    return App(module, settings=chosen)
+def bank(
+    folder: object, module: Module = DECIDING, *, store: str | None = None, views: str | None = None, **settings: int
+) -> App:
+    """An app on SQLite files in a folder, or on other stores."""
+    chosen = Settings(**settings)
+    return App(
+        module,
+        store=store or f"sqlite:///{folder}/log.db",
+        views=views or f"sqlite:///{folder}/views.db",
+        settings=chosen,
+    )

@@ -1,0 +1,207 @@
+"""Measures the read side on every store: catching up and rebuilding beside the bare drivers, lag, memory."""
+
+import asyncio
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import raw_read_stores as raw
+from benchmarks.bank import WHOLE, BalanceOf, Deposit, bank
+from benchmarks.harness import Result, compare, result, run
+from benchmarks.postgres import durable_server
+from tests.servers.cassandra import Cassandra, fresh_keyspace
+from tests.servers.mongodb import ReplicaSet, fresh_database, installed
+from tests.servers.postgres import fresh_schema
+from tests.write_store.postgres import fresh_log
+from twofold import App
+from twofold.domain.events import Metadata
+from twofold.write_store.port import Append
+from twofold.write_store.sqlite import SqliteWriteStore
+
+Raw = Callable[[Path, int, int], float]
+Views = Callable[[Path], str]
+
+
+@contextmanager
+def servers(*names: str) -> Iterator[dict[str, tuple[Views, Raw]]]:
+    """For each store how to name an empty one, and the bare driver's events a second on the same server."""
+    with ExitStack() as stack:
+        found: dict[str, tuple[Views, Raw]] = {}
+        if "sqlite" in names:
+            found["sqlite"] = lambda folder: f"sqlite:///{folder}/views.db", raw.sqlite
+        if "postgresql" in names:
+            dsn = stack.enter_context(durable_server())
+            found["postgresql"] = (
+                lambda _: f"{dsn}?schema={fresh_schema()}",
+                lambda _, events, keys: run(raw.postgresql(dsn, events, keys)),
+            )
+        if "mongodb" in names:
+            program = installed()
+            assert program is not None
+            mongo = stack.enter_context(ReplicaSet(program))
+            found["mongodb"] = (
+                lambda _: mongo.url_of(fresh_database()),
+                lambda _, events, keys: run(raw.mongodb(mongo.url, events, keys)),
+            )
+        if "cassandra" in names:
+            node = stack.enter_context(Cassandra(heap="2g"))
+            found["cassandra"] = (
+                lambda _: node.url(fresh_keyspace()),
+                lambda _, events, keys: raw.cassandra(node.port, events, keys),
+            )
+        yield found
+
+
+ALL = ("sqlite", "postgresql", "mongodb", "cassandra")
+
+
+async def _fill(folder: Path, events: int, keys: int) -> str:
+    """The URL of a log in SQLite with so many deposits."""
+    app = bank(folder, WHOLE)
+    store = SqliteWriteStore(folder / "log.db")
+    deposited = next(iter(app.wiring.events.values())).type
+    for start in range(0, events, 10_000):
+        new = tuple(
+            app.events.encode(deposited(f"a-{n % keys}", 1), f"c-{n}", 0)
+            for n in range(start, min(events, start + 10_000))
+        )
+        await store.append([Append(Metadata(1_700_000_000_000_000, f"c-{start}", f"c-{start}"), new)])
+    await store.close()
+    return f"sqlite:///{folder}/log.db"
+
+
+async def _catch_up(folder: Path, views: str, events: int, keys: int) -> float:
+    store = await _fill(folder, events, keys)
+    async with bank(folder, WHOLE, store=store, views=views) as app:
+        began = time.perf_counter()
+        await _until(app, events)
+        return events / (time.perf_counter() - began)
+
+
+async def _rebuild(folder: Path, views: str, events: int, keys: int) -> float:
+    """Positions a second of a rebuild beside the generation that serves, from the request to its switch."""
+    store = await _fill(folder, events, keys)
+    async with bank(folder, WHOLE, store=store, views=views) as app:
+        await _until(app, events)
+        (name,) = app.models
+        began = time.perf_counter()
+        await app.projections.rebuild([name])
+        await _until(app, events, at_least=2)
+        await app.projections.switch(name)
+        return events / (time.perf_counter() - began)
+
+
+async def _until(app: App, position: int, *, at_least: int = 1) -> None:
+    """Wait until what runs, and that is so many followers, has come to a position."""
+    running = app._running
+    assert running is not None
+    while len(running.workers) < at_least or any(worker.position < position for worker in running.workers):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+def catch_up(rounds: int, seconds: float) -> list[Result]:
+    """From 100,000 stored events (1,000,000 where there is time), a row for each event and a thousand rows."""
+    return _stored("catch-up", _catch_up, rounds, seconds)
+
+
+def rebuild(rounds: int, seconds: float) -> list[Result]:
+    """The same by way of a rebuild."""
+    return _stored("rebuild", _rebuild, rounds, seconds)
+
+
+def _stored(what: str, work: Callable[..., Any], rounds: int, seconds: float) -> list[Result]:
+    found: list[Result] = []
+    sizes = (10_000,) if seconds < 1 else (100_000,) if seconds < 10 else (100_000, 1_000_000)
+    with servers(*ALL) as stores:
+        for name, (views, bare) in stores.items():
+            for events in sizes:
+                for label, keys in (("a row an event", events), ("1,000 rows", 1_000)):
+                    figures = compare(
+                        rounds if events < 1_000_000 else 1,
+                        ours=lambda folder, v=views, e=events, k=keys: run(work(folder, v(folder), e, k)),
+                        raw=lambda folder, b=bare, e=events, k=keys: b(folder, e, k),
+                    )
+                    measure = f"{name}: {what} from {events:,}, {label}"
+                    found.append(result(measure, figures, "ours", "raw", "ev/s", must=0.6, ambition=0.8))
+    return found
+
+
+async def _lag(views: str, store: str, rate: int, seconds: float) -> tuple[list[float], float]:
+    """Milliseconds from receipt to visible row, of a sample of commands at a steady rate; and the rate reached."""
+    app = bank("/nonexistent", WHOLE, store=store, views=views)
+    waits: list[float] = []
+    async with app:
+        looking: set[asyncio.Task[None]] = set()
+
+        async def one(number: int) -> None:
+            receipt = await app.send(Deposit(f"a-{number % 5_000}", 1))
+            if number % 20 == 0:
+                began = time.perf_counter()
+                await app.ask(BalanceOf(f"a-{number % 5_000}"), position=receipt.token, timeout=30)
+                waits.append((time.perf_counter() - began) * 1_000)
+
+        began, sent = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds:
+            due = int(passed * rate) - sent
+            for _ in range(due):
+                task = asyncio.create_task(one(sent))
+                looking.add(task)
+                task.add_done_callback(looking.discard)
+                sent += 1
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*looking)
+        return waits, sent / (time.perf_counter() - began)
+
+
+def lag(rounds: int, seconds: float) -> list[Result]:
+    """At a steady 1,000 and 5,000 commands a second, the log in PostgreSQL."""
+    found: list[Result] = []
+    with servers(*ALL) as stores, durable_server() as dsn:
+        for name, (views, _) in stores.items():
+            for rate in (1_000, 5_000):
+                found += run(_measure_lag(name, views, dsn, rate, max(2.0, 4 * seconds)))
+    return found
+
+
+async def _measure_lag(name: str, views: Views, dsn: str, rate: int, seconds: float) -> list[Result]:
+    waits, reached = await _lag(
+        views(Path("/nonexistent")) if name != "sqlite" else "memory:", await fresh_log(dsn), rate, seconds
+    )
+    cuts = statistics.quantiles(waits, n=100)
+    label = f"{name if name != 'sqlite' else 'memory'}: receipt to visible row at {rate:,}/s"
+    return [
+        Result(f"{label}, p50", cuts[49], 10.0, "10 ms", "ms", less=True),
+        Result(f"{label}, p99", cuts[98], 10.0, "10 ms", "ms", less=True),
+        Result(f"{label}, rate reached", reached, float(rate), "the rate wanted", "/s"),
+    ]
+
+
+async def _memory(folder: Path, events: int) -> list[float]:
+    """Resident megabytes while so many events are followed, at each tenth."""
+    store = await _fill(folder, events, events)
+    seen: list[float] = []
+    async with bank(folder, WHOLE, store=store, views=f"sqlite:///{folder}/views.db") as app:
+        for tenth in range(1, 11):
+            await _until(app, events * tenth // 10)
+            seen.append(_resident())
+    return seen
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize() / 1_048_576
+
+
+def memory(rounds: int, seconds: float) -> list[Result]:
+    """Whether memory grows with the log: at the end of a long catch-up against its third tenth."""
+    events = 50_000 if seconds < 1 else 1_000_000
+    figures = compare(1, run=lambda folder: _last_over_third(run(_memory(folder, events))), flat=lambda _: 1.0)
+    return [result(f"memory after {events:,} rows over that after 30 %", figures, "run", "flat", "×", less=True)]
+
+
+def _last_over_third(seen: list[float]) -> float:
+    return seen[-1] / seen[2]
