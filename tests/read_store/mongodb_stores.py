@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from pymongo import AsyncMongoClient
 
 from tests.servers.mongodb import ReplicaSet
@@ -12,6 +13,12 @@ from twofold.read_store.mongodb.finds import Table
 from twofold.read_store.port import ReadModel
 
 Document = dict[str, Any]
+
+WITH_SERVERS_AWAY = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("unclosed_collected"),
+]
+"""Marks of tests in which servers do not answer."""
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ class MongoReadStore:
         self.identity = ""
         self._address = address
         self._read_only = read_only
+        self._world = world
         self._client = Client(address, world, patience)
         self._standings = Standings(self._client, world)
         self._tables: dict[tuple[str, int], Table] = {}
@@ -119,11 +120,13 @@ class MongoReadStore:
     async def _save(self, table: Table, change: Change) -> None:
         documents = table.documents(change.rows, change.now)
         parked = parked_updates(table, change)
-        if documents or parked:
-            await self._standings.enter(table, change)
+        if not documents and not parked:
+            await self._standings.advance(table, change, self._world.new_id())
+            return
+        async with self._standings.saving(table, change) as save:
             await write_rows(self._client, table, change, documents)
             await write_parked(self._client, parked)
-        await self._standings.advance(table, change)
+            await self._standings.advance(table, change, save)
 
     async def _everything(self) -> list[Document]:
         checkpoints = self._client.collection(CHECKPOINTS)

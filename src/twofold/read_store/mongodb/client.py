@@ -53,7 +53,7 @@ class Client:
     def __init__(self, address: Address, world: World, patience: float) -> None:
         self.address = address
         self._world = world
-        self._patience = patience
+        self.patience = patience
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._client = self._connect(address.url)
@@ -80,7 +80,7 @@ class Client:
     async def enter(self) -> None:
         """Find the primary. WiringError for servers we cannot work with, Unavailable where none answers in time."""
         try:
-            with pymongo.timeout(min(ENTERING, self._patience)):
+            with pymongo.timeout(min(ENTERING, self.patience)):
                 hello = await self._client.admin.command("hello")
         except ConfigurationError as error:
             raise WiringError(f"MongoDB at {self.address.shown} cannot be used: {error}") from error
@@ -103,7 +103,7 @@ class Client:
 
         Not `bounded`, a call may take as long as it likes. Unavailable once patience has ended.
         """
-        deadline = self._world.monotonic() + self._patience
+        deadline = self._world.monotonic() + self.patience
         pause = _FIRST_PAUSE
         while True:
             left = max(deadline - self._world.monotonic(), pause)

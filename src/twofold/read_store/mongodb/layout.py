@@ -23,12 +23,14 @@ async def identity_of(client: Client, new: str | None) -> str:
 async def prepare(client: Client, standings: Standings, table: Table) -> None:
     """Make a model, or bring its columns and indexes up to what it declares now.
 
-    From the first step on nobody saves rows without the columns, so that those who were there are all that lack them.
+    From the first step on nobody begins to save rows without the columns: when those who had begun have ended, no more
+    rows come that lack them.
     WiringError, naming the cure, where the rows stored no longer fit the row type.
     """
     standing = await standings.declare(table)
     rows = client.collection(table.collection)
     if not standing.filled:
+        await standings.quiet(table)
         await _fill(client, table, rows)
         await standings.filled(table)
     await _index(client, table, rows)

@@ -6,13 +6,16 @@ columns     the columns that all rows have, or are being given: `filled` says th
 layout      which change made the partitions what they are
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from pymongo.errors import DuplicateKeyError
+from pymongo.write_concern import WriteConcern
 
-from twofold.errors import Conflict, Unavailable
+from twofold.errors import Conflict, TwofoldError, Unavailable
 from twofold.read_store.mongodb.client import Client
 from twofold.read_store.mongodb.finds import Table
 from twofold.read_store.mongodb.names import CHECKPOINTS
@@ -20,15 +23,18 @@ from twofold.read_store.partition import Partition, partition_named, same_slots,
 from twofold.read_store.port import Change
 from twofold.world import World
 
+_PAUSE = 0.05
+
 
 class Stand(msgspec.Struct, frozen=True):
-    """Where a partition stands. `save` names the save that brought it there."""
+    """Where a partition stands. `save` names the save that brought it there, `entered` the one that is under way."""
 
     position: int = 0
     log: str = ""
     updated: int = 0
     epoch: int = 0
     save: str = ""
+    entered: str = ""
 
 
 class Standing(msgspec.Struct, frozen=True, rename={"id": "_id"}):
@@ -47,10 +53,10 @@ class Standing(msgspec.Struct, frozen=True, rename={"id": "_id"}):
         """The partitions, in order."""
         return dict(sorted((partition_named(name), stand) for name, stand in self.partitions.items()))
 
-    def save_of(self, partition: Partition) -> str | None:
-        """The last save of a partition; None where there is no such partition."""
-        stand = self.partitions.get(partition.name)
-        return stand.save if stand else None
+    @property
+    def under_way(self) -> set[str]:
+        """The saves that have been entered and not ended."""
+        return {stand.entered for stand in self.partitions.values() if stand.entered}
 
 
 class Standings:
@@ -60,6 +66,8 @@ class Standings:
         self._client = client
         self._world = world
         self._documents = client.collection(CHECKPOINTS, latest=True)
+        # What need not last: the checkpoint is written after it, and would not last without it.
+        self._passing = self._documents.with_options(write_concern=WriteConcern(1))
 
     async def of(self, table: Table) -> Standing | None:
         """Where a model stands; None where it was never prepared."""
@@ -74,28 +82,48 @@ class Standings:
         mine = {"_id": table.id, "columns": {"$eq": _columns(table)}}
         await self._client.patiently(lambda: self._documents.update_one(mine, {"$set": {"filled": True}}))
 
-    async def enter(self, table: Table, change: Change) -> None:
+    async def quiet(self, table: Table) -> None:
+        """Return when the saves that are under way have ended, or have had time to."""
+        deadline = self._world.monotonic() + self._client.patience
+        waited_for = await self._under_way(table)
+        while waited_for and self._world.monotonic() < deadline:
+            await self._world.sleep(_PAUSE)
+            waited_for &= await self._under_way(table)
+
+    @asynccontextmanager
+    async def saving(self, table: Table, change: Change) -> AsyncGenerator[str]:
+        """The name of a save, for `advance`, and a note that it is under way. Raises as `enter` does."""
+        save = self._world.new_id()
+        await self.enter(table, change, save)
+        try:
+            yield save
+        except TwofoldError:
+            # Where not even that is possible, others will wait in vain for a while.
+            with contextlib.suppress(Unavailable):
+                await self._leave(table, change, save)
+            raise
+
+    async def enter(self, table: Table, change: Change, save: str) -> None:
         """Shut out earlier epochs than that of a change; raises what `advance` would, as things stand now."""
         at = f"partitions.{change.partition.name}"
-        raised = await self._client.patiently(
-            lambda: self._documents.find_one_and_update(_guard(table, change), {"$max": {f"{at}.epoch": change.epoch}})
-        )
-        if raised is None:
+        step = {"$max": {f"{at}.epoch": change.epoch}, "$set": {f"{at}.entered": save}}
+        done = await self._client.patiently(lambda: self._passing.find_one_and_update(_guard(table, change), step))
+        if done is None:
             raise _refusal(table, change, await self.of(table))
 
-    async def advance(self, table: Table, change: Change) -> None:
+    async def advance(self, table: Table, change: Change, save: str) -> None:
         """Move a checkpoint on. Conflict where it is not as the change expects it, and Unavailable where the model has
         been declared otherwise.
         """
-        save = self._world.new_id()
+        at = f"partitions.{change.partition.name}"
         stand = Stand(change.position, change.log, change.now, change.epoch, save)
-        step = {"$set": {f"partitions.{change.partition.name}": msgspec.to_builtins(stand)}}
+        step = {"$set": {at: msgspec.to_builtins(stand)}}
         done = await self._client.patiently(lambda: self._documents.find_one_and_update(_guard(table, change), step))
         if done is not None:
             return
         standing = await self.of(table)
         # An answer that was lost on the way is no conflict.
-        if standing is None or standing.save_of(change.partition) != save:
+        if standing is None or save not in {each.save for each in standing.partitions.values()}:
             raise _refusal(table, change, standing)
 
     async def repartition(self, table: Table, old: Sequence[Partition], new: Sequence[Partition]) -> None:
@@ -111,9 +139,12 @@ class Standings:
         if not same_slots(old, new):
             raise refusal
         layout = self._world.new_id()
-        stand = msgspec.structs.replace(merged[0], epoch=max(each.epoch for each in merged))
-        # A document of MongoDB is equal to another where it has the same fields in the same order.
-        unchanged = {f"partitions.{each.name}": {"$eq": msgspec.to_builtins(known[each])} for each in old}
+        stand = msgspec.structs.replace(merged[0], epoch=max(each.epoch for each in merged), entered="")
+        unchanged = {
+            f"partitions.{each.name}.{field}": getattr(known[each], field)
+            for each in old
+            for field in ("position", "log", "epoch")
+        }
         step: dict[str, Any] = {
             "$set": {f"partitions.{each.name}": msgspec.to_builtins(stand) for each in new} | {"layout": layout},
             "$unset": {f"partitions.{each.name}": "" for each in old if each not in new},
@@ -130,6 +161,15 @@ class Standings:
     async def remove(self, model: str) -> None:
         """Take away where a model stands, which is given by its id: from now on nothing of it can be saved."""
         await self._client.patiently(lambda: self._documents.delete_one({"_id": model}))
+
+    async def _leave(self, table: Table, change: Change, save: str) -> None:
+        at = f"partitions.{change.partition.name}.entered"
+        mine = {"_id": table.id, at: save}
+        await self._client.patiently(lambda: self._passing.update_one(mine, {"$set": {at: ""}}))
+
+    async def _under_way(self, table: Table) -> set[str]:
+        standing = await self.of(table)
+        return standing.under_way if standing else set()
 
     async def _find(self, model: str) -> Standing | None:
         found = await self._documents.find_one({"_id": model})
@@ -159,7 +199,7 @@ class Standings:
             return
 
 
-def _refusal(table: Table, change: Change, standing: Standing | None) -> Exception:
+def _refusal(table: Table, change: Change, standing: Standing | None) -> TwofoldError:
     name = table.model.name
     stand = standing.partitions.get(change.partition.name) if standing else None
     if standing is None or stand is None:
