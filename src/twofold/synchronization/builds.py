@@ -12,6 +12,8 @@ from twofold.write_store.port import RowWrite
 _TRIES = 20
 _LOOKS = 50
 _PAUSE = 0.1
+_SEEN_BY_ALL = 2.0
+"""Seconds after which every node has looked at what is noted."""
 
 
 class Builds:
@@ -141,11 +143,15 @@ class Builds:
             )
 
     async def _nobody_follows(self, name: str, number: int) -> None:
-        """Wait until no node holds a lease of a generation, as long as one that lives may take to notice."""
-        for _ in range(_LOOKS):
+        """Wait until no node holds a lease of a generation, as long as one that lives may take to notice.
+
+        Where there are other nodes, at least as long as they take to look: they may still answer from it.
+        """
+        for n in range(_LOOKS):
             board = await self._control.look()
             shares = [share_of(resource) for resource, noted in board.leases.items() if noted.record.owner]
-            if (name, number) not in [(each.name, each.generation) for each in shares if each.kind != "policy"]:
+            held = (name, number) in [(each.name, each.generation) for each in shares if each.kind != "policy"]
+            if not held and (len(board.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
                 return
             await self._world.sleep(_PAUSE)
 
