@@ -95,8 +95,7 @@ async def measure(
     built = [share for share in statuses if share not in {each for shares in serving for each in shares}]
     builds = _builds(running, built, statuses, checkpoints)
     problems = [sentence for each in followers for sentence in _problems_of(each, stall_seconds)]
-    if running.supervisor.problem is not None:
-        problems.append(running.supervisor.problem)
+    problems += [each for each in (running.commands.problem, running.supervisor.problem) if each is not None]
     return Measured(head, followers, builds, problems if problem is None else [problem, *problems])
 
 
@@ -129,7 +128,8 @@ def _follower(
 ) -> FollowerStatus:
     first = shares[0]
     late = min(statuses.values(), key=lambda each: each.position)
-    state = min((each.state for each in statuses.values()), key=_WORST.index)
+    states: set[State] = {each.state for each in statuses.values()}
+    state: State = min(states, key=_WORST.index)
     error = next((each.error for each in statuses.values() if each.error is not None), None)
     if first.kind == "policy":
         aside = parked.get(first.name, ())

@@ -248,7 +248,7 @@ class Projector:
         changed = {}
         if position > parked.position:
             changed = await self._folded_again(parked.key, parked.position, position - 1)
-        left = sum(1 for each in await self._work(parked.key, position, at))
+        left = len(await self._work(parked.key, position, at))
         cause = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:500]
         still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
         await self._write(changed, {parked.key: still}, at, at)
