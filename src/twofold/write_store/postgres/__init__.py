@@ -13,12 +13,13 @@ import msgspec
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Envelope, Position
 from twofold.errors import TwofoldError, Unavailable
+from twofold.postgres_server import LOST, Address, UnderWay, is_missing
 from twofold.world import RealWorld, World
 from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
 from twofold.write_store.postgres import functions, reading
-from twofold.write_store.postgres.address import Address, address_of
+from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call, types_of
-from twofold.write_store.postgres.connections import LOST, Connections, is_missing, not_migrated
+from twofold.write_store.postgres.connections import Connections, not_migrated
 from twofold.write_store.postgres.migrate import migrations
 from twofold.write_store.postgres.moving import adopting, reading_content
 from twofold.write_store.postgres.news import News, channel
@@ -51,6 +52,7 @@ class PostgresWriteStore:
     ) -> None:
         self.identity = LogIdentity("", 0)
         self.problem: str | None = None
+        self.exclusive = False
         self._address = address
         self._world = world
         self._read_only = read_only
@@ -60,7 +62,7 @@ class PostgresWriteStore:
         self._news = News(address, world, self._look)
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way = UnderWay()
         self._closing: asyncio.Task[None] | None = None
         self._since_forgotten = 0
         self._forget_at = self._world.monotonic() + _FORGET_EVERY
@@ -131,30 +133,17 @@ class PostgresWriteStore:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        await self._under_way.wait()
         await self._news.close()
         await self._writing.close()
         await self._reading.close()
 
     async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which goes on to its end even where the caller is cancelled.
-
-        A request that is broken off leaves a connection with half an answer, or cancels what another one asked for.
-        """
+        """The result of `work`, which goes on to its end even where the caller is cancelled."""
         if self._closing is not None:
             work.close()
             raise Unavailable(f"The log at {self._address.shown} has been closed.")
-        task = asyncio.create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
-
-    def _finished(self, task: "asyncio.Task[Any]") -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            # Where the caller has gone, nobody else looks at the error.
-            task.exception()
+        return await self._under_way.finish(work)
 
     # Appending
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from twofold.errors import Unavailable, WiringError
+from twofold.postgres_server import LOST, Address, Connection, close, connect
 from twofold.world import World
-from twofold.write_store.postgres.address import Address, address_of
-from twofold.write_store.postgres.connections import LOST, Connection, close, connect
+from twofold.write_store.postgres.address import address_of
 
 _FOLDER = files("twofold.write_store.postgres").joinpath("migrations")
 _PATIENCE = 10.0

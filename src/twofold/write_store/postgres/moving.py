@@ -10,10 +10,9 @@ import msgspec
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable, WiringError
+from twofold.postgres_server import LOST, Address, Connection, close, connect
 from twofold.write_store.port import EmptyLog, KeptCommand, LogIdentity, Row
 from twofold.write_store.postgres import functions, reading
-from twofold.write_store.postgres.address import Address
-from twofold.write_store.postgres.connections import LOST, Connection, close, connect
 from twofold.write_store.postgres.functions import Caller, Function
 
 _encode = msgspec.json.Encoder().encode

@@ -9,9 +9,8 @@ import asyncpg
 
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError
+from twofold.postgres_server import LOST, Address, Connection, connect
 from twofold.world import World
-from twofold.write_store.postgres.address import Address
-from twofold.write_store.postgres.connections import LOST, Connection, connect
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,312 @@
+"""In charge of PostgreSQL servers: what a URL says, connections that are never in doubt, and work nobody cancels."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from twofold.errors import WiringError
+from twofold.world import World
+
+T = TypeVar("T")
+
+Connection = asyncpg.Connection
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    # What the driver says where the server's last words came while it was not listening for an answer.
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+"""The connection is gone, or the server is going: whether the last request was carried out is unknown."""
+
+_AGAIN_CLASSES = ("40", "53", "55", "57")
+"""SQLSTATE classes of failures that pass: rolled back, out of resources, not in the right state, interrupted."""
+_READ_ONLY = "25006"
+_NOT_THERE = frozenset({"3F000", "42883", "42P01", "3D000"})
+_WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
+"""The routine of the server that waits; its words differ by language."""
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+
+
+class Address(NamedTuple):
+    """`dsn` is what the driver takes; `pgbouncer` says that each statement may meet another server connection."""
+
+    dsn: str
+    schema: str
+    pgbouncer: bool
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password, for people."""
+        parts = urlsplit(self.dsn)
+        user, at, hosts = parts.netloc.rpartition("@")
+        return f"{hosts if not at else user.partition(':')[0] + '@' + hosts}{parts.path}, schema {self.schema}"
+
+
+def address_of(url: str, schema: str) -> Address:
+    """The parts of a `postgresql://` URL. WiringError, naming the parameter and the cure, where one does not fit.
+
+    `schema=NAME` (`schema` unless given) and `pgbouncer=true` are ours; all others go to the driver.
+    """
+    try:
+        parts = urlsplit(url)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            # Reading the port checks it: the driver's own complaint would show part of a password.
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        raise WiringError(
+            "The store's URL cannot be read. Write postgresql://user:password@host:port/database, and in the password "
+            "%2F for '/', %3A for ':', %40 for '@', %23 for '#', %3F for '?', %25 for '%'."
+        ) from None
+    ours = {"schema": schema, "pgbouncer": "false"}
+    others: list[tuple[str, str]] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in ours:
+            ours[name] = value
+        else:
+            others.append((name, value))
+    if not _NAME.fullmatch(ours["schema"]) or ours["schema"].startswith("pg_"):
+        raise WiringError(
+            f"The schema {ours['schema']!r} in the store's URL does not fit: use small letters, digits, underscores, "
+            "at most 63, not beginning with a digit or 'pg_'."
+        )
+    if ours["pgbouncer"] not in _YES:
+        raise WiringError(f"pgbouncer={ours['pgbouncer']} in the store's URL is neither true nor false.")
+    database = unquote(parts.path.removeprefix("/"))
+    if not database:
+        raise WiringError("The store's URL names no database. Write postgresql://user@host/database.")
+    hosts = parts.netloc.rpartition("@")[2] + dict(others).get("host", "")
+    if "," in hosts and "target_session_attrs" not in dict(others):
+        # Of several servers the one that takes writes.
+        others.append(("target_session_attrs", "read-write"))
+    query = urlencode(others, quote_via=quote)
+    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+    return Address(dsn, ours["schema"], _YES[ours["pgbouncer"]])
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it may go better next time."""
+    if isinstance(error, LOST):
+        return True
+    state = str(getattr(error, "sqlstate", None) or "")
+    # A primary that has become a standby refuses to write: the next connection looks for the new primary.
+    return state[:2] in _AGAIN_CLASSES or state == _READ_ONLY
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the database, the schema, or a function or table in it is not there."""
+    return getattr(error, "sqlstate", None) in _NOT_THERE
+
+
+async def connect(address: Address, seconds: float, settings: Mapping[str, str] | None = None) -> Connection:
+    """A new connection, with the server's `settings` for it. OSError, or an error of asyncpg, within `seconds`."""
+    connection = await asyncpg.connect(
+        address.dsn,
+        timeout=seconds,
+        statement_cache_size=0 if address.pgbouncer else 100,
+        server_settings=dict(settings or {}),
+    )
+    connection.add_log_listener(_leave_if_not_replicated)
+    return connection
+
+
+async def close(connection: Connection) -> None:
+    """End a connection, in order if it can be."""
+    try:
+        await connection.close(timeout=1.0)
+    except (*LOST, asyncpg.PostgresError):
+        connection.terminate()
+
+
+class Connections:
+    """Up to `size` connections, of which each caller has one for as long as its work takes.
+
+    A connection is kept only if the work came to its end over it. Work that takes longer than `patience` seconds is
+    cut off by closing the connection: a request to cancel could hit another one, or a commit that is half-way.
+    `settings` are the server's, for these connections; a pooler takes none.
+    """
+
+    def __init__(
+        self, address: Address, world: World, size: int, patience: float, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._address = address
+        self._world = world
+        self._patience = patience
+        self._settings = None if address.pgbouncer else settings
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self.opened = 0
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """What `work` makes of a connection. What passes is tried again for `patience` seconds.
+
+        So the work may be repeated; the call may not be cancelled. asyncpg's errors, and OSError, where it fails.
+        """
+        return await self._repeated(lambda: self._once(work))
+
+    async def hold(self, prepare: Callable[[Connection], Awaitable[object]]) -> Connection:
+        """A connection that is prepared, to be given back by `give_back`. Fails as `run` does."""
+        return await self._repeated(lambda: self._held(prepare))
+
+    def give_back(self, connection: Connection) -> None:
+        """Have a connection that was held used again, unless it is closed."""
+        if not connection.is_closed():
+            self._idle.append(connection)
+        self._free.release()
+
+    async def close(self) -> None:
+        """Close all connections that nobody holds. No work is under way."""
+        while self._idle:
+            await close(self._idle.pop())
+
+    async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        deadline = self._world.monotonic() + self._patience
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await attempt()
+            except (*LOST, asyncpg.PostgresError) as error:
+                if not passes(error) or self._world.monotonic() + pause > deadline:
+                    raise
+            await self._world.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        connection = await self._take()
+        try:
+            with kept_if_sound(connection, self._patience):
+                found = await work(connection)
+                if connection.is_closed():
+                    raise ConnectionError("the connection ended with the answer")
+                return found
+        finally:
+            self.give_back(connection)
+
+    async def _held(self, prepare: Callable[[Connection], Awaitable[object]]) -> Connection:
+        connection = await self._take()
+        try:
+            with kept_if_sound(connection, self._patience):
+                await prepare(connection)
+        except BaseException:
+            # Whatever was begun on it is over with it.
+            connection.terminate()
+            self.give_back(connection)
+            raise
+        return connection
+
+    async def _take(self) -> Connection:
+        if self._free.locked():
+            # Behind work that hangs, nobody waits for ever.
+            await self._world.within(self._patience, self._free.acquire())
+        else:
+            await self._free.acquire()
+        try:
+            return await self._usable()
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def _usable(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        connection = await connect(self._address, self._patience, self._settings)
+        self.opened += 1
+        if not self._address.pgbouncer:
+            await _refuse_pooler(self._address, connection)
+        return connection
+
+
+@contextmanager
+def kept_if_sound(connection: Connection, patience: float) -> Generator[None]:
+    """Closes a connection where what is done here fails in a way that leaves it in doubt, or takes too long."""
+    with closed_after(patience, connection):
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            # The server has answered, and waits for the next request; unless it is about to go.
+            if isinstance(error, LOST) or getattr(error, "sqlstate", "") == _READ_ONLY:
+                connection.terminate()
+            raise
+        except BaseException:
+            connection.terminate()
+            raise
+
+
+@contextmanager
+def closed_after(seconds: float, connection: Connection) -> Generator[None]:
+    """Closes a connection where what is done here takes longer."""
+    timer = asyncio.get_running_loop().call_later(seconds, connection.terminate)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class UnderWay:
+    """Work that goes on to its end even where who asked for it is cancelled.
+
+    A request that is broken off leaves a connection with half an answer, or cancels what another one asked for.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin it. Its error is nobody's concern unless somebody awaits it."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Its result."""
+        return await asyncio.shield(self.start(work))
+
+    async def wait(self) -> None:
+        """Return once none is left."""
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            # Where the caller has gone, nobody else looks at the error.
+            task.exception()
+
+
+async def _refuse_pooler(address: Address, connection: Connection) -> None:
+    """WiringError behind a pooler: by the same name it may keep another log's prepared statement."""
+    try:
+        direct = await connection.fetchval("select pg_backend_pid()") == connection.get_server_pid()
+    except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
+        direct = False
+    except BaseException:
+        connection.terminate()
+        raise
+    if not direct:
+        connection.terminate()
+        raise WiringError(f"There is a pooler before {address.shown}. Add pgbouncer=true to the store's URL.")
+
+
+def _leave_if_not_replicated(connection: Any, message: asyncpg.PostgresLogMessage) -> None:
+    """Hang up where the server says that a commit has not waited for its standby: somebody cancelled the waiting.
+
+    The driver tells it before it hands out the answer, which looks like any other.
+    """
+    if message.server_source_function == _WAITS_FOR_STANDBY:
+        connection.terminate()
