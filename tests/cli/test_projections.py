@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.cli.commands import APP, next_json, run, run_json, running, serving, stop
+from tests.servers.postgres import Postgres, fresh_schema
 
 STORES = ("--store", "sqlite:///data/log.db", "--views", "sqlite:///data/views.db")
 
@@ -38,7 +39,7 @@ def test_checkpoints_are_told_beside_a_running_app_without_its_code(tmp_path: Pa
         assert (pages["name"], pages["kind"], pages["position"], pages["lag"]) == ("pages", "projection", 2, 0)
         done = run(tmp_path, "projections")
         assert done.returncode == 0
-        assert done.stdout.splitlines()[-1].split() == "pages projection 2 0 0.0 s 0/s 0 ok".split()
+        assert done.stdout.splitlines()[-1].split() == "pages projection 1 2 0 0.0 s 0/s 0 ok".split()
 
 
 def test_a_parked_key_is_shown_with_its_error_and_makes_the_exit_code_3(tmp_path: Path) -> None:
@@ -81,6 +82,107 @@ def test_with_the_app_what_never_ran_is_shown_too_and_what_is_gone_is_not(tmp_pa
     names = {each["name"]: each["position"] for each in overview(tmp_path, "app:app")[1]["followers"]}
     assert names == {"leaves": 0}
     assert [each["name"] for each in overview(tmp_path)[1]["followers"]] == ["pages"]
+
+
+def operate(url: str, verb: str, **body: Any) -> Any:
+    return httpx.post(f"{url}/projections/pages/{verb}", json=body).raise_for_status().json()
+
+
+def until_built(folder: Path, *options: str) -> dict[str, Any]:
+    """The one generation that does not serve, once it is at the head."""
+    while True:
+        _, seen = overview(folder, *options)
+        if [each for each in seen["builds"] if each["lag"] == 0]:
+            (build,) = seen["builds"]
+            return dict(build)
+
+
+def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_beside_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        operate(at["url"], "rebuild")
+        built = until_built(tmp_path)
+        assert (built["name"], built["generation"], built["state"], built["position"]) == ("pages", 2, "building", 1)
+        assert overview(tmp_path)[1]["followers"][0]["generation"] == 1
+        assert "pages  generation           2           1    0" in run(tmp_path, "projections").stdout
+        operate(at["url"], "switch")
+        for options in ([], ["app:app"]):
+            _, seen = overview(tmp_path, *options)
+            assert [each["generation"] for each in seen["followers"]] == [2]
+            assert [(each["generation"], each["state"]) for each in seen["builds"]] == [(1, "kept")]
+        operate(at["url"], "back")
+        assert overview(tmp_path)[1]["followers"][0]["generation"] == 1
+        operate(at["url"], "drop")
+        assert overview(tmp_path)[1]["builds"] == []
+
+
+def test_the_newest_version_is_shown_and_with_the_app_that_of_the_app(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        stop(process, signal.SIGTERM)
+    (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", "key=NoteId, version=2)]"))
+    with serving(tmp_path) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n2"))
+        stop(process, signal.SIGTERM)
+    _, seen = overview(tmp_path)
+    assert [(each["generation"], each["position"]) for each in seen["followers"]] == [(2, 2)]
+    assert [(each["generation"], each["version"], each["state"]) for each in seen["builds"]] == [(1, 1, "serving")]
+    (tmp_path / "app.py").write_text(APP)
+    _, seen = overview(tmp_path, "app:app")
+    assert [(each["generation"], each["position"]) for each in seen["followers"]] == [(1, 1)]
+
+
+def test_an_objective_that_is_missed_is_told_where_the_app_is_known(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", "key=NoteId, freshness=0.001)]"))
+    with serving(tmp_path) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        assert overview(tmp_path, "app:app")[0] == 0
+        stop(process, signal.SIGTERM)
+    writer_alone = APP.replace('projections=[Projection("pages", keep_page, key=NoteId)],', "")
+    objective = (tmp_path / "app.py").read_text()
+    (tmp_path / "app.py").write_text(writer_alone.replace("queries=[note_by_id],", ""))
+    with serving(tmp_path) as (process, at):
+        write(at["url"], "n2")
+        stop(process, signal.SIGTERM)
+    (tmp_path / "app.py").write_text(objective)
+    code, seen = overview(tmp_path, "app:app")
+    (pages,) = seen["followers"]
+    assert (code, pages["freshness"], pages["problem"]) == (3, 0.001, "misses its objective of 0.001 s")
+
+
+def test_a_halted_partition_is_told_and_what_it_waits_behind(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", 'key=NoteId, parks="partition")]'))
+    with serving(tmp_path) as (_, at):
+        write(at["url"], "good")
+        write(at["url"], "bad", "cannot be folded")
+        write(at["url"], "after")
+        while not (seen := overview(tmp_path))[1]["followers"][0]["parked"]:
+            pass
+        code, (pages,) = seen[0], seen[1]["followers"]
+        assert (code, pages["position"], pages["lag"]) == (3, 1, 2)
+        assert pages["problem"] == "halted before position 2: mend what fails, then retry or skip it"
+        done = run(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
+        assert (done.returncode, done.stdout) == (0, "The event at 2 is passed over.\n")
+        while (pages := overview(tmp_path)[1]["followers"][0])["lag"]:
+            pass
+        assert (pages["position"], pages["problem"], pages["parked"]) == (3, None, [])
+
+
+def test_the_node_that_follows_is_named_where_there_may_be_several(postgres: Postgres, tmp_path: Path) -> None:
+    store = ["--store", f"{postgres.dsn}?schema={fresh_schema()}"]
+    assert run(tmp_path, "migrate", *store).returncode == 0
+    with serving(tmp_path, *store) as (process, at):
+        ask(at["url"], "n1", write(at["url"], "n1"))
+        _, seen = overview(tmp_path, *store)
+        assert seen["followers"][0]["owner"].endswith(f":{process.pid}")
+        operate(at["url"], "split", partition="0-4096")
+        # The partitions are taken in the next look of the node.
+        while not all(each["owner"] for each in overview(tmp_path, *store)[1]["followers"][0]["partitions"]):
+            pass
+        lines = run(tmp_path, "projections", *store).stdout.splitlines()
+        assert [line.split()[-1] for line in lines if " partition " in line] == [seen["followers"][0]["owner"]] * 2
+        stop(process, signal.SIGTERM)
+    assert overview(tmp_path, *store)[1]["followers"][0]["owner"] is None
 
 
 def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from twofold.cli.outcome import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
-COMMANDS = ("serve", "demo", "log", "projections", "reindex", "migrate", "move")
+COMMANDS = ("serve", "demo", "log", "projections", "parked", "partitions", "reindex", "migrate", "move")
 
 __all__ = ["main"]
 

@@ -1,7 +1,8 @@
 """In charge of `twofold projections`: how far everything that follows the log has come, read from the two databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 import click
 import msgspec
@@ -11,58 +12,18 @@ from rich.text import Text
 
 from twofold.app import App
 from twofold.cli.outcome import Exit, columns, emit, printable
+from twofold.cli.standing import BuildStanding, Overview, Standing, overviews
 from twofold.cli.target import Number, json_option, load_app, refuse_memory, store_option, views_option
-from twofold.domain.event_query import NO_EVENTS
-from twofold.domain.events import Position
-from twofold.read_store.port import Parked, ReadStore
 from twofold.settings import Settings
-from twofold.status import PROBLEM_LAG_SECONDS, lag_of
+from twofold.status import PROBLEM_LAG_SECONDS
 from twofold.stores import open_read_store, open_write_store
-from twofold.synchronization.reactor import policy_checkpoints
+from twofold.synchronization.control import Act, acts_on_record
 from twofold.world import RealWorld, World
-from twofold.write_store.port import WriteStore
 
-SAMPLE_SECONDS = 0.5
-WATCH_SECONDS = 1.0
-
-_HEADINGS = ["name", "kind", "checkpoint", "lag", "behind", "rate", "parked", ""]
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """How far a follower has come. `lag` counts events, `lag_seconds` is the age of the oldest not taken, `rate` is
-    events per second between two looks; `problem` is a sentence, None if it is healthy."""
-
-    name: str
-    kind: str
-    generation: int | None
-    position: Position
-    lag: int
-    lag_seconds: float
-    rate: float
-    parked: Sequence[Parked]
-    problem: str | None
-
-
-class Overview(msgspec.Struct, frozen=True):
-    """All followers of one log."""
-
-    log: str
-    head: Position
-    healthy: bool
-    followers: list[Standing]
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    """One look at one follower. `log` is empty where it has not begun."""
-
-    kind: str
-    generation: int | None
-    position: Position
-    log: str
-    parked: tuple[Parked, ...] = ()
-
-
-_Look = dict[str, _Seen]
+RECENT = 20
+_HEADINGS = ["name", "kind", "generation", "checkpoint", "lag", "behind", "rate", "parked", "owner", ""]
+_FIGURES = frozenset(range(2, 8))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @click.command
@@ -78,13 +39,16 @@ _Look = dict[str, _Seen]
     help="Whoever is further behind is not healthy.",
 )
 @click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C (130).")
+@click.option("--acts", is_flag=True, help=f"Show the last {RECENT} things operators had done instead.")
 @json_option
 def command(
-    target: str | None, store: str | None, views: str | None, max_lag: float, watch: bool, as_json: bool
+    target: str | None, store: str | None, views: str | None, max_lag: float, watch: bool, acts: bool, as_json: bool
 ) -> int:
     """Show how far everything that follows the log is.
 
-    For every projection and policy: checkpoint, lag, rate, and parked keys with their errors.
+    For every projection and policy: generation, checkpoint, lag, rate, the node that follows for it (where several
+    may), and parked keys with their errors; for every partition where there are several, and for generations that are
+    being built or kept.
 
     Reads the two databases beside a running `serve`; the app's code is not needed. With MODULE:APP the stores are
     those of the app, and what it lists but never ran is shown too. Exits with 3 where something is parked, or further
@@ -94,6 +58,8 @@ def command(
     settings = app.settings if app else Settings.from_environment(store=store, views=views)
     refuse_memory(settings.store, "--store")
     refuse_memory(settings.views, "--views")
+    if acts:
+        return asyncio.run(_show_acts(settings, as_json=as_json))
     return asyncio.run(_show(app, settings, max_lag, watch=watch, as_json=as_json))
 
 
@@ -103,10 +69,10 @@ async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: b
     try:
         views = await open_read_store(settings.views, world, read_only=True)
         try:
-            overviews = _overviews(app, store, views, world, max_lag)
+            looks = overviews(app, store, views, world, max_lag)
             if watch:
-                await _watch(overviews, as_json=as_json)
-            overview = await anext(overviews)
+                await _watch(looks, as_json=as_json)
+            overview = await anext(looks)
         finally:
             await views.close()
     finally:
@@ -118,11 +84,11 @@ async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: b
     return Exit.OK if overview.healthy else Exit.UNHEALTHY
 
 
-async def _watch(overviews: AsyncIterator[Overview], *, as_json: bool) -> None:
+async def _watch(looks: AsyncIterator[Overview], *, as_json: bool) -> None:
     """Show one overview after another, until interrupted."""
     console = Console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        async for overview in overviews:
+        async for overview in looks:
             if as_json:
                 emit(overview)
             elif console.is_terminal:
@@ -131,69 +97,73 @@ async def _watch(overviews: AsyncIterator[Overview], *, as_json: bool) -> None:
                 click.echo("\n".join([*_lines(overview), ""]))
 
 
-async def _overviews(
-    app: App | None, store: WriteStore, views: ReadStore, world: World, max_lag: float
-) -> AsyncIterator[Overview]:
-    before, at = await _look(app, store, views), world.monotonic()
-    pause = SAMPLE_SECONDS
-    while True:
-        await world.sleep(pause)
-        now, then = await _look(app, store, views), world.monotonic()
-        head = (await store.read(NO_EVENTS)).head
-        standings: list[Standing] = []
-        for name, seen in now.items():
-            moved = seen.position - before.get(name, seen).position
-            standings.append(await _judge(name, seen, moved / (then - at), store, head, world, max_lag))
-        healthy = all(each.problem is None for each in standings)
-        yield Overview(store.identity.log, head, healthy, standings)
-        before, at, pause = now, then, WATCH_SECONDS
+async def _show_acts(settings: Settings, *, as_json: bool) -> int:
+    store = await open_write_store(settings.store, settings, RealWorld(), read_only=True)
+    try:
+        recent = dict(list((await acts_on_record(store)).items())[-RECENT:])
+    finally:
+        await store.close()
+    if as_json:
+        emit({"acts": [{"id": each, **msgspec.to_builtins(act)} for each, act in recent.items()]})
+    else:
+        click.echo("\n".join(_act_lines(recent)))
+    return Exit.OK
 
 
-async def _look(app: App | None, store: WriteStore, views: ReadStore) -> _Look:
-    seen: _Look = {}
-    for each in await views.checkpoints():
-        # The newest generation comes last, and is the one that answers.
-        progress = each.progress
-        seen[each.name] = _Seen("projection", each.generation, progress.position, progress.log, progress.parked)
-    here = store.identity.stamp
-    policies = {
-        name: _Seen("policy", None, position, here, parked)
-        for name, (position, parked) in (await policy_checkpoints(store)).items()
-    }
-    if app is None:
-        return seen | policies
-    absent = {name: _Seen("projection", model.generation, 0, "") for name, model in app.models.items()}
-    ours = {name: seen[name] for name in seen if name in absent and seen[name].generation == absent[name].generation}
-    missing = {name: _Seen("policy", None, 0, "") for name in app.wiring.policies}
-    return absent | ours | missing | {name: policies[name] for name in policies if name in missing}
-
-
-async def _judge(
-    name: str, seen: _Seen, rate: float, store: WriteStore, head: Position, world: World, max_lag: float
-) -> Standing:
-    lag, seconds = await lag_of(store, seen.position, head, world)
-    problem = None
-    if seen.position and not store.identity.holds(seen.log, seen.position):
-        problem = f"follows another log ({seen.log}); delete the read database, it is built anew"
-    elif seen.parked:
-        problem = f"{len(seen.parked)} parked: mend what fails and start the app again"
-    elif seconds > max_lag:
-        problem = "too far behind" if rate else "stands still"
-    return Standing(
-        name, seen.kind, seen.generation, seen.position, lag, round(seconds, 3), round(rate, 1), seen.parked, problem
-    )
+def _act_lines(acts: Mapping[str, Act]) -> list[str]:
+    if not acts:
+        return ["Nothing was done on request so far."]
+    rows = [["time (UTC)", "what", "name", "key or partition", "who", ""]]
+    for act in acts.values():
+        at = f"{_EPOCH + timedelta(microseconds=act.at):%Y-%m-%d %H:%M:%S}"
+        said = act.outcome if act.done else f"not done: {act.outcome}"
+        rows.append([at, act.what, act.name, act.key, act.actor or "", said])
+    return [printable(line) for line in columns(rows)]
 
 
 def _lines(overview: Overview) -> list[str]:
     rows = [_HEADINGS]
     for each in overview.followers:
-        figures = [f"{each.position:,}", f"{each.lag:,}", f"{each.lag_seconds:,.1f} s", f"{each.rate:,.0f}/s"]
-        rows.append([each.name, each.kind, *figures, f"{len(each.parked)}", each.problem or "ok"])
+        rows += _rows_of(each)
+    rows += [_row_of_build(each) for each in overview.builds]
+    # Nodes are noted only where there may be several.
+    owners = any(row[8] for row in rows[1:])
+    shown = rows if owners else [[*row[:8], row[9]] for row in rows]
     lines = [f"log {overview.log}, head {overview.head:,}", ""]
-    lines += columns(rows, right=frozenset({2, 3, 4, 5, 6})) if overview.followers else ["Nothing follows it."]
+    lines += columns(shown, right=_FIGURES) if len(rows) > 1 else ["Nothing follows it."]
     for each in overview.followers:
         for parked in each.parked:
             behind = f" ({parked.waiting} more events wait behind it)" if parked.waiting else ""
             lines += ["", f"{each.name} set {parked.key} aside at position {parked.position}{behind}:"]
             lines.append(f"  {parked.error}")
     return [printable(line) for line in lines]
+
+
+def _rows_of(each: Standing) -> list[list[str]]:
+    figures = [f"{each.position:,}", f"{each.lag:,}", f"{each.lag_seconds:,.1f} s", f"{each.rate:,.0f}/s"]
+    generation = "" if each.generation is None else f"{each.generation}"
+    name = [each.name, each.kind, generation]
+    rows = [[*name, *figures, f"{len(each.parked)}", each.owner or "", each.problem or "ok"]]
+    if len(each.partitions) > 1:
+        rows += [
+            [
+                f"  {part.partition}",
+                "partition",
+                "",
+                f"{part.position:,}",
+                f"{part.lag:,}",
+                "",
+                "",
+                "",
+                part.owner or "",
+                "",
+            ]
+            for part in each.partitions
+        ]
+    return rows
+
+
+def _row_of_build(each: BuildStanding) -> list[str]:
+    said = {"building": "is being built", "kept": "is kept", "serving": f"serves version {each.version} of the code"}
+    figures = [f"{each.position:,}", f"{each.lag:,}", "", f"{each.rate:,.0f}/s", f"{each.parked}"]
+    return [each.name, "generation", f"{each.generation}", *figures, each.owner or "", said[each.state]]

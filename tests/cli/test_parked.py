@@ -1,0 +1,149 @@
+"""`twofold parked` and `twofold partitions`: what operators do, in the stores or through a running app."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.commands import APP, run, run_json, serving, stop
+from tests.cli.test_projections import ask, overview, write
+
+CARELESS = APP.replace('if event.text == "cannot be folded":', 'if event.text == "cannot be folded" and not mended():')
+CARELESS = CARELESS.replace(
+    "class Page(Struct",
+    "from pathlib import Path\n\ndef mended() -> bool:\n    return Path('mended').exists()\n\nclass Page(Struct",
+)
+"""An app whose fold is mended, while it runs, by a file."""
+
+
+def park(folder: Path, url: str) -> None:
+    """A key is set aside, another is not."""
+    write(url, "bad", "cannot be folded")
+    ask(url, "good", write(url, "good"))
+
+
+def note(url: str, name: str) -> Any:
+    return httpx.get(f"{url}/queries/note-by-id", params={"note_id": name}).raise_for_status().json()["answer"]
+
+
+def keys_parked(folder: Path) -> list[str]:
+    (pages,) = overview(folder)[1]["followers"]
+    return [each["key"] for each in pages["parked"]]
+
+
+def acts(folder: Path) -> list[tuple[str, str, bool]]:
+    told = run_json(folder, "projections", "--acts")[1]["data"]["acts"]
+    return [(each["what"], each["key"], each["done"]) for each in told]
+
+
+def test_a_running_app_is_asked_to_retry_until_what_failed_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(CARELESS)
+    with serving(tmp_path) as (_, at):
+        park(tmp_path, at["url"])
+        code, said = run_json(tmp_path, "parked", "retry", "pages", "bad", "--url", at["url"])
+        assert (code, said["ok"]) == (3, True)
+        assert said["data"]["parked"] == "It is parked at position 1: ValueError: not this one"
+        (tmp_path / "mended").touch()
+        done = run(tmp_path, "parked", "retry", "pages", "bad", "--url", at["url"])
+        assert (done.returncode, done.stdout) == (0, "It is up to date.\n")
+        assert note(at["url"], "bad") == {"note_id": "bad", "text": "cannot be folded"}
+        assert keys_parked(tmp_path) == []
+        assert acts(tmp_path) == [("retry", "bad", True), ("retry", "bad", True)]
+
+
+def test_a_running_app_is_asked_to_skip_and_the_event_stays_passed_over(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        park(tmp_path, at["url"])
+        code, said = run_json(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
+        assert (code, said["data"]["outcome"]) == (0, "The event at 1 is passed over.")
+        assert keys_parked(tmp_path) == []
+        stop(process, signal.SIGTERM)
+    with serving(tmp_path) as (_, at):
+        ask(at["url"], "later", write(at["url"], "later"))
+        assert keys_parked(tmp_path) == []
+        assert note(at["url"], "bad") is None
+
+
+def test_stores_that_nobody_serves_are_opened_and_who_did_it_is_on_record(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        park(tmp_path, at["url"])
+        stop(process, signal.SIGTERM)
+    again = run(tmp_path, "parked", "retry", "app:app", "pages", "bad")
+    assert again.returncode == 3
+    assert "It is parked at position 1: ValueError: not this one" in again.stdout
+    done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
+    assert (done.returncode, done.stdout) == (0, "The event at 1 is passed over.\n")
+    assert keys_parked(tmp_path) == []
+    told = run_json(tmp_path, "projections", "--acts")[1]["data"]["acts"]
+    assert [each["what"] for each in told] == ["retry", "skip"]
+    assert {bool(each["actor"]) for each in told} == {True}
+    shown = run(tmp_path, "projections", "--acts").stdout.splitlines()
+    assert shown[0].split() == "time (UTC) what name key or partition who".split()
+    assert "skip" in shown[2] and "The event at 1 is passed over." in shown[2]
+
+
+def test_a_file_that_a_running_app_holds_is_told_with_the_cure(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, _):
+        for command in (["parked", "retry", "app:app", "pages", "bad"], ["partitions", "split", "app:app", "pages"]):
+            code, said = run_json(tmp_path, *command)
+            assert (code, said["error"]["kind"]) == (2, "wiring-error")
+            assert f"pid {process.pid}" in said["error"]["message"]
+            assert "add --url with its address" in said["error"]["message"]
+
+
+def test_what_is_not_parked_is_refused_naming_the_field(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        write(at["url"], "good")
+        code, said = run_json(tmp_path, "parked", "retry", "pages", "good", "--url", at["url"])
+        assert (code, said["error"]["kind"], said["error"]["field"]) == (2, "invalid-message", "key")
+        code, said = run_json(tmp_path, "parked", "skip", "leaves", "good", "--url", at["url"])
+        assert (code, said["error"]["kind"]) == (2, "unknown-message")
+        stop(process, signal.SIGTERM)
+    code, said = run_json(tmp_path, "parked", "retry", "app:app", "pages", "good")
+    assert (code, said["error"]["kind"], said["error"]["field"]) == (2, "invalid-message", "key")
+    code, said = run_json(tmp_path, "parked", "retry", "app:app", "leaves", "good")
+    assert (code, said["error"]["message"]) == (2, "There is no follower 'leaves'. There are: pages.")
+
+
+def test_partitions_are_split_and_merged_through_a_running_app_or_in_the_stores(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        write(at["url"], "n1")
+        done = run(tmp_path, "partitions", "split", "pages", "--url", at["url"])
+        assert (done.returncode, done.stdout) == (0, "Parted into 0-2048 and 2048-4096.\n")
+        run(tmp_path, "partitions", "split", "pages", "0-2048", "--url", at["url"])
+        lines = [line.split() for line in run(tmp_path, "projections").stdout.splitlines()]
+        assert [line[0] for line in lines if "partition" in line] == ["0-1024", "1024-2048", "2048-4096"]
+        code, said = run_json(tmp_path, "partitions", "split", "pages", "--url", at["url"])
+        assert (code, said["error"]["field"]) == (2, "partition")
+        assert "It has: 0-1024, 1024-2048, 2048-4096." in said["error"]["message"]
+        stop(process, signal.SIGTERM)
+    code, said = run_json(tmp_path, "partitions", "merge", "app:app", "pages", "0-1024")
+    assert (code, said["data"]["outcome"]) == (0, "Merged into 0-2048.")
+    code, said = run_json(tmp_path, "partitions", "merge", "app:app", "pages", "2048-4096")
+    assert (code, said["error"]["message"]) == (2, "There is no partition behind this one.")
+    (pages,) = overview(tmp_path)[1]["followers"]
+    assert [each["partition"] for each in pages["partitions"]] == ["0-2048", "2048-4096"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "cure"),
+    [
+        (["parked", "retry", "pages", "bad"], 2, "Write MODULE:APP NAME KEY"),
+        (["parked", "forget", "app:app", "pages", "bad"], 2, "'retry', 'skip'"),
+        (["parked", "skip", "app:app", "pages", "a", "b"], 2, "Write MODULE:APP NAME KEY"),
+        (["parked", "retry", "app:app", "pages", "bad", "--store", "memory:"], 2, "lives inside the process"),
+        (["parked", "retry", "pages", "bad", "--url", "127.0.0.1:8000"], 2, "http://127.0.0.1:8000"),
+        (["parked", "retry", "pages", "bad", "--url", "http://127.0.0.1:9"], 4, "does not answer"),
+        (["partitions", "split"], 2, "Write MODULE:APP NAME PARTITION"),
+        (["partitions", "merge", "app:app", "pages"], 2, "Say which partition"),
+        (["partitions", "split", "app:app", "pages", "half"], 2, "Write MODULE:APP NAME PARTITION"),
+    ],
+)
+def test_nonsense_is_told_with_the_cure(tmp_path: Path, arguments: list[str], code: int, cure: str) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    got, said = run_json(tmp_path, *arguments)
+    assert (got, said["ok"]) == (code, False), json.dumps(said)
+    assert cure in said["error"]["message"]
