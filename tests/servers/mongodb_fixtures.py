@@ -31,7 +31,7 @@ def mongodb_url(mongodb: ReplicaSet) -> str:
 
 @pytest.fixture
 def unclosed_collected() -> Iterator[None]:
-    """Collects the sockets that the driver leaves open where it is closed while it connects to a server that is away.
+    """Collects the sockets that the driver leaves open where it is broken off, as when it is closed while it connects.
 
     For tests that let warnings of that kind pass: else they would come up in whatever test runs later.
     """
