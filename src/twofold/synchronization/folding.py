@@ -15,8 +15,9 @@ ABSENT = Kept(None, 0)
 class FoldFailed(Exception):
     """A fold raised for one key; the cause is chained."""
 
-    def __init__(self, key: str, recorded: RecordedEvent) -> None:
-        super().__init__(f"the fold failed for key '{key}' at position {recorded.position}")
+    def __init__(self, key: str, recorded: RecordedEvent, cause: Exception) -> None:
+        what = f"{type(cause).__name__}: {cause}"[:500]
+        super().__init__(f"the fold failed for key '{key}' at position {recorded.position} with {what}")
         self.key = key
         self.position = recorded.position
 
@@ -108,7 +109,7 @@ def fold_all(
         try:
             after = fold(row.row, event, key, recorded)
         except Exception as error:
-            raise FoldFailed(key, recorded) from error
+            raise FoldFailed(key, recorded, error) from error
         if row.row is not None:
             row.passed.append(row.row)
         elif after is None:

@@ -11,15 +11,19 @@ _RATE_SECONDS = 10.0
 
 
 class _Seen:
-    """What was seen of one share: when it was somewhere else or needed nothing, and where it was lately."""
+    """What was seen of one share: since when it is behind and has not moved, and where it was lately."""
 
     def __init__(self, position: Position, now: float) -> None:
-        self.moved = now
+        self.behind = False
+        self.since = now
         self.lately: deque[tuple[float, Position]] = deque([(now, position)])
 
 
 class Watch:
-    """Notes when each share was last seen to move, or to be where the log ends."""
+    """Notes since when each share is seen to be behind and not to move.
+
+    It counts from the first look that saw it so: between two looks that lie far apart the log may have been quiet.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -30,8 +34,9 @@ class Watch:
         now = self._world.monotonic()
         for share, position in positions.items():
             seen = self._seen.setdefault(share, _Seen(position, now))
-            if position != seen.lately[-1][1] or position >= head:
-                seen.moved = now
+            if position >= head or position != seen.lately[-1][1] or not seen.behind:
+                seen.since = now
+            seen.behind = position < head
             seen.lately.append((now, position))
             while now - seen.lately[0][0] > _RATE_SECONDS and len(seen.lately) > 2:
                 seen.lately.popleft()
@@ -41,7 +46,7 @@ class Watch:
     def still(self, share: Share) -> float:
         """For how many seconds a share has not moved although it was behind; 0 for one that was never looked at."""
         seen = self._seen.get(share)
-        return 0.0 if seen is None else self._world.monotonic() - seen.moved
+        return 0.0 if seen is None else self._world.monotonic() - seen.since
 
     def rate(self, share: Share) -> float:
         """Positions a second that a share has passed lately."""

@@ -1,0 +1,371 @@
+"""Who stands still while the log does not is reported within seconds, everywhere, whatever it says of itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http.test_metrics import Series, of, scrape
+from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, add_up, count, total_of, until
+from tests.synchronization.nodes import Cluster, follows, happen, shares
+from twofold.app import App
+from twofold.domain.events import RecordedEvent
+from twofold.domain.module import Module
+from twofold.domain.process import Policy
+from twofold.domain.projection import Projection
+from twofold.http import asgi
+from twofold.settings import Settings
+from twofold.status import Status
+from twofold.synchronization.follower import FollowerStatus
+from twofold.synchronization.share import Share
+from twofold.synchronization.worker import Worker
+from twofold.testing import FrozenWorld
+from twofold.world import World
+
+STALL = 0.3
+TOTALS = {"name": "totals", "kind": "projection"}
+WATCH = {"name": "watch", "kind": "policy"}
+Sabotage = Callable[[App, Share, pytest.MonkeyPatch], Callable[[], None]]
+
+
+async def react(event: Counted, recorded: RecordedEvent) -> None:
+    return None
+
+
+def counters(
+    *,
+    world: World | None = None,
+    fold: Callable[..., Any] = add_up,
+    settings: dict[str, Any] | None = None,
+    **given: Any,
+) -> App:
+    """The counters with one projection and one policy, in memory."""
+    module = Module(
+        "counters",
+        events=[Counted, Ended],
+        decisions=[count],
+        projections=[Projection("totals", fold, key=CounterId, **given)],
+        policies=[Policy("watch", react)],
+        queries=[total_of],
+    )
+    chosen = Settings(**({"poll_seconds": 0.02, "fold_retries": 0} | (settings or {})))
+    return App(module, store="memory:", views="memory:", settings=chosen, world=world)
+
+
+@asynccontextmanager
+async def asked(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody who asks a running app over HTTP."""
+    transport = httpx.ASGITransport(asgi(app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+        yield http
+
+
+async def follower(app: App, name: str = "totals") -> FollowerStatus:
+    return next(each for each in (await app.status()).followers if each.name == name)
+
+
+def worker_of(app: App, name: str) -> Worker:
+    return next(worker for share, worker in shares(app).items() if share.name == name)
+
+
+async def caught_up(app: App) -> bool:
+    status = await app.status()
+    return all(each.position == status.head for each in status.followers)
+
+
+# ----------------------------------------------------------------------------------------- whatever it says of itself
+
+
+class Liar:
+    """Stands in the place of a worker, says that all is well, and does nothing."""
+
+    state = "live"
+    error = None
+
+    def __init__(self, follower: Any) -> None:
+        self.follower = follower
+        self.position = 1_000_000
+
+    def rate(self) -> float:
+        return 1_000.0
+
+    async def stop(self) -> None:
+        return None
+
+
+def cancelled(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Its task is gone, and nobody told it so."""
+    worker = shares(app)[share]
+    worker._task.cancel()
+    worker.state, worker.error = "live", None
+
+    def heal() -> None:
+        worker._task = asyncio.create_task(worker._run())
+
+    return heal
+
+
+def replaced(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Another answers in its place."""
+    worker = shares(app)[share]
+    worker._task.cancel()
+    shares(app)[share] = Liar(worker.follower)
+
+    def heal() -> None:
+        worker._task = asyncio.create_task(worker._run())
+        shares(app)[share] = worker
+
+    return heal
+
+
+def hanging(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """It waits for an answer that never comes."""
+    follower, go_on = shares(app)[share].follower, asyncio.Event()
+    apply = follower.apply
+
+    async def hangs(*given: Any) -> None:
+        await go_on.wait()
+        await apply(*given)
+
+    patch.setattr(follower, "apply", hangs)
+    return go_on.set
+
+
+def deaf(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """It takes it that there is nothing new."""
+    worker = shares(app)[share]
+    store, told = worker._store, worker._query
+
+    class Empty:
+        async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
+            page = await store.read(told, after, 0)
+            return type(page)([], after, after)
+
+        async def wait(self, after: int, timeout: float) -> None:
+            await asyncio.sleep(0.01)
+
+    patch.setattr(worker, "_store", Empty())
+    return lambda: setattr(worker, "_store", store)
+
+
+@pytest.mark.parametrize("name", ["totals", "watch"])
+@pytest.mark.parametrize("sabotage", [cancelled, replaced, hanging, deaf])
+async def test_a_follower_that_does_not_move_is_reported_everywhere_and_no_more_once_it_moves(
+    sabotage: Sabotage, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = counters(settings={"stall_seconds": STALL})
+    async with app, asked(app) as http:
+        await app.send(Count(["a"]))
+        await until(lambda: caught_up(app), "caught up")
+        assert (await http.get("/health/ready")).status_code == 200
+        share = next(each for each in shares(app) if each.name == name)
+        heal = sabotage(app, share, monkeypatch)
+        await app.send(Count(["a"]))
+        async with asyncio.timeout(STALL + 3):
+            await until(lambda: unready(http), "reported within seconds")
+        (reason,) = (await http.get("/health/ready")).json()["reasons"]
+        assert f"'{name}' has not moved from 1 for " in reason
+        assert "1 events behind" in reason
+        status = (await http.get("/status")).json()
+        assert (status["ready"], len(status["problems"])) == (False, 1)
+        (told,) = [each for each in status["followers"] if each["name"] == name]
+        assert (told["position"], told["lag"]) == (1, 1)
+        assert told["shares"][0]["stalled"] > STALL
+        labels = TOTALS if name == "totals" else WATCH
+        series = await scrape(http)
+        assert of(series, "follower_stalled_seconds", **labels) > STALL
+        assert (of(series, "follower_lag_events", **labels), of(series, "ready"), of(series, "problems")) == (1, 0, 1)
+        heal()
+        await until(lambda: caught_up(app), "caught up")
+        assert (await http.get("/health/ready")).status_code == 200
+        assert of(await scrape(http), "follower_stalled_seconds", **labels) == 0
+
+
+async def unready(http: httpx.AsyncClient) -> bool:
+    return (await http.get("/health/ready")).status_code == 503
+
+
+async def test_each_node_reports_what_another_node_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    async with cluster.node(stall_seconds=STALL) as first, cluster.node(stall_seconds=STALL) as second:
+        await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
+        await happen(first, 20)
+        await until(lambda: caught_up(first), "caught up")
+        for share in list(shares(second)):
+            cancelled(second, share, monkeypatch)
+        await happen(first, 20)
+        await until(lambda: both_reported(first), "reported by the one that does its part")
+        async with asked(first) as http:
+            reasons = (await http.get("/health/ready")).json()["reasons"]
+            assert sorted(part for part in follows(second) if any(f"({part})" in each for each in reasons)) == sorted(
+                follows(second)
+            )
+            series = await scrape(http)
+        for part in follows(second):
+            assert of(series, "partition_stalled_seconds", name="totals", partition=part) > STALL
+        for part in follows(first):
+            assert of(series, "partition_stalled_seconds", name="totals", partition=part) == 0
+
+
+async def both_reported(app: App) -> bool:
+    return len((await app.status()).problems) == 2
+
+
+# ------------------------------------------------------------------------------------------------------- to the second
+
+
+async def held(app: App, name: str, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A worker that takes nothing until it is let go."""
+    worker = worker_of(app, name)
+    before = worker._held
+    patch.setattr(worker, "_held", lambda: False)
+    return lambda: patch.setattr(worker, "_held", before)
+
+
+async def problems_after(app: App, world: FrozenWorld, seconds: float) -> Status:
+    await world.advance(seconds)
+    return await app.status()
+
+
+async def test_it_is_reported_when_the_time_is_over_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = FrozenWorld()
+    async with counters(world=world, settings={"poll_seconds": 0.5, "stall_seconds": 5.0}) as app:
+        await held(app, "totals", monkeypatch)
+        # A log that rests is no reason to report anybody, however long.
+        assert (await problems_after(app, world, 60)).problems == []
+        sending = asyncio.create_task(app.send(Count(["a"])))
+        await world.settle()
+        await sending
+        assert (await app.status()).problems == []
+        assert (await problems_after(app, world, 4.9)).problems == []
+        (problem,) = (await problems_after(app, world, 1.2)).problems
+        assert problem.startswith("projection 'totals' has not moved from 0 for ")
+
+
+async def test_looks_that_lie_far_apart_make_no_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = FrozenWorld()
+    async with counters(world=world, settings={"stall_seconds": 5.0}) as app:
+        await held(app, "totals", monkeypatch)
+        running = app._running
+        assert running is not None
+        looks = running.supervisor._task
+        assert looks is not None
+        looks.cancel()
+        await app.status()
+        await world.advance(60)
+        sending = asyncio.create_task(app.send(Count(["a"])))
+        await world.settle()
+        await sending
+        assert (await app.status()).problems == []
+        assert (await problems_after(app, world, 4.9)).problems == []
+        assert len((await problems_after(app, world, 0.2)).problems) == 1
+
+
+async def test_an_objective_is_reported_when_it_is_missed_and_no_more_when_it_is_met(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = FrozenWorld()
+    settings = {"poll_seconds": 0.5, "stall_seconds": 600.0}
+    async with counters(world=world, settings=settings, freshness=2.0) as app, asked(app) as http:
+        for name in ("totals", "watch"):
+            await held(app, name, monkeypatch)
+        sending = asyncio.create_task(app.send(Count(["a"])))
+        await world.settle()
+        await sending
+        assert (await problems_after(app, world, 1.9)).problems == []
+        missed = await problems_after(app, world, 0.2)
+        assert missed.problems == ["projection 'totals' is 1 events (2.1 s) behind; its objective is 2 s"]
+        assert not missed.ready, "the policy declares none, and is not reported"
+        assert (await http.get("/health/ready")).json()["reasons"] == missed.problems
+        series = await scrape(http)
+        objective = of(series, "follower_freshness_objective_seconds", **TOTALS)
+        assert of(series, "follower_lag_seconds", **TOTALS) > objective == 2.0
+        monkeypatch.undo()
+        met = await problems_after(app, world, 1.0)
+        assert (met.problems, met.ready) == ([], True)
+        assert of(await scrape(http), "follower_lag_seconds", **TOTALS) == 0
+
+
+async def test_an_objective_is_missed_by_who_moves_too_slowly_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = FrozenWorld()
+    settings = {"poll_seconds": 0.5, "page_events": 1}
+    async with counters(world=world, settings=settings, freshness=2.0) as app:
+        worker = worker_of(app, "totals")
+        apply = worker.follower.apply
+
+        async def slowly(*given: Any) -> None:
+            await world.sleep(1.0)
+            await apply(*given)
+
+        monkeypatch.setattr(worker.follower, "apply", slowly)
+        for _ in range(9):
+            sending = asyncio.create_task(app.send(Count(["a"])))
+            await world.settle()
+            await sending
+        status = await problems_after(app, world, 5.0)
+        (problem,) = status.problems
+        assert problem.endswith("its objective is 2 s")
+        assert 0 < (await follower(app)).lag < 9
+        assert (await problems_after(app, world, 9.0)).problems == []
+
+
+# ---------------------------------------------------------------------------------------------- set aside, and halted
+
+
+def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+    if isinstance(event, Counted) and event.by == 13 and counter == "bad":
+        raise ArithmeticError("thirteen")
+    return add_up(row, event, counter)
+
+
+async def told_by(app: App, http: httpx.AsyncClient) -> tuple[FollowerStatus, dict[str, Any], dict[str, Any], Series]:
+    everything = (await http.get("/status")).json()
+    one = (await http.get("/projections/totals")).json()["follower"]
+    (same,) = [each for each in everything["followers"] if each["name"] == "totals"]
+    return await follower(app), one, same, await scrape(http)
+
+
+async def test_a_parked_key_is_shown_everywhere_and_the_others_stay_ready() -> None:
+    async with counters(fold=poisoned) as app, asked(app) as http:
+        for by in (1, 13, 2, 3):
+            await app.send(Count(["bad", "good"], by))
+        await until(lambda: caught_up(app), "caught up")
+        status, one, same, series = await told_by(app, http)
+        (aside,) = status.parked
+        assert (aside.key, aside.position, aside.waiting) == ("bad", 2, 2)
+        for told in (one, same):
+            (shown,) = told["parked"]
+            assert (shown["key"], shown["position"], shown["waiting"]) == ("bad", 2, 2)
+            assert "thirteen" in shown["error"]
+        assert of(series, "follower_parked_keys", **TOTALS) == 1
+        assert of(series, "follower_waiting_events", **TOTALS) == 2
+        assert (await http.get("/health/ready")).status_code == 200
+
+
+async def test_a_halted_partition_is_shown_everywhere_and_makes_the_node_unready() -> None:
+    settings = {"stall_seconds": 600.0}
+    async with counters(fold=poisoned, parks="partition", partitions=2, settings=settings) as app, asked(app) as http:
+        for by in (1, 13, 2, 3):
+            await app.send(Count(["bad", "good"], by))
+        await until(lambda: halted(app), "halted")
+        status, one, same, series = await told_by(app, http)
+        (aside,) = status.parked
+        assert (aside.key, aside.position) == ("bad", 2)
+        assert (status.position, status.state, status.lag) == (1, "stopped", 3)
+        for told in (one, same):
+            assert [each["key"] for each in told["parked"]] == ["bad"]
+            (stopped,) = [each for each in told["shares"] if each["state"] == "stopped"]
+            assert (stopped["position"], "thirteen" in stopped["error"]) == (1, True)
+        assert of(series, "follower_parked_keys", **TOTALS) == 1
+        assert of(series, "partition_lag_events", name="totals", partition=stopped["partition"]) == 3
+        (reason,) = (await http.get("/health/ready")).json()["reasons"]
+        assert reason.startswith("projection 'totals' stands still at 1: ")
+        assert "thirteen" in reason
+
+
+async def halted(app: App) -> bool:
+    status = await follower(app)
+    return status.state == "stopped" and bool(status.parked)

@@ -1,0 +1,338 @@
+"""A poison event holds up its key, or its partition, and no more; retried or skipped, all follows in order, once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.synchronization.counting import (
+    Count,
+    Counted,
+    CounterId,
+    Ended,
+    Total,
+    Totals,
+    add_up,
+    all_totals,
+    app_in,
+    count,
+    total_of,
+    until,
+)
+from tests.synchronization.nodes import Cluster, follows
+from twofold.app import App
+from twofold.domain.module import Module
+from twofold.domain.projection import Projection
+from twofold.errors import Unavailable
+from twofold.read_store.port import Change
+from twofold.synchronization.follower import FollowerStatus
+
+HOT = "hot"
+KEYS = [HOT, *(f"c{n}" for n in range(8))]
+Skipped = set[tuple[str, int]]
+
+
+class Poison:
+    """A fold that cannot take some amounts on the hot key, until they are mended."""
+
+    def __init__(self, amounts: set[int]) -> None:
+        self.amounts = amounts
+
+    def fold(self, row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if counter == HOT and isinstance(event, Counted) and event.by in self.amounts:
+            raise ArithmeticError(f"{event.by} cannot be taken")
+        return add_up(row, event, counter)
+
+
+def module(poison: Poison, **given: Any) -> Module:
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        return poison.fold(row, event, counter)
+
+    return Module(
+        "counters",
+        events=[Counted, Ended],
+        decisions=[count],
+        projections=[Projection("totals", fold, key=CounterId, **given)],
+        queries=[total_of, all_totals],
+    )
+
+
+async def status_of(app: App) -> FollowerStatus:
+    (only,) = (await app.status()).followers
+    return only
+
+
+async def caught_up(app: App) -> bool:
+    return not (await status_of(app)).lag
+
+
+async def parked(app: App) -> dict[str, tuple[int, int]]:
+    """Position and number of waiting events, by key."""
+    return {each.key: (each.position, each.waiting) for each in (await status_of(app)).parked}
+
+
+async def rows(app: App) -> dict[str, Total]:
+    return {row.counter: row for row in (await app.ask(Totals())).value}
+
+
+async def folded(app: App, skipped: Skipped, upto: Mapping[str, int] | None = None) -> dict[str, Total]:
+    """A plain fold of the log, made here: without what was skipped, of some keys only up to before a position."""
+    made: dict[str, Total | None] = {}
+    for recorded in (await app.log(limit=10_000)).events:
+        event = app.events.decode(recorded)
+        for counter in dict.fromkeys(event.counters):
+            before = upto is None or counter not in upto or recorded.position < upto[counter]
+            if before and (counter, recorded.position) not in skipped:
+                made[counter] = add_up(made.get(counter), event, counter)
+    return {counter: row for counter, row in made.items() if row is not None}
+
+
+async def happen(app: App, random: Random, amounts: list[int]) -> None:
+    """One event on the hot key for each amount, among and together with others."""
+    for by in amounts:
+        await app.send(Count([HOT, *random.sample(KEYS[1:], random.randint(0, 2))], by))
+        for _ in range(random.randint(0, 2)):
+            await app.send(Count(random.sample(KEYS[1:], random.randint(1, 3)), random.randint(0, 9)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_wherever_poison_is_in_a_hot_key_others_go_on_and_after_skip_or_mend_all_is_applied_in_order_once(
+    tmp_path: Path, seed: int
+) -> None:
+    random = Random(seed)
+    amounts = [n + 100 for n in range(24)]
+    poison = Poison(set(random.sample(amounts, random.randint(1, 5))))
+    skipped: Skipped = set()
+    settings = {"fold_retries": random.randint(0, 1), "page_events": random.choice((1, 3, 50))}
+    async with app_in(tmp_path, module(poison, partitions=random.choice((1, 3))), **settings) as app:
+        await happen(app, random, amounts[:16])
+        await until(lambda: caught_up(app), "caught up")
+        position_of = {
+            event.by: recorded.position
+            for recorded in (await app.log(limit=10_000)).events
+            if isinstance(event := app.events.decode(recorded), Counted) and HOT in event.counters
+        }
+        while aside := await parked(app):
+            # It stands at its first poison, all others are right, and what came behind it waits.
+            assert aside.keys() == {HOT}
+            at, waiting = aside[HOT]
+            assert at == min(
+                position_of[by] for by in poison.amounts if by in position_of and (HOT, position_of[by]) not in skipped
+            )
+            assert waiting == sum(position > at for position in position_of.values())
+            assert await rows(app) == await folded(app, skipped, {HOT: at})
+            if random.random() < 0.5:
+                by = next(by for by, position in position_of.items() if position == at)
+                poison.amounts -= {by}
+                act = await app.projections.retry("totals", HOT)
+            else:
+                skipped.add((HOT, at))
+                act = await app.projections.skip("totals", HOT)
+            assert act.done
+            await until(lambda at=at: parked_elsewhere(app, at), "it went on")
+        assert await rows(app) == await folded(app, skipped)
+        # What comes later is taken as if nothing had been; what it cannot take sets the key aside again.
+        await happen(app, random, amounts[16:])
+        await until(lambda: caught_up(app), "caught up")
+        left = await parked(app)
+        assert await rows(app) == await folded(app, skipped, {key: at for key, (at, _) in left.items()})
+        acts = [act for act in (await app.projections.acts("totals")).values() if act.what == "skip"]
+        assert {(act.key, act.position) for act in acts} == skipped
+    # Another process, in which all is mended: what was passed over stays so, and a rebuild passes over it, too.
+    poison.amounts = set()
+    async with app_in(tmp_path, module(poison)) as app:
+        assert await parked(app) == {}
+        assert await rows(app) == await folded(app, skipped)
+        await app.projections.rebuild(["totals"])
+        await until(lambda: switched(app), "built and switched")
+        await until(lambda: serves(app, 2), "the new one serves")
+        assert await rows(app) == await folded(app, skipped)
+
+
+async def serves(app: App, generation: int) -> bool:
+    return (await status_of(app)).generation == generation
+
+
+async def parked_elsewhere(app: App, position: int) -> bool:
+    at, _ = (await parked(app)).get(HOT, (0, 0))
+    return at != position
+
+
+async def switched(app: App) -> bool:
+    try:
+        await app.projections.switch("totals")
+    except Unavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_halted_partition_waits_with_all_its_keys_and_goes_on_in_order_once_it_may(
+    tmp_path: Path, seed: int
+) -> None:
+    random = Random(100 + seed)
+    amounts = [n + 100 for n in range(16)]
+    poison = Poison(set(random.sample(amounts, random.randint(1, 4))))
+    skipped: Skipped = set()
+    settings = {"fold_retries": 0, "page_events": random.choice((1, 3, 50))}
+    async with app_in(tmp_path, module(poison, partitions=2, parks="partition"), **settings) as app:
+        await happen(app, random, amounts)
+        while True:
+            await until(lambda: halted_or_done(app), "halted, or through")
+            aside = await parked(app)
+            if not aside:
+                break
+            ((key, (at, _)),) = aside.items()
+            assert key == HOT
+            status = await status_of(app)
+            (still,) = [each for each in status.shares if each.lag]
+            assert still.position < at, "nothing of the partition passes it"
+            # The keys of this partition are as they were before the poison event, those of the other one are right.
+            right, old = await folded(app, skipped), await folded(app, skipped, dict.fromkeys(KEYS, at))
+            for counter, row in (await rows(app)).items():
+                assert row in (right.get(counter), old.get(counter)), counter
+            if random.random() < 0.5:
+                # Mended, it goes on by itself; a retry only spares it the pause.
+                event = app.events.decode((await app.log(after=at - 1, limit=1)).events[0])
+                poison.amounts -= {event.by}
+                assert (await app.projections.retry("totals", HOT)).done
+            else:
+                skipped.add((HOT, at))
+                assert (await app.projections.skip("totals", HOT)).done
+            await until(lambda at=at: parked_elsewhere(app, at), "it went on")
+        assert await rows(app) == await folded(app, skipped)
+
+
+async def halted_or_done(app: App) -> bool:
+    status = await status_of(app)
+    others = [each for each in status.shares if each.state != "stopped"]
+    return all(not each.lag for each in others) and bool(len(others) == len(status.shares) or status.parked)
+
+
+async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Poison({2})
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        for by in (1, 2, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        running = app._running
+        assert running is not None
+        (worker,) = running.workers
+
+        async def ends(*_: Any) -> str:
+            raise Unavailable("the process ends here")
+
+        monkeypatch.setattr(worker.follower, "mend", ends)
+        act = await app.projections.skip("totals", HOT)
+        assert (act.done, act.position) == (True, 2)
+        assert await parked(app) == {HOT: (2, 1)}
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        assert await parked(app) == {}
+        assert await rows(app) == await folded(app, {(HOT, 2)})
+
+
+async def test_a_retry_that_is_done_and_not_put_on_record_is_done_again_without_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Poison({2})
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        for by in (1, 2, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        poison.amounts = set()
+        running = app._running
+        assert running is not None
+        write, lost = running.control.write, iter([True])
+
+        async def loses(*writes: Any) -> bool:
+            if any(each.space == "acts" for each in writes) and next(lost, False):
+                raise Unavailable("the record is lost on the way")
+            return await write(*writes)
+
+        monkeypatch.setattr(running.control, "write", loses)
+        act = await app.projections.retry("totals", HOT)
+        assert "not parked" in act.outcome, "the second time it was free already"
+        assert await rows(app) == await folded(app, set())
+
+
+@asynccontextmanager
+async def writing(app: App) -> AsyncIterator[None]:
+    """Events on the hot key, and others, as long as the context lasts."""
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            await app.send(Count([HOT, KEYS[1 + n % 8]], 1000 + n))
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(write())
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def test_a_key_is_freed_while_events_come_and_partitions_move_between_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch)
+    poison = Poison({13})
+
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        return poison.fold(row, event, counter)
+
+    projection = Projection("totals", fold, key=CounterId, partitions=4)
+    given = {"projections": [projection], "fold_retries": 0}
+    async with cluster.node(**given) as first:
+        await first.send(Count([HOT], 1))
+        await first.send(Count([HOT], 13))
+        async with writing(first):
+            await until(lambda: parked(first), "parked")
+            async with cluster.node(**given) as second:
+                await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
+                # Asked of both nodes: the one that follows does it, whoever is asked.
+                assert (await first.projections.retry("totals", HOT)).outcome.startswith("It is parked at position 2")
+                assert (await second.projections.retry("totals", HOT)).outcome.startswith("It is parked at position 2")
+                poison.amounts = set()
+                asked = asyncio.create_task(second.projections.retry("totals", HOT))
+                async with cluster.node(**given):
+                    assert (await asked).done
+                    await until(lambda: nothing_parked(first), "freed")
+        await until(lambda: caught_up(first), "caught up")
+        assert await rows(first) == await folded(first, set())
+    assert each_row_moved_on(cluster.views.saves)
+
+
+async def nothing_parked(app: App) -> bool:
+    return not await parked(app)
+
+
+def each_row_moved_on(saves: list[Change]) -> bool:
+    """Whether no row was ever saved as of an earlier event than before."""
+    last: dict[str, int] = {}
+    for change in saves:
+        for key, kept in change.rows.items():
+            if kept.position <= last.get(key, 0):
+                return False
+            last[key] = kept.position
+    return True
+
+
+async def test_who_asks_in_vain_takes_its_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    async with cluster.node() as app:
+        running = app._running
+        assert running is not None
+        monkeypatch.setattr(running._requests, "look", lambda board: None)
+        with pytest.raises(Unavailable, match=r"Nobody who follows for 'totals' came to it within 0\.1 s"):
+            await app.projections.skip("totals", HOT, timeout=0.1)
+        assert (await running.control.look()).requests == {}
