@@ -100,7 +100,8 @@ def address_of(url: str, schema: str) -> Address:
 def passes(error: BaseException) -> bool:
     """Whether it may go better next time."""
     if isinstance(error, LOST):
-        return True
+        # What the driver refuses by itself (an option, an argument) is a ValueError as well.
+        return not isinstance(error, ValueError)
     state = str(getattr(error, "sqlstate", None) or "")
     # A primary that has become a standby refuses to write: the next connection looks for the new primary.
     return state[:2] in _AGAIN_CLASSES or state == _READ_ONLY
@@ -150,12 +151,13 @@ class Connections:
         self._idle: list[Connection] = []
         self.opened = 0
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]], longest: float | None = None) -> T:
         """What `work` makes of a connection. What passes is tried again for `patience` seconds.
 
-        So the work may be repeated; the call may not be cancelled. asyncpg's errors, and OSError, where it fails.
+        So the work may be repeated; the call may not be cancelled. `longest` is how many seconds it may take where that
+        is more than `patience`. asyncpg's errors, and OSError, where it fails.
         """
-        return await self._repeated(lambda: self._once(work))
+        return await self._repeated(lambda: self._once(work, longest or self._patience))
 
     async def hold(self, prepare: Callable[[Connection], Awaitable[object]]) -> Connection:
         """A connection that is prepared, to be given back by `give_back`. Fails as `run` does."""
@@ -184,10 +186,10 @@ class Connections:
             await self._world.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _once(self, work: Callable[[Connection], Awaitable[T]], longest: float) -> T:
         connection = await self._take()
         try:
-            with kept_if_sound(connection, self._patience):
+            with kept_if_sound(connection, longest):
                 found = await work(connection)
                 if connection.is_closed():
                     raise ConnectionError("the connection ended with the answer")
@@ -210,7 +212,10 @@ class Connections:
     async def _take(self) -> Connection:
         if self._free.locked():
             # Behind work that hangs, nobody waits for ever.
-            await self._world.within(self._patience, self._free.acquire())
+            try:
+                await self._world.within(self._patience, self._free.acquire())
+            except TimeoutError as error:
+                raise TimeoutError(f"all connections have been busy for {self._patience:g} s") from error
         else:
             await self._free.acquire()
         try:

@@ -37,12 +37,16 @@ _EXPONENT_SHIFT = 10**18
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One declared field of a read model. `plain` says that most of its values are column values as they are."""
+    """One declared field of a read model. `plain` says that most of its values are column values as they are.
+
+    `types` are those its values have by its hint, None apart, and of an Enum those of its values.
+    """
 
     field: str
     kind: str
     plain: bool
     get: Callable[[Any], Any]
+    types: frozenset[object] = frozenset()
 
     @property
     def stored_as(self) -> tuple[type, ...]:
@@ -75,13 +79,14 @@ def _column(model: ReadModel, field: str, hints: Mapping[str, object]) -> Column
         known = ", ".join(hints)
         raise WiringError(f"Projection '{model.name}': {model.row.__name__} has no field '{field}'. It has: {known}.")
     types = _types(hints[field])
-    kinds = {kind for each in types for kind in _kinds(each)}
+    plain_types = frozenset(plain for each in types for plain in _without_enums(each))
+    kinds = {_KINDS.get(each, f"unknown {each}") for each in plain_types}
     if len(kinds) != 1 or not kinds <= _CONVERTERS.keys():
         raise WiringError(
             f"Projection '{model.name}': rows cannot be found or ordered by '{field}', whose type is {hints[field]}. "
             "Use str, int, float, bool, date, datetime, UUID, Decimal or an Enum of one of them, each perhaps | None."
         )
-    return Column(field, kinds.pop(), types <= {str, int, bool}, attrgetter(field))
+    return Column(field, kinds.pop(), types <= {str, int, bool}, attrgetter(field), plain_types)
 
 
 def _types(hint: object) -> set[object]:
@@ -96,10 +101,10 @@ def _types(hint: object) -> set[object]:
     return {hint} if supertype is None else _types(supertype)
 
 
-def _kinds(type_: object) -> set[str]:
+def _without_enums(type_: object) -> set[object]:
     if isinstance(type_, EnumType):
-        return {kind for member in list[Any](type_) for kind in _kinds(_type_of(member.value))}
-    return {_KINDS.get(type_, f"unknown {type_}")}
+        return {plain for member in list[Any](type_) for plain in _without_enums(_type_of(member.value))}
+    return {type_}
 
 
 def _type_of(value: object) -> object:
