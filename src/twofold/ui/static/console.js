@@ -1,5 +1,6 @@
 // Moves what moves on the console. Everything comes from the public HTTP API, and is shown as text, never as markup.
 import { showAnswer } from "./answer.js";
+import { showFollowers, showWork } from "./operate.js";
 
 const STREAM_LENGTH = 14; // events shown
 const FRESH = 12; // events of the past to begin with
@@ -39,7 +40,8 @@ function showStatus(status) {
   say("models", projections.length);
   say("behind", number(Math.max(0, ...projections.map((follower) => follower.lag))));
   say("parked", number(status.followers.reduce((sum, follower) => sum + follower.parked.length, 0)));
-  showFollowers(status.followers);
+  showFollowers(status);
+  showWork(status);
   if (before && status.uptime > before.uptime) compare(before, status, status.uptime - before.uptime);
   before = status;
 }
@@ -52,30 +54,6 @@ function compare(then, now, seconds) {
   const positions = new Map(then.followers.map((follower) => [follower.name, follower.position]));
   const moved = now.followers.filter((follower) => follower.position > (positions.get(follower.name) ?? 0));
   if (moved.length) pulse("box-sync", "sync-read", "box-read");
-}
-
-function showFollowers(followers) {
-  const list = byId("followers");
-  if (list.children.length !== followers.length || !list.querySelector("[data-name]")) {
-    list.replaceChildren(...followers.map(followerRow));
-  }
-  followers.forEach((follower, n) => {
-    const row = list.children[n];
-    row.className = follower.error || follower.parked.length ? "ill" : follower.lag > 0 ? "late" : "well";
-    const lag = follower.lag === 0 ? "up to date" : `${number(follower.lag)} behind`;
-    const parked = follower.parked.length ? `, ${follower.parked.length} set aside` : "";
-    row.children[1].textContent = `${follower.state === "stopped" ? "stopped, " : ""}${lag}${parked}`;
-    row.title = follower.error ?? "";
-  });
-}
-
-function followerRow(follower) {
-  const row = document.createElement("li");
-  row.dataset.name = follower.name;
-  const name = document.createElement("span");
-  name.textContent = follower.name;
-  row.append(name, document.createElement("span"));
-  return row;
 }
 
 // -------------------------------------------------------------------------------------------------------------- events
