@@ -1,0 +1,276 @@
+"""A rebuild beside the one that serves: answers go on, nobody goes back in time, and whoever is killed goes on."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.synchronization.counting import (
+    Count,
+    Counted,
+    CounterId,
+    Ended,
+    Total,
+    TotalOf,
+    Totals,
+    add_up,
+    app_in,
+    counters,
+    folded,
+    settled,
+    until,
+)
+from tests.synchronization.nodes import Cluster, happen, totals
+from twofold.app import App
+from twofold.domain.events import RecordedEvent
+from twofold.domain.process import Policy
+from twofold.domain.projection import Projection
+from twofold.errors import InvalidMessage, Unavailable
+
+ROOT = Path(__file__).parents[2]
+
+
+class Events(msgspec.Struct, frozen=True):
+    """How many events a counter has seen."""
+
+    count: int = 0
+
+
+class Largest(msgspec.Struct, frozen=True):
+    """The largest step of a counter."""
+
+    by: int = 0
+
+
+def count_events(row: Events | None, event: Counted | Ended) -> Events | None:
+    return Events((row.count if row else 0) + 1)
+
+
+def keep_largest(row: Largest | None, event: Counted) -> Largest | None:
+    return Largest(max(event.by, row.by if row else 0))
+
+
+FOLDS = {"events": count_events, "largest": keep_largest}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+async def built(app: App, name: str = "totals") -> bool:
+    """Whether a rebuild has caught up with the log."""
+    status = await app.status()
+    return any(each.name == name and each.state == "building" and each.lag == 0 for each in status.builds)
+
+
+async def switch(app: App, name: str = "totals") -> int:
+    """Switch as soon as it can be: under load the new generation is now and then a moment behind."""
+    while True:
+        try:
+            return await app.projections.switch(name)
+        except Unavailable:
+            await asyncio.sleep(0)
+
+
+async def test_a_rebuild_mends_what_a_bug_has_left_behind_and_leaves_a_way_back(tmp_path: Path) -> None:
+    def forgets(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        # A bug that was mended without a new version: every third event is lost.
+        return row if row is not None and row.total % 3 == 0 else add_up(row, event, counter)
+
+    async with app_in(tmp_path, counters(forgets)) as app:
+        for n in range(60):
+            await app.send(Count([f"c{n % 7}"], n % 5 + 1))
+        wrong = await settled(app)
+    async with app_in(tmp_path, counters()) as app:
+        assert await settled(app) == wrong != await folded(app)
+        assert await app.projections.rebuild(["totals"]) == {"totals": 2}
+        await until(lambda: built(app), "built")
+        assert await settled(app) == wrong, "the old one serves until the switch"
+        assert await app.projections.switch("totals") == 2
+        await until(lambda: serves(app, 2), "switched")
+        assert await settled(app) == await folded(app)
+        await app.send(Count(["c1"], 4))
+        assert await app.projections.back("totals") == 1
+        await until(lambda: serves(app, 1), "gone back")
+        assert (await settled(app))["c1"] != (await folded(app))["c1"], "the old one was followed all the time"
+        await app.projections.back("totals")
+        await until(lambda: serves(app, 2), "switched again")
+        assert await settled(app) == await folded(app)
+        assert await app.projections.drop("totals") == [1]
+        assert [each.generation for each in (await app.status()).followers] == [2]
+        assert (await app.status()).builds == []
+    async with app_in(tmp_path, counters()) as app:
+        assert app.models["totals"].generation == 2, "which one serves outlives the process"
+        assert await settled(app) == await folded(app)
+
+
+async def all_at(app: App, position: int) -> bool:
+    return all(each.position == position for each in (await app.status()).followers)
+
+
+async def serves(app: App, generation: int) -> bool:
+    return app.models["totals"].generation == generation
+
+
+async def test_what_cannot_be_switched_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    async with app_in(tmp_path) as app:
+        with pytest.raises(InvalidMessage, match="No rebuild of 'totals' is under way"):
+            await app.projections.switch("totals")
+        with pytest.raises(InvalidMessage, match="No earlier generation of 'totals' is kept"):
+            await app.projections.back("totals")
+        await app.send(Count(["a"]))
+        await app.projections.rebuild(["totals"])
+        assert await app.projections.rebuild(["totals"]) == {"totals": 2}, "to begin again is to go on"
+        await until(lambda: built(app), "built")
+        await app.projections.switch("totals")
+        with pytest.raises(InvalidMessage, match="still kept"):
+            await app.projections.rebuild(["totals"])
+
+
+async def test_several_projections_are_rebuilt_in_one_pass_over_the_log(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["totals", "events", "largest"]
+    projections = [totals(partitions=1), *(Projection(n, fold, key=CounterId) for n, fold in FOLDS.items())]
+    async with cluster.node(projections=projections, rebuild_page_events=10) as app:
+        await happen(app, 200)
+        await until(lambda: all_at(app, 200), "caught up")
+        read: list[int] = []
+        reading = cluster.log.read
+
+        async def watched(query: Any, after: int = 0, limit: int | None = None) -> Any:
+            if limit == 10:
+                read.append(after)
+            return await reading(query, after, limit)
+
+        monkeypatch.setattr(cluster.log, "read", watched)
+        await app.projections.rebuild(names)
+        for name in names:
+            await until(lambda n=name: built(app, n), "built")
+        assert [after for after in read if after < 200] == list(range(0, 200, 10)), "one pass, whoever it is for"
+
+
+async def test_a_rebuild_runs_no_policy(tmp_path: Path) -> None:
+    reacted: list[int] = []
+
+    async def react(event: Counted, recorded: RecordedEvent) -> None:
+        reacted.append(recorded.position)
+
+    async with app_in(tmp_path, counters(policies=[Policy("watch", react)])) as app:
+        for _ in range(20):
+            await app.send(Count(["a"]))
+        await until(lambda: len(reacted) == 20, "reacted")
+        await app.projections.rebuild(["totals"])
+        await until(lambda: built(app), "built")
+        await app.projections.switch("totals")
+        await settled(app)
+    assert reacted == list(range(1, 21))
+
+
+async def test_nobody_goes_back_in_time_while_generations_are_switched_under_load(cluster: Cluster) -> None:
+    stop = asyncio.Event()
+    one: dict[str, Any] = {"projections": [totals(partitions=1)]}
+    async with cluster.node(**one) as first, cluster.node(**one) as second:
+        sums = Sums(cluster, first)
+
+        async def writes() -> None:
+            n = 0
+            while not stop.is_set():
+                await happen(first, 1, start=n)
+                n += 1
+
+        async def reads(app: App, random: Random) -> int:
+            """Reads with the newest position known and without one: neither is ever answered with less than before."""
+            seen = asked = 0
+            while not stop.is_set():
+                token = first.token((await first.log()).head) if random.random() < 0.5 else None
+                answer = await app.ask(Totals(), position=token, timeout=30)
+                assert answer.position >= (first.position_of(token) if token else seen)
+                assert answer.position >= seen
+                seen = answer.position
+                # What the rows say must be of that moment, too.
+                assert sum(row.total for row in answer.value) == sums.at(answer.position)
+                asked += 1
+                # In memory nothing makes a caller wait: let the others have their turn.
+                await asyncio.sleep(0)
+            return asked
+
+        work = [asyncio.create_task(writes())]
+        readers = [asyncio.create_task(reads(app, Random(n))) for n in range(2) for app in (first, second)]
+        for _ in range(4):
+            await first.projections.rebuild(["totals"])
+            await switch(first)
+            await second.projections.drop("totals")
+        stop.set()
+        await asyncio.gather(*work)
+        assert min(await asyncio.gather(*readers)) > 3
+        assert first.models["totals"].generation == 5
+
+
+class Sums:
+    """The sum of all counters at each position, by a plain fold."""
+
+    def __init__(self, cluster: Cluster, app: App) -> None:
+        self._cluster = cluster
+        self._app = app
+        self._sums = [0]
+
+    def at(self, position: int) -> int:
+        for recorded, _ in self._cluster.log._events[len(self._sums) - 1 : position]:
+            event = self._app.events.decode(recorded)
+            self._sums.append(self._sums[-1] + event.by * len(set(event.counters)))
+        return self._sums[position]
+
+
+_REBUILDS = """
+import asyncio, sys
+from pathlib import Path
+from tests.synchronization.counting import app_in
+from tests.synchronization.test_rebuild import built
+
+async def main() -> None:
+    async with app_in(Path(sys.argv[1]), rebuild_page_events=40) as app:
+        await app.projections.rebuild(["totals"])
+        print("begun", flush=True)
+        while not await built(app):
+            builds = (await app.status()).builds
+            print(builds[0].position if builds else 0, flush=True)
+        print("built", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_rebuild_that_is_killed_ten_times_goes_on_and_ends_as_the_fold(tmp_path: Path) -> None:
+    random = Random(7)
+    async with app_in(tmp_path) as app:
+        for n in range(6_000):
+            await app.send(Count([f"c{random.randint(0, 300)}", f"c{n % 50}"], random.randint(0, 9)))
+        expected = await settled(app)
+    reached: list[int] = []
+    for _ in range(10):
+        with subprocess.Popen(
+            [sys.executable, "-c", _REBUILDS, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            lines = [process.stdout.readline() for _ in range(random.randint(1, 12))]
+            process.kill()
+        reached += [int(line) for line in lines if line.strip().isdecimal()][-1:]
+    assert len(reached) == 10, "each time it was killed before it had come to the end"
+    assert reached == sorted(reached), "it never began from the start again"
+    async with app_in(tmp_path) as app:
+        assert app.models["totals"].generation == 1
+        assert await settled(app) == expected, "the one that serves has not noticed"
+        await until(lambda: built(app), "built")
+        assert await app.projections.switch("totals") == 2
+        await until(lambda: serves(app, 2), "switched")
+        assert await settled(app) == expected == await folded(app)
+        assert (await app.ask(TotalOf("c1"))).value == expected["c1"]
