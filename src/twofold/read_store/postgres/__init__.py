@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import asyncpg
 import msgspec
 
-from twofold.errors import Conflict, Unavailable, WiringError
+from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.postgres_server import (
     LOST,
     Address,
@@ -39,8 +39,10 @@ T = TypeVar("T")
 SCHEMA = "twofold_views"
 _WORKING = 4
 _LONGEST_UPKEEP = 3_600.0
+_LARGE = 6
+"""How many times the patience a change may take: what is cut off too early is cut off for ever."""
 _OLDEST = 13
-_PLANS = {
+PLANS = {
     "enable_seqscan": "off",
     "enable_sort": "off",
     "enable_hashjoin": "off",
@@ -67,7 +69,7 @@ class PostgresReadStore:
         self._longest = longest
         self._patience = patience
         self._world = world
-        plans = {**_PLANS, "default_transaction_read_only": "on"} if read_only else _PLANS
+        plans = {**PLANS, "default_transaction_read_only": "on"} if read_only else PLANS
         self._working = Connections(address, world, _WORKING, patience, plans)
         self._reading = Connections(address, world, snapshots, patience)
         self._under_way = UnderWay()
@@ -123,7 +125,7 @@ class PostgresReadStore:
         table = self._table(change.model)
         try:
             statement = saving.save_statement(table, change, self._address.schema)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, InvalidMessage):
             table.check(change.rows)
             raise
         await self._uncancelled(self._save(table, change, statement))
@@ -247,11 +249,11 @@ class PostgresReadStore:
                     in_doubt = before
                 raise
 
-        return await self._run(once)
+        return await self._run(once, _LARGE * self._patience)
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _run(self, work: Callable[[Connection], Awaitable[T]], longest: float | None = None) -> T:
         try:
-            return await self._working.run(work)
+            return await self._working.run(work, longest)
         except (*LOST, asyncpg.PostgresError) as error:
             raise refused(self._address, error) from error
 
@@ -263,7 +265,7 @@ class PostgresReadStore:
             return rows
         # Between two messages the pooler may go over to another server connection, but not in a transaction.
         async with connection.transaction():
-            await connection.execute("; ".join(f"set local {name} = {value}" for name, value in _PLANS.items()))
+            await connection.execute("; ".join(f"set local {name} = {value}" for name, value in PLANS.items()))
             rows = await connection.fetch(sql, *arguments)
             return rows
 

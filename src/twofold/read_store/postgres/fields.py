@@ -81,17 +81,18 @@ class Field:
             found = [value(each) for each in found]
         if self.type == "bigint":
             return [whole_numbers(found)] if all(_is_whole(each) for each in found) else self._placed(found)
-        if self.type == "numeric":
-            return self._placed(found)
-        if self.type == "text" and not all_fit([each for each in found if each is not None], self._most):
+        if self.type != "text" or not all_fit([each for each in found if each is not None], self._most):
             return self._placed(found)
         # An array that is missing is taken for one of nulls.
-        return [(found, f"$::{self.type}[]"), *([(None, "$::text[]")] if self.whole else [])]
+        return [(found, "$::text[]"), *([(None, "$::text[]")] if self.whole else [])]
 
     def _placed(self, found: Iterable[ColumnValue]) -> list[Array]:
         places = [self.place(each) for each in found]
-        values = ([each.value for each in places], f"$::{self.type}[]")
-        return [values, *([([each.whole for each in places], "$::text[]")] if self.whole else [])]
+        if self.type != "text":
+            # As text, since the driver would first have to ask what kind of array that is.
+            return [([_written(each.value) for each in places], f"$::text[]::{self.type}[]")]
+        values = [each.value for each in places]
+        return [(values, "$::text[]"), *([([each.whole for each in places], "$::text[]")] if self.whole else [])]
 
 
 def fields_of(columns: Mapping[str, Column], groups: Iterable[Sequence[str]]) -> dict[str, Field]:
@@ -104,6 +105,10 @@ def fields_of(columns: Mapping[str, Column], groups: Iterable[Sequence[str]]) ->
 
 def _is_whole(value: object) -> bool:
     return value is None or (type(value) is int and _SMALLEST <= value <= _LARGEST)
+
+
+def _written(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _weight(column: Column) -> int:

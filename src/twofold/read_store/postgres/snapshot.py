@@ -14,14 +14,15 @@ from twofold.read_store.port import Checkpoint, Found, Native, Parked, Progress,
 from twofold.read_store.postgres.table import CHECKPOINTS, PARKED, Table, qualified
 from twofold.read_store.postgres.text import key_of, short_key, unescaped
 
-# The first statement after `begin` takes the snapshot. Plans are made anew each time, since one that was made for a
-# small table would be kept when it has grown; it takes some 40 µs.
-_BEGIN = """
-begin isolation level repeatable read, read only;
-set local plan_cache_mode = force_custom_plan;
-set local idle_in_transaction_session_timeout = {milliseconds};
-select 1
-"""
+PLANS = {
+    # A plan that was made for a small table would be kept when it has grown. To make one anew takes some 40 µs.
+    "plan_cache_mode": "force_custom_plan",
+    # There is an index in the order of each find, however few rows the server believes there are to sort.
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
+    # What has to be sorted all the same seems so dear that the server would compile it.
+    "jit": "off",
+}
 _PROGRESS = """
 select lowest.position, lowest.log, lowest.updated,
        key, whole_key, parked.position, error, since, waiting, upto
@@ -41,7 +42,8 @@ class PostgresSnapshot:
     """One moment, for as long as its connection is held: `longest` seconds at most, then the connection is closed.
 
     `refused` makes one of our errors of one of the driver's. `native` gives the connection: `fetch`, `fetchrow` and
-    `fetchval` see this moment (`cursor` and `transaction` do not work, since the transaction was begun by us).
+    `fetchval` see this moment (`cursor` and `transaction` do not work, since the transaction was begun by us). For what
+    has to sort a great many rows, `set local enable_sort = on` over it first.
     """
 
     def __init__(
@@ -180,8 +182,14 @@ class PostgresSnapshot:
 
 
 async def begin(connection: Connection, longest: float) -> None:
-    """Take a snapshot, which the server ends by itself where nothing is asked in it for `longest` seconds."""
-    await connection.execute(_BEGIN.format(milliseconds=int(1_000 * longest)))
+    """Take a snapshot, which the server ends by itself where nothing is asked in it for `longest` seconds.
+
+    The settings end with it: a pooler would hand them on.
+    """
+    settings = {**PLANS, "idle_in_transaction_session_timeout": int(1_000 * longest)}
+    local = "".join(f"set local {name} = {value};" for name, value in settings.items())
+    # The first statement that asks for something takes the snapshot.
+    await connection.execute(f"begin isolation level repeatable read, read only; {local} select 1")
 
 
 def _parked(key: str, whole: str | None, position: int, error: str, since: int, waiting: int, upto: int) -> Parked:

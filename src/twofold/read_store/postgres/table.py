@@ -2,6 +2,10 @@
 
 A table holds key, row (JSON, as it was written), the row's version (position and repair number), and a column per
 declared field; each declared access has an index of its own, in the order of the find.
+
+The planner has to take that index, whatever the statistics say: it must not believe that rows which match are so many
+that it finds them soon in another index of the same order, filtering as it goes, when they are few and far behind. So
+no other index has the same order: behind n columns the key is indexed, and asked for, as `key || '' …`, n times.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +61,7 @@ class Table:
         values = [kept.row for kept in rows.values()]
         return [
             *key_arrays(list(rows)),
-            ([_encode(row).decode() for row in values], "$::json[]"),
+            ([_encode(row).decode() for row in values], "$::text[]::json[]"),
             whole_numbers([kept.position for kept in rows.values()]),
             whole_numbers([kept.repair for kept in rows.values()]),
             *(array for field in self.fields.values() for array in field.arrays(values)),
@@ -103,7 +107,7 @@ class Table:
         if access.after is None:
             yield find.statement()
         elif order is None:
-            yield find.statement(f"key {find.beyond} {find.argument(short_key(access.after[1]))}")
+            yield find.statement(f"{find.key} {find.beyond} {find.argument(short_key(access.after[1]))}")
         else:
             yield from find.continued(order, *access.after)
 
@@ -117,7 +121,7 @@ class Table:
         fields = [self.fields[name].name for name in access]
         by = ",".join(fields).replace('"', "")
         name = quoted(fitting(f"{self.rows_in} by {by}"))
-        columns = ", ".join([*(f"{each} nulls first" for each in fields), "key"])
+        columns = ", ".join([*(f"{each} nulls first" for each in fields), _key_behind(len(fields))])
         return name, f"create index if not exists {name} on {self.name} ({columns})"
 
 
@@ -129,6 +133,7 @@ class _Find:
         self._access = access
         self._order = order
         self._exact = exact and order is not None and order.whole is not None
+        self.key = _key_behind(len(access.group) + (order is not None))
         self._arguments: list[Any] = []
         self.beyond = "<" if access.descending else ">"
 
@@ -140,14 +145,14 @@ class _Find:
         """What comes behind the row of a key whose order value is this one."""
         key = short_key(key)
         if value is None:
-            yield self.statement(f"{order.name} is null and key {self.beyond} {self.argument(key)}")
+            yield self.statement(f"{order.name} is null and {self.key} {self.beyond} {self.argument(key)}")
             if not self._access.descending:
                 yield self.statement(f"{order.name} is not null")
             return
         place = order.place(value)
         if place.whole is None:
             given = f"{self.argument(place.value)}, {self.argument(key)}"
-            yield self.statement(f"({order.name}, key) {self.beyond} ({given})")
+            yield self.statement(f"({order.name}, {self.key}) {self.beyond} ({given})")
         else:
             head = self.argument(place.value)
             given = f"{self.argument(place.whole)}, {self.argument(key)}"
@@ -188,11 +193,16 @@ class _Find:
             if self._exact:
                 ordered.append(self._order.whole or "")
         down = self._access.descending
-        return ", ".join([*(f"{each} {_DESCENDING if down else _ASCENDING}" for each in ordered), _KEY[down]])
+        direction = "desc nulls last" if down else "asc nulls first"
+        return ", ".join([*(f"{each} {direction}" for each in ordered), f"{self.key} desc" if down else self.key])
 
 
-_ASCENDING, _DESCENDING = "asc nulls first", "desc nulls last"
-_KEY = {False: "key", True: "key desc"}
+def _key_behind(columns: int) -> str:
+    """The key as the last column of an index."""
+    return f"(key{_NOTHING * columns})" if columns else "key"
+
+
+_NOTHING = " || ''"
 
 
 def qualified(schema: str, name: str) -> str:
