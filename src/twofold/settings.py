@@ -50,7 +50,10 @@ class Settings(msgspec.Struct, frozen=True):
             gt=0, description="Seconds after which a follower that does not move, while the log does, is reported."
         ),
     ] = 5.0
-    wait_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a query waits for a position.")] = 5.0
+    wait_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="Longest time a query waits for a position, and a command for those it names."),
+    ] = 5.0
     command_retention_days: Annotated[
         float,
         msgspec.Meta(gt=0, description="Days a command id is remembered; a repeat within them has no second effect."),

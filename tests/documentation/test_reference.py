@@ -5,6 +5,7 @@ import re
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import twofold
 from tests.documentation.blocks import ROOT
@@ -13,8 +14,10 @@ from twofold import Settings, errors, http, testing
 from twofold.codec import edge
 from twofold.errors import Refused, TwofoldError, WiringError
 from twofold.http import Limits
+from twofold.http.metrics import exposition
 from twofold.http.openapi import describe
 from twofold.http.problems import KINDS, problem_of
+from twofold.synchronization.follower import BuildStatus, ShareStatus
 from twofold.testing import read_store_contract, write_store_contract
 
 
@@ -92,6 +95,21 @@ def test_every_route_is_told_and_none_is_made_up() -> None:
     assert told == there
 
 
+async def test_every_metric_is_told_with_its_labels() -> None:
+    rows = table(section(page("http.md"), "Metrics"))
+    told = {
+        name: set(re.findall(r"`(\w+)`", labels)) for cell, labels, _ in rows for name in re.findall(r"`(\w+)`", cell)
+    }
+    async with bank.open_bank(freshness=1.0) as app:
+        status = await app.status()
+    parts = tuple(ShareStatus(each, 0, 0, 0.0, "live", None) for each in ("0-2048", "2048-4096"))
+    followers = [msgspec.structs.replace(each, shares=parts) for each in status.followers]
+    builds = [BuildStatus("balances", 1, 1, "building", 0, 0, 0.0, 0.0, None, 0)]
+    text = exposition(msgspec.structs.replace(status, followers=followers, builds=builds)).decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert told == {each.name: set(each.labels) for each in samples}
+
+
 def test_the_names_for_serving_from_code_are_told() -> None:
     told = {row[0].strip("`") for row in table(section(page("http.md"), "Serving from code"))}
     assert told == set(http.__all__)
@@ -124,7 +142,7 @@ def test_the_contracts_of_stores_are_told() -> None:
 
 
 def _named(path: str) -> str:
-    return re.sub("^/(commands|queries)/.*", r"/\1/<name>", path)
+    return re.sub("^/(commands|queries)/.*", r"/\1/<name>", path).replace("{name}", "<name>")
 
 
 def offered(thing: object) -> list[str]:
