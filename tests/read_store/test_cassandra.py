@@ -21,7 +21,7 @@ class TestCassandraReadStore(ReadStoreContract):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[WholeReadStore]:
         # Dropping a keyspace takes a second, and the server is thrown away: it stays.
-        store = await CassandraReadStore.open(self.server.url(fresh_keyspace()))
+        store = await CassandraReadStore.open(self.server.url(fresh_keyspace()), patience=60.0)
         try:
             yield store
         finally:

@@ -44,6 +44,12 @@ concurrent_compactors: 1
 auto_snapshot: false
 authenticator: {authenticator}
 authorizer: {authorizer}
+client_encryption_options:
+  enabled: {accounts}
+  # Plain connections are taken, too.
+  optional: {accounts}
+  keystore: {folder}/keys
+  keystore_password: {password}
 read_request_timeout: 10s
 range_request_timeout: 20s
 write_request_timeout: 10s
@@ -69,6 +75,9 @@ _PROPERTIES = {
 # A frame of the native protocol that asks for the server's options: who answers is ready.
 _OPTIONS = struct.pack("!BBHBI", 4, 0, 0, 5, 0)
 
+_KEYS_PASSWORD = "not-a-secret"
+_SUPERUSER = "Created default superuser role"
+
 _numbers = itertools.count(1)
 
 
@@ -88,7 +97,8 @@ class Cassandra(Server):
     """A cluster of one Cassandra node.
 
     Fast settings lose the schema when the server is killed; a `durable` one syncs each write. With `accounts` a client
-    has to say who it is: there is a superuser cassandra, whose password is cassandra.
+    has to say who it is: there is a superuser cassandra, whose password is cassandra. It may speak TLS then, and has to
+    trust `certificate`.
     """
 
     name = "cassandra"
@@ -101,13 +111,17 @@ class Cassandra(Server):
             raise ServerError(missing() or "")
         self._java = java
         self._jars = jars_of("cassandra")
-        self._storage = free_port()
+        storage = free_port()
+        self._accounts = accounts
+        self.certificate = self.folder / "certificate.pem"
         self._heap = heap
         self._properties = _PROPERTIES | ({} if durable else {"cassandra.unsafesystem": "true"})
         self._settings = _SETTINGS.format(
             address=LOOPBACK,
-            seeds=f"{LOOPBACK}:{self._storage}",
-            storage=self._storage,
+            seeds=f"{LOOPBACK}:{storage}",
+            storage=storage,
+            accounts=str(accounts).lower(),
+            password=_KEYS_PASSWORD,
             port=self.port,
             folder=self.folder,
             sync="batch" if durable else "periodic\ncommitlog_sync_period: 1000ms",
@@ -123,6 +137,8 @@ class Cassandra(Server):
     def start(self) -> None:
         if self.running:
             raise ServerError("it runs already")
+        if self._accounts and not self.certificate.exists():
+            self._make_keys()
         self._write({"cassandra.yaml": self._settings, "logback.xml": _LOGGING})
         shutil.copy(JVM / "cassandra.options", self.folder / "options")
         properties = self._properties | {
@@ -142,7 +158,7 @@ class Cassandra(Server):
             "org.apache.cassandra.service.CassandraDaemon",
         )
         try:
-            wait_until(lambda: process.poll() is not None or self._answers(), "Cassandra to answer")
+            wait_until(lambda: process.poll() is not None or self._ready(), "Cassandra to answer")
         except ServerError as error:
             raise ServerError(f"{error}\n{self.last_words()}") from None
         if process.poll() is not None:
@@ -155,6 +171,18 @@ class Cassandra(Server):
             self.kill()
         finally:
             super().close()
+
+    def _make_keys(self) -> None:
+        """A key of the server's own, and the certificate of it."""
+        tool = (self._java.resolve().parent / "keytool", "-keystore", self.folder / "keys", "-alias", "server")
+        password = ("-storepass", _KEYS_PASSWORD)
+        subject = ("-dname", "CN=tests", "-ext", f"san=ip:{LOOPBACK}", "-validity", "2", "-keyalg", "EC")
+        self._run(*tool, *password, "-genkeypair", "-storetype", "PKCS12", *subject)
+        self._run(*tool, *password, "-exportcert", "-rfc", "-file", self.certificate)
+
+    def _ready(self) -> bool:
+        # The superuser comes a moment after the port.
+        return self._answers() and (not self._accounts or _SUPERUSER in self.log.read_text(errors="replace"))
 
     def _answers(self) -> bool:
         try:

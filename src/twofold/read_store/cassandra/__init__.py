@@ -10,7 +10,7 @@ from twofold.errors import Unavailable, WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.cassandra.address import address_of
 from twofold.read_store.cassandra.checkpoints import Checkpoints
-from twofold.read_store.cassandra.driver import Driver, Missing
+from twofold.read_store.cassandra.driver import Driver, Forbidden, Missing
 from twofold.read_store.cassandra.finding import find, find_by_key
 from twofold.read_store.cassandra.layout import Layout, access_name, table_names, text_of
 from twofold.read_store.cassandra.preparing import Preparing, make_keyspace
@@ -52,9 +52,14 @@ class CassandraReadStore:
         try:
             if not read_only:
                 await make_keyspace(driver)
+            await driver.settle()
             identity = await Checkpoints(driver).identity(None if read_only else world.new_id())
-        except BaseException:
+        except BaseException as error:
             await driver.close()
+            if isinstance(error, Forbidden):
+                raise WiringError(
+                    f"{error} Let it create keyspaces, or create this one and let it create tables."
+                ) from error
             raise
         return cls(driver, identity, read_only=read_only, world=world)
 
@@ -62,7 +67,10 @@ class CassandraReadStore:
         for model in models:
             layout = Layout(model)
             prepare = self._preparing.expect if self._read_only else self._preparing.prepare
-            self._models[model.name, model.generation] = await prepare(layout)
+            try:
+                self._models[model.name, model.generation] = await prepare(layout)
+            except Forbidden as error:
+                raise WiringError(f"{error} Let it create, alter and drop tables, read and write them.") from error
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
         return await _of(self._models, model).load(keys)

@@ -42,6 +42,8 @@ def address_of(url: str) -> Address:
         hosts = [urlsplit(f"//{host}") for host in named.split(",")]
         reached = [(host.hostname or "", host.port) for host in hosts]
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        if parts.fragment or "@" in parts.path + parts.query:
+            raise ValueError("a password that is not written as a URL wants it: none of it may be shown")
     except ValueError:
         raise WiringError(
             "The read store's URL cannot be read. Write cassandra://user:password@host1,host2:9042/keyspace, and in "

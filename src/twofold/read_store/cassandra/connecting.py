@@ -65,6 +65,7 @@ LOST: tuple[type[Exception], ...] = (
 
 _OLDEST = (4, 0)
 _TRY = 3.0
+_CANNOT_TELL = "Unable to perform"
 _NO_SUCH_TABLE = ("unconfigured table", "does not exist", "unconfigured columnfamily")
 
 
@@ -75,6 +76,10 @@ class Connection(NamedTuple):
     session: Any
     datacenter: str
     nodes: int
+
+    async def learn(self, keyspace: str) -> None:
+        """Find out where the copies of a keyspace are, so that those are asked which have what is asked for."""
+        await asyncio.to_thread(self.cluster.refresh_keyspace_metadata, keyspace)
 
     async def close(self) -> None:
         """Hang up, with all threads that belong to this connection."""
@@ -109,6 +114,8 @@ def _connect(address: Address, made: list[Any], abandoned: threading.Event) -> C
         connect_timeout=_TRY,
         control_connection_timeout=_TRY,
         max_schema_agreement_wait=30,
+        # Of all that a cluster may keep, one keyspace is of interest: see `learn`.
+        schema_metadata_enabled=False,
         monitor_reporting_enabled=False,
     )
     made.append(together)
@@ -146,9 +153,9 @@ def _profiles(near: Any) -> dict[Any, Any]:
 
 def _refuse(address: Address, together: Any, error: Any) -> None:
     """WiringError where to connect again would be in vain."""
-    causes: dict[Any, Any] = error.errors or {}
-    for cause in causes.values():
-        if isinstance(cause, AuthenticationFailed):
+    # Where nobody was asked, it is a list of whom there would have been.
+    for cause in getattr(error.errors, "values", tuple[Any, ...])():
+        if isinstance(cause, AuthenticationFailed) and _CANNOT_TELL not in str(cause):
             who = f"the user '{address.user}'" if address.user else "anybody without a name"
             raise WiringError(
                 f"Cassandra at {address.shown} does not let {who} in. Write cassandra://user:password@host/keyspace."
@@ -171,10 +178,13 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, InvalidRequest) and any(each in str(error) for each in _NO_SUCH_TABLE)
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the server says that the account may not do this."""
+    return isinstance(error, Unauthorized)
+
+
 def refusal(address: Address, error: BaseException) -> TwofoldError:
     """What to tell of a driver's error."""
-    if isinstance(error, Unauthorized):
-        return WiringError(f"The user '{address.user}' may not do this in Cassandra at {address.shown}: {error}")
     if isinstance(error, REFUSED):
         return Unavailable(f"Cassandra at {address.shown} refused: {error}")
     said = _said(error)

@@ -16,7 +16,16 @@ from cassandra.query import BatchStatement, BatchType  # type: ignore[import-unt
 
 from twofold.errors import TwofoldError, Unavailable
 from twofold.read_store.cassandra.address import Address
-from twofold.read_store.cassandra.connecting import LOST, REFUSED, SERIAL, Connection, connect, is_missing, refusal
+from twofold.read_store.cassandra.connecting import (
+    LOST,
+    REFUSED,
+    SERIAL,
+    Connection,
+    connect,
+    is_forbidden,
+    is_missing,
+    refusal,
+)
 from twofold.world import World
 
 T = TypeVar("T")
@@ -44,10 +53,14 @@ class Missing(Unavailable):
     """A table or keyspace is not there."""
 
 
+class Forbidden(Unavailable):
+    """The account may not do this."""
+
+
 class Driver:
     """Statements to one cluster, all of which may be repeated. Each is tried again for `patience` seconds.
 
-    Unavailable where that did not help, or the server refuses; Missing, which is one, where there is no such table.
+    Unavailable where that did not help, or the server refuses. Missing and Forbidden are kinds of it.
     """
 
     def __init__(self, address: Address, connection: Connection, world: World, patience: float) -> None:
@@ -78,6 +91,10 @@ class Driver:
         self._closed = True
         await self._connection.close()
 
+    async def settle(self) -> None:
+        """Take note of the keyspace, once it is there."""
+        await self._again(partial(self._connection.learn, self.address.keyspace))
+
     async def rows(self, cql: str, *parameters: Any, serial: bool = False) -> list[Row]:
         """What a query answers, whole. `serial` sees conditional statements that are half-way through, too."""
         bound = (await self.prepare(cql)).bind(parameters)
@@ -100,7 +117,7 @@ class Driver:
         """A statement to bind parameters to."""
         async with self._preparing:
             if cql not in self._prepared:
-                self._prepared[cql] = await self._again(partial(asyncio.to_thread, self.session.prepare, cql))
+                self._prepared[cql] = await self._again(partial(self._prepare, cql))
             return self._prepared[cql]
 
     async def run(self, statements: Iterable[Statement]) -> list[Row]:
@@ -153,6 +170,9 @@ class Driver:
                     raise self._told(error) from error
             pause = await self.pause(pause)
 
+    async def _prepare(self, cql: str) -> Any:
+        return await self._world.within(_ATTEMPT, asyncio.to_thread(self.session.prepare, cql))
+
     async def _ask(
         self, statement: Statement, *, profile: str | None = None, seconds: float = _ATTEMPT, state: bytes | None = None
     ) -> tuple[list[Row], bytes | None]:
@@ -184,6 +204,8 @@ class Driver:
                 f"Cassandra at {self.address.shown} has no such table: another process has dropped the read model, or "
                 f"built it anew. Restart this one with the same modules. ({error})"
             )
+        if is_forbidden(error):
+            return Forbidden(f"The user '{self.address.user}' may not do this at {self.address.shown}: {error}")
         return refusal(self.address, error)
 
 

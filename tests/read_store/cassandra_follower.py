@@ -1,0 +1,175 @@
+"""In charge of a follower of a made-up log on Cassandra, whose saves can be broken off, or held up, at any statement.
+
+Run as a program it follows in a process of its own, and kills itself on the way.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from itertools import islice
+from typing import Any
+from unittest.mock import patch
+
+from twofold.read_store.cassandra import CassandraReadStore
+from twofold.read_store.cassandra.driver import Driver
+from twofold.read_store.memory import MemoryReadStore
+from twofold.read_store.port import Change, Kept, ReadModel, ReadStore
+from twofold.testing.read_store_rows import LOG, Order, find
+
+MODEL = ReadModel("moves", 1, Order, (("customer",), ("customer", "note")), ("total",))
+Event = tuple[str, Order | None]
+Log = Sequence[Event]
+"""What each event makes of the row of a key."""
+
+
+class Interrupted(Exception):
+    """What a save that is broken off ends with."""
+
+
+class Interruption:
+    """Lets a save come as far as `after` statements; then it fails, or, if it `waits`, hangs until it is released."""
+
+    def __init__(self, after: int, *, waits: bool = False) -> None:
+        self.reached = asyncio.Event()
+        self._left = after
+        self._released = asyncio.Event()
+        self._waits = waits
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def at_a_statement(self) -> None:
+        self._left -= 1
+        if self._left >= 0:
+            return
+        self.reached.set()
+        if not self._waits:
+            raise Interrupted
+        await self._released.wait()
+
+
+_interruption: ContextVar[Interruption | None] = ContextVar("interruption", default=None)
+
+
+def make_interruptible(store: CassandraReadStore) -> None:
+    ask = store._driver._ask
+
+    async def asked(*statement: Any, **options: Any) -> Any:
+        if interruption := _interruption.get():
+            await interruption.at_a_statement()
+        return await ask(*statement, **options)
+
+    store._driver._ask = asked  # type: ignore[method-assign]
+
+
+async def start_save(store: ReadStore, change: Change, interruption: Interruption) -> "asyncio.Task[None]":
+    """A save that has come to its interruption, or to its end."""
+
+    async def save() -> None:
+        _interruption.set(interruption)
+        await store.save(change)
+
+    saving = asyncio.create_task(save())
+    reached = asyncio.create_task(interruption.reached.wait())
+    await asyncio.wait([saving, reached], return_when=asyncio.FIRST_COMPLETED)
+    if not interruption._waits:
+        await asyncio.wait([saving])
+    reached.cancel()
+    return saving
+
+
+async def change_of(store: ReadStore, model: ReadModel, log: Log, page: int) -> Change | None:
+    """What a follower saves next, having folded a page of the log; None at its end."""
+    async with store.snapshot() as snapshot:
+        before = (await snapshot.progress(model)).position
+    upto = min(before + page, len(log))
+    if upto == before:
+        return None
+    events = list(enumerate(log[before:upto], before + 1))
+    known = await store.load(model, [key for _, (key, _) in events])
+    changed: dict[str, Kept] = {}
+    for position, (key, row) in events:
+        kept = changed.get(key) or known.get(key) or Kept(None, 0)
+        if position > kept.position:
+            passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
+            changed[key] = Kept(row, position, kept.repair, passed)
+    return Change(model, LOG, before, upto, 0, changed)
+
+
+async def follow(store: ReadStore, model: ReadModel, log: Log, page: int) -> None:
+    """Follow a log to its end."""
+    while change := await change_of(store, model, log, page):
+        await store.save(change)
+
+
+async def answers(store: ReadStore, model: ReadModel, log: Log) -> dict[Any, Any]:
+    """All that can be asked of a model that followed the log: rows by key, and every find."""
+    rows = [row for _, row in log if row is not None]
+    filters: list[dict[str, Any]] = [{}]
+    filters += [{"customer": customer} for customer in {row.customer for row in rows}]
+    filters += [{"customer": each[0], "note": each[1]} for each in {(row.customer, row.note) for row in rows}]
+    found: dict[Any, Any] = {}
+    for each in filters:
+        for order in (None, "total"):
+            for descending in (False, True):
+                question = (tuple(each.items()), order, descending)
+                found[question] = (await find(store, model, each, order_by=order, descending=descending)).rows
+    kept = await store.load(model, list(dict.fromkeys(key for key, _ in log)))
+    return found | {key: each.row for key, each in kept.items() if each.row is not None}
+
+
+async def expected(model: ReadModel, log: Log) -> dict[Any, Any]:
+    """What the answers have to be: those of a store without any faults."""
+    memory = MemoryReadStore()
+    await memory.prepare([model])
+    await follow(memory, model, log, 1)
+    return await answers(memory, model, log)
+
+
+def made_up(events: int) -> list[Event]:
+    """A log in which rows move, stay, go and come again."""
+    log: list[Event] = []
+    for n in range(events):
+        row = None if n % 7 == 6 else Order(f"c{n % 5}", n % 11, None if n % 3 else "x")
+        log.append((f"k{n * n % 13}", row))
+    return log
+
+
+async def _die_at(url: str, log: Log, page: int, step: str, statements: int) -> None:
+    """Follow, and be killed in the second save: in one of its steps, after so many statements of it."""
+    steps = {"finds": 1, "moves": 2, "rows": 3, "checkpoint": 4}
+    run, decide = Driver.run, Driver.decide
+    at = 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def run_or_die(self: Driver, waiting: Iterable[Any]) -> Any:
+        nonlocal at
+        at += 1
+        if at != steps[step]:
+            return await run(self, waiting)
+        await run(self, list(islice(waiting, statements)))
+        die()
+
+    async def decide_or_die(self: Driver, statement: Any) -> bool:
+        die()
+        return await decide(self, statement)
+
+    store = await CassandraReadStore.open(url)
+    await store.prepare([MODEL])
+    first = await change_of(store, MODEL, log, page)
+    assert first is not None
+    await store.save(first)
+    second = await change_of(store, MODEL, log, page)
+    assert second is not None
+    with patch.object(Driver, "run", run_or_die), patch.object(Driver, "decide", decide_or_die):
+        await store.save(second)
+
+
+if __name__ == "__main__":
+    url, events, page, step, statements = sys.argv[1:]
+    asyncio.run(_die_at(url, made_up(int(events)), int(page), step, int(statements)))
