@@ -47,7 +47,7 @@ class LogModel:
             space = self.rows.setdefault(row.space, {})
             space.pop(row.key, None)
             if row.value is not None:
-                space[row.key] = (row.value, row.expected + 1)
+                space[row.key] = (row.value, row.next)
         if append.command_id is not None:
             self.commands[append.command_id] = (append.request_hash, self.head, len(append.events))
         return ("appended", self.head, len(append.events), False)
@@ -145,6 +145,7 @@ ROWS = st.builds(
     key=st.sampled_from(("one", "two")),
     value=st.none() | st.binary(max_size=4),
     expected=st.sampled_from((0, 0, 1, 2)),
+    version=st.sampled_from((None, None, 1, 2)),
 )
 GUARDS = st.builds(
     RowGuard,

@@ -13,6 +13,9 @@ from twofold.write_store.port import Appended, Row, RowGuard, RowWrite, WriteSto
 ODD_KEYS = ("", " ", "'", '"', "%", "_", "\\", "{}", "{a,b}", "null", "ßß é", "🦊", ";--", "a:b", "x" * 1_024)
 
 
+ROUND_AND_ROUND = (("a", 7, 3), ("b", 3, 9), ("c", 7, 3), ("d", 9, 7))
+
+
 class RowsContract(abc.ABC):
     """Part of `WriteStoreContract`."""
 
@@ -61,6 +64,19 @@ class RowsContract(abc.ABC):
             assert kinds(await store.append([one, two])) == [1, "Conflict"]
             assert await store.rows("s") == {"k": Row(b"a", 1)}
             assert [e.type for e in await everything(store)] == ["a"]
+
+    async def test_a_write_may_say_which_version_its_row_gets(self) -> None:
+        async with self.opened() as store:
+            large = 2**63 - 1
+            await put(store, rows=[RowWrite("s", "k", b"1", 0, large)])
+            assert await store.rows("s") == {"k": Row(b"1", large)}
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", 1)]), Conflict)
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", large, 7)]), Appended)
+            assert await store.rows("s") == {"k": Row(b"2", 7)}
+            chain = [append(event(n), rows=[RowWrite("s", "k", b"3", at, to)]) for n, at, to in ROUND_AND_ROUND]
+            assert kinds(await store.append(chain)) == [1, 2, "Conflict", 3]
+            assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 7)]), Appended)
+            assert await store.rows("s") == {}
 
     async def test_rows_of_some_keys_are_those_that_are_there(self) -> None:
         async with self.opened() as store:

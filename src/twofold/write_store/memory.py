@@ -132,4 +132,4 @@ class MemoryWriteStore:
         if row.value is None:
             space.pop(row.key, None)
         else:
-            space[row.key] = Row(row.value, row.expected + 1)
+            space[row.key] = Row(row.value, row.next)

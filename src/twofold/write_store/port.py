@@ -14,13 +14,20 @@ from twofold.errors import CommandIdReused, Conflict
 class RowWrite(msgspec.Struct, frozen=True, gc=False):
     """A row of data to be kept with the log, written only if its present version is `expected` (0: not there yet).
 
-    `value` None deletes it. Rows are how a follower keeps its checkpoint together with the events that follow from it.
+    `value` None deletes it. `version` is the one it gets, above 0; None: one more than `expected`. Rows are how a
+    follower keeps its checkpoint together with the events that follow from it.
     """
 
     space: str
     key: str
     value: bytes | None
     expected: int
+    version: int | None = None
+
+    @property
+    def next(self) -> int:
+        """The version the row has once it is written."""
+        return self.expected + 1 if self.version is None else self.version
 
 
 class RowGuard(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +39,7 @@ class RowGuard(msgspec.Struct, frozen=True, gc=False):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A stored row and its version, which counts up from 1 with each write."""
+    """A stored row and its version, which counts up from 1 with each write, unless the write says otherwise."""
 
     value: bytes
     version: int

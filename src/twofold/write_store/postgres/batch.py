@@ -40,7 +40,7 @@ class Call:
         self._probes: tuple[Columns, ...] = ([], [], [], [])
         self._rivals: tuple[Columns, ...] = ([], [])
         self._wide: list[dict[str, Any]] = []
-        self._rows: tuple[Columns, ...] = ([], [], [], [], [])
+        self._rows: tuple[Columns, ...] = ([], [], [], [], [], [])
         self._guards = batch[0].guards
         alone = len(batch) == 1
         for append in batch:
@@ -147,7 +147,8 @@ class Call:
                 types.append(self._types[name])
 
     def _add_row(self, row: RowWrite, number: int) -> None:
-        for column, value in zip(self._rows, (number, row.space, row.key, row.value, row.expected), strict=True):
+        values = (number, row.space, row.key, row.value, row.expected, row.next)
+        for column, value in zip(self._rows, values, strict=True):
             column.append(value)
 
     def _keep(self, append: Append, number: int) -> None:

@@ -144,7 +144,7 @@ class LogWriter:
                 sql = "delete from rows where log_id = ? and space = ? and key = ?"
                 self._connection.execute(sql, (self._log_id, row.space, row.key))
             else:
-                bound = (self._log_id, row.space, row.key, row.value, row.expected + 1)
+                bound = (self._log_id, row.space, row.key, row.value, row.next)
                 self._connection.execute(_ROW, bound)
         return True
 

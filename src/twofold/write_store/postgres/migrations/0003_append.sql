@@ -13,7 +13,7 @@ create function {schema}.append(
     p_probe_of int[], p_probe_after bigint[], p_probe_tag text[], p_probe_type int[],
     p_rival_of int[], p_rival int[], p_wide jsonb,
     p_row_of int[], p_row_space text[], p_row_key text[], p_row_value bytea[], p_row_expected bigint[],
-    p_guard_space text[], p_guard_key text[], p_guard_expected bigint[]
+    p_row_version bigint[], p_guard_space text[], p_guard_key text[], p_guard_expected bigint[]
 ) returns table (
     nonce bigint, base bigint, refused int[],
     repeat_of int[], repeat_hash bytea[], repeat_position bigint[], repeat_count int[], repeat_nonce bigint[]
@@ -160,8 +160,8 @@ begin
         delete from rows r using unnest(p_row_of, p_row_space, p_row_key, p_row_value) as w(i, space, key, value)
          where accepted[w.i] and w.value is null and r.space = w.space and r.key = w.key;
         insert into rows (space, key, value, version)
-        select w.space, w.key, w.value, w.expected + 1
-          from unnest(p_row_of, p_row_space, p_row_key, p_row_value, p_row_expected) as w(i, space, key, value, expected)
+        select w.space, w.key, w.value, w.version
+          from unnest(p_row_of, p_row_space, p_row_key, p_row_value, p_row_version) as w(i, space, key, value, version)
          where accepted[w.i] and w.value is not null
         on conflict (space, key) do update set value = excluded.value, version = excluded.version;
     end if;
