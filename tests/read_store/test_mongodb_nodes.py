@@ -13,6 +13,7 @@ from tests.read_store.mongodb_stores import database, documents, opened
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.mongodb import MongoReadStore, writing
 from twofold.read_store.mongodb.finds import Table
+from twofold.read_store.mongodb.standing import Standings
 from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Kept, Parked, Progress, ReadModel
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
@@ -66,20 +67,26 @@ async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_
 ) -> None:
     async with opened(mongodb_url) as old, opened(mongodb_url) as new:
         await keep(old, BARE, {"a": Order("ann")})
-        write = writing.write_rows
-        preparing: list[asyncio.Task[None]] = []
+        write, quiet = writing.write_rows, Standings.quiet
+        under_way, declared = asyncio.Event(), asyncio.Event()
 
-        async def declared_meanwhile(*arguments: object) -> None:
-            preparing.append(asyncio.create_task(new.prepare([ORDERS])))
-            while True:
-                standing = await new._standings.of(Table(ORDERS))
-                if standing is not None and standing.columns:
-                    break
+        async def held_up(*arguments: object) -> None:
+            under_way.set()
+            await declared.wait()
             await write(*arguments)  # type: ignore[arg-type]
 
-        with patch("twofold.read_store.mongodb.write_rows", declared_meanwhile), pytest.raises(Unavailable):
-            await old.save(Change(BARE, LOG, 1, 2, 0, {"b": Kept(Order("ann"), 2)}))
-        await preparing[0]
+        async def waiting(self: Standings, table: Table) -> None:
+            declared.set()
+            await quiet(self, table)
+
+        with patch("twofold.read_store.mongodb.write_rows", held_up), patch.object(Standings, "quiet", waiting):
+            saving = asyncio.create_task(old.save(Change(BARE, LOG, 1, 2, 0, {"b": Kept(Order("ann"), 2)})))
+            # Less than the patience with which it would wait for a save that nobody ends.
+            async with asyncio.timeout(15):
+                await under_way.wait()
+                await new.prepare([ORDERS])
+        with pytest.raises(Unavailable):
+            await saving
         assert await keys(new, ORDERS, {"customer": "ann"}) == ["a", "b"]
         assert (await progress(new, ORDERS)).position == 1
 

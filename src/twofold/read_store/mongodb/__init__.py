@@ -78,8 +78,7 @@ class MongoReadStore:
         try:
             yield snapshot
         finally:
-            # Whoever was cancelled need not wait for it.
-            _ = self._client.begin(snapshot.end())
+            await snapshot.end()
 
     async def checkpoints(self) -> list[Checkpoint]:
         return checkpoints_of(await self._client.uncancelled(self._client.patiently(self._everything)))

@@ -126,14 +126,10 @@ class Client:
         if self._closing is not None:
             work.close()
             raise Unavailable(f"The read models at {self.address.shown} have been closed.")
-        return await asyncio.shield(self.begin(work))
-
-    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Let `work` go on by itself; `close` waits for it."""
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._finished)
-        return task
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Give back the connections when all work is done. Whoever gives up waiting does not stop it half-way."""

@@ -30,8 +30,6 @@ class MongoSnapshot:
         self._session = client.session()
         self._first = asyncio.Lock()
         self._taken = False
-        self._asking = 0
-        self._done = asyncio.Event()
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
         table = self._table_of(model)
@@ -79,10 +77,7 @@ class MongoSnapshot:
         return Native(self._client.database, self._table_of(model).collection, self._session)
 
     async def end(self) -> None:
-        """Give the session back as soon as nobody waits for an answer in it any more."""
-        while self._asking:
-            self._done.clear()
-            await self._done.wait()
+        """Give the session back. An answer that nobody waits for any more may still come in it."""
         await self._session.end_session()
 
     async def _rows(self, table: Table, find: Find, step: Mapping[str, Any], limit: int) -> list[Document]:
@@ -99,18 +94,13 @@ class MongoSnapshot:
         return await self._client.uncancelled(self._ask(work))
 
     async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
-        self._asking += 1
-        try:
-            if self._taken:
-                return await self._client.patiently(work)
-            # Of two first questions at once, each would get a moment of its own.
-            async with self._first:
-                answer = await self._client.patiently(work, also=_NOT_YET)
-                self._taken = True
-                return answer
-        finally:
-            self._asking -= 1
-            self._done.set()
+        if self._taken:
+            return await self._client.patiently(work)
+        # Of two first questions at once, each would get a moment of its own.
+        async with self._first:
+            answer = await self._client.patiently(work, also=_NOT_YET)
+            self._taken = True
+            return answer
 
 
 def check_text(model: ReadModel, *keys: str) -> None:
