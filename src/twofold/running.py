@@ -10,6 +10,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
+from twofold.command_service.inline import Inline
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.module import Wiring
@@ -55,6 +56,7 @@ class Running:
         self.store = store
         self.views = views
         self.watch = Watch(world)
+        self._visit = only is not None
         self._models = plans.models
         folds = Folds(store, plans.events, settings.cached_folds)
         self.batcher = Batcher(
@@ -72,6 +74,7 @@ class Running:
             plans.messages,
             self.batcher,
             world,
+            Inline(plans.wiring, store, plans.events, self.batcher, settings.cached_rows),
             retries=settings.conflict_retries,
         )
         versions = {name: plans.wiring.projections[name].version for name in plans.models}
@@ -104,6 +107,7 @@ class Running:
 
     async def start(self) -> None:
         self.batcher.start()
+        await self.commands.start(visit=self._visit)
         await self.supervisor.start()
 
     async def stop(self) -> None:

@@ -17,6 +17,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
+from twofold.command_service.inline import Inline
 from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import RecordedEvent
@@ -162,11 +163,15 @@ class Services:
         self.folds = Folds(store, self.codec, cached)
         self.batcher = Batcher(store, self.folds, world, commands=512, size=4_194_304, queue=queue)
         messages = MessageCodec()
-        self.commands = CommandService(wiring, self.folds, self.codec, messages, self.batcher, world, retries=retries)
+        self.inline = Inline(wiring, store, self.codec, self.batcher, 1_000)
+        self.commands = CommandService(
+            wiring, self.folds, self.codec, messages, self.batcher, world, self.inline, retries=retries
+        )
         self.handle = self.commands.handle
 
     async def __aenter__(self) -> "Services":
         self.batcher.start()
+        await self.commands.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -231,6 +236,12 @@ class YieldingStore:
     async def newer(self, *args: object) -> object:
         await self._yield()
         found = await self._store.newer(*args)  # type: ignore[arg-type]
+        await self._yield()
+        return found
+
+    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> object:
+        await self._yield()
+        found = await self._store.rows(space, keys, limit)
         await self._yield()
         return found
 

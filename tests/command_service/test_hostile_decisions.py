@@ -171,6 +171,7 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
     store = Stuck()
     services = Services(store)
     services.batcher.start()
+    await services.commands.start()
     under_way = asyncio.create_task(services.handle(Mark("t", "b"), "under way"))
     await store.asked.wait()
     queued = asyncio.create_task(services.handle(Mark("t", "b"), "queued"))

@@ -245,6 +245,9 @@ async def test_beyond_the_queue_limit_commands_are_told_to_come_back() -> None:
         async def newer(self, *args):  # type: ignore[no-untyped-def]
             return await self.store.newer(*args)
 
+        async def rows(self, *args):  # type: ignore[no-untyped-def]
+            return await self.store.rows(*args)
+
     stuck = Stuck()
     async with Services(stuck, SEATS, queue=4) as services:  # type: ignore[arg-type]
         first = asyncio.create_task(services.handle(Take("first", "ann"), "first"))

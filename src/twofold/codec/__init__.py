@@ -2,5 +2,6 @@
 
 from twofold.codec.events import EventCodec
 from twofold.codec.messages import MessageCodec
+from twofold.codec.rows import RowCodec
 
-__all__ = ["EventCodec", "MessageCodec"]
+__all__ = ["EventCodec", "MessageCodec", "RowCodec"]

@@ -17,7 +17,7 @@ class EventCodec:
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = {event.name: event for event in events}
         for event in self._events.values():
-            _refuse_what_json_has_not(event.type)
+            refuse_what_json_has_not(event.type)
         self._stored = {e.type: (e.name, e.version, TagReader(e.type)) for e in self._events.values()}
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
@@ -91,7 +91,7 @@ class EventCodec:
         return upcast
 
 
-def _refuse_what_json_has_not(message: type) -> None:
+def refuse_what_json_has_not(message: type) -> None:
     """WiringError where a field, however deep, is of a class that cannot be written as JSON and read back."""
     todo: list[Any] = [msgspec.inspect.type_info(message)]
     seen: set[int] = set()

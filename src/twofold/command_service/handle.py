@@ -7,12 +7,13 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folded, Folds, conditions
+from twofold.command_service.inline import Inline
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring
 from twofold.errors import CommandIdReused, Conflict, InvalidMessage, UnknownMessage
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Appended, Outcome
+from twofold.write_store.port import Append, Appended, Outcome, RowWrite
 
 MAX_COMMAND_ID = 256
 """Characters; more would not fit into the index of every store."""
@@ -37,16 +38,30 @@ class CommandService:
         messages: MessageCodec,
         batcher: Batcher,
         world: World,
+        inline: Inline,
         *,
         retries: int,
     ) -> None:
         self._wiring = wiring
+        self._inline = inline
         self._events = events
         self._messages = messages
         self._batcher = batcher
         self._world = world
         self._retries = retries
         self._folds = folds
+
+    @property
+    def problem(self) -> str | None:
+        """Why no command is handled, in a sentence; None while all is well."""
+        return self._inline.problem
+
+    async def start(self, *, visit: bool = False) -> None:
+        """Bring what is kept with the events up to date (on a visit only look). Until then commands have to come back.
+
+        WiringError where an inline projection cannot be built.
+        """
+        await self._inline.start(visit=visit)
 
     async def handle(
         self,
@@ -60,9 +75,10 @@ class CommandService:
         """Decide `command` and write what follows from it, durably, once for each command id.
 
         Rejected (or whatever else the decision raises), and only after a look at the newest events. UnknownMessage
-        where no decision takes it, InvalidMessage where an id cannot be a tag or be stored, or an event could not be
-        read back, CommandIdReused, Conflict after too many retries, Unavailable.
+        where no decision takes it, InvalidMessage where an id cannot be a tag or be stored, an event could not be read
+        back or is not taken by an inline projection, CommandIdReused, Conflict after too many retries, Unavailable.
         """
+        self._inline.refuse()
         decision = self._wiring.decisions.get(type(command))
         if decision is None:
             raise UnknownMessage(f"No decision takes {type(command).__name__}. Add one to `decisions=[…]`.")
@@ -85,9 +101,11 @@ class CommandService:
         for attempt in range(self._retries + 1):
             if attempt:
                 folded = await self._newer(folded)
+            if attempt > 1:
+                await self._inline.check()
             try:
                 decided = decision.decide(command, boundary, _states(folded), Context(command_id, now, actor))
-                written = self._written(decided, command_id)
+                written, rows = await self._written(decided, command_id)
             except Exception:
                 # Rejected, or a mistake: either may rest on states that are old, or that never were at one moment.
                 newest, done = await self._folds.refresh(folded, command_id)
@@ -96,19 +114,23 @@ class CommandService:
                 if not _came_further(folded, newest):
                     raise
                 decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
-                written = self._written(decided, command_id)
+                written, rows = await self._written(decided, command_id)
                 folded = newest
             new, events = tuple(each for each, _ in written), [event for _, event in written]
-            append = Append(metadata, new, conditions(folded), command_id, request_hash)
-            outcome = await self._batcher.append(append, events)
+            append = Append(metadata, new, conditions(folded), command_id, request_hash, rows, self._inline.guards)
+            outcome = await self._inline.append(append, events)
             if isinstance(outcome, Appended):
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
         raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
 
-    def _written(self, decided: Sequence[object], command_id: str) -> list[tuple[NewEvent, object]]:
-        return [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
+    async def _written(
+        self, decided: Sequence[object], command_id: str
+    ) -> tuple[list[tuple[NewEvent, object]], tuple[RowWrite, ...]]:
+        """What is to be written: events, each as it is stored and as it will be read, and rows beside them."""
+        events = [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
+        return events, await self._inline.rows([event for _, event in events])
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
         """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""

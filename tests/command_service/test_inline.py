@@ -1,0 +1,381 @@
+"""An inline row is written with its events, or neither is; what one command makes of it, no other undoes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.command_service.bench_of_rules import Services, YieldingStore, opened
+from tests.command_service.ledger import (
+    BALANCES,
+    EVENTS,
+    LEDGER,
+    TILL,
+    UNLUCKY,
+    AccountId,
+    Balance,
+    Close,
+    Deposit,
+    Deposited,
+    Till,
+    Transfer,
+    any_command,
+    check_rows,
+    deposit,
+    deposits,
+    ledger,
+    stored,
+    till,
+)
+from tests.servers.postgres import Postgres
+from tests.write_store.postgres import fresh_log
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
+from twofold.domain.module import Module
+from twofold.domain.projection import Projection
+from twofold.errors import InvalidMessage, Rejected, Unavailable
+from twofold.write_store.memory import MemoryWriteStore
+from twofold.write_store.port import Append, Outcome, WriteStore
+from twofold.write_store.postgres import PostgresWriteStore
+
+RACERS = 32
+
+
+@asynccontextmanager
+async def store_of(kind: str, folder: Path, postgres: Postgres) -> AsyncIterator[WriteStore]:
+    """A fresh store of this kind."""
+    if kind != "postgres":
+        async with opened(kind, folder) as store:
+            yield store
+        return
+    log = await PostgresWriteStore.open(await fresh_log(postgres.dsn))
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def unexpected(outcomes: Sequence[object]) -> list[object]:
+    return [each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, Rejected)]
+
+
+KINDS = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+
+
+@KINDS
+async def test_a_row_is_there_in_the_very_moment_the_receipt_is(
+    kind: str, tmp_path: Path, postgres_newest: Postgres
+) -> None:
+    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER) as services:
+        total = 0
+        for n in range(1, 30):
+            written = await services.handle(Deposit(f"a{n % 3}", n + 100), f"c-{n}")
+            total += n + 100
+            assert written.position == n
+            assert (await stored(store))["till"]["all"].cents == total
+        assert await check_rows(store) == 29
+
+
+@KINDS
+async def test_rows_are_the_fold_of_the_log_whatever_the_commands_were(
+    kind: str, tmp_path: Path, postgres_newest: Postgres
+) -> None:
+    random = Random(7)
+    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER, cached=3) as services:
+        for turn in range(12):
+            sent = [services.handle(any_command(random), f"c-{turn}-{n}") for n in range(40)]
+            outcomes = await asyncio.gather(*sent, return_exceptions=True)
+            assert [
+                each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, Rejected)
+            ] == []
+        assert await check_rows(store) > 240
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_services_that_share_a_log_and_know_nothing_of_one_another_keep_its_rows(seed: int) -> None:
+    random = Random(seed)
+    store = MemoryWriteStore()
+    slow = [YieldingStore(store, Random(seed + n)) for n in range(3)]
+    async with (
+        Services(slow[0], LEDGER, retries=10_000) as a,  # type: ignore[arg-type]
+        Services(slow[1], LEDGER, retries=10_000) as b,  # type: ignore[arg-type]
+        Services(slow[2], LEDGER, retries=10_000) as c,  # type: ignore[arg-type]
+    ):
+        for turn in range(8):
+            sent = [random.choice((a, b, c)).handle(any_command(random), f"{turn}-{n}") for n in range(20)]
+            outcomes = await asyncio.gather(*sent, return_exceptions=True)
+            assert [
+                each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, Rejected)
+            ] == []
+    assert await check_rows(store) > 80
+
+
+@KINDS
+async def test_of_thirty_two_racers_on_one_row_none_is_lost(
+    kind: str, tmp_path: Path, postgres_newest: Postgres
+) -> None:
+    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER) as services:
+        for turn in range(5):
+            await deposits(services, [f"a{n}" for n in range(RACERS)], start=turn * RACERS)
+        row: Till = (await stored(store))["till"]["all"]
+        assert (row.deposits, row.cents) == (5 * RACERS, sum(range(100, 100 + 5 * RACERS)))
+        assert await check_rows(store) == 5 * RACERS
+
+
+async def test_of_thirty_two_racers_of_four_nodes_on_one_row_none_is_lost(postgres: Postgres) -> None:
+    url = await fresh_log(postgres.dsn)
+    stores = [await PostgresWriteStore.open(url) for _ in range(4)]
+    nodes = [Services(store, LEDGER) for store in stores]
+    for node in nodes:
+        await node.__aenter__()
+    for turn in range(3):
+        start = turn * RACERS
+        sent = [nodes[n % 4].handle(Deposit(f"a{n}", n + 100), f"{start}-{n}") for n in range(RACERS)]
+        await asyncio.gather(*sent)
+    for node in nodes:
+        await node.__aexit__()
+    assert (await stored(stores[0]))["till"]["all"].deposits == 3 * RACERS
+    assert await check_rows(stores[0]) == 3 * RACERS
+    for store in stores:
+        await store.close()
+
+
+async def test_without_the_guards_of_rows_the_race_loses_some() -> None:
+    class Unguarded(MemoryWriteStore):
+        """Writes rows whatever their version is."""
+
+        async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+            return [(await super(Unguarded, self).append([await self._let_through(each)]))[0] for each in batch]
+
+        async def _let_through(self, append: Append) -> Append:
+            rows = []
+            for row in append.rows:
+                present = (await self.rows(row.space, [row.key])).get(row.key)
+                rows.append(msgspec.structs.replace(row, expected=present.version if present else 0))
+            return msgspec.structs.replace(append, rows=tuple(rows))
+
+    store = Unguarded()
+    slow = YieldingStore(store, Random(1))
+    async with Services(slow, LEDGER) as first, Services(slow, LEDGER) as second:  # type: ignore[arg-type]
+        await asyncio.gather(*(node.handle(Deposit("a", 100), f"{n}") for n in range(16) for node in (first, second)))
+    with pytest.raises(AssertionError):
+        await check_rows(store)
+
+
+async def test_commands_on_one_row_share_a_commit(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER) as services:
+        batches: list[list[Outcome]] = []
+        append = store.append
+
+        async def counted(batch: Sequence[Append]) -> list[Outcome]:
+            batches.append(await append(batch))
+            return batches[-1]
+
+        store.append = counted  # type: ignore[method-assign]
+        await deposits(services, [f"a{n}" for n in range(500)])
+        assert len(batches) <= 4
+        assert sum(len(batch) for batch in batches) == 500, "nothing had to be decided anew"
+        assert await check_rows(store) == 500
+
+
+async def test_what_was_folded_on_top_of_an_append_that_failed_is_decided_anew(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER) as here, Services(store, LEDGER) as there:
+        await here.handle(Deposit("poor", 50), "d-0")
+        # Cached here, and spent elsewhere: the transfer rests on an old state, and others build on its rows.
+        with pytest.raises(Rejected):
+            await here.handle(Transfer("poor", "rich", 60), "t-0")
+        await there.handle(Transfer("poor", "rich", 50), "t-1")
+        late = asyncio.create_task(here.handle(Transfer("poor", "rich", 50), "t-2"))
+        after = [asyncio.create_task(here.handle(Deposit("rich", 100), f"d-{n}")) for n in range(1, 9)]
+        with pytest.raises(Rejected, match="not-enough"):
+            await late
+        await asyncio.gather(*after)
+        assert (await stored(store))["balances"]["rich"].cents == 850
+        assert await check_rows(store) == 10
+
+
+async def test_a_row_that_was_deleted_and_made_anew_is_not_mistaken_for_the_one_before() -> None:
+    store = MemoryWriteStore()
+    async with Services(store, LEDGER) as here, Services(store, LEDGER) as there:
+        await here.handle(Deposit("a", 100), "1")
+        await there.handle(Close("a"), "2")
+        await there.handle(Deposit("a", 20), "3")
+        # What is remembered here was written once, and so was what is there now.
+        await here.handle(Deposit("a", 1), "4")
+        assert (await stored(store))["balances"]["a"] == Balance("a", 21, 2, 20 * 31 + 1)
+        assert await check_rows(store) == 4
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_an_event_that_a_fold_does_not_take_is_not_written_and_the_command_says_why(
+    kind: str, tmp_path: Path
+) -> None:
+    async with opened(kind, tmp_path) as store, Services(store, LEDGER) as services:
+        await services.handle(Deposit("a", 100), "c-1")
+        before = await stored(store)
+        with pytest.raises(InvalidMessage) as refused:
+            await services.handle(Deposit("a", UNLUCKY), "c-2")
+        for said in ("'till'", "Deposited", "'all'", "ValueError: an unlucky number", "nothing is written"):
+            assert said in str(refused.value)
+        assert (await store.read(NO_EVENTS)).head == 1
+        assert await stored(store) == before
+        assert (await services.handle(Deposit("a", 1), "c-2")).events == ["c-2.0"], "the id was not used up"
+        assert await check_rows(store) == 2
+
+
+async def test_other_commands_of_its_batch_are_not_touched_by_one_that_a_fold_does_not_take() -> None:
+    store = MemoryWriteStore()
+    async with Services(store, LEDGER) as services:
+        cents = [100, UNLUCKY, 102, UNLUCKY, 104]
+        sent = [services.handle(Deposit("a", each), f"{n}") for n, each in enumerate(cents)]
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        assert [isinstance(each, InvalidMessage) for each in outcomes] == [each == UNLUCKY for each in cents]
+        assert await check_rows(store) == 3
+
+
+async def test_a_fold_that_fails_on_an_old_row_is_tried_on_the_present_one() -> None:
+    def strict(row: Balance | None, event: Deposited) -> Balance:
+        row = row or Balance(event.account)
+        if row.cents + event.cents > 100:
+            raise ValueError("too much")
+        return Balance(event.account, row.cents + event.cents, row.events + 1)
+
+    module = ledger(Projection("strict", strict, key=AccountId, lifecycle="inline"))
+    store = MemoryWriteStore()
+    async with Services(store, module) as here, Services(store, module) as there:
+        await here.handle(Deposit("a", 90), "1")
+        await there.handle(Deposit("a", -50), "2")
+        assert (await here.handle(Deposit("a", 60), "3")).position == 3
+        assert (await stored(store, module))["strict"]["a"] == Balance("a", 100, 3)
+        with pytest.raises(InvalidMessage, match="too much"):
+            await here.handle(Deposit("a", 1), "4")
+
+
+async def test_a_repeat_gets_its_receipt_even_where_the_fold_would_not_take_the_event_now() -> None:
+    def once(row: Till | None, event: Deposited) -> Till:
+        if row is not None:
+            raise ValueError("there is one already")
+        return Till(event.cents, 1)
+
+    module = ledger(Projection("once", once, key=lambda event: "all", lifecycle="inline"))
+    store = MemoryWriteStore()
+    async with Services(store, module) as services, Services(store, module) as another:
+        first = await services.handle(Deposit("a", 5), "c-1")
+        for service in (services, another):
+            again = await service.handle(Deposit("a", 5), "c-1")
+            assert (again.events, again.position, again.repeated) == (first.events, first.position, True)
+        with pytest.raises(InvalidMessage, match="there is one already"):
+            await services.handle(Deposit("a", 5), "c-2")
+
+
+def wrong_type(row: Balance | None, event: Deposited) -> Balance | None:
+    return Balance(event.account, "many")  # type: ignore[arg-type]
+
+
+def not_finite(row: Balance | None, event: Deposited) -> Balance | None:
+    return Balance(event.account, float("nan"))  # type: ignore[arg-type]
+
+
+def no_json(row: Balance | None, event: Deposited) -> Balance | None:
+    return Balance(event.account, object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fold", [wrong_type, not_finite, no_json])
+async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> None:
+    module = ledger(TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
+    store = MemoryWriteStore()
+    async with Services(store, module) as services:
+        with pytest.raises(InvalidMessage, match="'broken' made a row for the key 'a' that could not be read back"):
+            await services.handle(Deposit("a", 1), "c-1")
+        assert (await store.read(NO_EVENTS)).head == 0
+        # The row of the other projection had been folded already, and must not be remembered.
+        assert await services.inline.rows([]) == ()
+        assert services.inline._known == {}
+
+
+def failing_key(event: Deposited) -> str:
+    raise LookupError("no key")
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (failing_key, "'till' has no key for a Deposited (LookupError: no key)"),
+        (lambda event: "", "a row key must have 1 to 1024 characters"),
+        (lambda event: "a\0b", "U+0000"),
+        (lambda event: "\ud800", "surrogate"),
+    ],
+)
+async def test_a_key_that_could_not_be_stored_refuses_the_command_alone(key: Any, says: str, tmp_path: Path) -> None:
+    module = ledger(BALANCES, Projection("till", till, key=key, lifecycle="inline"))
+    async with opened("sqlite", tmp_path) as store, Services(store, module) as services:
+        refused, taken = await asyncio.gather(
+            services.handle(Deposit("a", 1), "c-1"), services.handle(Close("a"), "c-2"), return_exceptions=True
+        )
+        assert isinstance(refused, InvalidMessage)
+        assert says in str(refused)
+        assert not isinstance(taken, BaseException)
+        assert (await store.read(NO_EVENTS)).head == 1
+
+
+async def test_an_event_of_many_keys_writes_them_all_and_one_of_none_writes_nothing() -> None:
+    def keys(event: Deposited) -> list[str]:
+        return [f"{n}" for n in range(event.cents)]
+
+    module = ledger(Projection("many", till, key=keys, lifecycle="inline"))
+    store = MemoryWriteStore()
+    async with Services(store, module) as services:
+        await services.handle(Deposit("a", 0), "c-1")
+        assert await stored(store, module) == {"many": {}}
+        await services.handle(Deposit("a", 300), "c-2")
+        assert len((await stored(store, module))["many"]) == 300
+        assert await check_rows(store, module) == 2
+
+
+async def test_several_events_of_one_command_are_folded_in_order() -> None:
+    class Split(msgspec.Struct, frozen=True):
+        account: AccountId
+
+    def split(command: Split) -> list[Deposited]:
+        return [Deposited(command.account, cents) for cents in (1, 2, 3)]
+
+    module = Module("split", events=EVENTS, decisions=[split, deposit], projections=[BALANCES, TILL])
+    store = MemoryWriteStore()
+    async with Services(store, module) as services:
+        await services.handle(Split("a"), "c-1")
+        assert (await stored(store, module))["till"]["all"] == Till(6, 3, (1 * 31 + 2) * 31 + 3)
+        assert await check_rows(store, module) == 3
+
+
+async def test_more_rows_than_are_remembered_are_loaded_again(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as store:
+        services = Services(store, LEDGER)
+        services.inline._size = 2
+        async with services:
+            for turn in range(3):
+                await deposits(services, [f"a{n}" for n in range(20)], start=turn * 20)
+                assert len(services.inline._known) <= 2
+            assert await check_rows(store) == 60
+
+
+async def test_a_row_in_a_shape_its_type_has_no_more_is_said_to_be_so() -> None:
+    class Till2(msgspec.Struct, frozen=True):
+        euros: int
+
+    def count(row: Till2 | None, event: Deposited) -> Till2:
+        return Till2((row.euros if row else 0) + event.cents)
+
+    store = MemoryWriteStore()
+    async with Services(store, ledger(TILL)) as services:
+        await services.handle(Deposit("a", 100), "c-1")
+    module = ledger(Projection("till", count, key=lambda event: "all", lifecycle="inline"))
+    async with Services(store, module) as services:
+        with pytest.raises(
+            Unavailable, match=r"'all' of 'till' is kept in another shape than Till2.*Raise the version"
+        ):
+            await services.handle(Deposit("a", 100), "c-2")
+    assert (await store.read(ALL_EVENTS)).head == 1
