@@ -76,7 +76,7 @@ class App:
             if p.lifecycle == "async"
         }
         functions = [function for module in self.wiring.modules for function in module.queries]
-        self.queries = QueryService(functions, self.models, self.world)
+        self.queries = QueryService(functions, self.models, self.wiring.projections, self.events, self.world)
         self.projections = Projections(
             self._open, self.models, self.wiring.policies, self.wiring.projections, self.world
         )
@@ -102,7 +102,7 @@ class App:
         try:
             await check_log(store, self.wiring)
             self._started = self.world.monotonic()
-            self.queries.begin()
+            self.queries.begin(store)
             self._running = running
             await running.start()
         except BaseException:

@@ -3,15 +3,21 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, get_args, get_origin
 
+from twofold.codec import EventCodec
 from twofold.domain.events import Position, kebab_case
 from twofold.domain.module import check_message
+from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import hints_of
 from twofold.errors import Unavailable, UnknownMessage, WiringError
+from twofold.query_service.of_log import OfLog
+from twofold.query_service.unfollowed import Unfollowed
 from twofold.query_service.view import View
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.world import World
+from twofold.write_store.port import WriteStore
 
 _POLL = 0.05
 _SETTLE = 5.0
@@ -29,6 +35,13 @@ class QueryFunction(NamedTuple):
     views: Mapping[str, str]
 
 
+class Asked(NamedTuple):
+    """What one parameter of a query function stands for."""
+
+    model: ReadModel
+    snapshot: Snapshot
+
+
 class Answered(NamedTuple):
     """An answer, the position it reflects (its lowest checkpoint), and the keys set aside in its read models."""
 
@@ -38,17 +51,26 @@ class Answered(NamedTuple):
 
 
 class QueryService:
-    """Answers typed queries from the read store.
+    """Answers typed queries from the read store, or for live and inline projections from the write store.
 
     `models` tells by projection which generation serves now; it may change at any time. What has been answered from one
     generation is never followed by an older answer from the next.
     """
 
-    def __init__(self, functions: Iterable[Callable[..., Any]], models: Mapping[str, ReadModel], world: World) -> None:
+    def __init__(
+        self,
+        functions: Iterable[Callable[..., Any]],
+        models: Mapping[str, ReadModel],
+        projections: Mapping[str, BoundProjection],
+        events: EventCodec,
+        world: World,
+    ) -> None:
         by_row: dict[type, list[str]] = {}
-        for name, model in models.items():
-            by_row.setdefault(model.row, []).append(name)
+        for name, projection in projections.items():
+            by_row.setdefault(projection.row, []).append(name)
         self._models = models
+        self._of_log = OfLog(projections, events)
+        self._log: WriteStore | None = None
         self._answered: dict[str, Position] = {}
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
@@ -57,8 +79,9 @@ class QueryService:
         for function in functions:
             self._add(read_query_function(function, by_row))
 
-    def begin(self) -> None:
-        """Forget what was answered before: another run may know another history."""
+    def begin(self, log: WriteStore) -> None:
+        """Answer from this log, and forget what was answered before: another run may know another history."""
+        self._log = log
         self._answered.clear()
 
     def moved(self) -> None:
@@ -76,14 +99,15 @@ class QueryService:
         deadline = self._world.monotonic() + timeout
         while True:
             moved = self._moved
-            async with store.snapshot() as snapshot:
-                models = {parameter: self._models[name] for parameter, name in function.views.items()}
-                progress = {parameter: await snapshot.progress(model) for parameter, model in models.items()}
+            async with AsyncExitStack() as opened:
+                asked = await self._open(function, store, opened)
+                models = {parameter: model for parameter, (model, _) in asked.items()}
+                progress = {parameter: await snapshot.progress(model) for parameter, (model, snapshot) in asked.items()}
                 position = min((each.position for each in progress.values()), default=at_least)
                 late = self._late(models, progress, at_least)
                 if late is None:
                     self._answered |= {models[each].name: now.position for each, now in progress.items()}
-                    return await _ask(function, query, snapshot, models, progress, at_least, position)
+                    return await _ask(function, query, asked, progress, at_least, position)
             left = deadline - self._world.monotonic()
             if left <= 0:
                 name, reached, wanted = late
@@ -93,6 +117,20 @@ class QueryService:
                     lag=wanted - reached,
                 )
             await self._hint(moved, min(left, _POLL))
+
+    async def _open(self, function: QueryFunction, store: ReadStore, opened: AsyncExitStack) -> dict[str, Asked]:
+        """What each parameter stands for: a read model, all in one snapshot, or rows of the write store."""
+        of_log: dict[str, Unfollowed] = {}
+        if self._log is not None:
+            of_log = await self._of_log.rows(function.views.values(), self._log)
+        asked = {
+            each: Asked(of_log[name].model, of_log[name]) for each, name in function.views.items() if name in of_log
+        }
+        if len(asked) < len(function.views):
+            snapshot = await opened.enter_async_context(store.snapshot())
+            followed = {each: name for each, name in function.views.items() if each not in asked}
+            asked |= {each: Asked(self._models[name], snapshot) for each, name in followed.items()}
+        return asked
 
     def _late(
         self, models: Mapping[str, ReadModel], progress: Mapping[str, Progress], at_least: Position
@@ -145,15 +183,15 @@ class QueryService:
 async def _ask(
     function: QueryFunction,
     query: Any,
-    snapshot: Snapshot,
-    models: Mapping[str, ReadModel],
+    asked: Mapping[str, Asked],
     progress: Mapping[str, Progress],
     at_least: Position,
     position: Position,
 ) -> Answered:
     parked = {name: frozenset(p.key for p in each.parked) for name, each in progress.items()}
     views: dict[str, View[Any]] = {
-        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset()) for name, model in models.items()
+        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset())
+        for name, (model, snapshot) in asked.items()
     }
     value = await function.function(query, **views)
     shown = sorted({key for keys in parked.values() for key in keys})[:MAX_PARKED_SHOWN]
