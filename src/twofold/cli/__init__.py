@@ -9,7 +9,19 @@ import click
 from twofold.cli.outcome import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
-COMMANDS = ("serve", "demo", "log", "projections", "parked", "partitions", "reindex", "migrate", "move")
+COMMANDS = (
+    "serve",
+    "demo",
+    "log",
+    "projections",
+    "parked",
+    "partitions",
+    "rebuild",
+    "audit",
+    "reindex",
+    "migrate",
+    "move",
+)
 
 __all__ = ["main"]
 

@@ -61,7 +61,7 @@ async def act_by_visit(target: str, store: str | None, views: str | None, wish: 
     refuse_memory(app.settings.store, "--store")
     refuse_memory(app.settings.views, "--views")
     async with visiting(app, [wish.name]):
-        act = await do(app, wish, _who())
+        act = await do(app, wish, who())
         if not act.done:
             raise InvalidMessage(act.outcome, field=wish.field)
 
@@ -117,7 +117,7 @@ async def _aside(
         await world.sleep(_POLL)
 
 
-def _who() -> str | None:
+def who() -> str | None:
     """The user who runs this, for the record; None where the system does not know."""
     try:
         return getpass.getuser()

@@ -1,0 +1,232 @@
+"""In charge of `twofold rebuild`: a new generation beside the one that serves, compared with it, then switched to."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import click
+import msgspec
+
+from twofold.app import App
+from twofold.cli.acting import words_of
+from twofold.cli.differences import count_of, sampled
+from twofold.cli.outcome import Exit, emit, printable
+from twofold.cli.progress import Bar
+from twofold.cli.remote import url_option
+from twofold.cli.target import json_option, load_app, refuse_memory, store_option, views_option
+from twofold.cli.verbs import By, asked, visited
+from twofold.errors import Unavailable
+from twofold.operations.compare import Comparison, compare
+from twofold.settings import Settings
+from twofold.stores import open_read_store, open_write_store
+
+_POLL = 0.2
+_PATIENCE = 30.0
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What came of one projection: its `generation` that was built, and whether it `serves` now.
+
+    `comparison` is None where the stores could not be read here, or nobody wanted it.
+    """
+
+    name: str
+    generation: int
+    serves: bool
+    comparison: Comparison | None = None
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """What `--back` or `--drop` did: the generations that serve again, or are gone."""
+
+    name: str
+    generations: list[int]
+
+
+@click.command
+@click.argument("words", nargs=-1, metavar="[MODULE:APP] NAME…")
+@click.option("--no-compare", is_flag=True, help="Switch without comparing the rows.")
+@click.option("--no-switch", is_flag=True, help="Leave it built, and switch later.")
+@click.option("--yes", is_flag=True, help="Switch although rows differ, without asking.")
+@click.option("--force", is_flag=True, help="Switch although keys are parked that were not before.")
+@click.option("--back", is_flag=True, help="Let the generation that served before serve again.")
+@click.option("--drop", is_flag=True, help="Give up what is kept, or being built.")
+@url_option
+@store_option
+@views_option
+@json_option
+def command(
+    words: tuple[str, ...],
+    no_compare: bool,
+    no_switch: bool,
+    yes: bool,
+    force: bool,
+    back: bool,
+    drop: bool,
+    url: str | None,
+    store: str | None,
+    views: str | None,
+    as_json: bool,
+) -> int:
+    """Build read models anew beside those that serve, compare, and switch.
+
+    All projections NAME read the log in one pass. Answers go on meanwhile; whoever carries a position never goes back
+    in time across the switch. What served before is kept, and followed, as the way back: `--back`. `--drop` gives it
+    up. Interrupted or killed, it goes on where it was when it is called again.
+
+    With MODULE:APP the stores are opened; on SQLite a running `serve` holds them, so ask it with --url as well.
+    Exits with 3, and does not switch, where rows differ and nobody said --yes.
+    """
+    given = words_of(words)
+    target = given.pop(0) if given and ":" in given[0] else None
+    if not given or (target is None and url is None):
+        raise click.UsageError("Write MODULE:APP NAME…, or with --url only NAME….")
+    if back and drop:
+        raise click.UsageError("--back and --drop are two things to do.")
+    app = load_app(target, store=store, views=views) if target else None
+    how = {"comparing": not no_compare, "switching": not no_switch}
+    rebuild = _Rebuild(app, given, **how, yes, force=force, as_json=as_json)
+    return asyncio.run(_run(rebuild, url, back=back, drop=drop))
+
+
+async def _run(rebuild: "_Rebuild", url: str | None, *, back: bool, drop: bool) -> int:
+    async with _by(rebuild.app, rebuild.names, url) as by:
+        if back or drop:
+            return await _change(by, rebuild.names, back=back, as_json=rebuild.as_json)
+        return await rebuild.run(by)
+
+
+@asynccontextmanager
+async def _by(app: App | None, names: Sequence[str], url: str | None) -> AsyncGenerator[By]:
+    if url is not None:
+        yield asked(url)
+        return
+    assert app is not None
+    refuse_memory(app.settings.store, "--store")
+    refuse_memory(app.settings.views, "--views")
+    async with visited(app, names) as by:
+        yield by
+
+
+async def _change(by: By, names: Sequence[str], *, back: bool, as_json: bool) -> int:
+    done = [Changed(name, [await by.back(name)] if back else await by.drop(name)) for name in names]
+    if as_json:
+        emit(done)
+    for each in [] if as_json else done:
+        numbers = ", ".join(map(str, each.generations)) or "none"
+        click.echo(f"{each.name}: generation {numbers} {'serves again' if back else 'dropped'}.")
+    return Exit.OK
+
+
+class _Rebuild:
+    """One call of the command."""
+
+    def __init__(
+        self,
+        app: App | None,
+        names: list[str],
+        *,
+        comparing: bool,
+        switching: bool,
+        yes: bool,
+        force: bool,
+        as_json: bool,
+    ) -> None:
+        self.app = app
+        self.names = names
+        self.as_json = as_json
+        self._comparing = comparing
+        self._switching = switching
+        self._yes = yes
+        self._force = force
+
+    async def run(self, by: By) -> int:
+        """Build, compare, switch; 3 where something differs and was not switched to."""
+        numbers = await by.rebuild(self.names)
+        await self._build(by)
+        rebuilt: list[Rebuilt] = []
+        for name in self.names:
+            comparison = await self._compare(by, name, numbers[name])
+            switch = self._switching and self._may_switch(name, comparison)
+            if switch:
+                await self._switch(by, name)
+            rebuilt.append(Rebuilt(name, numbers[name], switch, comparison))
+            self._tell(rebuilt[-1])
+        if self.as_json:
+            emit(rebuilt)
+        refused = [each for each in rebuilt if self._switching and not each.serves]
+        return Exit.UNHEALTHY if refused else Exit.OK
+
+    async def _build(self, by: By) -> None:
+        """Wait until all have come to where the log ended a look before."""
+        with Bar(", ".join(self.names), "events", by.world) as bar:
+            wanted: int | None = None
+            while True:
+                head, builds = await by.builds(self.names)
+                at = min(each.position for each in builds) if builds else 0
+                parked = sum(each.parked for each in builds)
+                bar.reached(at, head, f"{parked} parked" if parked else "")
+                if builds and wanted is not None and at >= wanted:
+                    return
+                wanted = head
+                await by.world.sleep(_POLL)
+
+    async def _compare(self, by: By, name: str, new: int) -> Comparison | None:
+        if not self._comparing:
+            return None
+        if self.app is None:
+            click.echo(f"{name}: not compared. Name MODULE:APP as well, where its stores can be read.", err=True)
+            return None
+        settings: Settings = self.app.settings
+        old = await by.serving(name)
+        store = await open_write_store(settings.store, settings, by.world, read_only=True)
+        try:
+            views = await open_read_store(settings.views, by.world, read_only=True)
+            try:
+                row = self.app.models[name].row
+                return await compare(store, views, name, old, new, by.world, row=row)
+            finally:
+                await views.close()
+        finally:
+            await store.close()
+
+    def _may_switch(self, name: str, comparison: Comparison | None) -> bool:
+        if comparison is None or comparison.same or self._yes:
+            return True
+        if self.as_json or not sys.stdin.isatty():
+            return False
+        self._tell_comparison(comparison)
+        return click.confirm(f"Switch {name} to generation {comparison.new} all the same?", default=False)
+
+    async def _switch(self, by: By, name: str) -> None:
+        """Under load the new generation is now and then a moment behind the one that serves: try again."""
+        deadline = by.world.monotonic() + _PATIENCE
+        while True:
+            try:
+                await by.switch(name, force=self._force)
+                return
+            except Unavailable:
+                if by.world.monotonic() >= deadline:
+                    raise
+            await by.world.sleep(_POLL)
+
+    def _tell(self, done: Rebuilt) -> None:
+        if self.as_json:
+            return
+        if done.comparison is not None:
+            self._tell_comparison(done.comparison)
+        if done.serves:
+            words = (
+                f"generation {done.generation} serves; the one before is kept: --back goes back, --drop gives it up."
+            )
+        elif self._switching:
+            words = f"generation {done.generation} is built, and does not serve: rows differ. Switch with --yes."
+        else:
+            words = f"generation {done.generation} is built, and does not serve yet."
+        click.echo(printable(f"{done.name}: {words}"))
+
+    def _tell_comparison(self, comparison: Comparison) -> None:
+        click.echo(printable(f"{comparison.name}: {count_of(comparison)}"))
+        for line in sampled(comparison.sample):
+            click.echo(printable(line))

@@ -1,0 +1,117 @@
+"""In charge of who does what `twofold rebuild` wants: a `serve` that is asked, or this process on a visit."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from twofold.app import App
+from twofold.cli.acting import who
+from twofold.cli.remote import Remote, remote
+from twofold.cli.visit import visiting
+from twofold.domain.events import Position
+from twofold.synchronization.follower import BuildStatus
+from twofold.world import RealWorld, World
+
+
+class By(Protocol):
+    """Whoever rebuilds. Raises what `App.projections` raises."""
+
+    world: World
+
+    async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
+        """Begin, or go on. The numbers of the generations by name."""
+        ...
+
+    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
+        """The head, and how far the builds of these projections are."""
+        ...
+
+    async def serving(self, name: str) -> int:
+        """The generation that serves."""
+        ...
+
+    async def switch(self, name: str, *, force: bool) -> int:
+        """Let the build serve."""
+        ...
+
+    async def back(self, name: str) -> int:
+        """Let the one before serve."""
+        ...
+
+    async def drop(self, name: str) -> list[int]:
+        """Give up what serves nobody."""
+        ...
+
+
+class _Visit:
+    """This process, with the stores open."""
+
+    def __init__(self, app: App) -> None:
+        self.world = app.world
+        self._app = app
+
+    async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
+        return await self._app.projections.rebuild(names, actor=who())
+
+    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
+        status = await self._app.status()
+        return status.head, [each for each in status.builds if each.name in names and each.state == "building"]
+
+    async def serving(self, name: str) -> int:
+        return self._app.models[name].generation
+
+    async def switch(self, name: str, *, force: bool) -> int:
+        return await self._app.projections.switch(name, force=force, actor=who())
+
+    async def back(self, name: str) -> int:
+        return await self._app.projections.back(name, actor=who())
+
+    async def drop(self, name: str) -> list[int]:
+        return await self._app.projections.drop(name, actor=who())
+
+
+class _Asked:
+    """A running `serve`."""
+
+    def __init__(self, there: Remote) -> None:
+        self.world: World = RealWorld()
+        self._there = there
+
+    async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
+        return dict(self._there.post("/projections/rebuild", {"names": list(names)})["generations"])
+
+    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
+        said: dict[str, Any] = self._there.get("/projections")
+        builds = msgspec.convert(said["builds"], list[BuildStatus])
+        return said["head"], [each for each in builds if each.name in names and each.state == "building"]
+
+    async def serving(self, name: str) -> int:
+        return int(self._there.get(_place(name))["follower"]["generation"])
+
+    async def switch(self, name: str, *, force: bool) -> int:
+        return int(self._there.post(f"{_place(name)}/switch", {"force": force})["generation"])
+
+    async def back(self, name: str) -> int:
+        return int(self._there.post(f"{_place(name)}/back")["generation"])
+
+    async def drop(self, name: str) -> list[int]:
+        return list(self._there.post(f"{_place(name)}/drop")["generations"])
+
+
+def asked(url: str) -> By:
+    """The `serve` that runs at a URL."""
+    return _Asked(remote(url))
+
+
+@asynccontextmanager
+async def visited(app: App, names: Sequence[str]) -> AsyncGenerator[By]:
+    """This process, on a visit to the stores of an app."""
+    async with visiting(app, names):
+        yield _Visit(app)
+
+
+def _place(name: str) -> str:
+    return f"/projections/{quote(name, safe='')}"

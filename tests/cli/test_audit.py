@@ -1,0 +1,40 @@
+"""`twofold audit`: rows that are not the fold of the log are found and mended, also beside a running serve."""
+
+from pathlib import Path
+
+from tests.cli.commands import run, run_json, serving
+from tests.cli.test_rebuild import break_a_row, folder, text_of
+
+__all__ = ["folder"]
+
+
+def test_rows_that_are_right_are_said_to_be(folder: Path) -> None:
+    code, said = run_json(folder, "audit", "app:app", "pages")
+    assert (code, said["data"]["rows"], said["data"]["right"]) == (0, 40, 40)
+
+
+def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
+    break_a_row(folder)
+    done = run(folder, "audit", "app:app", "pages")
+    assert done.returncode == 3
+    assert "40 rows looked at: 39 right, 1 different" in done.stdout
+    assert '    text: "BROKEN" -> "text 3"' in done.stdout
+    code, said = run_json(folder, "audit", "app:app", "pages", "--key", "n3", "--key", "n4", "--repair")
+    assert (code, said["data"]["rows"], said["data"]["repaired"]) == (0, 2, 1)
+    assert run(folder, "audit", "app:app", "pages").returncode == 0
+
+
+def test_beside_a_running_serve_it_looks_by_itself_and_has_the_serve_mend(folder: Path) -> None:
+    break_a_row(folder)
+    with serving(folder) as (_, at):
+        assert run(folder, "audit", "app:app", "pages").returncode == 3
+        assert "--url" in run(folder, "audit", "app:app", "pages", "--repair").stderr
+        assert run(folder, "audit", "app:app", "pages", "--repair", "--url", at["url"]).returncode == 0
+        assert text_of(at["url"], "n3") == "text 3"
+        assert run(folder, "audit", "app:app", "pages").returncode == 0
+
+
+def test_what_cannot_be_audited_is_said(folder: Path) -> None:
+    done = run(folder, "audit", "app:app", "nope")
+    assert done.returncode == 2
+    assert "There is no projection 'nope'. There are: pages." in done.stderr

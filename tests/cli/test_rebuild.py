@@ -1,0 +1,122 @@
+"""`twofold rebuild`: built beside the one that serves, compared, switched to; with a way back; by a serve, too."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import httpx
+import pytest
+
+from tests.cli.commands import APP, TWOFOLD, run, run_json, serving
+
+BROKEN = """update "rows of pages@1" set row = json_set(row, '$.text', 'BROKEN') where key = 'n3'"""
+WRITES = """
+import asyncio, sys
+from app import app, WriteNote
+
+async def main():
+    async with app:
+        for n in range(int(sys.argv[1])):
+            receipt = await app.send(WriteNote(f"n{n}", f"text {n}"))
+        await app.projections.wait(["pages"], receipt.position, 30)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An app whose log holds notes, and whose read model is as it should be."""
+    (tmp_path / "app.py").write_text(APP)
+    subprocess.run([sys.executable, "-c", WRITES, "40"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def break_a_row(folder: Path) -> None:
+    """What no follower did."""
+    connection = apsw.Connection(str(folder / "data/views.db"))
+    connection.execute(BROKEN).fetchall()
+    connection.close()
+
+
+def text_of(url: str, note: str) -> str:
+    found: str = httpx.get(f"{url}/queries/note-by-id", params={"note_id": note}).json()["answer"]["text"]
+    return found
+
+
+def test_what_is_the_same_is_switched_to_and_can_be_taken_back_and_dropped(folder: Path) -> None:
+    code, said = run_json(folder, "rebuild", "app:app", "pages")
+    (done,) = said["data"]
+    assert (code, done["generation"], done["serves"]) == (0, 2, True)
+    assert (done["comparison"]["rows"], done["comparison"]["equal"]) == (40, 40)
+    code, said = run_json(folder, "rebuild", "app:app", "pages")
+    assert code == 2
+    assert "Drop it first" in said["error"]["message"]
+    assert run_json(folder, "rebuild", "app:app", "pages", "--back")[1]["data"] == [
+        {"name": "pages", "generations": [1]}
+    ]
+    assert run_json(folder, "rebuild", "app:app", "pages", "--drop")[1]["data"] == [
+        {"name": "pages", "generations": [2]}
+    ]
+
+
+def test_what_differs_is_shown_and_switched_to_only_when_told_so(folder: Path) -> None:
+    break_a_row(folder)
+    done = run(folder, "rebuild", "app:app", "pages")
+    assert done.returncode == 3
+    assert "40 rows compared: 39 equal, 1 different" in done.stdout
+    assert '    text: "BROKEN" -> "text 3"' in done.stdout
+    assert "does not serve: rows differ" in done.stdout
+    with serving(folder) as (_, at):
+        assert text_of(at["url"], "n3") == "BROKEN"
+    assert run(folder, "rebuild", "app:app", "pages", "--yes").returncode == 0
+    with serving(folder) as (_, at):
+        assert text_of(at["url"], "n3") == "text 3"
+
+
+def test_a_running_serve_is_asked_by_its_url_and_answers_all_the_time(folder: Path) -> None:
+    break_a_row(folder)
+    with serving(folder) as (_, at):
+        refused = run(folder, "rebuild", "app:app", "pages")
+        assert refused.returncode == 2
+        assert "--url" in refused.stderr
+        code, said = run_json(folder, "rebuild", "app:app", "pages", "--url", at["url"], "--yes")
+        (done,) = said["data"]
+        assert (code, done["serves"], done["comparison"]["different"]) == (0, True, 1)
+        assert text_of(at["url"], "n3") == "text 3"
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], "--back")
+        assert (code, said["data"]) == (0, [{"name": "pages", "generations": [1]}])
+
+
+def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) -> None:
+    with subprocess.Popen(
+        [TWOFOLD, "rebuild", "app:app", "pages"], cwd=folder, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.kill()
+    code, said = run_json(folder, "rebuild", "app:app", "pages")
+    if code:
+        # It was killed after the switch.
+        assert "still kept" in said["error"]["message"]
+    else:
+        assert said["data"][0]["serves"]
+    with serving(folder) as (_, at):
+        assert text_of(at["url"], "n39") == "text 39"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["app:app"], "MODULE:APP NAME"),
+        (["app:app", "nope"], "There is no projection 'nope'. There are: pages."),
+        (["app:app", "pages", "--back", "--drop"], "two things"),
+        (["app:app", "pages", "--back"], "No earlier generation of 'pages' is kept"),
+        (["pages"], "MODULE:APP NAME"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_the_cure(folder: Path, words: list[str], told: str) -> None:
+    done = run(folder, "rebuild", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
