@@ -86,7 +86,7 @@ def command(
         raise click.UsageError("--back and --drop are two things to do.")
     app = load_app(target, store=store, views=views) if target else None
     how = {"comparing": not no_compare, "switching": not no_switch}
-    rebuild = _Rebuild(app, given, **how, yes, force=force, as_json=as_json)
+    rebuild = _Rebuild(app, given, **how, yes=yes, force=force, as_json=as_json)
     return asyncio.run(_run(rebuild, url, back=back, drop=drop))
 
 
