@@ -1,0 +1,72 @@
+"""The rows of inline projections move along with their log, in pages, and are kept where they come to."""
+
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.command_service.bench_of_rules import Services
+from tests.command_service.ledger import LEDGER as TWO
+from tests.command_service.ledger import Deposit, any_command, check_rows, stored
+from tests.query_service.three_lives import BalanceOf, StatementOf, three_lives
+from tests.servers.postgres import Postgres
+from tests.write_store.postgres import fresh_log
+from twofold.errors import Rejected
+from twofold.operations import move
+from twofold.settings import Settings
+from twofold.stores import open_write_store
+from twofold.world import RealWorld
+from twofold.write_store.inline import look
+from twofold.write_store.port import WriteStore
+
+
+async def opened(url: str) -> WriteStore:
+    return await open_write_store(url, Settings(), RealWorld())
+
+
+@pytest.mark.parametrize("page", [1, 7, 2_000])
+async def test_rows_survive_the_way_to_postgresql_and_back(
+    page: int, tmp_path: Path, postgres_newest: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [f"sqlite:///{tmp_path}/a.db", await fresh_log(postgres_newest.dsn), f"sqlite:///{tmp_path}/b.db"]
+    random = Random(page)
+    store = await opened(urls[0])
+    async with Services(store, TWO) as services:
+        for n in range(60):
+            try:
+                await services.handle(any_command(random, accounts=20), f"{n}")
+            except Rejected:
+                continue
+    rows, noted = await stored(store), await look(store)
+    assert len(rows["balances"]) > 7
+    await store.close()
+    monkeypatch.setattr(move, "PAGE", page)
+    for before, after in pairwise(urls):
+        source, target = await opened(before), await opened(after)
+        done = await move.move(source, target)
+        assert done.rows >= len(rows["balances"])
+        await source.close()
+        await target.close()
+        store = await opened(after)
+        assert (await stored(store), await look(store)) == (rows, noted)
+        async with Services(store, TWO) as services:
+            await services.handle(Deposit("a1", 1), f"in {after}")
+            await check_rows(store)
+        rows = await stored(store)
+        await store.close()
+
+
+async def test_an_app_goes_on_with_its_rows_where_its_log_was_moved(tmp_path: Path, postgres_newest: Postgres) -> None:
+    before, after = f"sqlite:///{tmp_path}/log.db", await fresh_log(postgres_newest.dsn)
+    async with three_lives(before) as app:
+        await app.send(Deposit("a", 100))
+    source, target = await opened(before), await opened(after)
+    await move.move(source, target)
+    await source.close()
+    await target.close()
+    async with three_lives(after) as app:
+        assert (await app.ask(BalanceOf("a"))).value.cents == 100
+        receipt = await app.send(Deposit("a", 10))
+        assert (await app.ask(BalanceOf("a"), position=receipt.token)).value.cents == 110
+        assert (await app.ask(StatementOf("a"), position=receipt.token)).value.cents == [100, 10]
