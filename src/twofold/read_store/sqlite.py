@@ -6,7 +6,7 @@ has it: that is why `synchronous = NORMAL` is enough here.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -189,7 +189,7 @@ class SqliteReadStore:
                 connection.execute(f"delete from {table} where model = ? and generation = ?", (name, generation))
 
     @contextmanager
-    def _transaction(self) -> Iterator[apsw.Connection]:
+    def _transaction(self) -> Generator[apsw.Connection]:
         if self._lock is None:
             raise Unavailable(f"{os.fspath(self._path)} is open for reading only. Ask the process that writes.")
         connection = self._connection
