@@ -13,7 +13,7 @@ from twofold.operations.compare import Comparison, compare
 from twofold.operations.looking import Field, just_before
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import shares
-from twofold.read_store.port import Kept, Parked, WholeReadStore
+from twofold.read_store.port import Checkpoint, Kept, Parked, WholeReadStore
 from twofold.testing.read_store_rows import HOSTILE
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
@@ -237,6 +237,28 @@ async def test_no_more_rows_are_read_at_once_than_a_page(log: MemoryWriteStore) 
     assert heard == [*range(8, 100, 8), 100]
 
 
+async def test_no_more_keys_are_remembered_to_be_looked_at_again_than_two_pages(log: MemoryWriteStore) -> None:
+    class Watched(MemoryReadStore):
+        looks = most = 0
+
+        async def checkpoints(self) -> list[Checkpoint]:
+            self.looks = 0
+            return await super().checkpoints()
+
+        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+            self.looks += 1
+            self.most = max(self.most, self.looks)
+            return await super().stored(name, generation, after, limit)
+
+    views = Watched()
+    await log_of(log, 9)
+    await Built(log, views, 1).save(9, {f"k{n:03}": (Total("x", n), 9) for n in range(100)})
+    await Built(log, views, 2).save(1, {f"k{n:03}": (Total("x", n), 1) for n in range(100)})
+    found = await compare(log, views, "totals", 1, 2, RealWorld(), page=8, patience=0)
+    assert counts(found) == {"undecided": 100}
+    assert views.most <= 16
+
+
 async def test_every_row_is_compared_once_whatever_keys_either_side_has_and_however_it_is_paged(
     views: WholeReadStore, log: MemoryWriteStore
 ) -> None:
@@ -285,6 +307,8 @@ def test_what_is_just_before_a_key_is_before_it_and_is_text_of_a_length_that_key
         assert before < key
         assert before.encode() < key.encode()
         assert len(before) <= 1_024
+    # Whoever looks for the key from there on does not pass all that begins with the letter before.
+    assert just_before("ab") > "aa" + "z" * 1_000
 
 
 async def test_a_generation_that_is_not_there_or_of_another_log_is_refused(

@@ -53,6 +53,7 @@ async def compare(
     new: int,
     world: World,
     *,
+    row: type | None = None,
     sample: int = SAMPLE,
     page: int = PAGE,
     patience: float = PATIENCE,
@@ -62,10 +63,11 @@ async def compare(
 
     Rows count as different only where they are of one position: where one side is ahead, both are looked at again,
     for `patience` seconds in all. The stores may be open for reading only; the generations may be of different versions
-    and row types, and one that nobody follows for any more is compared as far as it came. UnknownMessage where one of
-    them is not there.
+    and row types, and one that nobody follows for any more is compared as far as it came. `row` is the type of both,
+    where it is known: then the order that sets are stored in is no difference. UnknownMessage where one generation is
+    not there.
     """
-    comparing = _Comparing(Look(store, views, name, old), Look(store, views, name, new), world, sample, patience)
+    comparing = _Comparing(Look(store, views, name, old), Look(store, views, name, new), row, world, sample, patience)
     await comparing.run(page, on_rows or _tell_nobody)
     return comparing.result()
 
@@ -77,9 +79,10 @@ def _tell_nobody(rows: int) -> None:
 class _Comparing:
     """One comparison under way."""
 
-    def __init__(self, old: Look, new: Look, world: World, sample: int, patience: float) -> None:
+    def __init__(self, old: Look, new: Look, row: type | None, world: World, sample: int, patience: float) -> None:
         self._old = old
         self._new = new
+        self._row = row
         self._world = world
         self._most = sample
         self._left = patience
@@ -105,6 +108,8 @@ class _Comparing:
                 await self._settle(again)
                 again = []
             on_rows(self._rows)
+            # Files are read on the event loop: whoever runs on it, too, has a turn now and then.
+            await self._world.sleep(0)
 
     async def _settle(self, keys: list[str]) -> None:
         """Look again at what could not be compared, until it can or patience is at its end."""
@@ -122,7 +127,7 @@ class _Comparing:
 
     def _count(self, key: str, old: Seen, new: Seen) -> bool:
         """Count a key where it is known how its rows compare."""
-        match verdict(old, new):
+        match verdict(old, new, self._row):
             case None:
                 return False
             case "parked":

@@ -159,35 +159,45 @@ def just_before(key: str) -> str:
     return before if len(before) >= MAX_KEY else before + _LAST
 
 
-def verdict(one: Seen, other: Seen) -> Literal["same", "different", "parked"] | None:
-    """How two looks at a key compare; None where they may be of different positions."""
+def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", "different", "parked"] | None:
+    """How two looks at a key compare; None where they may be of different positions. `row` is the type, if known."""
     if one.parked or other.parked:
         return "parked"
     if one.row is None and other.row is None:
         return "same"
     if not _of_one_position(one, other):
         return None
-    return "same" if alike(one.row, other.row) else "different"
+    return "same" if alike(one.row, other.row, row) else "different"
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON: 1 is neither 1.0 nor true, the order of fields is nothing."""
-    return bool(one == other) and _canonical(one) == _canonical(other)
+def alike(one: Any, other: Any, row: type | None = None) -> bool:
+    """Whether two rows are the same JSON: 1 is neither 1.0 nor true, the order of fields is nothing.
+
+    Sets are lists in JSON, in an order that another process does not repeat: where the type of the rows is known, it
+    says which orders are nothing, too.
+    """
+    if one == other:
+        return _canonical(one) == _canonical(other)
+    if row is None or _canonical(_sorted(one)) != _canonical(_sorted(other)):
+        return False
+    try:
+        return bool(_typed(one, row) == _typed(other, row))
+    except msgspec.ValidationError:
+        return False
 
 
 def difference(key: str, before: Seen, after: Seen, error: str | None = None) -> Difference:
-    """What differs, for people."""
+    """What differs, for people: the fields of both rows. A row that is no object is one field without a name."""
     return Difference(
         key,
         None if before.row is None else before.position,
         None if after.row is None else after.position,
-        fields_that_differ(before.row, after.row),
+        _fields_that_differ(before.row, after.row),
         error,
     )
 
 
-def fields_that_differ(before: Any | None, after: Any | None) -> dict[str, Field]:
-    """The fields two rows differ in. A row that is no object is one field without a name."""
+def _fields_that_differ(before: Any | None, after: Any | None) -> dict[str, Field]:
     old, new = _fields(before), _fields(after)
     return {
         name: Field(old.get(name, msgspec.UNSET), new.get(name, msgspec.UNSET))
@@ -212,3 +222,16 @@ def _of_one_position(one: Seen, other: Seen) -> bool:
 
 def _canonical(value: Any) -> bytes:
     return msgspec.json.encode(value, order="deterministic")
+
+
+def _sorted(value: Any) -> Any:
+    """The same with every list in one order."""
+    if isinstance(value, dict):
+        return {name: _sorted(each) for name, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return sorted(map(_sorted, cast("Iterable[Any]", value)), key=_canonical)
+    return value
+
+
+def _typed(value: Any, row: type[Any]) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value), type=row)

@@ -1,0 +1,250 @@
+"""In charge of auditing a read model: its rows held against the fold of the log, while it is followed for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from twofold.app import App
+from twofold.domain.events import Position
+from twofold.domain.projection import MAX_KEY, BoundProjection
+from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnknownMessage
+from twofold.operations.key_folds import KeyFolds, Skips
+from twofold.operations.looking import Difference, Look, Seen, difference, verdict
+from twofold.operations.scratch import OnProgress, Scratch, scratch
+from twofold.read_store.port import WholeReadStore
+from twofold.synchronization.control import acts_on_record, look_at_board
+from twofold.world import World
+from twofold.write_store.port import WriteStore
+
+PAGE = 1_000
+"""Rows that are held in memory at once, of the read model and of the fold."""
+SAMPLE = 20
+_REPAIRS = 16
+
+Repair = Callable[[str, str], Awaitable[object]]
+"""Has a key of a projection repaired: `App.projections.repair`, or whoever asks a running app for that."""
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """How the rows of a read model compare with the fold of the log. `sample` are some that differ, as they were found:
+    `before` is what was there, `after` what the log says.
+
+    `rows` are the keys looked at: the sum of `right`, `different` (also rows that are of another position than the
+    fold: an update is missing), `missing`, `extra` and `parked`. Of those that were wrong, `repaired` are right now,
+    and `failed` are not; `failures` says of some why. `position` is how far the log was folded for all rows; 0 for an
+    audit of some keys.
+    """
+
+    name: str
+    generation: int
+    position: Position
+    rows: int
+    right: int
+    different: int
+    missing: int
+    extra: int
+    parked: int
+    repaired: int
+    failed: int
+    sample: list[Difference]
+    failures: list[str]
+
+    @property
+    def wrong(self) -> int:
+        """How many rows were found wrong."""
+        return self.different + self.missing + self.extra
+
+    @property
+    def all_right(self) -> bool:
+        """Whether nothing is wrong, any more. Parked keys are known to be behind."""
+        return self.wrong == self.repaired
+
+
+async def audit(
+    app: App,
+    store: WriteStore,
+    views: WholeReadStore,
+    name: str,
+    *,
+    keys: Sequence[str] | None = None,
+    repair: Repair | None = None,
+    sample: int = SAMPLE,
+    page: int = PAGE,
+    on_progress: OnProgress | None = None,
+) -> Audited:
+    """Hold the rows of the generation that serves against the fold of the log: all of them, or those of `keys`.
+
+    `app` tells the fold, and need not run; `store` and `views` are its stores, which may be open for reading only, also
+    while other processes write. Events that operators had passed over are passed over. What differs is judged by its
+    own events up to the very position its row stands for: nobody has to stop. With `repair` each row that is wrong is
+    repaired, and looked at again.
+
+    UnknownMessage where the app has no such projection; InvalidMessage where it keeps no rows to audit; Unavailable
+    where none has been built yet.
+    """
+    projection = _projection(app, name)
+    board = await look_at_board(store, views.identity)
+    generation = board.generations(name).record.find(projection.version, "serving")
+    if generation is None:
+        raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
+    skips = await _skips(store, projection)
+    folds = KeyFolds(store, projection, app.events.decode, app.world, skips)
+    auditing = _Auditing(Look(store, views, name, generation), folds, projection, repair, sample)
+    if keys is not None:
+        for key in keys:
+            if not 1 <= len(key) <= MAX_KEY:
+                raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
+        await auditing.take(dict.fromkeys(keys))
+        return auditing.result(0)
+    async with scratch(app, store, projection, skips) as fold:
+        await auditing.run(fold, app.world, page, on_progress)
+        return auditing.result(fold.position)
+
+
+def _projection(app: App, name: str) -> BoundProjection:
+    if name not in app.wiring.projections:
+        known = ", ".join(sorted(app.wiring.projections)) or "none"
+        raise UnknownMessage(f"There is no projection '{name}'. There are: {known}.", field="name")
+    projection: BoundProjection = app.wiring.projections[name]
+    if projection.lifecycle != "async":
+        raise InvalidMessage(
+            f"'{name}' is {projection.lifecycle}: no follower keeps rows of it that could differ from the log.",
+            field="name",
+        )
+    return projection
+
+
+async def _skips(store: WriteStore, projection: BoundProjection) -> Skips:
+    """What operators have said to pass over, of this version."""
+    return frozenset(
+        (act.key, act.position)
+        for act in (await acts_on_record(store)).values()
+        if act.what == "skip" and act.done and (act.name, act.version) == (projection.name, projection.version)
+    )
+
+
+class _Judged(NamedTuple):
+    """What was found of some keys: how many are right, which are parked, and what is wrong of the others."""
+
+    right: int
+    parked: list[str]
+    wrong: dict[str, Difference]
+
+
+class _Auditing:
+    """One audit under way."""
+
+    def __init__(
+        self, look: Look, folds: KeyFolds, projection: BoundProjection, repair: Repair | None, sample: int
+    ) -> None:
+        self._look = look
+        self._folds = folds
+        self._projection = projection
+        self._repair = repair
+        self._most = sample
+        self._right = self._different = self._missing = self._extra = self._parked = 0
+        self._repaired = self._failed = 0
+        self._sample: list[Difference] = []
+        self._failures: list[str] = []
+
+    async def run(self, fold: Scratch, world: World, limit: int, on_progress: OnProgress | None) -> None:
+        """All keys, in order. What is right at a glance is counted; everything else is judged by its own events."""
+        await fold.advance(await self._look.checkpoint(), on_progress)
+        doubtful: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            # Where the log goes on, so does the fold: else more and more rows would be beyond it.
+            await fold.advance(await self._look.checkpoint())
+            there, right = await self._look.page(after, limit), await fold.look.page(after, limit)
+            after = min((each for each in (there.upto, right.upto) if each is not None), default=None)
+            for key in sorted(there.rows.keys() | right.rows.keys()):
+                if after is None or key <= after:
+                    seen = there.rows.get(key) or self._look.absent(key)
+                    if self._agree(seen, right.rows.get(key) or fold.look.absent(key)):
+                        self._right += 1
+                    else:
+                        doubtful.append(key)
+            if len(doubtful) >= self._folds.at_once or after is None:
+                await self.take(doubtful)
+                doubtful = []
+            await world.sleep(0)
+
+    async def take(self, keys: Iterable[str]) -> None:
+        """Judge keys, and have those repaired that are wrong."""
+        rest = list(keys)
+        while rest:
+            some, rest = rest[: self._folds.at_once], rest[self._folds.at_once :]
+            judged = await self._judge(some)
+            self._right += judged.right
+            self._parked += len(judged.parked)
+            for wrong in judged.wrong.values():
+                self._count(wrong)
+            if judged.wrong and self._repair is not None:
+                await self._mend(list(judged.wrong), self._repair)
+
+    def _agree(self, seen: Seen, folded: Seen) -> bool:
+        """Whether a row is right for certain."""
+        same = verdict(seen, folded, self._projection.row) == "same"
+        return same and seen.position == folded.position and seen.row is not None
+
+    async def _judge(self, keys: Sequence[str]) -> _Judged:
+        seen = await self._look.of(keys)
+        parked = [key for key, each in seen.items() if each.parked]
+        folded = await self._folds.fold({key: _claim(each) for key, each in seen.items() if not each.parked})
+        wrong = {
+            key: difference(key, seen[key], each.seen, each.error) for key, each in folded.items() if not each.right
+        }
+        return _Judged(len(folded) - len(wrong), parked, wrong)
+
+    def _count(self, wrong: Difference) -> None:
+        there, right = wrong.before is not None, wrong.after is not None
+        self._missing += right and not there
+        self._extra += there and not right
+        self._different += there == right
+        if len(self._sample) < self._most:
+            self._sample.append(wrong)
+
+    async def _mend(self, keys: Sequence[str], repair: Repair) -> None:
+        reasons: dict[str, str] = {}
+
+        async def mend(key: str) -> None:
+            try:
+                await repair(self._look.name, key)
+            except TwofoldError as error:
+                reasons[key] = str(error)
+
+        for n in range(0, len(keys), _REPAIRS):
+            await asyncio.gather(*(mend(key) for key in keys[n : n + _REPAIRS]))
+        judged = await self._judge(keys)
+        still = [*judged.wrong, *judged.parked]
+        self._repaired += judged.right
+        self._failed += len(still)
+        for key in still[: self._most - len(self._failures)]:
+            error = judged.wrong[key].error if key in judged.wrong else "It is parked."
+            self._failures.append(f"{key}: {reasons.get(key) or error or 'It differs still.'}")
+
+    def result(self, position: Position) -> Audited:
+        """What was found."""
+        wrong = self._different + self._missing + self._extra
+        return Audited(
+            self._look.name,
+            self._look.generation,
+            position,
+            self._right + wrong + self._parked,
+            self._right,
+            self._different,
+            self._missing,
+            self._extra,
+            self._parked,
+            self._repaired,
+            self._failed,
+            self._sample,
+            self._failures,
+        )
+
+
+def _claim(seen: Seen) -> Seen:
+    """What a row says of itself: that it is the state up to the last position that its checkpoint vouches for."""
+    return seen if seen.row is None else seen._replace(first=seen.last)

@@ -1,0 +1,544 @@
+"""Auditing a read model: what is wrong is found and repaired, and nothing that is right is called wrong, under load."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.operations.following import Following, JitteryLog, JitteryViews, Log, serves, turns
+from tests.operations.generations import Built
+from tests.synchronization.counting import (
+    Count,
+    Counted,
+    CounterId,
+    Ended,
+    Total,
+    add_up,
+    app_in,
+    counters,
+    folded,
+    settled,
+)
+from twofold.app import App
+from twofold.domain.event_query import NO_EVENTS
+from twofold.domain.events import Metadata
+from twofold.domain.module import Module
+from twofold.domain.projection import Projection
+from twofold.errors import Conflict, InvalidMessage, Unavailable, UnknownMessage, WiringError
+from twofold.operations.audit import Audited, audit
+from twofold.operations.looking import Field
+from twofold.read_store.memory import MemoryReadStore
+from twofold.read_store.partition import WHOLE
+from twofold.read_store.port import Kept, Parked, WholeReadStore
+from twofold.settings import Settings
+from twofold.stores import open_read_store, open_write_store
+from twofold.synchronization.control import ACTS, Act
+from twofold.synchronization.projector import Projector
+from twofold.write_store.memory import MemoryWriteStore
+from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
+
+KEYS = [f"c{n}" for n in range(12)]
+
+
+def counts(found: Audited) -> dict[str, int]:
+    """Everything that is not 0, by name."""
+    told: dict[str, Any] = msgspec.to_builtins(found)
+    left_out = ("name", "generation", "position", "rows", "sample", "failures")
+    return {name: told[name] for name in told if name not in left_out and told[name]}
+
+
+async def write(app: App, store: WriteStore, *events: object) -> None:
+    """Let these events be in the log."""
+    for event in events:
+        head = (await store.read(NO_EVENTS)).head
+        new = app.events.encode(event, f"c{head}", 0)
+        await store.append([Append(Metadata(head, f"c{head}", f"c{head}"), (new,))])
+
+
+def by_hand(counter: str, *by: int) -> Total:
+    """The row of a counter that was counted on so."""
+    row: Total | None = None
+    for each in by:
+        row = add_up(row, Counted([counter], each), counter)
+    assert row is not None
+    return row
+
+
+class Group(msgspec.Struct, frozen=True):
+    members: frozenset[str]
+    trail: list[int]
+
+
+class GroupAsStored(msgspec.Struct, frozen=True):
+    members: list[str]
+    trail: list[int]
+
+
+def gather(row: Group | None, event: Counted, counter: CounterId) -> Group:
+    before = row or Group(frozenset(), [])
+    return Group(before.members | {f"m{event.by}"}, [*before.trail, event.by])
+
+
+@pytest.fixture
+def log() -> MemoryWriteStore:
+    return MemoryWriteStore()
+
+
+@pytest.fixture
+def app() -> App:
+    return App(counters())
+
+
+# -------------------------------------------------------------------------------------------------- what is found wrong
+
+
+async def everything_wrong(app: App, log: MemoryWriteStore, views: WholeReadStore) -> None:
+    """A read model with one row of each kind."""
+    await write(app, log, Counted(["right", "other", "behind", "lost"], 1), Counted(["behind", "right"], 2))
+    await write(app, log, Counted(["ended", "parked", "lost"], 4), Ended(["ended"]), Counted(["early"], 5))
+    rows: dict[str, tuple[Any, int]] = {
+        "right": (by_hand("right", 1, 2), 2),
+        "other": (by_hand("other", 7), 1),
+        "behind": (by_hand("behind", 1), 1),
+        "ended": (by_hand("ended", 4), 3),
+        "made up": (by_hand("made up", 9), 4),
+        "early": (by_hand("early", 5), 4),
+    }
+    parked = {"parked": Parked("parked", 3, "ValueError: no", 0)}
+    await Built(log, views, 3, Total).save(5, rows, parked)
+    await serves(log, views, "totals", 3)
+
+
+async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
+    app: App, log: MemoryWriteStore, views: WholeReadStore
+) -> None:
+    await everything_wrong(app, log, views)
+    found = await audit(app, log, views, "totals")
+    assert counts(found) == {"right": 1, "different": 3, "missing": 1, "extra": 2, "parked": 1}
+    assert (found.name, found.generation, found.position, found.rows) == ("totals", 3, 5, 8)
+    assert (found.wrong, found.all_right) == (6, False)
+    shown = {each.key: each for each in found.sample}
+    assert shown.keys() == {"other", "behind", "early", "lost", "ended", "made up"}
+    assert (shown["other"].before, shown["other"].after) == (1, 1)
+    assert shown["other"].fields == {"total": Field(7, 1), "trail": Field(7, 1)}
+    # An update is missing: the row is older than its checkpoint allows.
+    assert (shown["behind"].before, shown["behind"].after) == (1, 2)
+    # What is in the row is right by chance; the position it claims is not.
+    assert (shown["early"].before, shown["early"].after, shown["early"].fields) == (4, 5, {})
+    assert (shown["lost"].before, shown["lost"].after) == (None, 3)
+    assert (shown["ended"].before, shown["ended"].after) == (3, None)
+    assert (shown["made up"].before, shown["made up"].after) == (4, None)
+
+
+async def test_some_keys_are_judged_as_they_are_among_all(
+    app: App, log: MemoryWriteStore, views: WholeReadStore
+) -> None:
+    await everything_wrong(app, log, views)
+    wrong = {"other": "different", "behind": "different", "early": "different", "lost": "missing", "ended": "extra"}
+    for key, kind in {**wrong, "made up": "extra", "right": "right", "parked": "parked", "never": "right"}.items():
+        found = await audit(app, log, views, "totals", keys=[key, key])
+        assert counts(found) == {kind: 1}, key
+        assert found.rows == 1
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 1_000])
+async def test_every_row_is_looked_at_once_however_it_is_paged(app: App, log: MemoryWriteStore, page: int) -> None:
+    views = MemoryReadStore()
+    await everything_wrong(app, log, views)
+    found = await audit(app, log, views, "totals", page=page)
+    assert counts(found) == {"right": 1, "different": 3, "missing": 1, "extra": 2, "parked": 1}
+
+
+async def test_the_sample_is_bounded(app: App, log: MemoryWriteStore) -> None:
+    views = MemoryReadStore()
+    await everything_wrong(app, log, views)
+    assert len((await audit(app, log, views, "totals", sample=2)).sample) == 2
+
+
+async def test_what_operators_had_passed_over_is_passed_over_for_the_version_they_said_it_of(
+    app: App, log: MemoryWriteStore, views: WholeReadStore
+) -> None:
+    await write(app, log, Counted(["a", "b"], 1), Counted(["a", "b"], 2), Counted(["a", "b"], 3))
+    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3), "b": (by_hand("b", 1, 2, 3), 3)})
+    await serves(log, views, "totals", 1)
+    assert counts(await audit(app, log, views, "totals")) == {"right": 1, "different": 1}
+    for n, (version, done) in enumerate([(2, True), (1, False), (1, True)]):
+        act = Act("skip", "totals", "a", None, n, done, "", 1, version, 2)
+        row = RowWrite(ACTS, f"{n}", msgspec.json.encode(act), 0)
+        await log.append([Append(Metadata(0, "", ""), rows=(row,))])
+        right = {"right": 1, "different": 1} if n < 2 else {"right": 2}
+        assert counts(await audit(app, log, views, "totals")) == right
+        assert ("right" in counts(await audit(app, log, views, "totals", keys=["a"]))) == (n == 2)
+
+
+async def test_a_row_that_can_not_be_folded_any_more_is_wrong_and_says_where(log: MemoryWriteStore) -> None:
+    def fragile(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ValueError("unlucky")
+        return add_up(row, event, counter)
+
+    app = App(counters(fragile))
+    views = MemoryReadStore()
+    await write(app, log, Counted(["a", "b"], 1), Counted(["b"], 13), Counted(["a", "b"], 2))
+    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
+    await serves(log, views, "totals", 1)
+    for keys in (None, ["a", "b"]):
+        found = await audit(app, log, views, "totals", keys=keys)
+        assert counts(found) == {"right": 1, "different": 1}
+        assert found.sample[0].error == "The fold fails at position 2: ValueError: unlucky"
+
+
+async def test_one_key_that_can_not_be_folded_any_more_does_not_keep_the_audit_from_the_others(
+    log: MemoryWriteStore,
+) -> None:
+    def fragile(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ValueError("unlucky")
+        return add_up(row, event, counter)
+
+    # A follower would wait before this event with everything; the rows were made before the fold was changed.
+    waits = Projection("totals", fragile, key=CounterId, parks="partition")
+    app = App(Module("m", events=[Counted, Ended], projections=[waits]))
+    views = MemoryReadStore()
+    await write(app, log, Counted(["a", "b"], 1), Counted(["b"], 13), Counted(["a", "b"], 2))
+    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
+    await serves(log, views, "totals", 1)
+    assert counts(await audit(app, log, views, "totals")) == {"right": 1, "different": 1}
+
+
+async def test_a_field_that_is_not_stored_is_missed_although_it_has_a_default(app: App, log: MemoryWriteStore) -> None:
+    class OnlyName(msgspec.Struct, frozen=True):
+        counter: str
+
+    views = MemoryReadStore()
+    await write(app, log, Counted(["a"], 0))
+    await Built(log, views, 1, OnlyName).save(1, {"a": (OnlyName("a"), 1)})
+    await serves(log, views, "totals", 1)
+    for keys in (None, ["a"]):
+        found = await audit(app, log, views, "totals", keys=keys)
+        assert counts(found) == {"different": 1}
+        assert found.sample[0].fields == {"total": Field(after=0), "trail": Field(after=0)}
+
+
+async def test_keys_that_no_tag_stands_for_are_audited_alike(log: MemoryWriteStore) -> None:
+    def by_size(event: Counted | Ended) -> list[str]:
+        return [f"size-{event.by % 3}", "all"] if isinstance(event, Counted) else []
+
+    app = App(counters(add_up, key=by_size))
+    views = MemoryReadStore()
+    await write(app, log, *(Counted(["c"], n) for n in range(1, 8)))
+    following = await Following(app, log, views, Random(1), 1).prepare()
+    await following.catch_up()
+    await serves(log, views, "totals", 1)
+    assert counts(await audit(app, log, views, "totals")) == {"right": 4}
+    spoil(views, 1, "size-1", lambda kept: Kept(Total("x", 1), kept.position))
+    assert counts(await audit(app, log, views, "totals")) == {"right": 3, "different": 1}
+    found = await audit(app, log, views, "totals", keys=["size-1", "all", "never"])
+    assert counts(found) == {"right": 2, "different": 1}
+
+
+async def test_the_order_in_which_a_set_was_stored_is_no_difference(log: MemoryWriteStore) -> None:
+    app = App(Module("m", events=[Counted], projections=[Projection("groups", gather, key=CounterId)]))
+    views = MemoryReadStore()
+    await write(app, log, *(Counted(["c"], n) for n in range(6)))
+
+    backwards = GroupAsStored([f"m{n}" for n in (5, 4, 3, 2, 1, 0)], [0, 1, 2, 3, 4, 5])
+    built = Built(log, views, 1, GroupAsStored)
+    built.model = msgspec.structs.replace(built.model, name="groups")
+    await built.save(6, {"c": (backwards, 6)})
+    await serves(log, views, "groups", 1)
+    assert counts(await audit(app, log, views, "groups")) == {"right": 1}
+    assert counts(await audit(app, log, views, "groups", keys=["c"])) == {"right": 1}
+    mixed_up = GroupAsStored(backwards.members, [5, 4, 3, 2, 1, 0])
+    views._models["groups", 1].rows["c"] = Kept(mixed_up, 6)
+    assert counts(await audit(app, log, views, "groups")) == {"different": 1}
+
+
+async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: MemoryWriteStore) -> None:
+    views = MemoryReadStore()
+    with pytest.raises(UnknownMessage, match=r"no projection 'x'\. There are: totals"):
+        await audit(app, log, views, "x")
+    with pytest.raises(Unavailable, match="Version 1 of 'totals' has not been built yet"):
+        await audit(app, log, views, "totals")
+    await serves(log, views, "totals", 1, version=2)
+    with pytest.raises(Unavailable, match="Version 1 of 'totals' has not been built yet"):
+        await audit(app, log, views, "totals")
+    await serves(log, views, "totals", 1)
+    await Built(log, views, 1, Total).save(0)
+    for key in ("", "x" * 1_025):
+        with pytest.raises(InvalidMessage, match="A key has 1 to 1024 characters"):
+            await audit(app, log, views, "totals", keys=[key])
+    live = App(
+        Module("m", events=[Counted, Ended], projections=[Projection("t", add_up, key=CounterId, lifecycle="live")])
+    )
+    with pytest.raises(InvalidMessage, match="'t' is live: no follower keeps rows"):
+        await audit(live, log, views, "t")
+
+
+async def test_an_event_that_has_no_key_any_more_is_named(log: MemoryWriteStore) -> None:
+    def no_key(event: Counted | Ended) -> str:
+        raise KeyError("gone")
+
+    views = MemoryReadStore()
+    app = App(counters(add_up, key=no_key))
+    await write(app, log, Counted(["a"], 1))
+    await Built(log, views, 1, Total).save(1)
+    await serves(log, views, "totals", 1)
+    for keys in (None, ["a"]):
+        with pytest.raises(WiringError, match="no key for the 'counted' event at position 1: KeyError: 'gone'"):
+            await audit(app, log, views, "totals", keys=keys)
+
+
+# ---------------------------------------------------------------------------------------------------------- under load
+
+
+def spoil(views: MemoryReadStore, number: int, key: str, how: Callable[[Kept], Kept | None]) -> None:
+    """Change a row behind everybody's back."""
+    rows = views._models["totals", number].rows
+    spoilt = how(rows[key])
+    del rows[key]
+    if spoilt is not None:
+        rows[key] = spoilt
+
+
+def no_even_thirteen(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+    """A fold that fails now and then."""
+    if isinstance(event, Counted) and event.by == 3 and row is not None and row.total % 5 == 0:
+        raise ValueError("not this one")
+    return add_up(row, event, counter)
+
+
+@pytest.mark.parametrize("loose", [False, True], ids=["transactional", "row by row"])
+@pytest.mark.parametrize("seed", range(30))
+async def test_an_audit_beside_events_and_followers_at_any_pace_calls_nothing_wrong_that_is_right(
+    seed: int, loose: bool
+) -> None:
+    random = Random(seed)
+    app = App(
+        counters(no_even_thirteen if seed % 3 == 0 else add_up),
+        settings=Settings(rebuild_page_events=random.choice([3, 7, 500])),
+    )
+    log, views = JitteryLog(random), JitteryViews(random, loose=loose)
+    happening = Log(app, log, random, KEYS)
+    following = await Following(app, log, views, random, 1, random.choice([1, 2, 5])).prepare()
+    await serves(log, views, "totals", 1)
+    await happening.happen(random.choice([0, 5, 40]))
+    await following.catch_up(random.randint(0, (await log.read(NO_EVENTS)).head))
+
+    async def load() -> None:
+        for _ in range(100):
+            await happening.happen(random.randint(1, 4))
+            await turns(random, 40)
+        await asyncio.Event().wait()
+
+    began = (await log.read(NO_EVENTS)).head
+    tasks = [asyncio.create_task(load()), asyncio.create_task(following.run())]
+    looked_at = 0
+    for n in range(6):
+        keys = None if n % 2 else random.sample([*KEYS, "never"], 5)
+        found = await audit(app, log, views, "totals", keys=keys, page=random.randint(2, 15))
+        assert found.all_right, found
+        looked_at += found.rows
+    assert looked_at
+    assert (await log.read(NO_EVENTS)).head > began
+    for task in tasks:
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("loose", [False, True], ids=["transactional", "row by row"])
+@pytest.mark.parametrize("seed", range(15))
+async def test_what_is_spoilt_behind_our_back_is_found_under_load_and_nothing_else(seed: int, loose: bool) -> None:
+    random = Random(1_000 + seed)
+    app = App(counters())
+    log, views = JitteryLog(random), JitteryViews(random, loose=loose)
+    following = await Following(app, log, views, random, 1, random.choice([1, 3])).prepare()
+    await serves(log, views, "totals", 1)
+    quiet = [f"q{n}" for n in range(8)]
+    await write(app, log, *(Counted([key], n + 1) for n, key in enumerate(quiet)))
+    await Log(app, log, random, KEYS).happen(20)
+    await following.catch_up()
+    spoil(views, 1, "q1", lambda kept: Kept(Total("q1", 99), kept.position))
+    spoil(views, 1, "q2", lambda kept: None)
+    spoil(views, 1, "q3", lambda kept: Kept(kept.row, kept.position - 1))
+    views._models["totals", 1].rows["q9"] = Kept(Total("q9", 1), 2)
+
+    async def load() -> None:
+        for _ in range(100):
+            await Log(app, log, random, KEYS).happen(2)
+            await turns(random, 40)
+        await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(load()), asyncio.create_task(following.run())]
+    for n in range(4):
+        keys = [*quiet, "q9"] if n % 2 else None
+        found = await audit(app, log, views, "totals", keys=keys, page=random.randint(2, 15))
+        assert (found.different, found.missing, found.extra) == (2, 1, 1)
+        assert {each.key for each in found.sample} == {"q1", "q2", "q3", "q9"}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.timeout(300)
+async def test_an_audit_beside_a_running_follower_finds_on_every_store_just_what_is_wrong(
+    app: App, log: MemoryWriteStore, views: WholeReadStore
+) -> None:
+    random = Random(5)
+    following = await Following(app, log, views, random, 1, 2).prepare()
+    await serves(log, views, "totals", 1)
+    await Log(app, log, random, KEYS).happen(30)
+    await following.catch_up()
+    head = (await log.read(NO_EVENTS)).head
+
+    async def load() -> None:
+        while True:
+            await Log(app, log, random, KEYS).happen(1)
+            await asyncio.sleep(0.002)
+
+    tasks = [asyncio.create_task(load()), asyncio.create_task(following.run())]
+    audits = 0
+    while (await log.read(NO_EVENTS)).head < head + 20 or audits < 2:
+        found = await audit(app, log, views, "totals", page=(1_000, 5)[audits % 2])
+        assert found.all_right, found
+        assert found.rows > 3
+        audits += 1
+        await asyncio.sleep(0.001)
+    for task in tasks:
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- repair
+
+
+def spoil_file(app: App, key: str, row: str | None) -> None:
+    """Change a row in the file of a running app behind its back."""
+    connection = app._running.views._connection  # type: ignore[union-attr]
+    ((table,),) = connection.execute("select name from sqlite_schema where type = 'table' and name like '%totals%'")
+    if row is None:
+        connection.execute(f'delete from "{table}" where key = ?', (key,)).fetchall()
+    else:
+        connection.execute(f'update "{table}" set row = ? where key = ?', (row, key)).fetchall()
+    assert connection.changes() == 1
+
+
+async def test_repair_under_load_mends_what_is_wrong_and_loses_nothing_newer(tmp_path: Path) -> None:
+    app = app_in(tmp_path)
+    async with app:
+        store = await open_write_store(app.settings.store, app.settings, app.world, read_only=True)
+        views = await open_read_store(app.settings.views, app.world, read_only=True)
+        for n in range(10):
+            await app.send(Count([f"quiet{n}", f"hot{n % 2}"], n + 1))
+        await settled(app)
+
+        async def load() -> None:
+            for n in range(100_000):
+                await app.send(Count([f"hot{n % 2}", f"warm{n % 20}"], n % 7 + 1))
+                await asyncio.sleep(0)
+
+        loading = asyncio.create_task(load())
+        repaired = 0
+        for n in range(3):
+            spoil_file(app, f"quiet{n}", None)
+            spoil_file(app, f"quiet{n + 3}", '{"counter":"nobody"}')
+            spoil_file(app, "hot0", '{"counter":"nobody","total":-1}')
+            found = await audit(app, store, views, "totals", repair=app.projections.repair, page=3)
+            assert found.all_right, found
+            assert (found.missing, found.failed, found.failures) == (1, 0, [])
+            # The hot row may have been folded on, and saved over what was spoilt, before it was looked at.
+            assert found.repaired in (2, 3)
+            repaired += found.repaired
+            again = await audit(app, store, views, "totals")
+            assert counts(again) == {"right": again.rows}
+        assert repaired == len(await app.projections.acts("totals"))
+        assert not loading.done()
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        assert await settled(app) == await folded(app)
+        await store.close()
+        await views.close()
+    async with app_in(tmp_path) as app:
+        assert await settled(app) == await folded(app)
+
+
+def off_by_one(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+    """A fold with a mistake."""
+    right = add_up(row, event, counter)
+    return right and Total(right.counter, right.total + 1, right.trail)
+
+
+async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
+    app: App, log: MemoryWriteStore, views: WholeReadStore
+) -> None:
+    await serves(log, views, "totals", 1)
+    await write(app, log, Counted(["a", "b"], 1), Counted(["a"], 2), Ended(["b"]))
+    wrong = App(counters(off_by_one)).wiring.projections["totals"]
+    following = await Following(app, log, views, Random(3), 1).prepare()
+    right, following.projection = following.projection, wrong
+
+    async def page(after: int) -> Slice:
+        return await log.read(zombie.query, after)
+
+    def follower() -> Projector:
+        return following.projector(WHOLE)
+
+    zombie = follower()
+    await zombie.open()
+    await zombie.apply(await page(0), 0)
+    found = await audit(app, log, views, "totals")
+    assert counts(found) == {"different": 1}
+
+    following.projection = right
+    owner = follower()
+    at = await owner.open()
+
+    async def repair(name: str, key: str) -> str:
+        return await owner.mend("repair", key, at)
+
+    mended = await audit(app, log, views, "totals", repair=repair)
+    assert counts(mended) == {"different": 1, "repaired": 1}
+    await write(app, log, Counted(["a", "b"], 3))
+    # It was paused, with the wrong rows in its memory, and wakes up.
+    with pytest.raises(Conflict):
+        await zombie.apply(await page(at), at)
+    assert (await audit(app, log, views, "totals")).all_right
+    await owner.apply(await page(at), at)
+    assert counts(await audit(app, log, views, "totals")) == {"right": 2}
+    for _ in range(2):
+        # Everything once more, as after a crash between rows and checkpoint.
+        again = follower()
+        await again.apply(await page(0), await again.open())
+        with pytest.raises(Conflict):
+            await zombie.apply(await page(at), at)
+        assert counts(await audit(app, log, views, "totals")) == {"right": 2}
+        assert counts(await audit(app, log, views, "totals", keys=["a", "b"])) == {"right": 2}
+
+
+async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else_from_being_repaired(
+    app: App, log: MemoryWriteStore
+) -> None:
+    views = MemoryReadStore()
+    await everything_wrong(app, log, views)
+    owner = (await Following(app, log, views, Random(1), 3).prepare()).projector(WHOLE)
+    at = await owner.open()
+    busy = owner._parked.pop("parked", None)
+    assert busy is None
+
+    async def repair(name: str, key: str) -> None:
+        assert name == "totals"
+        if key == "lost":
+            raise Unavailable("Nobody came to it.")
+        if key != "other":
+            await owner.mend("repair", key, at)
+
+    found = await audit(app, log, views, "totals", repair=repair)
+    assert counts(found) == {"right": 2, "different": 3, "missing": 1, "extra": 2, "repaired": 4, "failed": 2}
+    assert sorted(found.failures) == ["lost: Nobody came to it.", "other: It differs still."]
+    assert not found.all_right
