@@ -25,7 +25,8 @@ class MongoReadStore:
 
     A save is several writes, the checkpoint last: where it is broken off, rows are ahead of the checkpoint, and the
     same events may come again. Rows carry versions, so that they then change nothing, and neither does whoever is
-    late. That is why the store is not transactional, though a snapshot of it holds one moment still.
+    late. That is why the store is not transactional, though a snapshot holds one moment still: that of its first
+    question, not that of its opening, which would cost a question more.
     """
 
     def __init__(self, address: Address, *, read_only: bool, patience: float, world: World) -> None:
