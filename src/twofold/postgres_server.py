@@ -112,13 +112,12 @@ def is_missing(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) in _NOT_THERE
 
 
-async def connect(address: Address, seconds: float, settings: Mapping[str, str] | None = None) -> Connection:
-    """A new connection, with the server's `settings` for it. OSError, or an error of asyncpg, within `seconds`."""
+async def connect(address: Address, seconds: float) -> Connection:
+    """A new connection. OSError, or an error of asyncpg, within `seconds`."""
     connection = await asyncpg.connect(
         address.dsn,
         timeout=seconds,
         statement_cache_size=0 if address.pgbouncer else 100,
-        server_settings=dict(settings or {}),
     )
     connection.add_log_listener(_leave_if_not_replicated)
     return connection
@@ -137,7 +136,7 @@ class Connections:
 
     A connection is kept only if the work came to its end over it. Work that takes longer than `patience` seconds is
     cut off by closing the connection: a request to cancel could hit another one, or a commit that is half-way.
-    `settings` are the server's, for these connections; a pooler takes none.
+    `settings` are the server's, for these connections; none are left at a pooler.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class Connections:
         self._address = address
         self._world = world
         self._patience = patience
-        self._settings = None if address.pgbouncer else settings
+        self._settings = "; ".join(f"set {name} = {value}" for name, value in (settings or {}).items())
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self.opened = 0
@@ -229,11 +228,22 @@ class Connections:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        connection = await connect(self._address, self._patience, self._settings)
+        connection = await connect(self._address, self._patience)
         self.opened += 1
-        if not self._address.pgbouncer:
-            await _refuse_pooler(self._address, connection)
+        try:
+            with closed_after(self._patience, connection):
+                await self._enter(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
+
+    async def _enter(self, connection: Connection) -> None:
+        if self._address.pgbouncer:
+            return
+        await _refuse_pooler(self._address, connection)
+        if self._settings:
+            await connection.execute(self._settings)
 
 
 @contextmanager
@@ -300,11 +310,7 @@ async def _refuse_pooler(address: Address, connection: Connection) -> None:
         direct = await connection.fetchval("select pg_backend_pid()") == connection.get_server_pid()
     except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
         direct = False
-    except BaseException:
-        connection.terminate()
-        raise
     if not direct:
-        connection.terminate()
         raise WiringError(f"There is a pooler before {address.shown}. Add pgbouncer=true to the store's URL.")
 
 

@@ -8,9 +8,9 @@ import asyncio
 import sys
 
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Kept, Parked, ReadModel, ReadStore
+from twofold.read_store.port import Change, Kept, Parked, ReadModel
 from twofold.read_store.postgres import PostgresReadStore
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, progress
+from twofold.testing.read_store_rows import LOG, ORDERS, Order, progress
 
 
 def step(
@@ -35,24 +35,23 @@ def step(
     )
 
 
-async def whole_at(store: ReadStore, *, model: ReadModel = ORDERS, partition: Partition = WHOLE) -> int:
+async def whole_at(store: PostgresReadStore, *, model: ReadModel = ORDERS, partition: Partition = WHOLE) -> int:
     """The position of a partition. AssertionError where its rows or parked keys are not just those of that position."""
-    reached = next(each.progress for each in await store.checkpoints() if each.partition == partition)
+    async with store.snapshot() as snapshot:
+        reached = next(each.progress for each in await snapshot.checkpoints() if each.partition == partition)
+        found = await snapshot.find(model, {}, limit=10_000)
+        by_index: dict[str, Order] = {}
+        for customer in ("ann", "bob"):
+            of_one = await snapshot.find(model, {"customer": customer}, order_by="total", limit=10_000)
+            assert {row.customer for _, row in of_one.rows} <= {customer}
+            by_index |= dict(of_one.rows)
+    rows = {key: row for key, row in found.rows if partition.holds(key)}
+    assert {key: row for key, row in by_index.items() if partition.holds(key)} == rows
     position = reached.position
-    rows = {key: row for key, row in await found_rows(store, model) if partition.holds(key)}
-    if position == 0:
-        assert rows == {}
-        assert reached.parked == ()
-        return 0
-    change = step(position - 1, model=model, partition=partition)
-    assert rows == {key: kept.row for key, kept in change.rows.items() if kept.row is not None}
-    assert {each.key: each.position for each in reached.parked} == {
-        key: position for key, each in change.parked.items() if each is not None
-    }
-    for customer in ("ann", "bob"):
-        by_index = await found_rows(store, model, {"customer": customer}, order_by="total")
-        held = {key: row for key, row in by_index if partition.holds(key)}
-        assert held == {key: row for key, row in rows.items() if row.customer == customer}
+    kept = step(position - 1, model=model, partition=partition) if position else Change(model, LOG, 0, 0, 0)
+    assert rows == {key: each.row for key, each in kept.rows.items() if each.row is not None}
+    parked = {each.key: each.position for each in reached.parked}
+    assert parked == {key: position for key, each in kept.parked.items() if each is not None}
     return position
 
 

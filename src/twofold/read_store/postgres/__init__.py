@@ -133,13 +133,11 @@ class PostgresReadStore:
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[PostgresSnapshot]:
         snapshot, connection = await self._taken()
-        sound = False
         try:
             yield snapshot
-            sound = True
         finally:
             # Nobody need wait for it.
-            _ = self._under_way.start(self._give_back(snapshot, connection, sound))
+            _ = self._under_way.start(self._give_back(snapshot, connection))
 
     async def checkpoints(self) -> list[Checkpoint]:
         async with self.snapshot() as snapshot:
@@ -175,19 +173,13 @@ class PostgresReadStore:
     # What goes on to its end
 
     async def _enter(self) -> None:
-        async def look(connection: Connection) -> tuple[str, str]:
-            return (
-                connection.get_settings().server_encoding,
-                await connection.fetchval("show server_version_num"),
-            )
-
         new = None if self._read_only else self._world.new_id()
         try:
-            encoding, version = await self._working.run(look)
-            if encoding != "UTF8" or int(version) < _OLDEST * 10_000:
+            version, encoding = await self._working.run(_version_and_encoding)
+            if version < _OLDEST or encoding != "UTF8":
                 raise WiringError(
                     f"Read models need PostgreSQL {_OLDEST} or newer and a database in UTF8; {self._address.shown} is "
-                    f"{version[:-4]} in {encoding}."
+                    f"{version} in {encoding}."
                 )
             self.identity = await self._working.run(
                 lambda connection: schema.identity_of(connection, self._address.schema, new)
@@ -313,12 +305,12 @@ class PostgresReadStore:
 
     def _not_wanted(self, taking: "asyncio.Task[tuple[PostgresSnapshot, Connection]]") -> None:
         if taking.exception() is None:
-            _ = self._under_way.start(self._give_back(*taking.result(), True))
+            _ = self._under_way.start(self._give_back(*taking.result()))
 
-    async def _give_back(self, snapshot: PostgresSnapshot, connection: Connection, sound: bool) -> None:
+    async def _give_back(self, snapshot: PostgresSnapshot, connection: Connection) -> None:
         try:
             with kept_if_sound(connection, self._patience):
-                await snapshot.end(sound=sound)
+                await snapshot.end()
         except (*LOST, asyncpg.PostgresError) as error:
             log.debug("A snapshot did not end in order, and its connection is closed: %s", error)
             connection.terminate()
@@ -335,6 +327,10 @@ class PostgresReadStore:
             return self._tables[model.name, model.generation]
         except KeyError as error:
             raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
+
+
+async def _version_and_encoding(connection: Connection) -> tuple[int, str]:
+    return connection.get_server_version().major, connection.get_settings().server_encoding
 
 
 def _is_text(key: str) -> bool:

@@ -133,17 +133,13 @@ class PostgresSnapshot:
             found.append(Checkpoint(unescaped(model), generation, progress, share, epoch))
         return sorted(found, key=lambda each: (each.name, each.generation, each.partition))
 
-    async def end(self, *, sound: bool) -> None:
-        """End the transaction. The connection is closed where it may be of no more use: see that it is not lent."""
+    async def end(self) -> None:
+        """End the transaction, and whatever was set over the native connection. asyncpg's errors where that fails."""
         async with self._turn:
             self._timer.cancel()
-            if self._lent and not sound:
-                # Who was reading over it may have left half an answer there.
-                self._connection.terminate()
-                return
             await self._connection.execute("rollback")
-            if self._connection.is_in_transaction():
-                self._connection.terminate()
+            if self._lent:
+                await self._connection.reset()
 
     async def _find(self, table: Table, access: Access, *, exact: bool) -> list[Any]:
         """One row more than asked for, if there is one: it tells whether there is a next page."""
