@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twofold.errors import Conflict, InvalidMessage, UndeclaredAccess, WiringError
+from twofold.errors import InvalidMessage, UndeclaredAccess, WiringError
 from twofold.read_store.port import Change, Parked, Progress, ReadModel
 from twofold.testing.read_store_rows import (
     ANYTHING,
