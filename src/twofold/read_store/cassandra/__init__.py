@@ -21,6 +21,9 @@ from twofold.world import RealWorld, World
 
 _Models = dict[tuple[str, int], Tables]
 
+_LOOKS = 20
+_PAUSE = 0.2
+
 
 class CassandraReadStore:
     """Read models in one keyspace of a cluster. Rows are saved before their checkpoint, and may be saved again.
@@ -53,7 +56,7 @@ class CassandraReadStore:
             if not read_only:
                 await make_keyspace(driver)
             await driver.settle()
-            identity = await Checkpoints(driver).identity(None if read_only else world.new_id())
+            identity = await _identity(driver, world, read_only=read_only)
         except BaseException as error:
             await driver.close()
             if isinstance(error, Forbidden):
@@ -170,3 +173,17 @@ def _of(models: _Models, model: ReadModel) -> Tables:
         return models[model.name, model.generation]
     except KeyError as error:
         raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
+
+
+async def _identity(driver: Driver, world: World, *, read_only: bool) -> str:
+    """The keyspace's identity. Where nodes make one keyspace at once, its tables may come a moment later."""
+    if read_only:
+        return await Checkpoints(driver).identity(None)
+    for _ in range(_LOOKS):
+        try:
+            return await Checkpoints(driver).identity(world.new_id())
+        except Missing:
+            await world.sleep(_PAUSE)
+            await make_keyspace(driver)
+            await driver.settle()
+    return await Checkpoints(driver).identity(world.new_id())
