@@ -59,7 +59,7 @@ class Load:
 @pytest.mark.timeout(900)
 async def test_a_primary_killed_under_load_costs_a_pause_and_no_row(mongod_here: Path, kills: int) -> None:
     random = Random(kills)
-    with ReplicaSet(mongod_here, 3) as servers:
+    with ReplicaSet(mongod_here, 3, fast=True) as servers:
         async with opened(servers.url_of(fresh_database())) as store:
             await store.prepare([ORDERS])
             load = Load(store)
@@ -80,7 +80,7 @@ async def test_a_primary_killed_under_load_costs_a_pause_and_no_row(mongod_here:
 
 
 async def test_a_primary_that_steps_down_under_load_costs_a_pause_and_no_row(mongod_here: Path) -> None:
-    with ReplicaSet(mongod_here, 3) as servers:
+    with ReplicaSet(mongod_here, 3, fast=True) as servers:
         async with opened(servers.url_of(fresh_database())) as store:
             await store.prepare([ORDERS])
             load = Load(store)
@@ -98,7 +98,7 @@ async def test_a_primary_that_steps_down_under_load_costs_a_pause_and_no_row(mon
 async def test_rows_are_loaded_as_they_were_acknowledged_though_the_new_primary_does_not_know_that_yet(
     mongod_here: Path,
 ) -> None:
-    with ReplicaSet(mongod_here, 3) as servers:
+    with ReplicaSet(mongod_here, 3, fast=True) as servers:
         name = fresh_database()
         async with opened(servers.url_of(name)) as store:
             await keep(store, ORDERS, {"a": Order(total=1)})

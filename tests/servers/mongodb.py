@@ -23,6 +23,7 @@ HOW_TO_GET_ONE = (
     "or let TEST_MONGOD name another"
 )
 SET = "rs0"
+IN_MEMORY = Path("/dev/shm")
 
 _EVERY = {
     # Else a member that is told to stop waits for its clients for 15 s.
@@ -57,12 +58,19 @@ def fresh_database() -> str:
 
 
 class Mongod(Server):
-    """One mongod. `parameters` are server parameters. Without `replica_set` it stands alone, which no store accepts."""
+    """One mongod. `parameters` are server parameters. Without `replica_set` it stands alone, which no store accepts.
+
+    A `fast` one has its data in memory, where there is room: they outlast the process, and not the machine.
+    """
 
     name = "mongod"
 
-    def __init__(self, program: Path, *options: str, replica_set: bool = True, **parameters: str | int) -> None:
+    def __init__(
+        self, program: Path, *options: str, replica_set: bool = True, fast: bool = False, **parameters: str | int
+    ) -> None:
         super().__init__()
+        self._memory = Folder(self.name, IN_MEMORY) if fast and _room_in_memory() else None
+        self.data = (self._memory.path if self._memory else self.folder) / "data"
         self.program = _reachable(program)
         self.replica_set = replica_set
         self.options = options
@@ -75,12 +83,11 @@ class Mongod(Server):
     def start(self) -> None:
         if self.running:
             raise ServerError("it runs already")
-        data = self.folder / "data"
-        if not data.exists():
-            self._run("mkdir", data)
+        if not self.data.exists():
+            self._run("mkdir", self.data)
         process = self._spawn(
             self.program,
-            *("--dbpath", str(data), "--port", str(self.port), "--bind_ip", LOOPBACK, "--nounixsocket"),
+            *("--dbpath", str(self.data), "--port", str(self.port), "--bind_ip", LOOPBACK, "--nounixsocket"),
             *("--wiredTigerCacheSizeGB", "0.25"),
             *(("--replSet", SET, "--oplogSize", "64") if self.replica_set else ()),
             *(each for name, value in self.parameters.items() for each in ("--setParameter", f"{name}={value}")),
@@ -89,6 +96,13 @@ class Mongod(Server):
         wait_until(lambda: process.poll() is not None or listening(self.port), "mongod to start")
         if process.poll() is not None:
             raise ServerError(f"mongod did not start\n{self.last_words()}")
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._memory:
+                self._memory.remove()
 
     def ask(self, command: str, value: Any = 1, /, **more: Any) -> Mapping[str, Any]:
         """What this very node answers to a command of its database `admin`. PyMongoError where it does not."""
@@ -103,9 +117,9 @@ class ReplicaSet:
     Elections are quick: a dead primary is missed after a second.
     """
 
-    def __init__(self, program: Path, size: int = 1, **parameters: str | int) -> None:
+    def __init__(self, program: Path, size: int = 1, *, fast: bool = False, **parameters: str | int) -> None:
         self._stack = ExitStack()
-        self.nodes = [Mongod(program, **parameters) for _ in range(size)]
+        self.nodes = [Mongod(program, fast=fast, **parameters) for _ in range(size)]
 
     @property
     def url(self) -> str:
@@ -156,6 +170,10 @@ class ReplicaSet:
         except PyMongoError:
             return False
         return all(each["stateStr"] in ("PRIMARY", "SECONDARY") for each in members)
+
+
+def _room_in_memory() -> bool:
+    return IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * 2**30
 
 
 @cache

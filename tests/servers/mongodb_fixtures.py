@@ -19,7 +19,7 @@ def mongod_here() -> Path:
 @pytest.fixture(scope="session")
 def mongodb(mongod_here: Path) -> Iterator[ReplicaSet]:
     """A running replica set of one node. It is everybody's: take a `mongodb_url`, or a `fresh_database()`."""
-    with ReplicaSet(mongod_here) as servers:
+    with ReplicaSet(mongod_here, fast=True) as servers:
         yield servers
 
 

@@ -38,8 +38,8 @@ class ServerError(RuntimeError):
 class Folder:
     """A temporary folder that is gone after `remove()`, and at the latest when this process is."""
 
-    def __init__(self, name: str) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"twofold-{name}-"))
+    def __init__(self, name: str, within: Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"twofold-{name}-", dir=within))
         hand_over(self.path)
         # A session of its own: Ctrl-C ends the tests, not the sweeping.
         self._sweeper = subprocess.Popen(

@@ -37,8 +37,9 @@ def inserted(servers: ReplicaSet) -> list[int]:
         return [each["n"] for each in client.tests.kept.find().sort("n")]
 
 
-def test_what_was_acknowledged_is_there_after_a_kill_and_a_restart(mongod_here: Path) -> None:
-    with ReplicaSet(mongod_here) as servers:
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_was_acknowledged_is_there_after_a_kill_and_a_restart(mongod_here: Path, fast: bool) -> None:
+    with ReplicaSet(mongod_here, fast=fast) as servers:
         (node,) = servers.nodes
         insert(servers, 1)
         node.kill()
@@ -50,6 +51,7 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_a_restart(mongod_here: 
         assert servers.primary is node
         assert inserted(servers) == [1]
     assert not node.folder.exists()
+    assert not node.data.exists()
     assert not listening(node.port)
 
 
