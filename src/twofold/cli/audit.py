@@ -83,7 +83,8 @@ def _by_request(url: str) -> Repair:
     there = remote(url)
 
     async def mend(name: str, key: str) -> object:
-        return there.post(f"/projections/{quote(name, safe='')}/repair", {"key": key})
+        # In a thread: several are asked for at once, and each is answered once somebody has come to it.
+        return await asyncio.to_thread(there.post, f"/projections/{quote(name, safe='')}/repair", {"key": key})
 
     return mend
 

@@ -1,10 +1,12 @@
 """In charge of showing how long work goes on: a bar on a terminal, a line now and then elsewhere, never on stdout."""
 
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from twofold.world import World
@@ -12,16 +14,17 @@ from twofold.world import World
 _STEPS = 10
 
 
-class Bar:
-    """Progress of one piece of work, told to `reached`. `unit` is what is counted: orders, events."""
+class Bars:
+    """Progress of several pieces of work, each told to `come` by its label. `unit` is what is counted: events."""
 
-    def __init__(self, label: str, unit: str, world: World) -> None:
-        self._label = label
+    def __init__(self, labels: Sequence[str], unit: str, world: World) -> None:
+        self._labels = labels
         self._unit = unit
         self._world = world
         self._began = 0.0
-        self._first: int | None = None
-        self._told = -1
+        self._first: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -35,10 +38,10 @@ class Bar:
             speed_estimate_period=5.0,
         )
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         self._began = self._world.monotonic()
         self._progress.start()
-        self._task = self._progress.add_task(self._label, total=None, note="")
+        self._tasks = {label: self._progress.add_task(label, total=None, note="") for label in self._labels}
         return self
 
     def __exit__(
@@ -46,19 +49,32 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
+    def come(self, label: str, done: int, total: int, note: str = "") -> None:
+        """So many of so many are done."""
+        task = self._tasks[label]
+        if label not in self._first:
+            self._first[label] = done
+            # What an earlier run did is no part of this run's rate.
+            self._progress.reset(task, total=total, completed=done, note=note)
+        if not self._progress.disable:
+            self._progress.update(task, total=total, completed=done, note=note)
+        elif (step := _STEPS * done // max(1, total)) > self._told.get(label, -1):
+            self._told[label] = step
+            rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._began)
+            words = [f"{label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
+            click.echo(", ".join(filter(None, words)), err=True)
+
+
+class Bar(Bars):
+    """Progress of one piece of work, told to `reached`. `unit` is what is counted: orders, events."""
+
+    def __init__(self, label: str, unit: str, world: World) -> None:
+        super().__init__([label], unit, world)
+        self._label = label
+
     def reached(self, done: int, total: int, note: str = "") -> None:
         """So many of so many are done."""
-        if self._first is None:
-            self._first = done
-            # What an earlier run did is no part of this run's rate.
-            self._progress.reset(self._task, total=total, completed=done, note=note)
-        if not self._progress.disable:
-            self._progress.update(self._task, total=total, completed=done, note=note)
-        elif (step := _STEPS * done // max(1, total)) > self._told:
-            self._told = step
-            rate = (done - self._first) / max(1e-9, self._world.monotonic() - self._began)
-            words = [f"{self._label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
-            click.echo(", ".join(filter(None, words)), err=True)
+        self.come(self._label, done, total, note)
 
 
 class _Count(ProgressColumn):

@@ -3,32 +3,32 @@
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import click
 import msgspec
 
 from twofold.app import App
 from twofold.cli.acting import words_of
+from twofold.cli.building import POLL, until_built
 from twofold.cli.differences import count_of, sampled
 from twofold.cli.outcome import Exit, emit, printable
-from twofold.cli.progress import Bar
 from twofold.cli.remote import url_option
 from twofold.cli.target import json_option, load_app, refuse_memory, store_option, views_option
-from twofold.cli.verbs import By, asked, visited
-from twofold.errors import Unavailable
+from twofold.cli.verbs import By, Seen, asked, visited
+from twofold.errors import InvalidMessage, TwofoldError, Unavailable, WiringError
 from twofold.operations.compare import Comparison, compare
 from twofold.settings import Settings
 from twofold.stores import open_read_store, open_write_store
 
-_POLL = 0.2
 _PATIENCE = 30.0
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
     """What came of one projection: its `generation` that was built, and whether it `serves` now.
 
-    `comparison` is None where the stores could not be read here, or nobody wanted it.
+    `comparison` is None where nobody wanted it, and where it served already: an earlier call was broken off behind the
+    switch, or somebody else has switched.
     """
 
     name: str
@@ -75,23 +75,25 @@ def command(
     in time across the switch. What served before is kept, and followed, as the way back: `--back`. `--drop` gives it
     up. Interrupted or killed, it goes on where it was when it is called again.
 
-    With MODULE:APP the stores are opened; on SQLite a running `serve` holds them, so ask it with --url as well.
-    Exits with 3, and does not switch, where rows differ and nobody said --yes.
+    With MODULE:APP the stores are opened; on SQLite a running `serve` holds them, so ask it with --url instead. Rows
+    are compared here all the same, read from the stores of MODULE:APP or those that --store and --views name. Exits
+    with 3, and does not switch, where rows differ and nobody said --yes.
     """
-    given = words_of(words)
+    given = list(dict.fromkeys(words_of(words)))
     target = given.pop(0) if given and ":" in given[0] else None
     if not given or (target is None and url is None):
         raise click.UsageError("Write MODULE:APP NAME…, or with --url only NAME….")
     if back and drop:
         raise click.UsageError("--back and --drop are two things to do.")
     app = load_app(target, store=store, views=views) if target else None
+    settings = app.settings if app else Settings.from_environment(store=store, views=views)
     how = {"comparing": not no_compare, "switching": not no_switch}
-    rebuild = _Rebuild(app, given, **how, yes=yes, force=force, as_json=as_json)
-    return asyncio.run(_run(rebuild, url, back=back, drop=drop))
+    rebuild = _Rebuild(app, settings, given, **how, yes=yes, force=force, as_json=as_json)
+    return asyncio.run(_run(rebuild, app, url, back=back, drop=drop))
 
 
-async def _run(rebuild: "_Rebuild", url: str | None, *, back: bool, drop: bool) -> int:
-    async with _by(rebuild.app, rebuild.names, url) as by:
+async def _run(rebuild: "_Rebuild", app: App | None, url: str | None, *, back: bool, drop: bool) -> int:
+    async with _by(app, rebuild.names, url) as by:
         if back or drop:
             return await _change(by, rebuild.names, back=back, as_json=rebuild.as_json)
         return await rebuild.run(by)
@@ -125,6 +127,7 @@ class _Rebuild:
     def __init__(
         self,
         app: App | None,
+        settings: Settings,
         names: list[str],
         *,
         comparing: bool,
@@ -133,9 +136,10 @@ class _Rebuild:
         force: bool,
         as_json: bool,
     ) -> None:
-        self.app = app
         self.names = names
         self.as_json = as_json
+        self._rows = {name: model.row for name, model in app.models.items()} if app else {}
+        self._settings = settings
         self._comparing = comparing
         self._switching = switching
         self._yes = yes
@@ -143,61 +147,68 @@ class _Rebuild:
 
     async def run(self, by: By) -> int:
         """Build, compare, switch; 3 where something differs and was not switched to."""
-        numbers = await by.rebuild(self.names)
-        await self._build(by)
+        seen = await by.look()
+        done = self._done(seen)
+        numbers = await by.rebuild([name for name in self.names if name not in done])
+        await until_built(by, numbers)
         rebuilt: list[Rebuilt] = []
         for name in self.names:
-            comparison = await self._compare(by, name, numbers[name])
-            switch = self._switching and self._may_switch(name, comparison)
-            if switch:
-                await self._switch(by, name)
-            rebuilt.append(Rebuilt(name, numbers[name], switch, comparison))
+            rebuilt.append(await self._finish(by, name, numbers.get(name, seen.serving.get(name, 0))))
             self._tell(rebuilt[-1])
         if self.as_json:
             emit(rebuilt)
         refused = [each for each in rebuilt if self._switching and not each.serves]
         return Exit.UNHEALTHY if refused else Exit.OK
 
-    async def _build(self, by: By) -> None:
-        """Wait until all have come to where the log ended a look before."""
-        with Bar(", ".join(self.names), "events", by.world) as bar:
-            wanted: int | None = None
-            while True:
-                head, builds = await by.builds(self.names)
-                at = min(each.position for each in builds) if builds else 0
-                parked = sum(each.parked for each in builds)
-                bar.reached(at, head, f"{parked} parked" if parked else "")
-                if builds and wanted is not None and at >= wanted:
-                    return
-                wanted = head
-                await by.world.sleep(_POLL)
+    def _done(self, seen: Seen) -> list[str]:
+        """The names that an earlier call, which was broken off before it had done all, has switched.
 
-    async def _compare(self, by: By, name: str, new: int) -> Comparison | None:
-        if not self._comparing:
-            return None
-        if self.app is None:
-            click.echo(f"{name}: not compared. Name MODULE:APP as well, where its stores can be read.", err=True)
-            return None
-        settings: Settings = self.app.settings
-        old = await by.serving(name)
-        store = await open_write_store(settings.store, settings, by.world, read_only=True)
-        try:
-            views = await open_read_store(settings.views, by.world, read_only=True)
+        InvalidMessage where no call was, but an earlier generation is kept: nothing is begun then.
+        """
+        kept = [name for name in self.names if seen.build(name, "kept") and not seen.build(name, "building")]
+        if kept and not any(seen.build(name, "building") for name in self.names):
+            raise InvalidMessage(
+                f"The generation of '{kept[0]}' that served before is still kept, as the way back. Drop it first: add "
+                f"--drop to this command, with {' '.join(kept)} alone.",
+                field="name",
+            )
+        return kept
+
+    async def _finish(self, by: By, name: str, number: int) -> Rebuilt:
+        seen = await by.look()
+        if seen.serving.get(name) == number:
+            return Rebuilt(name, number, True)
+        comparison = await self._compare(by, seen, name, number) if self._comparing else None
+        if comparison is not None:
+            self._tell_comparison(comparison)
+        switch = self._switching and await self._may_switch(name, comparison)
+        if switch:
+            await self._switch(by, name)
+        return Rebuilt(name, number, switch, comparison)
+
+    async def _compare(self, by: By, seen: Seen, name: str, new: int) -> Comparison:
+        settings = self._settings
+        async with AsyncExitStack() as stack:
             try:
-                row = self.app.models[name].row
-                return await compare(store, views, name, old, new, by.world, row=row)
-            finally:
-                await views.close()
-        finally:
-            await store.close()
+                store = await open_write_store(settings.store, settings, by.world, read_only=True)
+                stack.push_async_callback(store.close)
+                views = await open_read_store(settings.views, by.world, read_only=True)
+                stack.push_async_callback(views.close)
+                if store.identity.log != seen.log:
+                    raise WiringError(f"The log there is {store.identity.log}, and what is asked keeps {seen.log}.")
+            except TwofoldError as error:
+                raise type(error)(
+                    f"The rows of '{name}' are built, but cannot be compared from here. {error} Name the stores with "
+                    "MODULE:APP, or --store and --views; or go on without: --no-compare."
+                ) from error
+            return await compare(store, views, name, seen.serving[name], new, by.world, row=self._rows.get(name))
 
-    def _may_switch(self, name: str, comparison: Comparison | None) -> bool:
+    async def _may_switch(self, name: str, comparison: Comparison | None) -> bool:
         if comparison is None or comparison.same or self._yes:
             return True
         if self.as_json or not sys.stdin.isatty():
             return False
-        self._tell_comparison(comparison)
-        return click.confirm(f"Switch {name} to generation {comparison.new} all the same?", default=False)
+        return await _confirmed(f"Switch {name} to generation {comparison.new} all the same?")
 
     async def _switch(self, by: By, name: str) -> None:
         """Under load the new generation is now and then a moment behind the one that serves: try again."""
@@ -209,13 +220,11 @@ class _Rebuild:
             except Unavailable:
                 if by.world.monotonic() >= deadline:
                     raise
-            await by.world.sleep(_POLL)
+            await by.world.sleep(POLL)
 
     def _tell(self, done: Rebuilt) -> None:
         if self.as_json:
             return
-        if done.comparison is not None:
-            self._tell_comparison(done.comparison)
         if done.serves:
             words = (
                 f"generation {done.generation} serves; the one before is kept: --back goes back, --drop gives it up."
@@ -227,6 +236,25 @@ class _Rebuild:
         click.echo(printable(f"{done.name}: {words}"))
 
     def _tell_comparison(self, comparison: Comparison) -> None:
+        if self.as_json:
+            return
         click.echo(printable(f"{comparison.name}: {count_of(comparison)}"))
         for line in sampled(comparison.sample):
             click.echo(printable(line))
+
+
+async def _confirmed(question: str) -> bool:
+    """What whoever sits at the terminal says. What runs on this loop goes on meanwhile: it holds leases."""
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        loop.remove_reader(sys.stdin)
+        answered.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin, read)
+    try:
+        return (await answered).strip().lower() in ("y", "yes")
+    finally:
+        loop.remove_reader(sys.stdin)

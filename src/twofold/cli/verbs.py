@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -12,8 +12,21 @@ from twofold.cli.acting import who
 from twofold.cli.remote import Remote, remote
 from twofold.cli.visit import visiting
 from twofold.domain.events import Position
-from twofold.synchronization.follower import BuildStatus
+from twofold.synchronization.follower import BuildStatus, FollowerStatus
 from twofold.world import RealWorld, World
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One look: the log and its head, which generation serves of each projection, and those that do not serve."""
+
+    log: str
+    head: Position
+    serving: dict[str, int]
+    builds: list[BuildStatus]
+
+    def build(self, name: str, state: str) -> BuildStatus | None:
+        """The generation of a projection in a state, if there is one."""
+        return next((each for each in self.builds if (each.name, each.state) == (name, state)), None)
 
 
 class By(Protocol):
@@ -25,12 +38,8 @@ class By(Protocol):
         """Begin, or go on. The numbers of the generations by name."""
         ...
 
-    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
-        """The head, and how far the builds of these projections are."""
-        ...
-
-    async def serving(self, name: str) -> int:
-        """The generation that serves."""
+    async def look(self) -> Seen:
+        """How far everything is now."""
         ...
 
     async def switch(self, name: str, *, force: bool) -> int:
@@ -46,6 +55,15 @@ class By(Protocol):
         ...
 
 
+class _Status(msgspec.Struct, frozen=True):
+    """What `GET /status` says, as far as it matters here."""
+
+    log: str
+    head: Position
+    followers: list[FollowerStatus]
+    builds: list[BuildStatus]
+
+
 class _Visit:
     """This process, with the stores open."""
 
@@ -56,12 +74,9 @@ class _Visit:
     async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
         return await self._app.projections.rebuild(names, actor=who())
 
-    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
+    async def look(self) -> Seen:
         status = await self._app.status()
-        return status.head, [each for each in status.builds if each.name in names and each.state == "building"]
-
-    async def serving(self, name: str) -> int:
-        return self._app.models[name].generation
+        return Seen(status.log, status.head, _serving(status.followers), status.builds)
 
     async def switch(self, name: str, *, force: bool) -> int:
         return await self._app.projections.switch(name, force=force, actor=who())
@@ -83,13 +98,9 @@ class _Asked:
     async def rebuild(self, names: Sequence[str]) -> dict[str, int]:
         return dict(self._there.post("/projections/rebuild", {"names": list(names)})["generations"])
 
-    async def builds(self, names: Sequence[str]) -> tuple[Position, list[BuildStatus]]:
-        said: dict[str, Any] = self._there.get("/projections")
-        builds = msgspec.convert(said["builds"], list[BuildStatus])
-        return said["head"], [each for each in builds if each.name in names and each.state == "building"]
-
-    async def serving(self, name: str) -> int:
-        return int(self._there.get(_place(name))["follower"]["generation"])
+    async def look(self) -> Seen:
+        status = msgspec.convert(self._there.get("/status"), _Status)
+        return Seen(status.log, status.head, _serving(status.followers), status.builds)
 
     async def switch(self, name: str, *, force: bool) -> int:
         return int(self._there.post(f"{_place(name)}/switch", {"force": force})["generation"])
@@ -111,6 +122,10 @@ async def visited(app: App, names: Sequence[str]) -> AsyncGenerator[By]:
     """This process, on a visit to the stores of an app."""
     async with visiting(app, names):
         yield _Visit(app)
+
+
+def _serving(followers: Sequence[FollowerStatus]) -> dict[str, int]:
+    return {each.name: each.generation for each in followers if each.kind == "projection"}
 
 
 def _place(name: str) -> str:
