@@ -1,21 +1,23 @@
-"""Measures `SqliteReadStore.save` against a raw executemany into the same columns and indexes, in one run."""
+"""`python -m benchmarks.read_store [STORE …]`: `save` and `load` of read stores against their bare drivers."""
 
-import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import apsw
+import click
 import msgspec
 
-from twofold.read_store.port import Change, ReadModel
-from twofold.read_store.sqlite import SqliteReadStore
-from twofold.read_store.sqlite_table import Table
+from benchmarks.harness import run
+from benchmarks.read_store_sides import STORES, Rows, Sides
+from twofold.read_store.port import Change, Kept, ReadModel
 
 BATCH = 1_000
 BATCHES = 200
 ROUNDS = 5
+
+Rates = dict[str, float]
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -34,58 +36,80 @@ MODELS = {
 }
 
 
-def batches() -> list[dict[str, Summary]]:
+def work(batch: int, batches: int) -> list[Rows]:
     """Rows as a catch-up brings them: keys in order, of which every other batch meets again."""
-    rows = [Summary(f"o-{n:08d}", f"c-{n * 7919 % 10_000}", n % 997) for n in range(BATCH * BATCHES // 2)]
-    whole = [rows[n : n + BATCH] for n in range(0, len(rows), BATCH)]
-    return [{row.order_id: row for row in batch} for each in whole for batch in (each, each)]
+    found: list[Rows] = []
+    for start in range(0, batch * batches // 2, batch):
+        rows = [Summary(f"o-{n:08d}", f"c-{n * 7919 % 10_000}", n % 997) for n in range(start, start + batch)]
+        found.append({row.order_id: Kept(row, len(found) + 1) for row in rows})
+        found.append({row.order_id: Kept(row, len(found) + 1, 0, (row,)) for row in rows})
+    return found
 
 
-async def ours(model: ReadModel, path: Path, work: list[dict[str, Summary]]) -> float:
-    """Rows a second through the store."""
-    store = SqliteReadStore(path)
-    await store.prepare([model])
-    start = time.perf_counter()
-    for n, rows in enumerate(work):
-        await store.save(Change(model, "log", n, n + 1, 0, rows))
-    seconds = time.perf_counter() - start
-    await store.close()
-    return BATCH * len(work) / seconds
+async def ours(sides: Sides, folder: Path, model: ReadModel, batches: Sequence[Rows]) -> Rates:
+    """Rows a second through the store: new ones, those that are there, and loaded ones."""
+    spent = {"new": 0.0, "again": 0.0, "load": 0.0}
+    async with sides.store(folder) as store:
+        await store.prepare([model])
+        for n, rows in enumerate(batches):
+            began = time.perf_counter()
+            await store.save(Change(model, "log", n, n + 1, 0, rows))
+            saved = time.perf_counter()
+            assert len(await store.load(model, list(rows))) == len(rows)
+            spent["again" if n % 2 else "new"] += saved - began
+            spent["load"] += time.perf_counter() - saved
+    return _rates(spent, batches)
 
 
-async def raw(model: ReadModel, path: Path, work: list[dict[str, Summary]]) -> float:
-    """Rows a second of the bare statements on parameters made beforehand, with a checkpoint in the same transaction."""
-    store = SqliteReadStore(path)
-    await store.prepare([model])
-    await store.close()
-    table = Table(model)
-    connection = apsw.Connection(str(path))
-    connection.execute("pragma synchronous = normal; pragma cache_size = -65536; pragma wal_autocheckpoint = 4000")
-    parameters = [table.parameters(rows) for rows in work]
-    start = time.perf_counter()
-    for n, batch in enumerate(parameters):
-        connection.execute("begin immediate")
-        connection.executemany(table.upsert, batch)
-        connection.execute("update checkpoints set position = ?", (n + 1,))
-        connection.execute("commit")
-    seconds = time.perf_counter() - start
-    connection.close()
-    return BATCH * len(work) / seconds
+async def bare(sides: Sides, folder: Path, model: ReadModel, batches: Sequence[Rows]) -> Rates:
+    """The same by the bare driver, which takes and gives rows as they are stored."""
+    spent = {"new": 0.0, "again": 0.0, "load": 0.0}
+    async with sides.bare(folder, model) as driver:
+        made = [driver.made(rows) for rows in batches]
+        for n, batch in enumerate(made):
+            began = time.perf_counter()
+            await driver.save(batch, n + 1)
+            saved = time.perf_counter()
+            assert await driver.load(list(batches[n])) == len(batches[n])
+            spent["again" if n % 2 else "new"] += saved - began
+            spent["load"] += time.perf_counter() - saved
+    return _rates(spent, batches)
 
 
-async def main() -> None:
+def _rates(spent: Rates, batches: Sequence[Rows]) -> Rates:
+    rows = sum(map(len, batches))
+    return {name: (rows if name == "load" else rows / 2) / seconds for name, seconds in spent.items()}
+
+
+def compare(name: str, sides: Sides, batches: Sequence[Rows], rounds: int) -> None:
     """Print rows a second of both and their ratio, the median of some rounds."""
-    work = batches()
-    for name, model in MODELS.items():
-        pairs: list[tuple[float, float]] = []
-        for _ in range(ROUNDS):
+    for label, model in MODELS.items():
+        pairs: list[tuple[Rates, Rates]] = []
+        for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                bare = await raw(model, Path(folder) / "raw.db", work)
-                pairs.append((await ours(model, Path(folder) / "ours.db", work), bare))
-        ratio = statistics.median(mine / bare for mine, bare in pairs)
-        mine, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{name:34} store {mine:9,.0f} rows/s   raw {bare:9,.0f} rows/s   ratio {ratio:.2f}")
+                theirs = run(bare(sides, Path(folder), model, batches))
+                pairs.append((run(ours(sides, Path(folder), model, batches)), theirs))
+        for what in ("new", "again", "load"):
+            ratio = statistics.median(mine[what] / theirs[what] for mine, theirs in pairs)
+            mine, theirs = (statistics.median(each[what] for each in column) for column in zip(*pairs, strict=True))
+            print(
+                f"{name:10} {label:32} {what:6} store {mine:9,.0f} rows/s   bare driver {theirs:9,.0f} rows/s"
+                f"   ratio {ratio:.2f}",
+                flush=True,
+            )
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(STORES)))
+@click.option("--batch", default=BATCH, help="Rows in a batch.")
+@click.option("--batches", default=BATCHES)
+@click.option("--rounds", default=ROUNDS)
+def main(names: tuple[str, ...], batch: int, batches: int, rounds: int) -> None:
+    """Measure all stores, or those named."""
+    for name in names or STORES:
+        with STORES[name]() as sides:
+            compare(name, sides, work(batch, batches), rounds)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -17,7 +17,7 @@ from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Change, Checkpoint, Progress, ReadModel
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.stores import open_read_store
-from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
+from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, Order, at, found_rows, keep, keys, loaded, progress
 from twofold.world import RealWorld
 
 BARE = ReadModel("orders", 1, Order)
@@ -195,7 +195,7 @@ async def test_who_prepares_and_who_saves_take_their_locks_in_one_order(postgres
         proxy.cut(matching=hold)
         preparing = asyncio.create_task(through.prepare([ORDERS]))
         await altering.wait()
-        saving = asyncio.create_task(store.save(Change(BARE, LOG, 1, 2, 0)))
+        saving = asyncio.create_task(store.save(Change(BARE, LOG, 1, 2, 0, at(2, {"b": Order()}))))
         waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with moved%'"
         await asyncio.to_thread(wait_until, lambda: postgres.sql(waiting) == "1", "the save to wait")
         proxy.resume()

@@ -17,8 +17,8 @@ from twofold.postgres_server import (
     Connections,
     UnderWay,
     address_of,
+    closed_after,
     is_missing,
-    kept_if_sound,
 )
 from twofold.read_store.partition import Partition, same_slots
 from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel
@@ -309,7 +309,7 @@ class PostgresReadStore:
 
     async def _give_back(self, snapshot: PostgresSnapshot, connection: Connection) -> None:
         try:
-            with kept_if_sound(connection, self._patience):
+            with closed_after(self._patience, connection):
                 await snapshot.end()
         except (*LOST, asyncpg.PostgresError) as error:
             log.debug("A snapshot did not end in order, and its connection is closed: %s", error)
