@@ -1,13 +1,13 @@
 """In charge of a follower of a made-up log on Cassandra, whose saves can be broken off, or held up, at any statement.
 
-Run as a program it follows in a process of its own, and kills itself on the way.
+Run as a program it follows in a process of its own, to the end or until it kills itself on the way.
 """
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
@@ -99,10 +99,13 @@ async def change_of(store: ReadStore, model: ReadModel, log: Log, page: int) -> 
     return Change(model, LOG, before, upto, 0, changed)
 
 
-async def follow(store: ReadStore, model: ReadModel, log: Log, page: int) -> None:
-    """Follow a log to its end."""
+async def follow(
+    store: ReadStore, model: ReadModel, log: Log, page: int, tell: Callable[[int], None] = lambda position: None
+) -> None:
+    """Follow a log to its end, and tell each position that is reached."""
     while change := await change_of(store, model, log, page):
         await store.save(change)
+        tell(change.position)
 
 
 async def answers(store: ReadStore, model: ReadModel, log: Log) -> dict[Any, Any]:
@@ -170,6 +173,17 @@ async def _die_at(url: str, log: Log, page: int, step: str, statements: int) -> 
         await store.save(second)
 
 
+async def _to_the_end(url: str, log: Log, page: int) -> None:
+    store = await CassandraReadStore.open(url, patience=60.0)
+    await store.prepare([MODEL])
+    await follow(store, MODEL, log, page, lambda position: print(position, flush=True))  # noqa: T201
+    await store.close()
+
+
 if __name__ == "__main__":
-    url, events, page, step, statements = sys.argv[1:]
-    asyncio.run(_die_at(url, made_up(int(events)), int(page), step, int(statements)))
+    url, events, page, *death = sys.argv[1:]
+    if death:
+        step, statements = death
+        asyncio.run(_die_at(url, made_up(int(events)), int(page), step, int(statements)))
+    else:
+        asyncio.run(_to_the_end(url, made_up(int(events)), int(page)))

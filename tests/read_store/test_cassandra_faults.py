@@ -189,26 +189,42 @@ async def test_a_follower_that_is_overtaken_while_it_writes_is_refused_and_spoil
         assert (await progress(store, ORDERS)).position == 6
 
 
-@pytest.mark.parametrize("done", [True, False])
-async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, done: bool) -> None:
+@pytest.mark.parametrize("when", ["at once", "never", "after it was looked up"])
+async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, when: str) -> None:
     async with _opened(url) as store:
         await store.prepare([ORDERS])
-        decide, lost = store._driver.decide, 0
+        decide, asked = store._driver.decide, 0
 
         async def losing(statement: Any) -> bool:
-            nonlocal lost
-            lost += 1
-            if lost > 1:
-                return await decide(statement)
-            if done:
+            nonlocal asked
+            asked += 1
+            if asked == 1 and when == "at once":
                 assert await decide(statement)
-            raise Doubtful from OperationTimedOut()
+            if asked == 1:
+                raise Doubtful from OperationTimedOut()
+            if when == "after it was looked up":
+                assert await decide(statement)
+            return await decide(statement)
 
         with patch.object(store._driver, "decide", losing):
             parked = {"p": Parked("p", 4, "no", 9)}
             await store.save(Change(ORDERS, LOG, 0, 4, 7, at(4, {"a": Order()}), parked, epoch=1))
-        assert lost == (1 if done else 2)
+        assert asked == (1 if when == "at once" else 2)
         assert await progress(store, ORDERS) == Progress(4, LOG, 7, (parked["p"],))
+
+
+async def test_a_later_epoch_that_saves_nothing_shuts_out_whoever_is_writing(url: str) -> None:
+    async with _opened(url) as store, _opened(url) as stale:
+        make_interruptible(stale)
+        for each in (store, stale):
+            await each.prepare([ORDERS])
+        hanging = Interruption(2, waits=True)
+        saving = await start_save(stale, Change(ORDERS, LOG, 0, 5, 0, at(5, {"a": Order()}), epoch=1), hanging)
+        await store.save(Change(ORDERS, LOG, 0, 0, 0, epoch=2))
+        hanging.release()
+        with pytest.raises(Conflict, match="a later epoch than 1 keeps it"):
+            await saving
+        assert (await progress(store, ORDERS)).position == 0
 
 
 async def test_a_checkpoint_whose_answer_was_lost_and_that_another_moved_is_a_conflict(url: str) -> None:

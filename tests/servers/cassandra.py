@@ -18,7 +18,7 @@ cluster_name: tests
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
 endpoint_snitch: SimpleSnitch
 num_tokens: 4
-allocate_tokens_for_local_replication_factor: 1
+auto_bootstrap: false
 seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
     parameters:
@@ -66,12 +66,12 @@ _LOGGING = """\
 """
 _PROPERTIES = {
     "cassandra-foreground": "yes",
-    # A node alone has nobody to wait for.
-    "cassandra.skip_wait_for_gossip_to_settle": "0",
-    "cassandra.ring_delay_ms": "1",
     "cassandra.superuser_setup_delay_ms": "0",
     "cassandra.available_processors": "2",
 }
+_ALONE = {"cassandra.skip_wait_for_gossip_to_settle": "0", "cassandra.ring_delay_ms": "1"}
+"""A node alone has nobody to wait for."""
+
 # A frame of the native protocol that asks for the server's options: who answers is ready.
 _OPTIONS = struct.pack("!BBHBI", 4, 0, 0, 5, 0)
 
@@ -94,7 +94,7 @@ def fresh_keyspace() -> str:
 
 
 class Cassandra(Server):
-    """A cluster of one Cassandra node.
+    """A Cassandra node: a cluster of its own, or, given another node, one more of that one's.
 
     Fast settings lose the schema when the server is killed; a `durable` one syncs each write. With `accounts` a client
     has to say who it is: there is a superuser cassandra, whose password is cassandra. It may speak TLS then, and has to
@@ -104,22 +104,25 @@ class Cassandra(Server):
     name = "cassandra"
     death = "KILL"  # to a JVM, SIGQUIT is a question
 
-    def __init__(self, *, durable: bool = False, accounts: bool = False, heap: str = "768m") -> None:
+    def __init__(
+        self, beside: "Cassandra | None" = None, *, durable: bool = False, accounts: bool = False, heap: str = "768m"
+    ) -> None:
         super().__init__()
         java = find_java()
         if java is None:
             raise ServerError(missing() or "")
         self._java = java
         self._jars = jars_of("cassandra")
-        storage = free_port()
+        self._storage = free_port()
         self._accounts = accounts
         self.certificate = self.folder / "certificate.pem"
         self._heap = heap
         self._properties = _PROPERTIES | ({} if durable else {"cassandra.unsafesystem": "true"})
+        self._properties |= {"cassandra.ring_delay_ms": "10000"} if beside else _ALONE
         self._settings = _SETTINGS.format(
             address=LOOPBACK,
-            seeds=f"{LOOPBACK}:{storage}",
-            storage=storage,
+            seeds=f"{LOOPBACK}:{(beside or self)._storage}",
+            storage=self._storage,
             accounts=str(accounts).lower(),
             password=_KEYS_PASSWORD,
             port=self.port,

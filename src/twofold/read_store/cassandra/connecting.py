@@ -63,7 +63,7 @@ LOST: tuple[type[Exception], ...] = (
 )
 """No answer, or one that says "not now": it may have been done. Includes what is REFUSED: catch that first."""
 
-_OLDEST = (4, 0)
+_OLDEST = 4
 _TRY = 3.0
 _CANNOT_TELL = "Unable to perform"
 _NO_SUCH_TABLE = ("unconfigured table", "does not exist", "unconfigured columnfamily")
@@ -130,9 +130,10 @@ def _connect(address: Address, made: list[Any], abandoned: threading.Event) -> C
     session.use_client_timestamp = False
     hosts = together.metadata.all_hosts()
     for host in hosts:
-        version = str(host.release_version)
-        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-            raise WiringError(f"The Cassandra at {address.shown} is {version}. A read store needs 4.0 or newer.")
+        # Of a node that is away it may not be known.
+        version = str(host.release_version or "4")
+        if int(version.partition(".")[0]) < _OLDEST:
+            raise WiringError(f"The Cassandra at {address.shown} is {version}. A read store needs {_OLDEST} or newer.")
     local = [host for host in hosts if host.datacenter == near.local_dc]
     return Connection(together, session, near.local_dc, len(local))
 

@@ -71,7 +71,7 @@ class Driver:
         self._connection = connection
         self._world = world
         self._prepared: dict[str, Any] = {}
-        self._preparing = asyncio.Lock()
+        self._preparing: dict[str, asyncio.Future[Any]] = {}
         self._closed = False
 
     @classmethod
@@ -115,10 +115,14 @@ class Driver:
 
     async def prepare(self, cql: str) -> Any:
         """A statement to bind parameters to."""
-        async with self._preparing:
-            if cql not in self._prepared:
-                self._prepared[cql] = await self._again(partial(self._prepare, cql))
+        if cql in self._prepared:
             return self._prepared[cql]
+        # Whoever needs it at the same time waits with us, no longer than we do.
+        under_way = self._preparing.get(cql)
+        if under_way is None:
+            under_way = self._preparing[cql] = asyncio.ensure_future(self._again(partial(self._prepare, cql)))
+            under_way.add_done_callback(partial(self._keep, cql))
+        return await asyncio.shield(under_way)
 
     async def run(self, statements: Iterable[Statement]) -> list[Row]:
         """Carry out bound statements and batches, some at a time, in any order. Returns the rows of all together."""
@@ -169,6 +173,11 @@ class Driver:
                 if over() or self._closed:
                     raise self._told(error) from error
             pause = await self.pause(pause)
+
+    def _keep(self, cql: str, done: "asyncio.Future[Any]") -> None:
+        del self._preparing[cql]
+        if not done.cancelled() and done.exception() is None:
+            self._prepared[cql] = done.result()
 
     async def _prepare(self, cql: str) -> Any:
         return await self._world.within(_ATTEMPT, asyncio.to_thread(self.session.prepare, cql))
