@@ -110,14 +110,27 @@ async def there(app: App) -> bool:
     return row is not None
 
 
-async def test_who_leaves_while_it_waits_disturbs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_while_it_waits_disturbs_nobody_who_shares_its_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with app_in(tmp_path) as app:
-        stuck(app, "totals", monkeypatch)
+        running = app._running
+        assert running is not None
+        checkpoints, looking, go_on = running.views.checkpoints, asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> Any:
+            looking.set()
+            await go_on.wait()
+            return await checkpoints()
+
+        monkeypatch.setattr(running.views, "checkpoints", slowly)
         waiting = [asyncio.create_task(app.send(Count(["a"]), wait_for=["totals"])) for _ in range(20)]
         await until(lambda: written(app, 20), "written")
+        await looking.wait()
         for task in waiting[::2]:
             task.cancel()
-        monkeypatch.undo()
+        await asyncio.wait(waiting[::2])
+        go_on.set()
         receipts = await asyncio.gather(*waiting[1::2])
         assert {tuple(each.late) for each in receipts} == {()}
 
