@@ -78,9 +78,9 @@ def run_json(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Path, *arguments: str, stdin: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """`twofold`, going on; killed at the end if it still runs."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": stdin}
     with subprocess.Popen([TWOFOLD, *arguments], cwd=folder, text=True, **pipes) as process:
         try:
             yield process

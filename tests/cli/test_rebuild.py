@@ -1,5 +1,6 @@
 """`twofold rebuild`: built beside the one that serves, compared, switched to; with a way back; by a serve, too."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import apsw
 import httpx
 import pytest
 
-from tests.cli.commands import APP, TWOFOLD, run, run_json, serving
+from tests.cli.commands import APP, TWOFOLD, run, run_json, running, serving
 
 BROKEN = """update "rows of pages@1" set row = json_set(row, '$.text', 'BROKEN') where key = 'n3'"""
 WRITES = """
@@ -23,6 +24,14 @@ async def main():
 
 asyncio.run(main())
 """
+
+COPIES = """class Copy(Page, frozen=True):
+    pass
+
+def keep_copy(row: Copy | None, event: NoteWritten) -> Copy:
+    return Copy(event.note_id, event.text)
+
+class NoteById"""
 
 
 @pytest.fixture
@@ -87,6 +96,63 @@ def test_a_running_serve_is_asked_by_its_url_and_answers_all_the_time(folder: Pa
         assert text_of(at["url"], "n3") == "text 3"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], "--back")
         assert (code, said["data"]) == (0, [{"name": "pages", "generations": [1]}])
+
+
+def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_switched_to(folder: Path) -> None:
+    break_a_row(folder)
+    with serving(folder) as (_, at):
+        elsewhere = "--views", "sqlite:///elsewhere/views.db"
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *elsewhere)
+        assert (code, said["error"]["kind"]) == (4, "unavailable")
+        assert "cannot be compared from here. There is no file" in said["error"]["message"]
+        assert "--no-compare" in said["error"]["message"]
+        (folder / "another").mkdir()
+        (folder / "another/app.py").write_text(APP)
+        subprocess.run([sys.executable, "-c", WRITES, "2"], cwd=folder / "another", check=True)
+        stores = "--store", "sqlite:///another/data/log.db", "--views", "sqlite:///another/data/views.db"
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *stores)
+        assert (code, said["error"]["kind"]) == (2, "wiring-error")
+        assert "and what is asked keeps main-" in said["error"]["message"]
+        assert text_of(at["url"], "n3") == "BROKEN"
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"])
+        assert (code, said["data"][0]["serves"], said["data"][0]["comparison"]["different"]) == (3, False, 1)
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *elsewhere, "--no-compare")
+        assert (code, said["data"][0]["serves"], said["data"][0]["comparison"]) == (0, True, None)
+        assert text_of(at["url"], "n3") == "text 3"
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("Yes", 0), ("", 3), ("n", 3), ("yn", 3)])
+def test_who_sits_at_a_terminal_is_asked(folder: Path, answer: str, code: int) -> None:
+    break_a_row(folder)
+    terminal, stdin = os.openpty()
+    with running(folder, "rebuild", "app:app", "pages", stdin=stdin) as process:
+        os.write(terminal, f"{answer}\n".encode())
+        out, err = process.communicate(timeout=60)
+    os.close(terminal)
+    os.close(stdin)
+    assert process.returncode == code
+    assert out.startswith("pages: 40 rows compared: 39 equal, 1 different\n")
+    assert "Switch pages to generation 2 all the same? [y/N]: " in err
+    with serving(folder) as (_, at):
+        assert text_of(at["url"], "n3") == ("text 3" if code == 0 else "BROKEN")
+
+
+def test_a_build_can_be_left_for_later_and_several_are_built_and_switched_together(folder: Path) -> None:
+    more = APP.replace("projections=[", 'projections=[Projection("copies", keep_copy, key=NoteId), ')
+    (folder / "app.py").write_text(more.replace("class NoteById", COPIES))
+    code, said = run_json(folder, "rebuild", "app:app", "pages", "copies", "pages", "--no-switch")
+    assert code == 0
+    assert [(each["name"], each["generation"], each["serves"]) for each in said["data"]] == [
+        ("pages", 2, False),
+        ("copies", 2, False),
+    ]
+    assert [each["comparison"]["equal"] for each in said["data"]] == [40, 40]
+    code, said = run_json(folder, "rebuild", "app:app", "pages")
+    assert (code, said["data"][0]["generation"], said["data"][0]["serves"]) == (0, 2, True)
+    code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
+    assert (code, [each["serves"] for each in said["data"]]) == (0, [True, True])
+    code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
+    assert (code, said["error"]["field"]) == (2, "name")
 
 
 def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) -> None:

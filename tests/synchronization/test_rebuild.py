@@ -242,7 +242,6 @@ async def main() -> None:
             builds = (await app.status()).builds
             print(builds[0].position if builds else 0, flush=True)
         print("built", flush=True)
-        await asyncio.Event().wait()
 
 asyncio.run(main())
 """
