@@ -10,6 +10,7 @@ from benchmarks import postgres, read_side
 from benchmarks.commands import commands, saturated, visible
 from benchmarks.follow import catch_up
 from benchmarks.harness import Result, show
+from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
 from benchmarks.wire import wire
 
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "loads": loads,
     "growth": growth,
     "catch-up": catch_up,
+    "inline": inline,
     "wire": wire,
     "postgres-commands": postgres.commands,
     "postgres-bulk": postgres.bulk,
@@ -30,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "postgres-wire": postgres.wire,
     "postgres-memory": postgres.memory,
     "views-catch-up": read_side.catch_up,
+    "views-peer": read_side.beside_peer,
     "views-rebuild": read_side.rebuild,
     "views-lag": read_side.lag,
     "views-memory": read_side.memory,

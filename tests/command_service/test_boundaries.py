@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -188,11 +189,11 @@ async def test_whoever_always_comes_second_gets_conflict_and_writes_nothing() ->
         tries = 0
         append = slow.batcher.append
 
-        async def overtaken(new: Append, events: Sequence[object]) -> Outcome:
+        async def overtaken(new: Append, *rest: Any) -> Outcome:
             nonlocal tries
             tries += 1
             await fast.handle(PutByThing("t", "b"), f"fast-{tries}")
-            return await append(new, events)
+            return await append(new, *rest)
 
         slow.batcher.append = overtaken  # type: ignore[method-assign]
         with pytest.raises(Conflict, match="4 times in a row"):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,18 +22,22 @@ from tests.command_service.ledger import (
     Close,
     Deposit,
     Deposited,
+    Holds,
     Till,
     Transfer,
+    Transferred,
     any_command,
     check_rows,
     deposit,
     deposits,
     ledger,
+    moved,
     stored,
     till,
 )
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres import fresh_log
+from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
@@ -198,6 +202,38 @@ async def test_what_was_folded_on_top_of_an_append_that_failed_is_decided_anew(t
         assert await check_rows(store) == 10
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_callers_who_all_meet_in_a_few_rows_each_get_their_turn(seed: int, tmp_path: Path) -> None:
+    random = Random(seed)
+
+    async def caller(services: Services, number: int) -> None:
+        for n in range(60):
+            with suppress(Rejected):
+                await services.handle(any_command(random), f"{number}-{n}")
+
+    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER, retries=12) as services:
+        await asyncio.gather(*(caller(services, number) for number in range(8)))
+        assert await check_rows(store) > 300
+
+
+async def test_many_that_fail_at_once_do_not_go_on_with_what_others_have_yet_to_give_up(tmp_path: Path) -> None:
+    def crowd(command: Transfer, accounts: dict[AccountId, Holds]) -> Transferred:
+        return Transferred(command.source, command.target, command.cents)
+
+    everyone = Projection("everyone", balance_of_all, key=lambda event: "all", lifecycle="inline")
+    models = [DecisionModel(Holds, by=AccountId)]
+    module = Module("crowd", events=EVENTS, models=models, decisions=[crowd], projections=[BALANCES, everyone])
+    async with opened("sqlite", tmp_path) as store, Services(store, module, retries=30) as services:
+        # Ten to each boundary, and all on one row: who is late at his boundary takes all behind him along.
+        sent = [services.handle(Transfer(f"a{n % 64}", f"b{n % 64}", 1), f"{n}") for n in range(640)]
+        await asyncio.gather(*sent)
+        assert (await stored(store, module))["everyone"]["all"].events == 640
+
+
+def balance_of_all(row: Balance | None, event: Transferred) -> Balance:
+    return moved(row or Balance("all"), event.cents)
+
+
 async def test_a_row_that_was_deleted_and_made_anew_is_not_mistaken_for_the_one_before() -> None:
     store = MemoryWriteStore()
     async with Services(store, LEDGER) as here, Services(store, LEDGER) as there:
@@ -293,7 +329,6 @@ async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> No
             await services.handle(Deposit("a", 1), "c-1")
         assert (await store.read(NO_EVENTS)).head == 0
         # The row of the other projection had been folded already, and must not be remembered.
-        assert await services.inline.rows([]) == ()
         assert services.inline._known == {}
 
 

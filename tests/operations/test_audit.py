@@ -19,9 +19,11 @@ from tests.synchronization.counting import (
     Total,
     add_up,
     app_in,
+    count,
     counters,
     folded,
     settled,
+    total_of,
 )
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
@@ -275,8 +277,48 @@ async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: Me
     live = App(
         Module("m", events=[Counted, Ended], projections=[Projection("t", add_up, key=CounterId, lifecycle="live")])
     )
-    with pytest.raises(InvalidMessage, match="'t' is live: no follower keeps rows"):
+    with pytest.raises(InvalidMessage, match="'t' is live: it is folded when it is asked"):
         await audit(live, log, views, "t")
+
+
+async def test_inline_rows_are_audited_by_key_beside_commands() -> None:
+    inline = Projection("totals", add_up, key=CounterId, lifecycle="inline")
+    module = Module("counters", events=[Counted, Ended], decisions=[count], projections=[inline], queries=[total_of])
+    async with App(module, store="memory:", views="memory:") as app:
+        store, views = app._running.store, app._running.views  # type: ignore[union-attr]
+        for n in range(20):
+            await app.send(Count([f"c{n % 3}", "hot"], n + 1))
+        await app.send(Count(["c2"], 0))
+
+        async def load() -> None:
+            for n in range(100_000):
+                await app.send(Count(["hot"], n % 9))
+                await asyncio.sleep(0)
+
+        loading = asyncio.create_task(load())
+        for _ in range(10):
+            keys = ["c0", "c1", "c2", "hot", "never"]
+            assert counts(await audit(app, store, views, "totals", keys=keys)) == {"right": 5}
+            await asyncio.sleep(0)
+        space = "inline:1:totals"
+        stored = await store.rows(space, ["c0", "c1"])
+        wrong = [
+            RowWrite(space, "c0", b'{"counter":"c0","total":1,"trail":1}', stored["c0"].version),
+            RowWrite(space, "c1", None, stored["c1"].version),
+            RowWrite(space, "c2", b'{"counter":"c2","total":1,"trail":1}', 0),
+        ]
+        await store.append([Append(Metadata(0, "", ""), rows=tuple(wrong))])
+        found = await audit(app, store, views, "totals", keys=keys)
+        assert counts(found) == {"right": 2, "different": 1, "missing": 1, "extra": 1}
+        assert found.sample[0].fields["total"] == Field(1, sum(n + 1 for n in range(0, 20, 3)))
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        with pytest.raises(InvalidMessage, match="'totals' is inline: its rows are read by key"):
+            await audit(app, store, views, "totals")
+        with pytest.raises(InvalidMessage, match="no follower repairs them"):
+            await audit(app, store, views, "totals", keys=["c0"], repair=app.projections.repair)
+    with pytest.raises(Unavailable, match="Version 1 of 'totals' is not kept in the log"):
+        await audit(App(module), MemoryWriteStore(), views, "totals", keys=["c0"])
 
 
 async def test_an_event_that_has_no_key_any_more_is_named(log: MemoryWriteStore) -> None:

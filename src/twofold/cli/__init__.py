@@ -49,7 +49,7 @@ def twofold() -> None:
       0    done
       1    a bug, with its traceback
       2    used or put together wrongly: the text names the cure
-      3    something is not healthy: parked, stopped, too far behind, totals that are wrong
+      3    something is not healthy: parked, stopped, too far behind, totals or rows that are wrong
       4    a store cannot be reached or is not there yet; trying again may help
       130  interrupted by Ctrl-C before it was done
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from twofold.command_service.folds import Folds
@@ -19,6 +19,7 @@ class _Waiting(NamedTuple):
     events: Sequence[object]
     size: int
     answer: "asyncio.Future[Outcome]"
+    failed: Callable[[], None]
 
 
 class Batcher:
@@ -47,9 +48,12 @@ class Batcher:
         if self._task is not None:
             await self._task
 
-    async def append(self, append: Append, events: Sequence[object]) -> Outcome:
+    async def append(
+        self, append: Append, events: Sequence[object], failed: Callable[[], None] = lambda: None
+    ) -> Outcome:
         """What became of `append`, which writes `events` in encoded form.
 
+        `failed` is called where it was not written (now, or maybe not at all), before anyone of its batch goes on.
         Unavailable where too many wait already or the store cannot be reached.
         """
         if self._closing or self._task is None:
@@ -58,7 +62,7 @@ class Batcher:
             raise Unavailable(f"{len(self._queue)} commands are waiting to be written; send it again in a moment.")
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         size = sum(len(event.payload) for event in append.events)
-        self._queue.append(_Waiting(append, events, size, answer))
+        self._queue.append(_Waiting(append, events, size, answer, failed))
         self._wake.set()
         return await answer
 
@@ -94,9 +98,15 @@ class Batcher:
                     batch, Unavailable(f"The write store failed ({error!r}); whether this was written is unknown.")
                 )
                 continue
-            for waiting, outcome in zip(batch, outcomes, strict=True):
+            answered = list(zip(batch, outcomes, strict=True))
+            for waiting, outcome in answered:
                 if isinstance(outcome, Appended) and not outcome.repeated:
                     self._folds.wrote(waiting.append, waiting.events, outcome)
+                else:
+                    waiting.failed()
+            # Who has to decide anew goes on first, before the next command of whoever is done: else those who come
+            # late to what many want would be late again and again.
+            for waiting, outcome in sorted(answered, key=lambda each: isinstance(each[1], Appended)):
                 if not waiting.answer.done():
                     waiting.answer.set_result(outcome)
             # Let the callers just answered queue their next appends before the next batch is cut.
@@ -115,6 +125,7 @@ class Batcher:
 
 def _answer_all(batch: Iterable[_Waiting], error: TwofoldError) -> None:
     for waiting in batch:
+        waiting.failed()
         if not waiting.answer.done():
             # Each caller raises its own error: a shared one would collect everyone's traceback.
             own = Unavailable(*error.args)

@@ -7,13 +7,13 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folded, Folds, conditions
-from twofold.command_service.inline import Inline
+from twofold.command_service.inline import Inline, Rows
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring
 from twofold.errors import CommandIdReused, Conflict, InvalidMessage, UnknownMessage
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Appended, Outcome, RowWrite
+from twofold.write_store.port import Append, Appended, Outcome
 
 MAX_COMMAND_ID = 256
 """Characters; more would not fit into the index of every store."""
@@ -117,17 +117,17 @@ class CommandService:
                 written, rows = await self._written(decided, command_id)
                 folded = newest
             new, events = tuple(each for each, _ in written), [event for _, event in written]
-            append = Append(metadata, new, conditions(folded), command_id, request_hash, rows, self._inline.guards)
-            outcome = await self._inline.append(append, events)
+            append = Append(
+                metadata, new, conditions(folded), command_id, request_hash, rows.writes, self._inline.guards
+            )
+            outcome = await self._inline.append(append, events, rows)
             if isinstance(outcome, Appended):
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
         raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
 
-    async def _written(
-        self, decided: Sequence[object], command_id: str
-    ) -> tuple[list[tuple[NewEvent, object]], tuple[RowWrite, ...]]:
+    async def _written(self, decided: Sequence[object], command_id: str) -> tuple[list[tuple[NewEvent, object]], Rows]:
         """What is to be written: events, each as it is stored and as it will be read, and rows beside them."""
         events = [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
         return events, await self._inline.rows([event for _, event in events])

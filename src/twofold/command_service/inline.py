@@ -11,7 +11,7 @@ from twofold.command_service.inline_build import InlineBuild
 from twofold.domain.module import Wiring
 from twofold.errors import InvalidMessage, Unavailable
 from twofold.write_store.inline import InlineProjection, Kept, list_version
-from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, WriteStore
+from twofold.write_store.port import Append, Outcome, RowGuard, RowWrite, WriteStore
 
 _NOT_READY = "The inline projections are not built up yet; send it again in a moment."
 _OUTDATED = (
@@ -29,12 +29,52 @@ class _Work(NamedTuple):
     event: object
 
 
+class Rows:
+    """Rows that are to be written with events. `failed` once they are not, and with them all that rests on them."""
+
+    __slots__ = ("_on_top", "failed", "writes")
+
+    def __init__(self, writes: tuple[RowWrite, ...] = ()) -> None:
+        self.writes = writes
+        self.failed = False
+        self._on_top: list[Rows] = []
+
+    def rest_on(self, tips: Iterable["_Tip"]) -> None:
+        """Fail when one of those fails that have made these rows."""
+        for tip in tips:
+            if tip.by is not None:
+                tip.by._on_top.append(self)
+
+    def fail(self) -> None:
+        """Nothing of it is written, and so nothing on top of it."""
+        todo = [self]
+        while todo:
+            rows = todo.pop()
+            rows.failed = True
+            todo += rows._on_top
+            rows._on_top = []
+
+    def written(self) -> None:
+        """It is there: nothing can fail for its sake any more, and nobody asks what it was."""
+        self._on_top = []
+        self.writes = ()
+
+
+class _Tip(NamedTuple):
+    """A row as it is stored, or as `by` will leave it if it is written."""
+
+    row: Kept
+    by: Rows | None = None
+
+
 class Inline:
     """The rows of inline projections, as far as they are remembered, and the appends that write them.
 
     A row is remembered as the last append left it that was given to the batcher, written or not: so the next command
     can be folded on top of it, and share its commit. That is safe because each row is written only on just the bytes
-    it was folded from: if an append fails, those on top of it fail too, and are decided anew on what is stored.
+    it was folded from: if an append fails, those on top of it fail too, and are decided anew on what is stored. All of
+    them are given up in the very moment of the failure: were it left to each command, one could go on with what
+    another one has yet to give up, in turns, for ever.
     """
 
     def __init__(self, wiring: Wiring, store: WriteStore, events: EventCodec, batcher: Batcher, size: int) -> None:
@@ -49,7 +89,7 @@ class Inline:
         self._events = events
         self._batcher = batcher
         self._size = size
-        self._known: OrderedDict[Place, Kept] = OrderedDict()
+        self._known: OrderedDict[Place, _Tip] = OrderedDict()
         self._history = store.identity
 
     async def start(self, *, visit: bool) -> None:
@@ -75,14 +115,14 @@ class Inline:
         if self.problem is not None:
             raise Unavailable(self.problem, retry_after=10.0)
 
-    async def rows(self, events: Sequence[object]) -> tuple[RowWrite, ...]:
+    async def rows(self, events: Sequence[object]) -> Rows:
         """What `events` make of the rows they touch. To be given to `append` without waiting for anything between.
 
         InvalidMessage where a fold does not take an event, and then nothing may be written.
         """
         work = self._work(events) if self._of else ()
         if not work:
-            return ()
+            return Rows()
         if self._history != self._store.identity:
             # What was read before a fail-over may be of a history that is gone.
             self._known.clear()
@@ -96,24 +136,24 @@ class Inline:
             before = await self._read(places)
             after = _folded(work, before)
         formed = {place: _formed(kept, place[1], after[place]) for place, kept in places.items()}
+        writes = [RowWrite(*place, row.value, before[place].row.version, row.version) for place, row in formed.items()]
+        rows = Rows(tuple(writes))
+        rows.rest_on(before.values())
         for place, row in formed.items():
-            self._remember(place, row)
-        return tuple(
-            RowWrite(space, key, row.value, before[space, key].version, row.version)
-            for (space, key), row in formed.items()
-        )
+            self._remember(place, _Tip(row, rows))
+        return rows
 
-    async def append(self, append: Append, events: Sequence[object]) -> Outcome:
-        """What became of `append`, as the batcher says it; rows that were not written are forgotten."""
-        written = False
+    async def append(self, append: Append, events: Sequence[object], rows: Rows) -> Outcome:
+        """What became of `append`, as the batcher says it; rows that were not written are not remembered either."""
         try:
-            outcome = await self._batcher.append(append, events)
-            written = isinstance(outcome, Appended) and not outcome.repeated
-            return outcome
-        finally:
-            if not written:
-                for row in append.rows:
-                    self._known.pop((row.space, row.key), None)
+            outcome = await self._batcher.append(append, events, rows.fail)
+        except Unavailable:
+            # Also where it was not even queued.
+            rows.fail()
+            raise
+        if not rows.failed:
+            rows.written()
+        return outcome
 
     def _work(self, events: Iterable[object]) -> list[_Work]:
         return [
@@ -123,24 +163,28 @@ class Inline:
             for key in _keys(kept, event)
         ]
 
-    async def _load(self, places: Mapping[Place, InlineProjection]) -> dict[Place, Kept]:
+    async def _load(self, places: Mapping[Place, InlineProjection]) -> dict[Place, _Tip]:
         """The rows at these places, as they are remembered or stored."""
-        read: dict[Place, Kept] = {}
-        while missing := [place for place in places if place not in self._known and place not in read]:
+        read: dict[Place, _Tip] = {}
+        while missing := [place for place in places if self._remembered(place) is None and place not in read]:
             read |= await self._read({place: places[place] for place in missing})
-        return {place: self._known[place] if place in self._known else read[place] for place in places}
+        return {place: self._remembered(place) or read[place] for place in places}
 
-    async def _read(self, places: Mapping[Place, InlineProjection]) -> dict[Place, Kept]:
-        found: dict[Place, Kept] = {}
+    def _remembered(self, place: Place) -> _Tip | None:
+        tip = self._known.get(place)
+        return None if tip is None or (tip.by is not None and tip.by.failed) else tip
+
+    async def _read(self, places: Mapping[Place, InlineProjection]) -> dict[Place, _Tip]:
+        found: dict[Place, _Tip] = {}
         for kept in dict.fromkeys(places.values()):
             keys = [key for space, key in places if space == kept.space]
             rows = await self._store.rows(kept.space, keys)
-            found |= {(kept.space, key): kept.read(key, rows.get(key)) for key in keys}
+            found |= {(kept.space, key): _Tip(kept.read(key, rows.get(key))) for key in keys}
         return found
 
-    def _remember(self, place: Place, row: Kept) -> None:
+    def _remember(self, place: Place, tip: _Tip) -> None:
         self._known.pop(place, None)
-        self._known[place] = row
+        self._known[place] = tip
         while len(self._known) > self._size:
             self._known.popitem(last=False)
 
@@ -169,8 +213,8 @@ def _keys(kept: InlineProjection, event: object) -> tuple[str, ...]:
     return keys
 
 
-def _folded(work: Iterable[_Work], before: Mapping[Place, Kept]) -> dict[Place, Any]:
-    after: dict[Place, Any] = {place: row.row for place, row in before.items()}
+def _folded(work: Iterable[_Work], before: Mapping[Place, _Tip]) -> dict[Place, Any]:
+    after: dict[Place, Any] = {place: tip.row.row for place, tip in before.items()}
     for kept, key, event in work:
         try:
             after[kept.space, key] = kept.projection.fold(after[kept.space, key], event, key, None)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -10,6 +10,7 @@ from twofold.app import App
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY, BoundProjection
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnknownMessage
+from twofold.operations.inline_rows import InlineLook
 from twofold.operations.key_folds import KeyFolds, Skips
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
 from twofold.operations.scratch import OnProgress, Scratch, scratch
@@ -81,26 +82,56 @@ async def audit(
     own events up to the very position its row stands for: nobody has to stop. With `repair` each row that is wrong is
     repaired, and looked at again.
 
-    UnknownMessage where the app has no such projection; InvalidMessage where it keeps no rows to audit; Unavailable
-    where none has been built yet.
+    An inline projection is audited by key only, and has nobody who repairs. UnknownMessage where the app has no such
+    projection; InvalidMessage where it cannot be audited so; Unavailable where it has not been built yet.
     """
     projection = _projection(app, name)
+    if keys is not None:
+        _check_keys(keys)
+    if projection.lifecycle == "inline":
+        return await _audit_inline(app, store, projection, keys, repair, sample)
     board = await look_at_board(store, views.identity)
     generation = board.generations(name).record.find(projection.version, "serving")
     if generation is None:
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
     skips = await _skips(store, projection)
     folds = KeyFolds(store, projection, app.events.decode, app.world, skips)
-    auditing = _Auditing(Look(store, views, name, generation), folds, projection, repair, sample)
+    look = Look(store, views, name, generation)
+    auditing = _Auditing(look, folds, projection, repair, sample)
     if keys is not None:
-        for key in keys:
-            if not 1 <= len(key) <= MAX_KEY:
-                raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
         await auditing.take(dict.fromkeys(keys))
         return auditing.result(0)
     async with scratch(app, store, projection, skips) as fold:
-        await auditing.run(fold, app.world, page, on_progress)
+        await auditing.run(look, fold, app.world, page, on_progress)
         return auditing.result(fold.position)
+
+
+async def _audit_inline(
+    app: App,
+    store: WriteStore,
+    projection: BoundProjection,
+    keys: Sequence[str] | None,
+    repair: Repair | None,
+    sample: int,
+) -> Audited:
+    if keys is None:
+        raise InvalidMessage(f"'{projection.name}' is inline: its rows are read by key. Say which ones.", field="key")
+    if repair is not None:
+        raise InvalidMessage(
+            f"'{projection.name}' is inline: commands write its rows, and no follower repairs them. Raise its version: "
+            "they are built anew at the next start.",
+            field="name",
+        )
+    folds = KeyFolds(store, projection, app.events.decode, app.world)
+    auditing = _Auditing(InlineLook(store, projection), folds, projection, None, sample)
+    await auditing.take(dict.fromkeys(keys))
+    return auditing.result(0)
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    for key in keys:
+        if not 1 <= len(key) <= MAX_KEY:
+            raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
 
 
 def _projection(app: App, name: str) -> BoundProjection:
@@ -108,9 +139,9 @@ def _projection(app: App, name: str) -> BoundProjection:
         known = ", ".join(sorted(app.wiring.projections)) or "none"
         raise UnknownMessage(f"There is no projection '{name}'. There are: {known}.", field="name")
     projection: BoundProjection = app.wiring.projections[name]
-    if projection.lifecycle != "async":
+    if projection.lifecycle == "live":
         raise InvalidMessage(
-            f"'{name}' is {projection.lifecycle}: no follower keeps rows of it that could differ from the log.",
+            f"'{name}' is live: it is folded when it is asked, and no rows of it are kept that could differ.",
             field="name",
         )
     return projection
@@ -125,6 +156,17 @@ async def _skips(store: WriteStore, projection: BoundProjection) -> Skips:
     )
 
 
+class _ByKey(Protocol):
+    """Where rows are looked at by key."""
+
+    name: str
+    generation: int
+
+    async def of(self, keys: Iterable[str]) -> dict[str, Seen]:
+        """What there is of these keys now."""
+        ...
+
+
 class _Judged(NamedTuple):
     """What was found of some keys: how many are right, which are parked, and what is wrong of the others."""
 
@@ -137,7 +179,7 @@ class _Auditing:
     """One audit under way."""
 
     def __init__(
-        self, look: Look, folds: KeyFolds, projection: BoundProjection, repair: Repair | None, sample: int
+        self, look: _ByKey, folds: KeyFolds, projection: BoundProjection, repair: Repair | None, sample: int
     ) -> None:
         self._look = look
         self._folds = folds
@@ -149,19 +191,19 @@ class _Auditing:
         self._sample: list[Difference] = []
         self._failures: list[str] = []
 
-    async def run(self, fold: Scratch, world: World, limit: int, on_progress: OnProgress | None) -> None:
+    async def run(self, look: Look, fold: Scratch, world: World, limit: int, on_progress: OnProgress | None) -> None:
         """All keys, in order. What is right at a glance is counted; everything else is judged by its own events."""
-        await fold.advance(await self._look.checkpoint(), on_progress)
+        await fold.advance(await look.checkpoint(), on_progress)
         doubtful: list[str] = []
         after: str | None = ""
         while after is not None:
             # Where the log goes on, so does the fold: else more and more rows would be beyond it.
-            await fold.advance(await self._look.checkpoint())
-            there, right = await self._look.page(after, limit), await fold.look.page(after, limit)
+            await fold.advance(await look.checkpoint())
+            there, right = await look.page(after, limit), await fold.look.page(after, limit)
             after = min((each for each in (there.upto, right.upto) if each is not None), default=None)
             for key in sorted(there.rows.keys() | right.rows.keys()):
                 if after is None or key <= after:
-                    seen = there.rows.get(key) or self._look.absent(key)
+                    seen = there.rows.get(key) or look.absent(key)
                     if self._agree(seen, right.rows.get(key) or fold.look.absent(key)):
                         self._right += 1
                     else:

@@ -53,7 +53,7 @@ class KeyFolds:
         self.at_once = _TAGS if by_tag else _KEYS
 
     async def fold(self, claims: Mapping[str, Seen]) -> dict[str, Folded]:
-        """Whether rows are what they claim: at `first` to `last` for a row, somewhere between them for none.
+        """Whether rows are what they claim: the state at one of the positions from `first` to `last`.
 
         At most `at_once` keys.
         """
@@ -109,7 +109,7 @@ class _Folding:
         claim = self._claim
         if self._error is not None or recorded.position > claim.last:
             return
-        if claim.row is None and recorded.position > claim.first:
+        if recorded.position > claim.first:
             self._check()
         try:
             changed = fold_all(self._projection, [(recorded, event, self._key)], {self._key: self._kept}, self._skips)
@@ -135,7 +135,7 @@ class _Folding:
         claim, kept = self._claim, self._kept
         if claim.row is None or kept.row is None:
             self._right |= claim.row is kept.row
-        elif claim.position == kept.position:
+        elif claim.position in (kept.position, None):
             self._right |= alike(claim.row, _plain(kept.row), self._projection.row)
 
 

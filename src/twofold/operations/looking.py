@@ -24,7 +24,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One key whose rows differ: where each was changed last (None: there is none), and the fields that differ.
+    """One key whose rows differ: where each was changed last (None: there is no row), and the fields that differ.
 
     `error` says why no row can be made, where that is so.
     """
@@ -39,12 +39,13 @@ class Difference(msgspec.Struct, frozen=True):
 class Seen(NamedTuple):
     """What one look has shown of a key. `row` None: there was none.
 
-    The row is the state of its key at every position from `first` to `last`; no row, only at one of them at least.
-    `parked`: the key is set aside, so that its row says nothing of later positions.
+    A row that was changed last at `position` is the state of its key at every position from `first` to `last`. No row,
+    and one that does not say where it was changed (None), is so at one of them at least. `parked`: the key is set
+    aside, so that its row says nothing of later positions.
     """
 
     row: Any | None
-    position: Position
+    position: Position | None
     first: Position
     last: Position
     parked: bool = False
@@ -190,11 +191,18 @@ def difference(key: str, before: Seen, after: Seen, error: str | None = None) ->
     """What differs, for people: the fields of both rows. A row that is no object is one field without a name."""
     return Difference(
         key,
-        None if before.row is None else before.position,
-        None if after.row is None else after.position,
+        _changed(before),
+        _changed(after),
         _fields_that_differ(before.row, after.row),
         error,
     )
+
+
+def _changed(seen: Seen) -> Position | None:
+    """Where a row was changed last; where it was looked at, if it does not say."""
+    if seen.row is None:
+        return None
+    return seen.last if seen.position is None else seen.position
 
 
 def _fields_that_differ(before: Any | None, after: Any | None) -> dict[str, Field]:

@@ -304,7 +304,7 @@ class PostgresReadStore:
         )
 
     def _not_wanted(self, taking: "asyncio.Task[tuple[PostgresSnapshot, Connection]]") -> None:
-        if taking.exception() is None:
+        if not taking.cancelled() and taking.exception() is None:
             _ = self._under_way.start(self._give_back(*taking.result()))
 
     async def _give_back(self, snapshot: PostgresSnapshot, connection: Connection) -> None:
@@ -314,9 +314,10 @@ class PostgresReadStore:
         except (*LOST, asyncpg.PostgresError) as error:
             log.debug("A snapshot did not end in order, and its connection is closed: %s", error)
             connection.terminate()
-        if self._closing is not None:
-            connection.terminate()
-        self._reading.give_back(connection)
+        finally:
+            if self._closing is not None:
+                connection.terminate()
+            self._reading.give_back(connection)
 
     def _refuse_reader(self) -> None:
         if self._read_only:

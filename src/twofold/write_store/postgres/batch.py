@@ -21,8 +21,8 @@ Columns = list[Any]
 class Call:
     """The first appends of a batch that can be written in one call of `append`; `count` says how many.
 
-    A call ends where an append depends on one before it in a way the server cannot see: the same command id, the same
-    row, other guards, or a condition on positions the log has not reached yet.
+    A call ends where an append depends on one before it in a way the server cannot see: the same command id, other
+    guards, a guard of a row that is written, or a condition on positions the log has not reached yet.
     """
 
     def __init__(self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position) -> None:
@@ -31,7 +31,7 @@ class Call:
         self._types = types
         self._appends: list[Append] = []
         self._ids: set[str] = set()
-        self._keys: set[tuple[str, str]] = set()
+        self._entries: dict[tuple[str, str], int] = {}
         self._by_tag: dict[tuple[str | None, str], list[int]] = {}
         self._events: list[tuple[int, NewEvent]] = []
         self._commands: tuple[Columns, ...] = ([], [], [], [])
@@ -40,7 +40,7 @@ class Call:
         self._probes: tuple[Columns, ...] = ([], [], [], [])
         self._rivals: tuple[Columns, ...] = ([], [])
         self._wide: list[dict[str, Any]] = []
-        self._rows: tuple[Columns, ...] = ([], [], [], [], [], [])
+        self._rows: tuple[Columns, ...] = ([], [], [], [], [], [], [])
         self._guards = batch[0].guards
         alone = len(batch) == 1
         for append in batch:
@@ -96,8 +96,7 @@ class Call:
         return (
             append.command_id in self._ids
             or append.guards != self._guards
-            or any((row.space, row.key) in self._keys for row in append.rows)
-            or any((guard.space, guard.key) in self._keys for guard in append.guards)
+            or any((guard.space, guard.key) in self._entries for guard in append.guards)
             or any(condition.after > seen for condition in append.conditions)
         )
 
@@ -147,15 +146,17 @@ class Call:
                 types.append(self._types[name])
 
     def _add_row(self, row: RowWrite, number: int) -> None:
-        values = (number, row.space, row.key, row.value, row.expected, row.next)
+        left = 0 if row.value is None else row.next
+        before = self._entries.get((row.space, row.key), 0)
+        values = (number, row.space, row.key, row.value, row.expected, left, before)
         for column, value in zip(self._rows, values, strict=True):
             column.append(value)
+        self._entries[row.space, row.key] = len(self._rows[0])
 
     def _keep(self, append: Append, number: int) -> None:
         """Remember what a later append of this call may depend on."""
         if append.command_id is not None:
             self._ids.add(append.command_id)
-        self._keys.update((row.space, row.key) for row in append.rows)
         for event in append.events:
             self._events.append((number, event))
             for tag in (None, *event.tags):

@@ -30,7 +30,7 @@ APPEND = Function(
         """
         int bigint text[] bytea[] bigint[] int[] int[] int[] int[] bytea[] bytea[] int[] text[]
         int[] bigint[] text[] int[] int[] int[] jsonb int[] text[] text[] bytea[] bigint[]
-        bigint[] text[] text[] bigint[]
+        bigint[] int[] text[] text[] bigint[]
         """.split()
     ),
     ("bigint", "bigint", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]"),

@@ -2,7 +2,8 @@
 --
 -- Arrays with p_of, p_probe_of, … say to which append of the batch (from 1) an entry belongs; p_tag_of names an event (from 1).
 -- Appends are checked in order, each as if those accepted before it were there: p_rival_of and p_rival are pairs of an append
--- and an earlier one whose events break its conditions, in order of both. A probe without a tag is about its type alone;
+-- and an earlier one whose events break its conditions, in order of both. p_row_version is what a row has afterwards (0: it
+-- is gone), p_row_before the entry before it of the same row (from 1; 0: none). A probe without a tag is about its type alone;
 -- p_wide are conditions on several tags, or on any type: [{"of", "after", "tags", "types" or null}, …]. The guards hold for every
 -- append of the batch.
 create function {schema}.append(
@@ -13,7 +14,7 @@ create function {schema}.append(
     p_probe_of int[], p_probe_after bigint[], p_probe_tag text[], p_probe_type int[],
     p_rival_of int[], p_rival int[], p_wide jsonb,
     p_row_of int[], p_row_space text[], p_row_key text[], p_row_value bytea[], p_row_expected bigint[],
-    p_row_version bigint[], p_guard_space text[], p_guard_key text[], p_guard_expected bigint[]
+    p_row_version bigint[], p_row_before int[], p_guard_space text[], p_guard_key text[], p_guard_expected bigint[]
 ) returns table (
     nonce bigint, base bigint, refused int[],
     repeat_of int[], repeat_hash bytea[], repeat_position bigint[], repeat_count int[], repeat_nonce bigint[]
@@ -38,6 +39,11 @@ declare
     left_out int := 0;
     tags     int := cardinality(p_tags);
     rival    int := 1;
+    entry    int := 1;
+    first    int;
+    there    bigint[];
+    last     int[] := '{}';
+    moved    boolean := false;
     written  bigint;
 begin
     -- Under a stricter level the statements below would not see what the last holder of the lock has committed.
@@ -92,10 +98,15 @@ begin
         );
     end if;
     if cardinality(p_row_of) > 0 then
-        refused := refused || array(
-            select w.i from unnest(p_row_of, p_row_space, p_row_key, p_row_expected) as w(i, space, key, expected)
+        there := array(
+            select coalesce(r.version, 0) from unnest(p_row_space, p_row_key) with ordinality as w(space, key, n)
               left join rows r on r.space = w.space and r.key = w.key
-             where coalesce(r.version, 0) <> w.expected
+             order by w.n
+        );
+        -- Whether any row is not as it is expected to be, if all appends before it are accepted.
+        moved := exists (
+            select from unnest(p_row_before, p_row_expected, there) as w(before, expected, there)
+             where case when w.before = 0 then w.there else p_row_version[w.before] end <> w.expected
         );
     end if;
     if exists (
@@ -106,7 +117,7 @@ begin
         refused := array(select generate_series(1, appends));
     end if;
 
-    if cardinality(refused) + cardinality(repeat_of) + cardinality(p_rival_of) > 0 then
+    if moved or cardinality(refused) + cardinality(repeat_of) + cardinality(p_rival_of) > 0 then
         for i in 1 .. appends loop
             shift[i] := left_out;
             accepted[i] := not (i = any (repeat_of) or i = any (refused));
@@ -117,6 +128,23 @@ begin
                 end if;
                 rival := rival + 1;
             end loop;
+            -- `last` is for each entry the last one of its row, itself or before it, that is accepted.
+            first := entry;
+            while p_row_of[entry] = i loop
+                last[entry] := case when p_row_before[entry] > 0 then last[p_row_before[entry]] else 0 end;
+                if accepted[i] and p_row_expected[entry]
+                   <> (case when last[entry] > 0 then p_row_version[last[entry]] else there[entry] end)
+                then
+                    accepted[i] := false;
+                    refused := refused || i;
+                end if;
+                entry := entry + 1;
+            end loop;
+            if accepted[i] then
+                for e in first .. entry - 1 loop
+                    last[e] := e;
+                end loop;
+            end if;
             if not accepted[i] then
                 left_out := left_out + p_counts[i];
             end if;
@@ -157,12 +185,17 @@ begin
     end if;
 
     if cardinality(p_row_of) > 0 then
-        delete from rows r using unnest(p_row_of, p_row_space, p_row_key, p_row_value) as w(i, space, key, value)
-         where accepted[w.i] and w.value is null and r.space = w.space and r.key = w.key;
+        with final as (
+            select distinct on (w.space, w.key) w.space, w.key, w.value, w.version
+              from unnest(p_row_of, p_row_space, p_row_key, p_row_value, p_row_version)
+                   as w(i, space, key, value, version)
+             where accepted[w.i]
+             order by w.space, w.key, w.i desc
+        ), gone as (
+            delete from rows r using final f where f.value is null and r.space = f.space and r.key = f.key
+        )
         insert into rows (space, key, value, version)
-        select w.space, w.key, w.value, w.version
-          from unnest(p_row_of, p_row_space, p_row_key, p_row_value, p_row_version) as w(i, space, key, value, version)
-         where accepted[w.i] and w.value is not null
+        select f.space, f.key, f.value, f.version from final f where f.value is not null
         on conflict (space, key) do update set value = excluded.value, version = excluded.version;
     end if;
     return next;
