@@ -10,14 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from eventsourcing.dcb.application import DCBApplication
 from eventsourcing.dcb.domain import EnduringObject
 from eventsourcing.dcb.msgpack import Decision, InitialDecision
 from eventsourcing.domain import event
+from eventsourcing.persistence import Tracking
+from eventsourcing.postgres import PostgresDatastore, PostgresTrackingRecorder
+from eventsourcing.projection import Projection, ProjectionRunner
+from psycopg.sql import SQL, Identifier
 
 from benchmarks.bank import HISTORY
 from benchmarks.peers import ACCOUNTS, Account, Bank
@@ -175,6 +180,86 @@ def dcb_load(dsn: str, events: int, times: int) -> float:
         return statistics.median(waits)
 
 
+class Balances(PostgresTrackingRecorder):
+    """The rows of `benchmarks.bank`, each upserted in one transaction with the position of its event."""
+
+    def __init__(self, datastore: PostgresDatastore, **given: Any) -> None:
+        super().__init__(datastore, **given)
+        table = Identifier(datastore.schema), Identifier("balances")
+        self.sql_create_statements.append(
+            SQL("create table if not exists {}.{} (account uuid primary key, balance bigint, deposits bigint)").format(
+                *table
+            )
+        )
+        self.upsert = SQL(
+            "insert into {}.{} as b values (%s, %s, %s) on conflict (account) do update"
+            " set balance = b.balance + excluded.balance, deposits = b.deposits + excluded.deposits"
+        ).format(*table)
+        self.select = SQL("select balance, deposits from {}.{} where account = %s").format(*table)
+
+    def add(self, account: UUID, amount: int, deposits: int, tracking: Tracking) -> None:
+        """One event's change."""
+        with self.datastore.transaction(commit=True) as cursor:
+            self._insert_tracking(cursor, tracking)
+            cursor.execute(self.upsert, (account, amount, deposits), prepare=True)
+
+    def of(self, account: UUID) -> Any:
+        """The row of an account."""
+        with self.datastore.get_connection() as connection, connection.cursor() as cursor:
+            return cursor.execute(self.select, (account,), prepare=True).fetchone()
+
+
+class KeepBalances(Projection[Balances]):
+    """Follows the bank."""
+
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:
+        """Tracked in any case: an opening makes the row, a deposit changes it."""
+        amount = getattr(domain_event, "amount", 0)
+        self.view.add(domain_event.originator_id, amount, int(amount > 0), tracking)
+
+
+def _following(env: dict[str, str]) -> "ProjectionRunner[Bank, Balances]":
+    return ProjectionRunner(application_class=Bank, projection_class=KeepBalances, view_class=Balances, env=env)
+
+
+def catch_up(dsn: str, events: int, keys: int) -> float:
+    """Events a second, from the log into rows."""
+    env = {name: value for name, value in environment(dsn, "eventsourcing.postgres").items() if value}
+    bank = Bank(env)
+    last = 0
+    for _ in range(keys):
+        account = Account()
+        for _ in range(events // keys - 1):
+            account.deposit(1)
+        last = bank.save(account)[-1].notification.id
+    bank.close()
+    start = time.perf_counter()
+    with _following(env) as runner:
+        runner.wait(last, timeout=600)
+        return events / (time.perf_counter() - start)
+
+
+def visible(dsn: str, times: int) -> float:
+    """Milliseconds from sending a command to its row, in the median.
+
+    Looked for every half a millisecond: its own `wait` looks ten times a second only.
+    """
+    env = {name: value for name, value in environment(dsn, "eventsourcing.postgres").items() if value}
+    waits: list[float] = []
+    with _following(env) as runner:
+        bank = runner.app
+        account = Account()
+        bank.save(account)
+        for number in range(1, times + 1):
+            start = time.perf_counter()
+            bank.deposit(account.id, 1)
+            while (row := runner.view.of(account.id)) is None or row["deposits"] < number:
+                time.sleep(0.000_5)
+            waits.append((time.perf_counter() - start) * 1_000)
+            time.sleep(0.002)
+    return statistics.median(waits)
+
+
 CONTESTANTS: dict[str, Callable[..., float]] = {
     # As its documentation has it: a pool of 5 connections (and 10 more), a thread for each caller.
     "commands": lambda dsn, callers, seconds: commands(
@@ -190,6 +275,8 @@ CONTESTANTS: dict[str, Callable[..., float]] = {
     ),
     "bulk": lambda dsn, batches, batch: bulk(dsn, int(batches), int(batch)),
     "load": lambda dsn, events, times: load(dsn, int(events), int(times)),
+    "catch-up": lambda dsn, events, keys: catch_up(dsn, int(events), int(keys)),
+    "visible": lambda dsn, times: visible(dsn, int(times)),
     "dcb-load": lambda dsn, events, times: dcb_load(dsn, int(events), int(times)),
 }  # fmt: skip
 

@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks import raw_read_stores as raw
 from benchmarks.bank import WHOLE, BalanceOf, Deposit, bank
 from benchmarks.harness import Result, compare, result, run
-from benchmarks.postgres import durable_server
+from benchmarks.peers_postgres import contestant
+from benchmarks.postgres import durable_server, visible_times
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from tests.servers.postgres import fresh_schema
@@ -20,6 +21,7 @@ from tests.write_store.postgres import fresh_log
 from twofold import App
 from twofold.domain.events import Metadata
 from twofold.write_store.port import Append
+from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.sqlite import SqliteWriteStore
 
 Raw = Callable[[Path, int, int], float]
@@ -59,10 +61,11 @@ def servers(*names: str) -> Iterator[dict[str, tuple[Views, Raw]]]:
 ALL = ("sqlite", "postgresql", "mongodb", "cassandra")
 
 
-async def _fill(folder: Path, events: int, keys: int) -> str:
-    """The URL of a log in SQLite with so many deposits."""
+async def _fill(folder: Path, events: int, keys: int, log: str | None = None) -> str:
+    """The URL of a log with so many deposits: in SQLite, or in the PostgreSQL of a dsn."""
     app = bank(folder, WHOLE)
-    store = SqliteWriteStore(folder / "log.db")
+    url = f"sqlite:///{folder}/log.db" if log is None else await fresh_log(log)
+    store = SqliteWriteStore(folder / "log.db") if log is None else await PostgresWriteStore.open(url)
     deposited = next(iter(app.wiring.events.values())).type
     for start in range(0, events, 10_000):
         new = tuple(
@@ -71,11 +74,11 @@ async def _fill(folder: Path, events: int, keys: int) -> str:
         )
         await store.append([Append(Metadata(1_700_000_000_000_000, f"c-{start}", f"c-{start}"), new)])
     await store.close()
-    return f"sqlite:///{folder}/log.db"
+    return url
 
 
-async def _catch_up(folder: Path, views: str, events: int, keys: int) -> float:
-    store = await _fill(folder, events, keys)
+async def _catch_up(folder: Path, views: str, events: int, keys: int, log: str | None = None) -> float:
+    store = await _fill(folder, events, keys, log)
     async with bank(folder, WHOLE, store=store, views=views) as app:
         began = time.perf_counter()
         await _until(app, events)
@@ -127,6 +130,34 @@ def _stored(what: str, work: Callable[..., Any], rounds: int, seconds: float) ->
                     )
                     measure = f"{name}: {what} from {events:,}, {label}"
                     found.append(result(measure, figures, "ours", "raw", "ev/s", must=0.6, ambition=0.8))
+    return found
+
+
+def beside_peer(rounds: int, seconds: float) -> list[Result]:
+    """Catching up on PostgreSQL with log and rows in one server, and command to row, against `eventsourcing`."""
+    events, few = (100_000, 10_000) if seconds >= 1 else (10_000, 1_000)
+    found: list[Result] = []
+    with durable_server() as dsn:
+
+        def views(_: Path) -> str:
+            return f"{dsn}?schema={fresh_schema()}"
+
+        for label, share in (("a row an event", 1), ("a row for ten events", 10)):
+            figures = compare(
+                rounds,
+                ours=lambda folder, k=events // share: run(_catch_up(folder, views(folder), events, k, log=dsn)),
+                eventsourcing=lambda _, k=few // share: contestant("catch-up", dsn, few, k),
+            )
+            measure = f"PG: catch-up, {label}"
+            found.append(result(measure, figures, "ours", "eventsourcing", "ev/s", must=25, ambition=60))
+        times = max(50, int(300 * seconds))
+        figures = compare(
+            rounds,
+            ours=lambda folder: statistics.median(run(visible_times(dsn, views(folder), times))),
+            eventsourcing=lambda _: contestant("visible", dsn, times),
+        )
+        measure = "PG: command to visible row, p50"
+        found.append(result(measure, figures, "ours", "eventsourcing", "ms", must=0.5, ambition=0.3, less=True))
     return found
 
 

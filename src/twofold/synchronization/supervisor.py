@@ -130,6 +130,7 @@ class Supervisor:
         await self._stop(lost)
         for share in lost:
             del self._epochs[share]
+        await self._clear_away()
         # Claimed, and the answer lost on the way.
         won = [share for share in shares if share not in self._epochs and owners[share] == presence.node]
         self._epochs |= {share: self.board.lease(share.resource).record.epoch for share in won}
@@ -304,6 +305,12 @@ class Supervisor:
                 # Made anew at the next look; whoever starts the app is told at once.
                 await self._stop(group)
                 raise
+
+    async def _clear_away(self) -> None:
+        """Let go of workers that ended without being stopped, so that others are made in their place."""
+        for share in [share for share, worker in self.workers.items() if worker.ended]:
+            log.error("What follows for %s ended without being stopped; it is begun anew.", share.resource)
+            await self._stop([share])
 
     async def _skips(self) -> dict[str, Skips]:
         """What operators have said to pass over, by projection, as far as it was said of the present version."""

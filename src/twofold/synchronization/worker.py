@@ -90,6 +90,11 @@ class Worker:
         """The position that all have reached."""
         return min(member.position for member in self.members)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more though nobody stopped it: it takes no page and answers nobody, ever."""
+        return self._task is not None and self._task.done() and not self._stopping
+
     async def start(self) -> None:
         """Find the checkpoints and begin. WiringError where one belongs to another log.
 
@@ -126,7 +131,8 @@ class Worker:
         try:
             return await answer
         except asyncio.CancelledError:
-            if answer.cancelled() and self._stopping:
+            me = asyncio.current_task()
+            if answer.cancelled() and not (me is not None and me.cancelling()):
                 raise Unavailable("The follower was stopped before it came to this. Ask again.") from None
             raise
 
@@ -168,6 +174,10 @@ class Worker:
                 done = await do()
             except (Refused, Unavailable) as error:
                 _settle(answer, error)
+            except asyncio.CancelledError:
+                # It is the worker that is stopped, not whoever asked.
+                answer.cancel()
+                raise
             except BaseException as error:
                 _settle(answer, error)
                 raise
