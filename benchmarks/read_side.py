@@ -194,6 +194,7 @@ def lag(rounds: int, seconds: float) -> list[Result]:
     with servers(*ALL) as stores, durable_server() as dsn:
         for name, (views, _) in stores.items():
             for rate in (1_000, 5_000):
+                print(f"{name} at {rate:,}/s …", flush=True)
                 found += run(_measure_lag(name, views, dsn, rate, max(2.0, 4 * seconds)))
     return found
 

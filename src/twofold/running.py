@@ -180,7 +180,9 @@ class _Crew:
             followers,
             self._store,
             self._plans.world,
-            page=settings.rebuild_page_events if bulk else settings.page_events,
+            page=settings.catch_up_page_events if bulk else settings.page_events,
+            # Policies take small pages always: a page of theirs is as many commands.
+            most=0 if any(share.kind == "policy" for share in shares) else settings.catch_up_page_events,
             poll=settings.poll_seconds,
             retries=settings.fold_retries,
             moved=self._plans.moved,

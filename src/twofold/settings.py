@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
     conflict_retries: Annotated[
         int, msgspec.Meta(ge=0, description="Times a command is decided anew after a conflict.")
     ] = 100
-    page_events: Annotated[int, msgspec.Meta(ge=1, description="Events a follower takes in one step at most.")] = 1_000
+    page_events: Annotated[int, msgspec.Meta(ge=1, description="Events a follower takes in one step.")] = 1_000
     poll_seconds: Annotated[float, msgspec.Meta(gt=0, description="Longest time a follower goes without looking.")] = (
         0.5
     )
@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True):
     cached_rows: Annotated[
         int, msgspec.Meta(ge=0, description="Rows a follower keeps in memory, so that it need not load them again.")
     ] = 20_000
-    rebuild_page_events: Annotated[
-        int, msgspec.Meta(ge=1, description="Events a rebuild takes in one step at most.")
+    catch_up_page_events: Annotated[
+        int, msgspec.Meta(ge=1, description="Events a rebuild, or a follower far behind, takes in one step at most.")
     ] = 5_000
     lease_seconds: Annotated[
         float,

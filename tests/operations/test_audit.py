@@ -362,7 +362,7 @@ async def test_an_audit_beside_events_and_followers_at_any_pace_calls_nothing_wr
     random = Random(seed)
     app = App(
         counters(no_even_thirteen if seed % 3 == 0 else add_up),
-        settings=Settings(rebuild_page_events=random.choice([3, 7, 500])),
+        settings=Settings(catch_up_page_events=random.choice([3, 7, 500])),
     )
     log, views = JitteryLog(random), JitteryViews(random, loose=loose)
     happening = Log(app, log, random, KEYS)

@@ -92,7 +92,7 @@ async def test_rows_and_checkpoint_are_saved_together_or_not_at_all(
 ) -> None:
     """The process is as good as dead each time a save is half done, and the counts are right all the same."""
     from_the_disk: list[str] = []
-    async with app_in(tmp_path, page_events=4) as app:
+    async with app_in(tmp_path, page_events=4, catch_up_page_events=4) as app:
         running = app._running
         assert running is not None
         views: Any = running.views

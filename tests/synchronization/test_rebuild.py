@@ -138,7 +138,7 @@ async def test_several_projections_are_rebuilt_in_one_pass_over_the_log(
 ) -> None:
     names = ["totals", "events", "largest"]
     projections = [totals(partitions=1), *(Projection(n, fold, key=CounterId) for n, fold in FOLDS.items())]
-    async with cluster.node(projections=projections, rebuild_page_events=10) as app:
+    async with cluster.node(projections=projections, catch_up_page_events=10) as app:
         await happen(app, 200)
         await until(lambda: all_at(app, 200), "caught up")
         read: list[int] = []
@@ -235,7 +235,7 @@ from tests.synchronization.counting import app_in
 from tests.synchronization.test_rebuild import built
 
 async def main() -> None:
-    async with app_in(Path(sys.argv[1]), rebuild_page_events=40) as app:
+    async with app_in(Path(sys.argv[1]), catch_up_page_events=40) as app:
         await app.projections.rebuild(["totals"])
         print("begun", flush=True)
         while not await built(app):

@@ -44,25 +44,28 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     metadata: Metadata
 
 
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An event as the log keeps it. `payload` is the JSON written at the time, in the shape of `version`.
 
-    `wrapped` is its envelope, or a function that makes it: folding a long past needs the envelope rarely, and reading
-    it for every event would take half of the time.
+    `wrapped` is its envelope, or the JSON of it: folding a long past needs the envelope rarely, and reading it for
+    every event would take half of the time.
     """
 
     position: Position
     type: str
     version: int
     payload: bytes
-    wrapped: Envelope | Callable[[], Envelope]
+    wrapped: Envelope | bytes
 
     @property
     def envelope(self) -> Envelope:
         """Id, tags and metadata."""
         wrapped = self.wrapped
         if not isinstance(wrapped, Envelope):
-            wrapped = wrapped()
+            wrapped = _decode_envelope(wrapped)
             # Frozen for everyone else; unwrapping changes nothing anyone can see.
             msgspec.structs.force_setattr(self, "wrapped", wrapped)
         return wrapped

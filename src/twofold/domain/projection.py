@@ -80,6 +80,10 @@ class BoundProjection:
         self._key_function = None if self._key_kind else cast("Callable[[Any], Any]", projection.key)
         self.row, self.events = self._read_fold(projection)
         self._check_events(names)
+        self.plain_fold = None if self._extras else projection.fold
+        """The fold itself, where it takes row and event only."""
+        self.sole_key = self._sole_key()
+        """By event type the field that holds its one key, where there is one; `keys` says it of all."""
         self.types = tuple(names[event] for event in self.events)
         self._check_fields()
         self._check_running()
@@ -104,6 +108,11 @@ class BoundProjection:
         if not self._extras:
             return self._fold(row, event)
         return self._fold(row, event, *[recorded if read is None else read(key) for read in self._extras])
+
+    def _sole_key(self) -> dict[type, str]:
+        kind = self._key_kind
+        found = {} if kind is None else {event: self._readers[event].sole(kind) for event in self.events}
+        return {event: name for event, name in found.items() if name is not None}
 
     def _kind_of(self, key: object) -> str | None:
         tag = tag_of(key)

@@ -82,6 +82,10 @@ class TagReader:
             dict.fromkeys(tag_value(v, f.path) for f in self.fields if f.kind == kind for v in f.read(message))
         )
 
+    def sole(self, kind: str) -> str | None:
+        """The name of the one field of this kind, where it is a plain one of the message itself; None elsewhere."""
+        return self._sole.get(kind)
+
     def is_single(self, kind: str) -> bool:
         """Whether a message of this type carries at most one value of this kind."""
         of_kind = [field for field in self.fields if field.kind == kind]

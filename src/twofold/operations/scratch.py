@@ -99,6 +99,6 @@ async def scratch(app: App, store: WriteStore, projection: BoundProjection, skip
             )
             await projector.open()
             look = Look(store, views, projection.name, _NUMBER, still=True)
-            yield Scratch(projector, store, look, app.world, app.settings.rebuild_page_events)
+            yield Scratch(projector, store, look, app.world, app.settings.catch_up_page_events)
         finally:
             await views.close()

@@ -110,7 +110,7 @@ class SqliteReadStore:
     async def save(self, change: Change) -> None:
         table = _table(self._tables, change.model)
         try:
-            self._save(table, change, table.parameters(change.rows))
+            self._save(table, change)
         except (OverflowError, TypeError, ValueError):
             table.check(change.rows)
             raise
@@ -204,13 +204,12 @@ class SqliteReadStore:
                     connection.execute("rollback")
                 raise
 
-    def _save(self, table: Table, change: Change, upserts: list[tuple[Any, ...]]) -> None:
+    def _save(self, table: Table, change: Change) -> None:
         with self._transaction() as connection:
             self._advance(change)
-            if upserts:
-                connection.executemany(table.upsert, upserts)
-            if len(upserts) < len(change.rows):
-                gone = [(key, each.repair, each.position) for key, each in change.rows.items() if each.row is None]
+            connection.executemany(table.upsert, table.parameters(change.rows))
+            gone = [(key, each.repair, each.position) for key, each in change.rows.items() if each.row is None]
+            if gone:
                 connection.executemany(table.delete, gone)
             self._park(change)
 

@@ -52,21 +52,30 @@ class Table:
         self.decode = _decoder(model)
         self._plain = all(column.plain for column in self.columns.values())
 
-    def parameters(self, rows: Mapping[str, Kept]) -> list[tuple[Any, ...]]:
-        """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value."""
-        found = [(key, kept.row, kept.position, kept.repair) for key, kept in rows.items() if kept.row is not None]
+    def parameters(self, rows: Mapping[str, Kept]) -> Iterator[tuple[Any, ...]]:
+        """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value.
+
+        One by one: as a list they would wake the garbage collector, for nothing.
+        """
         getters = [column.get for column in self.columns.values()]
         if not getters:
-            return [(key, _encode(row), position, repair) for key, row, position, repair in found]
-        if not self._plain:
-            return [(key, _encode(row), position, repair, *self._values(row)) for key, row, position, repair in found]
-        if len(getters) == 1:
+            for key, kept in rows.items():
+                if kept.row is not None:
+                    yield key, _encode(kept.row), kept.position, kept.repair
+        elif not self._plain:
+            for key, kept in rows.items():
+                if kept.row is not None:
+                    yield key, _encode(kept.row), kept.position, kept.repair, *self._values(kept.row)
+        elif len(getters) == 1:
             (get,) = getters
-            return [(key, _encode(row), position, repair, get(row)) for key, row, position, repair in found]
-        if len(getters) == 2:
-            first, second = getters
-            return [(key, _encode(row), p, repair, first(row), second(row)) for key, row, p, repair in found]
-        return [(key, _encode(row), p, repair, *[get(row) for get in getters]) for key, row, p, repair in found]
+            for key, kept in rows.items():
+                if kept.row is not None:
+                    yield key, _encode(kept.row), kept.position, kept.repair, get(kept.row)
+        else:
+            for key, kept in rows.items():
+                row = kept.row
+                if row is not None:
+                    yield key, _encode(row), kept.position, kept.repair, *[get(row) for get in getters]
 
     def check(self, rows: Mapping[str, Kept]) -> None:
         """InvalidMessage, naming key and field, for the first row that cannot be stored."""

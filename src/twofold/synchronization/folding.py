@@ -1,11 +1,14 @@
 """In charge of folding a page's events into rows that are loaded in one read, and kept in memory until they go cold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
+from twofold.domain.tags import MAX_TAG_VALUE
 from twofold.read_store.port import Kept, ReadModel, ReadStore
 
 Work = tuple[RecordedEvent, object, str]
@@ -22,17 +25,45 @@ class FoldFailed(Exception):
         self.position = recorded.position
 
 
-class _Row:
-    """A row on its way through a page."""
+class Touches:
+    """Which events touch which keys, in order. Columns: a tuple for each would wake the garbage collector."""
 
-    __slots__ = ("changed", "passed", "position", "repair", "row")
+    __slots__ = ("events", "keys", "recorded")
 
-    def __init__(self, kept: Kept) -> None:
-        self.row = kept.row
-        self.position = kept.position
-        self.repair = kept.repair
-        self.passed: list[Any] = []
-        self.changed = False
+    def __init__(self) -> None:
+        self.recorded: list[RecordedEvent] = []
+        self.events: list[object] = []
+        self.keys: list[str] = []
+
+    def __iter__(self) -> Iterator[Work]:
+        return zip(self.recorded, self.events, self.keys, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def where(self, holds: Callable[[str], bool]) -> "Touches":
+        """Those of some keys."""
+        left = Touches()
+        for recorded, event, key in self:
+            if holds(key):
+                left.add(recorded, event, key)
+        return left
+
+    def add(self, recorded: RecordedEvent, event: object, key: str) -> None:
+        """One more."""
+        self.recorded.append(recorded)
+        self.events.append(event)
+        self.keys.append(key)
+
+
+class _Row(msgspec.Struct, gc=False):
+    """A row on its way through a page. It is no part of a cycle, and there are many: the collector need not look."""
+
+    row: Any
+    position: Position
+    repair: int
+    passed: list[Any] | None = None
+    changed: bool = False
 
 
 class Rows:
@@ -54,16 +85,21 @@ class Rows:
         self._known.clear()
         self._knows_all = True
 
-    async def fold(self, work: Sequence[Work], skips: frozenset[tuple[str, Position]]) -> dict[str, Kept]:
+    async def fold(self, work: Touches, skips: frozenset[tuple[str, Position]]) -> dict[str, Kept]:
         """The rows that `work` changes. FoldFailed where a fold raises."""
-        rows = await self._load(dict.fromkeys(key for _, _, key in work))
-        return fold_all(self._projection, work, rows, skips)
+        return fold_all(self._projection, work, await self._load(work.keys), skips)
 
     def saved(self, changed: dict[str, Kept]) -> None:
         """Remember what has been saved."""
+        known = self._known
+        if len(known) + len(changed) > self._most:
+            # Whoever was changed last is forgotten last.
+            for key in changed:
+                known.pop(key, None)
+        known.update(changed)
         for key, kept in changed.items():
-            self._known.pop(key, None)
-            self._known[key] = Kept(kept.row, kept.position, kept.repair) if kept.passed else kept
+            if kept.passed:
+                known[key] = Kept(kept.row, kept.position, kept.repair)
         self._trim()
 
     def forget(self) -> None:
@@ -71,13 +107,16 @@ class Rows:
         self._known.clear()
         self._knows_all = False
 
-    async def _load(self, keys: Iterable[str]) -> dict[str, Kept]:
+    async def _load(self, keys: Iterable[str]) -> Mapping[str, Kept]:
+        """The rows there are of these keys, and maybe others."""
         known = self._known
-        rows = {key: known[key] for key in keys if key in known}
-        missing = [key for key in keys if key not in rows]
-        if missing and not self._knows_all:
-            rows |= await self._views.load(self._model, missing)
-        return rows
+        if self._knows_all:
+            return known
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        if not missing:
+            return known
+        loaded = await self._views.load(self._model, missing)
+        return {key: known[key] for key in keys if key in known} | loaded
 
     def _trim(self) -> None:
         excess = len(self._known) - self._most
@@ -90,31 +129,54 @@ class Rows:
 def fold_all(
     projection: BoundProjection,
     work: Iterable[Work],
-    rows: dict[str, Kept],
+    rows: Mapping[str, Kept],
     skips: frozenset[tuple[str, Position]] = frozenset(),
 ) -> dict[str, Kept]:
     """The rows that `work` makes of `rows`, those that change only. FoldFailed where a fold raises.
 
     An event that a row has in it already, by the row's position, is passed over; so are `skips` (key, position).
     """
-    fold = projection.fold
+    fold, plain = projection.fold, projection.plain_fold
     under_way: dict[str, _Row] = {}
     for recorded, event, key in work:
         row = under_way.get(key)
         if row is None:
-            row = under_way[key] = _Row(rows.get(key, ABSENT))
-        position = recorded.position
+            kept = rows.get(key, ABSENT)
+            row = under_way[key] = _Row(kept.row, kept.position, kept.repair)
+        position, before = recorded.position, row.row
         if position <= row.position or (skips and (key, position) in skips):
             continue
         try:
-            after = fold(row.row, event, key, recorded)
+            after = fold(before, event, key, recorded) if plain is None else plain(before, event)
         except Exception as error:
             raise FoldFailed(key, recorded, error) from error
-        if row.row is not None:
-            row.passed.append(row.row)
+        if before is not None:
+            if row.passed is None:
+                row.passed = [before]
+            else:
+                row.passed.append(before)
         elif after is None:
             continue
         row.row, row.position, row.changed = after, position, True
     return {
-        key: Kept(row.row, row.position, row.repair, tuple(row.passed)) for key, row in under_way.items() if row.changed
+        key: Kept(row.row, row.position, row.repair, tuple(row.passed) if row.passed else ())
+        for key, row in under_way.items()
+        if row.changed
     }
+
+
+def touched(projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]) -> Touches:
+    """What these events touch: recorded, and decoded in the same order."""
+    found, sole = Touches(), projection.sole_key
+    if len(recorded) != len(events):
+        raise ValueError("one decoded event for each recorded one")
+    for each, event in zip(recorded, events, strict=True):
+        name = sole.get(type(event))
+        key = None if name is None else getattr(event, name)
+        if type(key) is str and 0 < len(key) <= MAX_TAG_VALUE and key.isprintable():
+            # Nearly all are of this kind, and there are many.
+            found.add(each, event, key)
+        else:
+            for several in projection.keys(event):
+                found.add(each, event, several)
+    return found

@@ -12,7 +12,7 @@ from twofold.domain.projection import BoundProjection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, ReadStore
-from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Work, fold_all
+from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Touches, fold_all, touched
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
@@ -164,11 +164,10 @@ class Projector:
     # --------------------------------------------------------------------------------------------------- page by page
 
     async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
-        decode, keys, partition = self._decode, self._projection.keys, self.partition
-        decoded = [(recorded, decode(recorded)) for recorded in page.events]
-        work = [(recorded, event, key) for recorded, event in decoded for key in keys(event)]
-        if partition != WHOLE:
-            work = [each for each in work if partition.holds(each[2])]
+        decoded = await self._decoded(page.events)
+        work = touched(self._projection, page.events, decoded)
+        if self.partition != WHOLE:
+            work = work.where(self.partition.holds)
         parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._halted)}
         if aside or self._parked:
             work = self._without_parked(work, parked, aside)
@@ -177,18 +176,25 @@ class Projector:
         self._parked |= {key: each for key, each in parked.items() if each is not None}
         self._halted = {}
 
-    def _without_parked(
-        self, work: list[Work], parked: dict[str, Parked | None], aside: Mapping[str, Parked]
-    ) -> list[Work]:
+    async def _decoded(self, events: Sequence[RecordedEvent]) -> list[Any]:
+        """The events in their present shape. Others on this loop have their turn in the midst of a large page."""
+        decode = self._decode
+        found: list[Any] = []
+        for start in range(0, len(events), _PAGE):
+            if start:
+                await self._world.sleep(0)
+            found += [decode(each) for each in events[start : start + _PAGE]]
+        return found
+
+    def _without_parked(self, work: Touches, parked: dict[str, Parked | None], aside: Mapping[str, Parked]) -> Touches:
         """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
-        left: list[Work] = []
-        for each in work:
-            recorded, _, key = each
+        left = Touches()
+        for recorded, event, key in work:
             if key in aside:
                 continue
             waiting = parked.get(key) or self._parked.get(key)
             if waiting is None:
-                left.append(each)
+                left.add(recorded, event, key)
             elif recorded.position > max(waiting.position, waiting.upto):
                 parked[key] = msgspec.structs.replace(waiting, waiting=waiting.waiting + 1, upto=recorded.position)
         return left
@@ -287,16 +293,16 @@ class Projector:
         await self._write({key: mended}, {}, at, at)
         return "The row is repaired."
 
-    async def _work(self, key: str, after: Position, last: Position) -> list[Work]:
+    async def _work(self, key: str, after: Position, last: Position) -> Touches:
         """The events that touch a key, behind `after` up to `last`."""
-        work: list[Work] = []
+        work = Touches()
         position, query = after, self._projection.events_of(key)
         while position < last:
             page = await self._store.read(query, position, _PAGE)
             for recorded in page.events:
                 event = self._decode(recorded)
                 if recorded.position <= last and key in self._projection.keys(event):
-                    work.append((recorded, event, key))
+                    work.add(recorded, event, key)
             position = page.upto
         return work
 

@@ -177,7 +177,10 @@ class Supervisor:
                 self.problem = None
             except (Conflict, Unavailable) as error:
                 log.warning("What follows the log could not be looked after: %s", error)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                me = asyncio.current_task()
+                if me is not None and me.cancelling():
+                    raise
                 # Said by health, tried again in a moment: to end here would be to stop without a word.
                 log.exception("What follows the log cannot be looked after")
                 self.problem = f"What follows the log cannot be looked after: {type(error).__name__}: {error}"

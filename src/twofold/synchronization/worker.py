@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.synchronization.follower import Follower, State
 from twofold.world import World
-from twofold.write_store.port import Slice, WriteStore
+from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
 _RATE_SECONDS = 5.0
 _REST = 2.0
+_PAGE_BYTES = 8 * 1024 * 1024
 _LONGEST_REST = 0.01
 
 
@@ -41,6 +42,14 @@ class Member:
         return Slice(events, page.upto, page.head)
 
 
+class _Ahead(NamedTuple):
+    """The page behind `after`, being read from a log of this identity."""
+
+    after: Position
+    log: LogIdentity
+    reading: "asyncio.Future[Slice]"
+
+
 class Worker:
     """Drives followers along the log in one pass. Notification is a hint, polling the truth.
 
@@ -54,6 +63,7 @@ class Worker:
         world: World,
         *,
         page: int,
+        most: int,
         poll: float,
         retries: int,
         moved: Callable[[], None],
@@ -66,7 +76,9 @@ class Worker:
         self._query = _union(followers)
         self._store = store
         self._world = world
-        self._page = page
+        self._page = self._limit = page
+        self._most = max(page, most)
+        self._ahead: _Ahead | None = None
         self._poll = poll
         self._retries = retries
         self._moved = moved
@@ -118,6 +130,8 @@ class Worker:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
+            if self._ahead is not None:
+                _drop(self._ahead)
             for _, answer in self._asked:
                 answer.cancel()
             for member in self.members:
@@ -195,11 +209,12 @@ class Worker:
                 member.position = await member.follower.open()
                 member.reopen = False
         position = self.position
-        page = await self._store.read(self._query, position, self._page)
+        page = await self._read(position)
         if page.upto <= position:
             self.state, self.error = "live", None
             await self._store.wait(position, self._poll)
             return
+        self._look_ahead(page)
         if self.state == "live" and page.upto < page.head:
             self.state = "catching-up"
         began = self._world.monotonic()
@@ -214,6 +229,25 @@ class Worker:
         # has worked; what is written meanwhile comes as one page, and is saved at the cost of one.
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if self.state == "live" else 0)
+
+    async def _read(self, position: Position) -> Slice:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if (ahead.after, ahead.log) == (position, self._store.identity):
+                return await ahead.reading
+            _drop(ahead)
+        return await self._store.read(self._query, position, self._limit)
+
+    def _look_ahead(self, page: Slice) -> None:
+        """Far behind, take more at a time, and read the next page while this one is folded and saved."""
+        size = sum(len(event.payload) for event in page.events)
+        fitting = max(1, len(page.events) * _PAGE_BYTES // size) if size else self._most
+        far = page.upto < page.head
+        self._limit = min(fitting, self._most, self._limit * 2 if far else self._page)
+        if not far:
+            return
+        reading = asyncio.ensure_future(self._store.read(self._query, page.upto, self._limit))
+        self._ahead = _Ahead(page.upto, self._store.identity, reading)
 
     async def _take(self, member: Member, page: Slice, *, careful: bool) -> None:
         if careful and self._failing is member:
@@ -279,6 +313,12 @@ class Worker:
 def _union(followers: Sequence[Follower]) -> EventQuery:
     items = dict.fromkeys(item for each in followers for item in each.query.items)
     return EventQuery(tuple(items))
+
+
+def _drop(ahead: _Ahead) -> None:
+    """Nobody waits for it any more, nor for its error."""
+    ahead.reading.cancel()
+    ahead.reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
 
 
 def _settle(answer: "asyncio.Future[Any]", error: BaseException) -> None:

@@ -1,16 +1,14 @@
 """In charge of what is asked of `read`, and of its rows as events."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
 from twofold.domain.event_query import AppendCondition
-from twofold.domain.events import Envelope, Position, RecordedEvent
+from twofold.domain.events import Position, RecordedEvent
 from twofold.write_store.port import Appended, Row, Slice
 
-_decode_envelope = msgspec.json.Decoder(Envelope).decode
 _encode_json = msgspec.json.Encoder().encode
 _HEAD, _COMMAND = -1, -2
 
@@ -69,7 +67,7 @@ def rows_of(found: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, Ro
 def slice_of(found: Answer, names: Mapping[int, str], limit: int | None) -> Slice:
     """The events of an answer. KeyError where a type has a number not in `names`."""
     events = [
-        RecordedEvent(position, names[type_id], version, payload, partial(_decode_envelope, envelope))
+        RecordedEvent(position, names[type_id], version, payload, envelope)
         for position, type_id, version, payload, envelope in found.events
     ]
     cut = limit is not None and len(events) == limit and events[-1].position < found.head
