@@ -1,6 +1,7 @@
 """Auditing a read model: what is wrong is found and repaired, and nothing that is right is called wrong, under load."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -258,6 +259,55 @@ async def test_the_order_in_which_a_set_was_stored_is_no_difference(log: MemoryW
     mixed_up = GroupAsStored(backwards.members, [5, 4, 3, 2, 1, 0])
     views._models["groups", 1].rows["c"] = Kept(mixed_up, 6)
     assert counts(await audit(app, log, views, "groups")) == {"different": 1}
+
+
+class Account(msgspec.Struct, frozen=True):
+    owner: str
+    balance: float = 0
+
+
+def pay_in(row: Account | None, event: Counted, counter: CounterId) -> Account:
+    """A fold that puts a whole number into a field of floats."""
+    return Account(counter, int(row.balance if row else 0) + event.by)
+
+
+async def test_a_whole_number_in_a_field_of_floats_is_right_however_it_is_written(log: MemoryWriteStore) -> None:
+    app = App(Module("m", events=[Counted], projections=[Projection("accounts", pay_in, key=CounterId)]))
+    await write(app, log, *(Counted(["a", "b", "c"], n) for n in range(1, 4)))
+    views = MemoryReadStore()
+    built = Built(log, views, 1, Account)
+    built.model = msgspec.structs.replace(built.model, name="accounts")
+    await built.save(3, {"a": (Account("a", 6), 3), "b": (Account("b", 6.0), 3), "c": (Account("c", 6.5), 3)})
+    await serves(log, views, "accounts", 1)
+    for keys in (None, ["a", "b", "c"]):
+        found = await audit(app, log, views, "accounts", keys=keys)
+        assert counts(found) == {"right": 2, "different": 1}
+        assert found.sample[0].fields.keys() == {"balance"}
+
+
+@dataclasses.dataclass
+class Remark:
+    about: str
+    total: int = 0
+    text: str = dataclasses.field(default="", compare=False)
+
+
+def remark(row: Remark | None, event: Counted, counter: CounterId) -> Remark:
+    return Remark(counter, (row.total if row else 0) + event.by, "said")
+
+
+async def test_a_field_that_instances_do_not_compare_is_compared(log: MemoryWriteStore) -> None:
+    app = App(Module("m", events=[Counted], projections=[Projection("remarks", remark, key=CounterId)]))
+    await write(app, log, Counted(["a", "b"], 1))
+    views = MemoryReadStore()
+    built = Built(log, views, 1, Remark)
+    built.model = msgspec.structs.replace(built.model, name="remarks")
+    await built.save(1, {"a": (Remark("a", 1, "said"), 1), "b": (Remark("b", 1, "hacked"), 1)})
+    await serves(log, views, "remarks", 1)
+    for keys in (None, ["a", "b"]):
+        found = await audit(app, log, views, "remarks", keys=keys)
+        assert counts(found) == {"right": 1, "different": 1}
+        assert found.sample[0].fields == {"text": Field("hacked", "said")}
 
 
 async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: MemoryWriteStore) -> None:

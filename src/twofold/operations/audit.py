@@ -236,7 +236,9 @@ class _Auditing:
         parked = [key for key, each in seen.items() if each.parked]
         folded = await self._folds.fold({key: _claim(each) for key, each in seen.items() if not each.parked})
         wrong = {
-            key: difference(key, seen[key], each.seen, each.error) for key, each in folded.items() if not each.right
+            key: difference(key, seen[key], each.seen, self._projection.row, each.error)
+            for key, each in folded.items()
+            if not each.right
         }
         return _Judged(len(folded) - len(wrong), parked, wrong)
 

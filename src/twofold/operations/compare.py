@@ -140,7 +140,7 @@ class _Comparing:
                 self._only_new += old.row is None
                 self._different += new.row is not None and old.row is not None
                 if len(self._sample) < self._most:
-                    self._sample.append(difference(key, old, new))
+                    self._sample.append(difference(key, old, new, self._row))
         return True
 
     @property

@@ -9,7 +9,8 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import WiringError
-from twofold.operations.looking import Seen, alike
+from twofold.operations.likeness import alike
+from twofold.operations.looking import Seen
 from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
 from twofold.world import World
 from twofold.write_store.port import WriteStore

@@ -9,6 +9,7 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import UnknownMessage, WiringError
+from twofold.operations.likeness import alike, settled
 from twofold.read_store.port import Checkpoint, Kept, WholeReadStore
 from twofold.write_store.port import WriteStore
 
@@ -171,29 +172,13 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
     return "same" if alike(one.row, other.row, row) else "different"
 
 
-def alike(one: Any, other: Any, row: type | None = None) -> bool:
-    """Whether two rows are the same JSON: 1 is neither 1.0 nor true, the order of fields is nothing.
-
-    Sets are lists in JSON, in an order that another process does not repeat: where the type of the rows is known, it
-    says which orders are nothing, too.
-    """
-    if one == other:
-        return _canonical(one) == _canonical(other)
-    if row is None or _canonical(_sorted(one)) != _canonical(_sorted(other)):
-        return False
-    try:
-        return bool(_typed(one, row) == _typed(other, row))
-    except msgspec.ValidationError:
-        return False
-
-
-def difference(key: str, before: Seen, after: Seen, error: str | None = None) -> Difference:
+def difference(key: str, before: Seen, after: Seen, row: type | None, error: str | None = None) -> Difference:
     """What differs, for people: the fields of both rows. A row that is no object is one field without a name."""
     return Difference(
         key,
         _changed(before),
         _changed(after),
-        _fields_that_differ(before.row, after.row),
+        _fields_that_differ(before.row, after.row, row),
         error,
     )
 
@@ -205,12 +190,13 @@ def _changed(seen: Seen) -> Position | None:
     return seen.last if seen.position is None else seen.position
 
 
-def _fields_that_differ(before: Any | None, after: Any | None) -> dict[str, Field]:
+def _fields_that_differ(before: Any | None, after: Any | None, row: type | None) -> dict[str, Field]:
     old, new = _fields(before), _fields(after)
+    one, other = (old, new) if row is None else (_fields(settled(before, row)), _fields(settled(after, row)))
     return {
         name: Field(old.get(name, msgspec.UNSET), new.get(name, msgspec.UNSET))
         for name in [*old, *(name for name in new if name not in old)]
-        if not (name in old and name in new and alike(old[name], new[name]))
+        if not (name in old and name in new and alike(one[name], other[name]))
     }
 
 
@@ -226,20 +212,3 @@ def _of_one_position(one: Seen, other: Seen) -> bool:
         if absent.row is None:
             return present.first <= absent.first and absent.last <= present.last
     return max(one.first, other.first) <= min(one.last, other.last)
-
-
-def _canonical(value: Any) -> bytes:
-    return msgspec.json.encode(value, order="deterministic")
-
-
-def _sorted(value: Any) -> Any:
-    """The same with every list in one order."""
-    if isinstance(value, dict):
-        return {name: _sorted(each) for name, each in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return sorted(map(_sorted, cast("Iterable[Any]", value)), key=_canonical)
-    return value
-
-
-def _typed(value: Any, row: type[Any]) -> Any:
-    return msgspec.json.decode(msgspec.json.encode(value), type=row)
