@@ -34,7 +34,7 @@ from twofold.read_store.cassandra import CassandraReadStore, tables
 from twofold.read_store.cassandra.driver import Doubtful
 from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import Change, Kept, Parked, Progress
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, progress
+from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
 
 ROOT = Path(__file__).parents[2]
 _generations = itertools.count(1)
@@ -159,6 +159,25 @@ async def test_a_deleted_row_is_told_of_for_a_week_and_one_that_comes_again_stay
         left = dict(await store._driver.rows(ttl))
         assert left["b"] is None
         assert 6 * 24 * 3600 < left["a"] <= 7 * 24 * 3600
+
+
+async def test_that_a_repaired_row_was_deleted_is_never_forgotten_so_that_it_can_come_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_A_WEEK", 1)
+    row = Order("ann", 1)
+    async with _opened(url) as store:
+        await store.prepare([ORDERS])
+        await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": Kept(row, 1, 1), "b": Kept(row, 1)}))
+        gone = {"a": Kept(None, 2, 1, (row,)), "b": Kept(None, 2, 0, (row,))}
+        await store.save(Change(ORDERS, LOG, 1, 2, 0, gone))
+        await asyncio.sleep(2.5)
+        known = await store.load(ORDERS, ["a", "b"])
+        assert known == {"a": Kept(None, 2, 1)}, "the other one may be forgotten"
+        again = {key: Kept(row, 3, known[key].repair if key in known else 0) for key in ("a", "b")}
+        await store.save(Change(ORDERS, LOG, 2, 3, 0, again))
+        assert await loaded(store, ORDERS, ["a", "b"]) == {"a": row, "b": row}
+        assert await found_rows(store, ORDERS, {"customer": "ann"}) == [("a", row), ("b", row)]
 
 
 async def test_a_follower_of_an_older_epoch_is_refused_before_it_writes(url: str) -> None:

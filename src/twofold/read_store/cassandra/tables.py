@@ -4,7 +4,7 @@ A row is one cell, whose timestamp is the row's version: of two, Cassandra keeps
 So a save may be repeated, and so may come late what a process wrote before it died, or went on to write when it should
 have stopped.
 
-    rows_…    key | row                               "" where the row was deleted, for a week
+    rows_…    key | row                               "" where the row was deleted, for a week at least
     finds_…   access, part | place, key | row         see `layout.py`
 
 Where a row goes from one place to another, it is put in the new one and deleted from the old one, and from all places
@@ -43,6 +43,15 @@ class _Placed(NamedTuple):
     row: str
     spots: list[Spot]
     left: list[Spot]
+
+    @property
+    def seconds(self) -> int:
+        """How long it is kept; 0: for ever.
+
+        That a repaired row was deleted is never forgotten: whoever folds on would begin again with repair number 0, and
+        what he wrote would be older than the cells that ran out or were deleted under the higher number.
+        """
+        return 0 if self.row or self.timestamp >= _POSITIONS else _A_WEEK
 
 
 class _Unit(NamedTuple):
@@ -151,7 +160,7 @@ class Tables:
         keeps: _Partitions = {}
         for row in rows:
             _moves(row, put, drop, puts, drops)
-            statement = keep.bind((row.timestamp, 0 if row.row else _A_WEEK, row.row, row.key))
+            statement = keep.bind((row.timestamp, row.seconds, row.row, row.key))
             keeps[(row.key,)] = [_Unit(len(row.row) + len(row.key) + _BESIDE, [statement])]
         # What is found twice for a moment is better than what is not found; what is loaded has left its old places.
         for each in (puts, drops, keeps):
