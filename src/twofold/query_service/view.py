@@ -1,5 +1,6 @@
 """In charge of views: what a query function sees of a read model."""
 
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -29,13 +30,17 @@ class View(Generic[R]):
         self._refuse = refuse
 
     async def get(self, key: object) -> R | None:
-        """The row of a key, or None. Unavailable where the key is set aside and the caller asked for freshness."""
-        if str(key) in self._refuse:
+        """The row of a key, or None; `key` is of the type that the projection's keys are of, or its text.
+
+        Unavailable where the key is set aside and the caller asked for freshness, InvalidMessage where it is no text.
+        """
+        text = key_text(key)
+        if text in self._refuse:
             raise Unavailable(
-                f"The row '{key}' of '{self._model.name}' is set aside after a failing event and is not up to date.",
+                f"The row '{text}' of '{self._model.name}' is set aside after a failing event and is not up to date.",
                 retry_after=30.0,
             )
-        return await self._snapshot.get(self._model, str(key))
+        return await self._snapshot.get(self._model, text)
 
     def native(self) -> Native:
         """The read store's own client, and where the rows of this read model are, for reading what `find` cannot.
@@ -49,9 +54,13 @@ class View(Generic[R]):
         """The rows whose fields equal `filters`, by key or by `order_by` ("-total": largest first).
 
         At most `limit`; without it all of them. UndeclaredAccess where the projection does not declare this filter or
-        order, InvalidMessage where there are more than 10,000 and no limit was given.
+        order, InvalidMessage where there are more than 10,000 and no limit was given, or a larger one.
         """
-        found = await self._find(filters, order_by, MAX_FIND if limit is None else min(limit, MAX_FIND), None)
+        if limit is not None and limit > MAX_FIND:
+            raise InvalidMessage(
+                f"A find returns at most {MAX_FIND} rows, not {limit}. Ask for them in pages.", field="limit"
+            )
+        found = await self._find(filters, order_by, MAX_FIND if limit is None else limit, None)
         if limit is None and found.next is not None:
             raise InvalidMessage(f"More than {MAX_FIND} rows of {self._model.name} match. Ask for them in pages.")
         return found.items
@@ -71,3 +80,17 @@ class View(Generic[R]):
             self._model, filters, order_by=field, descending=descending, limit=limit, cursor=cursor
         )
         return Page([row for _, row in found.rows], found.cursor)
+
+
+def key_text(key: object) -> str:
+    """The text that the row of a key is kept under: that of its value where it is an Enum, as for tags.
+
+    InvalidMessage where it holds half of a surrogate pair, which no store takes.
+    """
+    value: object = key.value if isinstance(key, Enum) else key
+    text = value if type(value) is str else str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage("key contains half of a surrogate pair. Send whole characters.", field="key") from error
+    return text

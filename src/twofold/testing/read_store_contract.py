@@ -54,6 +54,14 @@ class ReadStoreContract(UpkeepContract):
                 assert await snapshot.get(ORDERS, "b") == Order("bob", 2, "x")
                 assert await snapshot.get(ORDERS, "c") is None
 
+    async def test_a_key_that_no_row_can_have_is_absent(self) -> None:
+        async with self.opened() as store:
+            await keep(store, ORDERS, {"a": Order("ann", 1)})
+            odd = ["", "x" * 5_000, "\U0001f4a5" * 20_000]
+            assert await loaded(store, ORDERS, ["a", *odd]) == {"a": Order("ann", 1)}
+            async with store.snapshot() as snapshot:
+                assert [await snapshot.get(ORDERS, key) for key in odd] == [None, None, None]
+
     async def test_a_later_save_replaces_rows_and_none_deletes_them(self) -> None:
         async with self.opened() as store:
             await keep(store, ORDERS, {"a": Order("ann", 1), "b": Order("ann", 2), "c": Order("ann", 3)})

@@ -220,6 +220,6 @@ def _batches(partitions: _Partitions) -> Iterator[Statement]:
 def _is_text(key: str) -> bool:
     """Whether a key can be kept at all."""
     try:
-        return len(key.encode()) <= 65_535
+        return 0 < len(key.encode()) <= 65_535
     except UnicodeEncodeError:
         return False
