@@ -18,12 +18,12 @@ from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
 from twofold.settings import Settings
 from twofold.synchronization.builds import Builds
 from twofold.synchronization.control import Board, Control
-from twofold.synchronization.follower import Follower
+from twofold.synchronization.follower import Follower, Skips
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor, Send, policy_checkpoints
 from twofold.synchronization.requests import Requests
 from twofold.synchronization.share import Share
-from twofold.synchronization.supervisor import Skips, Supervisor
+from twofold.synchronization.supervisor import Supervisor
 from twofold.synchronization.watch import Watch
 from twofold.synchronization.worker import Worker, memo
 from twofold.world import World

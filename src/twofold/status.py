@@ -175,10 +175,11 @@ def _builds(
         rate = min(running.watch.rate(share) for share in group)
         left = 0.0 if not late.lag else round(late.lag / rate, 1) if rate else None
         parked = sum(len(at.progress.parked) for at in checkpoints if (at.name, at.generation) == (name, generation))
+        errors = [worker.error_of(name, generation) for s in group if (worker := running.supervisor.workers.get(s))]
+        error = next((each for each in errors if each is not None), None)
+        state, position, lag, owner = build.state, late.position, late.lag, late.owner
         found.append(
-            BuildStatus(
-                name, generation, build.version, build.state, late.position, late.lag, rate, left, late.owner, parked
-            )
+            BuildStatus(name, generation, build.version, state, position, lag, rate, left, owner, parked, error)
         )
     return found
 

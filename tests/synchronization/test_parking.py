@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.synchronization.counting import (
@@ -15,19 +16,23 @@ from tests.synchronization.counting import (
     CounterId,
     Ended,
     Total,
+    TotalOf,
     Totals,
     add_up,
     all_totals,
     app_in,
     count,
+    counters,
     total_of,
     until,
 )
 from tests.synchronization.nodes import Cluster, follows
 from twofold.app import App
+from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
+from twofold.query_service.view import View
 from twofold.read_store.port import Change
 from twofold.synchronization.follower import FollowerStatus
 
@@ -225,10 +230,10 @@ async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_
         assert running is not None
         (worker,) = running.workers
 
-        async def ends(*_: Any) -> str:
+        async def ends(*_: Any) -> None:
             raise Unavailable("the process ends here")
 
-        monkeypatch.setattr(worker.follower, "mend", ends)
+        monkeypatch.setattr(worker.follower, "pass_over", ends)
         act = await app.projections.skip("totals", HOT)
         assert (act.done, act.position) == (True, 2)
         assert await parked(app) == {HOT: (2, 1)}
@@ -336,3 +341,193 @@ async def test_who_asks_in_vain_takes_its_request_back(monkeypatch: pytest.Monke
         with pytest.raises(Unavailable, match=r"Nobody who follows for 'totals' came to it within 0\.1 s"):
             await app.projections.skip("totals", HOT, timeout=0.1)
         assert (await running.control.look()).requests == {}
+
+
+async def test_a_key_that_waits_already_goes_on_waiting_at_its_event_when_another_row_cannot_be_saved(
+    tmp_path: Path,
+) -> None:
+    poison = Poison({13})
+
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        row = poison.fold(row, event, counter)
+        # No store keeps a number of more than 64 bits in a column.
+        too_large = row and counter == "other" and poison.amounts
+        return Total(counter, 2**63, 0) if too_large else row
+
+    wide = Module(
+        "counters",
+        events=[Counted, Ended],
+        decisions=[count],
+        projections=[Projection("totals", fold, key=CounterId, find_by=["total"])],
+        queries=[total_of, all_totals],
+    )
+    async with app_in(tmp_path, wide, fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT], by))
+        await app.send(Count([HOT, "other"], 99))
+        await until(lambda: caught_up(app), "caught up")
+        assert {key: at for key, (at, _) in (await parked(app)).items()} == {HOT: 2, "other": 4}
+        poison.amounts = set()
+        for key in (HOT, "other"):
+            await app.projections.retry("totals", key)
+        assert await rows(app) == await folded(app, set())
+
+
+async def test_a_skip_that_is_asked_for_twice_at_once_passes_over_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    poison = Poison({2, 3})
+    async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
+        for by in (1, 2, 3, 4):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        acts = await asyncio.gather(*(app.projections.skip("totals", HOT) for _ in range(2)))
+        await until(lambda: moved_on(app), "parked at the next one, or not at all")
+        done = {act.position for act in acts if act.done}
+        left = {(HOT, position) for position in done}
+        assert await rows(app) == await folded(app, left, {key: at for key, (at, _) in (await parked(app)).items()})
+
+
+async def moved_on(app: App) -> bool:
+    return (await parked(app)).get(HOT, (3, 0))[0] > 2
+
+
+async def test_a_skip_is_done_although_the_read_store_was_away_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    poison = Poison({13})
+    async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        save, away = cluster.views.save, iter([True, True])
+
+        async def fails(change: Change) -> None:
+            if HOT in change.parked and next(away, False):
+                raise Unavailable("away for a moment")
+            await save(change)
+
+        monkeypatch.setattr(cluster.views, "save", fails)
+        assert (await app.projections.skip("totals", HOT)).done
+        await until(lambda: free(app), "freed without anybody asking again")
+        assert next(away, None) is None
+        assert await rows(app) == await folded(app, {(HOT, 2)})
+
+
+async def free(app: App) -> bool:
+    return not await parked(app)
+
+
+async def test_a_skip_reaches_what_is_being_built_and_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    poison = Poison({13, 14})
+    async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        await app.projections.rebuild(["totals"])
+        await until(lambda: builds(app, 1), "parked in the build as well")
+        await app.projections.skip("totals", HOT)
+        await until(lambda: builds(app, 0), "freed in the build as well")
+        assert await app.projections.switch("totals") == 2
+        await app.send(Count([HOT], 14))
+        await until(lambda: builds(app, 1), "parked in what is kept as well")
+        await app.projections.skip("totals", HOT)
+        await until(lambda: builds(app, 0), "freed there as well")
+        assert await app.projections.back("totals") == 1
+        assert await rows(app) == await folded(app, {(HOT, 2), (HOT, 4)})
+
+
+async def builds(app: App, parked: int) -> bool:
+    return [each.parked for each in (await app.status()).builds] == [parked]
+
+
+async def test_whatever_an_error_says_its_key_is_parked(tmp_path: Path) -> None:
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ValueError("half of a character: \ud83d, and none: \x00")
+        return add_up(row, event, counter)
+
+    async with app_in(tmp_path, counters(fold), fold_retries=0) as app:
+        await app.send(Count([HOT, "other"], 13))
+        await app.send(Count(["good"], 1))
+        await until(lambda: caught_up(app), "caught up")
+        assert sorted(await parked(app)) == [HOT, "other"]
+
+
+async def test_a_row_that_does_not_fit_its_type_parks_its_key_and_not_the_whole_projection(tmp_path: Path) -> None:
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        made = add_up(row, event, counter)
+        return Total(counter, None, 0) if made and made.total == 13 else made  # type: ignore[arg-type]
+
+    for _ in range(2):
+        async with app_in(tmp_path, counters(fold), fold_retries=0) as app:
+            await app.send(Count([HOT], 13))
+            await app.send(Count(["good"], 1))
+            await until(lambda: caught_up(app), "caught up")
+            assert list(await parked(app)) == [HOT]
+            assert HOT not in await rows(app)
+            (only,) = (await status_of(app)).parked
+            assert "Expected `int`, got `null` - at `$.total`" in only.error
+
+
+async def test_a_fold_sees_the_same_row_whether_it_is_remembered_or_read(tmp_path: Path) -> None:
+    class Sum(msgspec.Struct, frozen=True):
+        counter: str
+        total: float = 0
+        trail: str = ""
+
+    def fold(row: Sum | None, event: Counted | Ended, counter: CounterId) -> Sum | None:
+        row = row or Sum(counter)
+        by = event.by if isinstance(event, Counted) else 0
+        return Sum(counter, int(row.total + by), f"{row.trail} {row.total}")
+
+    async def sum_of(query: TotalOf, sums: View[Sum]) -> Sum | None:
+        return await sums.get(query.counter)
+
+    found: list[Any] = []
+    for remembered in (20_000, 1):
+        (tmp_path / str(remembered)).mkdir()
+        sums = Module(
+            "sums",
+            events=[Counted, Ended],
+            decisions=[count],
+            projections=[Projection("sums", fold, key=CounterId)],
+            queries=[sum_of],
+        )
+        async with app_in(tmp_path / str(remembered), sums, cached_rows=remembered) as app:
+            for n in range(6):
+                receipt = await app.send(Count([HOT, f"c{n}"], n))
+                found.append((await app.ask(TotalOf(HOT), position=receipt.token)).value)
+    assert found[:6] == found[6:]
+    assert found[5].trail == " 0 0.0 1.0 3.0 6.0 10.0"
+
+
+async def test_a_parked_key_is_not_freed_without_its_events_where_an_upcaster_changed_its_tag(tmp_path: Path) -> None:
+    def lower(fields: dict[str, Any]) -> dict[str, Any]:
+        return {**fields, "counters": [each.lower() for each in fields["counters"]]}
+
+    def renamed(poison: Poison, *, upcast: bool) -> Module:
+        def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+            return poison.fold(row, event, counter)
+
+        stored = Event(Counted, version=2, upcasters={1: lower}) if upcast else Event(Counted)
+        return Module(
+            "counters",
+            events=[stored, Ended],
+            decisions=[count],
+            projections=[Projection("totals", fold, key=CounterId)],
+            queries=[total_of, all_totals],
+        )
+
+    async with app_in(tmp_path, renamed(Poison(set()), upcast=False)) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT.upper()], by))
+        await until(lambda: caught_up(app), "caught up")
+    for each in tmp_path.glob("views*"):
+        each.unlink()
+    poison = Poison({13})
+    async with app_in(tmp_path, renamed(poison, upcast=True), fold_retries=0) as app:
+        await until(lambda: caught_up(app), "caught up")
+        poison.amounts = set()
+        act = await app.projections.retry("totals", HOT)
+        assert "twofold reindex" in act.outcome
+        assert await parked(app) == {HOT: (2, 0)}

@@ -58,7 +58,9 @@ class Batcher:
         """
         if self._closing or self._task is None:
             raise Unavailable("The command service is stopping; send the command again.")
-        if len(self._queue) >= self._queue_limit:
+        # What has no command id is the runtime's own: leases, checkpoints, signs of life. Without them the work of this
+        # node would be taken over by others just because it has much to do.
+        if len(self._queue) >= self._queue_limit and append.command_id is not None:
             raise Unavailable(f"{len(self._queue)} commands are waiting to be written; send it again in a moment.")
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         size = sum(len(event.payload) for event in append.events)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, cast, get_args
 
+import msgspec
+
 from twofold.domain.decision import arms_of
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
@@ -74,14 +76,14 @@ class BoundProjection:
         self.partitions = projection.partitions
         self.parks = projection.parks
         self.label = f"Projection({projection.name!r}, {getattr(projection.fold, '__name__', projection.fold)})"
-        self._fold = projection.fold
         self._readers = readers
         self._key_kind = self._kind_of(projection.key)
         self._key_function = None if self._key_kind else cast("Callable[[Any], Any]", projection.key)
         self.row, self.events = self._read_fold(projection)
+        self.fold = _folding(projection.fold, self._extras, self.row)
+        """The row after one more event of a key, None where there is none any more, from (row, event, key, recorded);
+        an inline one takes no recorded event."""
         self._check_events(names)
-        self.plain_fold = None if self._extras else projection.fold
-        """The fold itself, where it takes row and event only."""
         self.sole_key = self._sole_key()
         """By event type the field that holds its one key, where there is one; `keys` says it of all."""
         self.types = tuple(names[event] for event in self.events)
@@ -102,12 +104,6 @@ class BoundProjection:
         several = isinstance(found, list | tuple | set | frozenset)
         many = cast("Iterable[object]", found) if several else () if found is None else (found,)
         return tuple(dict.fromkeys(row_key(each, self.label) for each in many))
-
-    def fold(self, row: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
-        """The row after one more event; None where there is none any more. An inline one takes no recorded event."""
-        if not self._extras:
-            return self._fold(row, event)
-        return self._fold(row, event, *[recorded if read is None else read(key) for read in self._extras])
 
     def _sole_key(self) -> dict[type, str]:
         kind = self._key_kind
@@ -210,6 +206,28 @@ class BoundProjection:
                     f"{self.label}: {self.row.__name__} has no field '{field}' to find or order by. "
                     f"It has: {', '.join(hints)}."
                 )
+
+
+def _folding(
+    fold: Callable[..., Any], extras: Sequence[Callable[[str], Any] | None], row: type
+) -> Callable[[Any, object, str, RecordedEvent | None], Any]:
+    """A fold whose rows are as whoever reads them will find them: written and read once.
+
+    Else the next fold would see another row while it is remembered than after it was stored (5 where the type says
+    float, and 5.0), and a row that does not fit its type would be stored and never read again: that raises here, for
+    the very event that made it.
+    """
+    encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder[Any](row).decode
+
+    def plain(before: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
+        after = fold(before, event)
+        return None if after is None else decode(encode(after))
+
+    def whole(before: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
+        after = fold(before, event, *[recorded if read is None else read(key) for read in extras])
+        return None if after is None else decode(encode(after))
+
+    return whole if extras else plain
 
 
 def row_key(value: object, label: str) -> str:

@@ -13,7 +13,8 @@ from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.operations.looking import Look
 from twofold.read_store.port import ReadModel
 from twofold.stores import open_read_store
-from twofold.synchronization.projector import Projector, Skips
+from twofold.synchronization.follower import Skips
+from twofold.synchronization.projector import Projector
 from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 

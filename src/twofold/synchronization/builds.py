@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
-from twofold.read_store.port import Progress, WholeReadStore
+from twofold.read_store.port import Checkpoint, Progress, WholeReadStore
 from twofold.synchronization.control import Act, Control, Generation, Generations
 from twofold.synchronization.share import share_of
 from twofold.world import World
@@ -29,17 +29,23 @@ class Builds:
         self._versions = versions
 
     async def begin(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
-        """A generation under way for each projection: begun, or begun before and not finished. Its number by name."""
-        numbers: dict[str, int] = {}
-        for name in names:
-            numbers[name] = await self._begin(name, actor)
-        return numbers
+        """A generation under way for each projection: begun, or begun before and not finished. Its number by name.
 
-    async def switch(self, name: str, *, force: bool = False, actor: str | None = None) -> int:
+        InvalidMessage where one of them cannot be begun, and then none is.
+        """
+        board = await self._control.look()
+        for name in names:
+            _refuse_kept(name, board.generations(name).record, self._versions[name])
+        return {name: await self._begin(name, actor) for name in names}
+
+    async def switch(
+        self, name: str, *, generation: int | None = None, force: bool = False, actor: str | None = None
+    ) -> int:
         """Let the generation that is under way serve, and keep the one that served. The number of the new one.
 
         InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
-        `force`); Unavailable where it has not come as far as that one.
+        `force`); Conflict where it is another one than `generation`; Unavailable where it has not come as far as the
+        one that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
@@ -48,6 +54,10 @@ class Builds:
             new, old = noted.record.find(version, "building"), noted.record.find(version, "serving")
             if new is None or old is None:
                 raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
+            if generation not in (None, new):
+                raise Conflict(
+                    f"Not generation {generation} of '{name}' is under way, but {new}. Look at that one first."
+                )
             await self._refuse_worse(name, old, new, force=force)
             record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
             act = self._act("switch", name, actor, f"Generation {new} serves, {old} is kept.", new)
@@ -76,13 +86,19 @@ class Builds:
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
     async def drop(self, name: str, *, actor: str | None = None) -> list[int]:
-        """Take away every generation of a projection that does not serve any version, also what was left half dropped.
+        """Take away every generation of a projection that does not serve, also what was left half dropped.
 
-        Their numbers. Who follows for one is given time to notice before its rows go.
+        Their numbers. What serves a version that no node follows any more is one of them: nobody asks it. Who follows
+        for one is given time to notice before its rows go.
         """
         for _ in range(_TRIES):
-            noted = (await self._control.look()).generations(name)
-            idle = {n: None for n, each in noted.record.builds.items() if each.state != "serving"}
+            board = await self._control.look()
+            noted, used = board.generations(name), board.versions(name) | {self._versions[name]}
+            idle = {
+                n: None
+                for n, each in noted.record.builds.items()
+                if each.state != "serving" or each.version not in used
+            }
             numbers = ", ".join(map(str, sorted(idle)))
             if not idle or await self._control.write(
                 self._control.generations(name, noted.record.but(idle), noted.version),
@@ -91,9 +107,10 @@ class Builds:
                 break
         else:
             raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
-        serving = (await self._control.look()).generations(name).record.builds
+        # In this order: a build that is begun meanwhile is noted before it is stored.
         stored = {at.generation for at in await self._views.checkpoints() if at.name == name}
-        gone = sorted((stored | idle.keys()) - serving.keys())
+        noted = (await self._control.look()).generations(name)
+        gone = sorted((stored | idle.keys()) - noted.record.builds.keys())
         for number in gone:
             await self._nobody_follows(name, number)
             await self._views.drop(name, number)
@@ -117,11 +134,7 @@ class Builds:
             known = noted.record.find(version, "building")
             if known is not None:
                 return known
-            if noted.record.find(version, "kept") is not None:
-                raise InvalidMessage(
-                    f"The generation of '{name}' that served before is still kept, as the way back. Drop it first.",
-                    field="name",
-                )
+            _refuse_kept(name, noted.record, version)
             number = noted.record.last + 1
             record = noted.record.but({number: Generation(version, "building", self._control.now())})
             act = self._act("rebuild", name, actor, f"Generation {number} is begun.", number)
@@ -130,10 +143,13 @@ class Builds:
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
     async def _refuse_worse(self, name: str, old: int, new: int, *, force: bool) -> None:
-        now, then = await self.progress(name, old), await self.progress(name, new)
-        if then.position < now.position:
-            lag = now.position - then.position
+        checkpoints = [at for at in await self._views.checkpoints() if at.name == name]
+        lag = _behind(
+            [at for at in checkpoints if at.generation == old], [at for at in checkpoints if at.generation == new]
+        )
+        if lag:
             raise Unavailable(f"Generation {new} of '{name}' is {lag} events behind the one that serves.", lag=lag)
+        now, then = await self.progress(name, old), await self.progress(name, new)
         worse = {each.key for each in then.parked} - {each.key for each in now.parked}
         if worse and not force:
             raise InvalidMessage(
@@ -166,3 +182,27 @@ class Builds:
     def _as(self, record: Generations, number: int, state: str) -> Generation:
         build = record.builds[number]
         return Generation(build.version, "serving" if state == "serving" else "kept", build.began)
+
+
+def _behind(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
+    """How many events a generation is behind another one, for the key for which it is most.
+
+    Partition by partition: one that is halted holds back its own keys only, and may not hide that others are behind.
+    """
+    pairs = [
+        (before.progress.position, after.progress.position)
+        for before in old
+        for after in new
+        if before.partition.first < after.partition.end and after.partition.first < before.partition.end
+    ]
+    if not new:
+        pairs = [(before.progress.position, 0) for before in old]
+    return max((before - after for before, after in pairs if after < before), default=0)
+
+
+def _refuse_kept(name: str, record: Generations, version: int) -> None:
+    if record.find(version, "building") is None and record.find(version, "kept") is not None:
+        raise InvalidMessage(
+            f"The generation of '{name}' that served before is still kept, as the way back. Drop it first.",
+            field="name",
+        )

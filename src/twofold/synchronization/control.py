@@ -20,12 +20,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Node(msgspec.Struct, frozen=True):
     """A process that follows the log; each write of its row is a sign of life. A visitor came for one task only.
 
-    `views` is the identity of its read store: nodes share projections out with those that have the same.
+    `views` is the identity of its read store: nodes share projections out with those that have the same. `follows` says
+    for what it can follow at all, as `followed` puts it: nodes of two versions of the code run side by side.
     """
 
     name: str
     views: str
     visitor: bool = False
+    follows: tuple[str, ...] = ()
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -67,7 +69,7 @@ class Generations(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True):
     """What an operator wants of whoever follows for a projection or policy; `at` is in microseconds.
 
-    `views` is the read store it is about; "" for a policy, which has none.
+    `views` is the read store it is about, `version` that of the projection; "" and 0 for a policy, which has none.
     """
 
     what: Literal["retry", "skip", "repair", "split", "merge"]
@@ -76,6 +78,7 @@ class Request(msgspec.Struct, frozen=True):
     actor: str | None
     at: int
     views: str
+    version: int = 0
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -107,10 +110,17 @@ class Board(msgspec.Struct, frozen=True):
     leases: dict[str, Noted[Lease]]
     projections: dict[str, Noted[Generations]]
     requests: dict[str, Noted[Request]]
+    skips: int = 0
+    """How often operators have had an event of a projection passed over; whoever follows looks when it changes."""
 
     def generations(self, name: str) -> Noted[Generations]:
         """The builds of a projection; none where it is new."""
         return self.projections.get(name, Noted(Generations()))
+
+    def versions(self, name: str) -> set[int]:
+        """The versions of a projection that any node can follow for."""
+        known = [each.rpartition("@") for noted in self.nodes.values() for each in noted.record.follows]
+        return {int(version) for each, _, version in known if each == name}
 
     def lease(self, resource: str) -> Noted[Lease]:
         """The lease of a share; nobody's where it is new."""
@@ -167,6 +177,10 @@ class Control:
         """Put on record what was done."""
         return _write(ACTS, name, record, 0)
 
+    def skip(self, seen: int) -> RowWrite:
+        """Let everybody look for what is to be passed over."""
+        return RowWrite(SPACE, f"skips:{self.views}", b"", seen)
+
     def now(self) -> int:
         """The wall clock in microseconds."""
         return microseconds(self._world.now())
@@ -184,6 +198,7 @@ async def look_at_board(store: WriteStore, views: str) -> Board:
             for name, noted in _records(rows, "request:", Request).items()
             if noted.record.views in ("", views)
         },
+        rows[f"skips:{views}"].version if f"skips:{views}" in rows else 0,
     )
 
 
@@ -192,6 +207,11 @@ async def acts_on_record(store: WriteStore, keys: Sequence[str] | None = None) -
     rows = await store.rows(ACTS, keys)
     acts = {key: msgspec.json.decode(row.value, type=Act) for key, row in rows.items()}
     return dict(sorted(acts.items(), key=lambda each: (each[1].at, each[0])))
+
+
+def followed(name: str, version: int) -> str:
+    """How a node's row names what it follows for: a projection in a version, or (0) a policy."""
+    return f"{name}@{version}"
 
 
 def _write(space: str, key: str, record: msgspec.Struct | None, seen: int) -> RowWrite:

@@ -18,11 +18,12 @@ ABSENT = Kept(None, 0)
 class FoldFailed(Exception):
     """A fold raised for one key; the cause is chained."""
 
-    def __init__(self, key: str, recorded: RecordedEvent, cause: Exception) -> None:
+    def __init__(self, key: str, position: Position, cause: Exception) -> None:
         what = f"{type(cause).__name__}: {cause}"[:500]
-        super().__init__(f"the fold failed for key '{key}' at position {recorded.position} with {what}")
+        super().__init__(f"the fold failed for key '{key}' at position {position} with {what}")
+        self.__cause__ = cause
         self.key = key
-        self.position = recorded.position
+        self.position = position
 
 
 class Touches:
@@ -136,7 +137,7 @@ def fold_all(
 
     An event that a row has in it already, by the row's position, is passed over; so are `skips` (key, position).
     """
-    fold, plain = projection.fold, projection.plain_fold
+    fold = projection.fold
     under_way: dict[str, _Row] = {}
     for recorded, event, key in work:
         row = under_way.get(key)
@@ -147,9 +148,9 @@ def fold_all(
         if position <= row.position or (skips and (key, position) in skips):
             continue
         try:
-            after = fold(before, event, key, recorded) if plain is None else plain(before, event)
+            after = fold(before, event, key, recorded)
         except Exception as error:
-            raise FoldFailed(key, recorded, error) from error
+            raise FoldFailed(key, position, error) from error
         if before is not None:
             if row.passed is None:
                 row.passed = [before]

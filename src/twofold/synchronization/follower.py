@@ -9,6 +9,9 @@ from twofold.domain.events import Position
 from twofold.read_store.port import Parked
 from twofold.write_store.port import Slice
 
+Skips = frozenset[tuple[str, Position]]
+"""Events to be passed over, each for one key."""
+
 State = Literal["live", "catching-up", "retrying", "stopped", "elsewhere", "waiting"]
 
 
@@ -17,6 +20,7 @@ class Follower(Protocol):
 
     name: str
     kind: Literal["projection", "policy"]
+    generation: int
     query: EventQuery
 
     async def open(self) -> Position:
@@ -34,11 +38,19 @@ class Follower(Protocol):
         """
         ...
 
-    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
         """Do what an operator wants of a key, while the checkpoint is `at`, and say in a sentence what was done.
 
         InvalidMessage where there is nothing to do it to; else whatever still fails.
         """
+        ...
+
+    async def pass_over(self, skips: Skips, at: Position) -> None:
+        """Leave these events out from now on, and take up what is parked at one of them; the checkpoint is `at`."""
+        ...
+
+    def skipped(self, key: str) -> Position | None:
+        """The position of the event that a skip of this key would pass over; None where it waits behind none."""
         ...
 
     async def parked(self) -> tuple[Parked, ...]:
@@ -48,6 +60,11 @@ class Follower(Protocol):
     async def close(self) -> None:
         """End whatever the follower runs beside the reading."""
         ...
+
+
+def told(error: BaseException) -> str:
+    """An error for people, as any store can keep it: not too long, and no half of a character."""
+    return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "backslashreplace").decode()
 
 
 class ShareStatus(msgspec.Struct, frozen=True):
@@ -88,7 +105,10 @@ class FollowerStatus(msgspec.Struct, frozen=True):
 
 
 class BuildStatus(msgspec.Struct, frozen=True):
-    """How far a generation is that does not serve, yet or any more. `seconds_left` is None where it cannot be told."""
+    """How far a generation is that does not serve, yet or any more. `seconds_left` is None where it cannot be told.
+
+    `error` is what keeps it from going on, as far as this node follows for it.
+    """
 
     name: str
     generation: int
@@ -100,3 +120,4 @@ class BuildStatus(msgspec.Struct, frozen=True):
     seconds_left: float | None
     owner: str | None
     parked: int
+    error: str | None = None

@@ -29,6 +29,7 @@ class Presence:
         world: World,
         *,
         name: str,
+        follows: tuple[str, ...],
         visitor: bool,
         lease_seconds: float,
         exclusive: bool,
@@ -36,6 +37,7 @@ class Presence:
     ) -> None:
         self.node = world.new_id()
         self.name = name
+        self.follows = follows
         self.visitor = visitor
         self.taken_for_dead = False
         self._control = board
@@ -76,7 +78,11 @@ class Presence:
         if self._exclusive:
             return
         try:
-            await self._control.write(self._control.node(self.node, None, self._seen))
+            if not await self._control.write(self._control.node(self.node, None, self._seen)):
+                # A last sign of life was written after all, though nobody waited for the answer.
+                noted = (await self._control.look()).nodes.get(self.node)
+                if noted is not None:
+                    await self._control.write(self._control.node(self.node, None, noted.version))
         except TwofoldError as error:
             log.info("The other nodes were not told that this one leaves; they will notice: %s", error)
 
@@ -107,14 +113,15 @@ class Presence:
         heard = self._heard.get(name)
         return not self._exclusive and heard is not None and self._world.monotonic() - heard[1] < self._lease
 
-    def nodes(self, board: Board, *, policies: bool) -> list[str]:
-        """The nodes that share policies out among them, or that share projections with this one."""
+    def nodes(self, board: Board, followed: str, *, policy: bool) -> list[str]:
+        """The nodes that can follow for something: with this version of it, and a projection on the same read store."""
         others = [
             name
             for name, noted in board.nodes.items()
             if name != self.node
             and not noted.record.visitor
-            and (policies or noted.record.views == self._control.views)
+            and followed in noted.record.follows
+            and (policy or noted.record.views == self._control.views)
         ]
         mine = [] if self.visitor else [self.node]
         return [*mine, *(name for name in others if self.alive(name))]
@@ -150,4 +157,4 @@ class Presence:
         self._dead()
 
     def _me(self) -> Node:
-        return Node(self.name, self._control.views, self.visitor)
+        return Node(self.name, self._control.views, self.visitor, self.follows)

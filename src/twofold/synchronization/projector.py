@@ -13,13 +13,17 @@ from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, ReadStore
 from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Touches, fold_all, touched
+from twofold.synchronization.follower import Skips, told
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
-Skips = frozenset[tuple[str, Position]]
 _PAGE = 1_000
+_OTHER_TAG = (
+    "The event at {position} touches the key '{key}', but is not stored under its tag: an upcaster changes the value. "
+    "Run `twofold reindex`, then retry."
+)
 
 
 class Projector:
@@ -103,27 +107,27 @@ class Projector:
                 log.exception("%s: position %d fails for more keys", self.name, recorded.position)
                 error = another
 
-    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
         if what == "repair":
             return await self._repair(key, at)
         if key in self._halted:
-            return self._pass_over(key) if what == "skip" else "It is tried again now."
+            return "It is tried again now."
         parked = self._parked.get(key)
         if parked is None:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is not parked.", field="key")
-        if what == "skip":
-            self._skips |= {(key, parked.position)}
-        try:
-            await self._refold(parked, at)
-        except FoldFailed as failed:
-            still = await self._park_again(parked, failed, at)
-            return f"It is parked at position {still.position}: {still.error}"
-        return "It is up to date."
+        still = await self._take_up(parked, at)
+        return "It is up to date." if still is None else f"It is parked at position {still.position}: {still.error}"
+
+    async def pass_over(self, skips: Skips, at: Position) -> None:
+        self._skips |= skips
+        for parked in list(self._parked.values()):
+            if (parked.key, parked.position) in skips:
+                await self._take_up(parked, at)
 
     def skipped(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key would pass over."""
         parked = self._halted.get(key) or self._parked.get(key)
-        return None if parked is None else parked.position
+        return None if parked is None or (key, parked.position) in self._skips else parked.position
 
     async def parked(self) -> tuple[Parked, ...]:
         return tuple((self._parked | self._halted).values())
@@ -234,7 +238,8 @@ class Projector:
         else:
             # Not the fold but the saving failed: no key can be told from another, so all of the event's keys wait.
             failed = [k for k in self._projection.keys(self._decode(recorded)) if self.partition.holds(k)]
-        return [key for key in failed if key not in aside]
+        # What waits behind an earlier event goes on waiting there.
+        return [key for key in failed if key not in aside and key not in self._parked]
 
     async def _halt(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
         """Put on record what the whole partition waits behind."""
@@ -244,9 +249,13 @@ class Projector:
             await self._write({}, {**dict.fromkeys(self._halted), **halted}, before, before)
             self._halted = halted
 
-    def _pass_over(self, key: str) -> str:
-        self._skips |= {(key, self._halted[key].position)}
-        return f"The event at {self._halted[key].position} is passed over."
+    async def _take_up(self, parked: Parked, at: Position) -> Parked | None:
+        """Fold a parked key up to the checkpoint; where it stands if that fails again."""
+        try:
+            await self._refold(parked, at)
+        except FoldFailed as failed:
+            return await self._park_again(parked, failed, at)
+        return None
 
     async def _park_again(self, parked: Parked, failed: FoldFailed, at: Position) -> Parked:
         """Save how far a key came, and where it stands now."""
@@ -255,7 +264,7 @@ class Projector:
         if position > parked.position:
             changed = await self._folded_again(parked.key, parked.position, position - 1)
         left = len(await self._work(parked.key, position, at))
-        cause = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:500]
+        cause = told(failed.__cause__ or failed)
         still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
         await self._write(changed, {parked.key: still}, at, at)
         self._parked[parked.key] = still
@@ -268,7 +277,11 @@ class Projector:
         del self._parked[parked.key]
 
     async def _folded_again(self, key: str, first: Position, last: Position) -> dict[str, Kept]:
-        return await self._rows.fold(await self._work(key, first - 1, last), self._skips)
+        work = await self._work(key, first - 1, last)
+        if not work.recorded or work.recorded[0].position != first:
+            # By its tag it would be passed over without a word.
+            raise FoldFailed(key, first, LookupError(_OTHER_TAG.format(key=key, position=first)))
+        return await self._rows.fold(work, self._skips)
 
     async def _repair(self, key: str, at: Position) -> str:
         """Fold a key from its first event, whatever row is there, and keep that as a repaired version."""
@@ -277,8 +290,11 @@ class Projector:
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
         there = (await self._views.load(self._model, [key])).get(key, ABSENT)
+        work = await self._work(key, 0, at)
+        if 0 < there.position <= at and there.position not in {each.position for each in work.recorded}:
+            raise InvalidMessage(_OTHER_TAG.format(key=key, position=there.position), field="key")
         try:
-            folded = fold_all(self._projection, await self._work(key, 0, at), {}, self._skips)
+            folded = fold_all(self._projection, work, {}, self._skips)
         except FoldFailed as failed:
             raise InvalidMessage(
                 f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
@@ -307,6 +323,4 @@ class Projector:
         return work
 
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
-        cause = error.__cause__ or error
-        text = f"{type(cause).__name__}: {cause}"[:500]
-        return Parked(key, recorded.position, text, microseconds(self._world.now()))
+        return Parked(key, recorded.position, told(error.__cause__ or error), microseconds(self._world.now()))

@@ -14,8 +14,9 @@ from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.domain.process import BoundPolicy, Later
-from twofold.errors import Conflict, InvalidMessage, Rejected, Unavailable
+from twofold.errors import Conflict, InvalidMessage, Rejected, TwofoldError, Unavailable
 from twofold.read_store.port import Parked
+from twofold.synchronization.follower import Skips, told
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Outcome, Row, RowWrite, Slice, WriteStore
 
@@ -28,6 +29,9 @@ _POLICY = "policy:"
 _PARKED = "parked:"
 """A space apart, so that to ask what is parked is not to read all that is due."""
 _SECOND = 1_000_000
+_AGAIN_SECONDS = 10.0
+_TRIES_SHOWN = 5
+"""After so many tries a due command that cannot be sent is shown among what is set aside; it is tried all the same."""
 
 
 class Send(Protocol):
@@ -57,6 +61,7 @@ class Reactor:
     """
 
     kind: Literal["projection", "policy"] = "policy"
+    generation = 0
 
     def __init__(
         self,
@@ -83,14 +88,18 @@ class Reactor:
         self._space = f"{_POLICY}{policy.name}"
         self._aside = f"{_PARKED}{policy.name}"
         self._version = 0
+        self._position: Position = 0
         self._parked: dict[str, Parked] = {}
         self._due: list[tuple[int, str, Due]] = []
+        self._late: dict[str, int] = {}
+        self._again_at: float | None = None
         self._new_due = asyncio.Event()
         self._timer: asyncio.Task[None] | None = None
 
     async def open(self) -> Position:
-        rows = await self._store.rows(self._space)
+        # In this order: what another owner writes meanwhile moves the checkpoint, and then nothing of ours is saved.
         checkpoint = (await self._store.rows(_CHECKPOINTS)).get(self._space)
+        rows = await self._store.rows(self._space)
         if checkpoint is None:
             head = (await self._store.read(EventQuery())).head
             position = 0 if self._policy.from_start else head
@@ -98,18 +107,20 @@ class Reactor:
             await self._write(position, [])
         else:
             self._version = checkpoint.version
-            position = msgspec.json.decode(checkpoint.value, type=int)
+            self._position = position = msgspec.json.decode(checkpoint.value, type=int)
         due = {k: msgspec.json.decode(row.value, type=Due) for k, row in rows.items() if k.startswith("due:")}
         self._due = [(each.at, key, each) for key, each in due.items()]
         heapq.heapify(self._due)
         self._new_due.set()
         self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
-        await self._retry_parked(position)
+        await self._retry_parked()
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
         return position
 
     async def apply(self, page: Slice, before: Position) -> None:
+        if self._again_at is not None and self._world.monotonic() >= self._again_at:
+            await self._retry_parked()
         later: list[tuple[str, Due]] = []
         for recorded in page.events:
             later += await self._react(recorded)
@@ -119,32 +130,37 @@ class Reactor:
     async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
         # A policy keeps no state between events, so each event is a sequence of its own.
         (recorded,) = page.events
-        text = f"{type(error).__name__}: {error}"[:500]
-        parked = Parked(f"parked:{recorded.position}", recorded.position, text, microseconds(self._world.now()))
+        parked = Parked(f"parked:{recorded.position}", recorded.position, told(error), microseconds(self._world.now()))
         await self._write(page.upto, [_insert(self._aside, parked.key, parked)])
         self._parked[parked.key] = parked
 
-    async def mend(self, what: Literal["retry", "skip", "repair"], key: str, at: Position) -> str:
+    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
         parked = self._parked.get(key)
         if parked is None:
             raise InvalidMessage(f"Nothing of the policy '{self.name}' is parked as '{key}'.", field="key")
         if what == "repair":
             raise InvalidMessage(f"'{self.name}' is a policy: it has no rows to repair.", field="what")
-        if what == "skip":
-            space = self._space if key.startswith("due:") else self._aside
-            await self._write(at, [RowWrite(space, key, None, 1)])
-            del self._parked[key]
-            return f"The event at {parked.position} is passed over."
         if key.startswith("due:"):
             return await self._send_again(key)
         try:
-            freed = await self._retry(parked, at)
+            freed = await self._retry(parked)
         except (Conflict, Unavailable):
             raise
         except Exception as error:
             log.exception("%s: position %d stays set aside", self.name, parked.position)
-            return f"It still fails: {type(error).__name__}: {error}"[:500]
+            return f"It still fails: {told(error)}"
         return "It is done." if freed else "The policy no longer takes this event; it stays set aside."
+
+    async def skip(self, key: str, record: Sequence[RowWrite]) -> None:
+        """Pass over what is parked as `key`, and put that on `record`: both, or nothing and Conflict."""
+        space = self._space if key.startswith("due:") else self._aside
+        await self._write(self._position, [RowWrite(space, key, None, 1), *record])
+        self._parked.pop(key, None)
+        self._due = [each for each in self._due if each[1] != key]
+        heapq.heapify(self._due)
+
+    async def pass_over(self, skips: Skips, at: Position) -> None:
+        """Nothing: `skip` has taken it away already."""
 
     def skipped(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key would pass over."""
@@ -188,6 +204,7 @@ class Reactor:
         checkpoint = RowWrite(_CHECKPOINTS, self._space, msgspec.json.encode(position), self._version)
         await self._append([checkpoint, *rows])
         self._version += 1
+        self._position = position
 
     async def _append(self, rows: Sequence[RowWrite]) -> None:
         metadata = Metadata(microseconds(self._world.now()), self.name, self.name)
@@ -197,29 +214,37 @@ class Reactor:
 
     def _remember(self, later: Sequence[tuple[str, Due]]) -> None:
         for key, due in later:
-            heapq.heappush(self._due, (due.at, key, due))
-        if later:
-            self._new_due.set()
+            self._remember_at(due.at, key, due)
 
-    async def _retry_parked(self, position: Position) -> None:
+    def _remember_at(self, at: int, key: str, due: Due) -> None:
+        heapq.heappush(self._due, (at, key, due))
+        self._new_due.set()
+
+    async def _retry_parked(self) -> None:
         """React again to what was set aside: the code, or the world outside, may have been mended since."""
+        self._again_at = None
         for parked in sorted(self._parked.values(), key=lambda each: each.position):
             try:
-                if not await self._retry(parked, position):
+                if not await self._retry(parked):
                     log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
-            except (Conflict, Unavailable):
+            except Conflict:
                 raise
+            except Unavailable as error:
+                # The others need not wait for that.
+                log.warning("%s: position %d is tried again later: %s", self.name, parked.position, error)
+                self._again_at = self._world.monotonic() + _AGAIN_SECONDS
+                return
             except Exception:
                 log.exception("%s: position %d stays set aside", self.name, parked.position)
 
-    async def _retry(self, parked: Parked, position: Position) -> bool:
+    async def _retry(self, parked: Parked) -> bool:
         """React again to what was set aside, and free it. False where the policy does not take it any more."""
         page = await self._store.read(self.query, parked.position - 1, 1)
         if [each.position for each in page.events] != [parked.position]:
             return False
         later = await self._react(page.events[0])
         unpark = RowWrite(self._aside, parked.key, None, 1)
-        await self._write(position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
+        await self._write(self._position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
         self._remember(later)
         del self._parked[parked.key]
         return True
@@ -227,6 +252,9 @@ class Reactor:
     async def _send_again(self, key: str) -> str:
         """Put a due command that could not be sent back among those that are due."""
         row = (await self._store.rows(self._space)).get(key)
+        self._due = [each for each in self._due if each[1] != key]
+        heapq.heapify(self._due)
+        self._late.pop(key, None)
         if row is not None:
             self._remember([(key, msgspec.json.decode(row.value, type=Due))])
         self._parked.pop(key, None)
@@ -249,21 +277,31 @@ class Reactor:
 
     async def _send_next(self) -> None:
         # Taken off before anything is awaited: meanwhile others may become due, and go before it.
-        at, key, due = heapq.heappop(self._due)
+        _, key, due = heapq.heappop(self._due)
         try:
             command = self._messages.decode(self._commands[due.command], bytes(due.body))
             await self._deliver(command, key.removeprefix("due:"), due.correlation_id, due.causation_id)
             await self._take_off(key)
         except (Conflict, Unavailable) as error:
-            log.warning("%s: a due command is sent again soon: %s", self.name, error)
-            if all(key != other for _, other, _ in self._due):
-                heapq.heappush(self._due, (at, key, due))
-            await self._world.sleep(1.0)
+            self._put_back(key, due, error)
         except Exception as error:
             # Most likely the code no longer knows the command. It is kept, shown, and sent at the next start.
             log.exception("%s: the due command %s cannot be sent", self.name, due.command)
-            text = f"{type(error).__name__}: {error}"[:500]
-            self._parked[key] = Parked(key, 0, text, microseconds(self._world.now()))
+            self._late.pop(key, None)
+            self._parked[key] = Parked(key, 0, told(error), microseconds(self._world.now()))
+        else:
+            if self._late.pop(key, None) is not None:
+                self._parked.pop(key, None)
+
+    def _put_back(self, key: str, due: Due, error: TwofoldError) -> None:
+        """Try it again in a while, longer each time: others that are due are not to wait behind it."""
+        tries = self._late[key] = self._late.get(key, 0) + 1
+        log.warning("%s: a due command is sent again soon: %s", self.name, error)
+        now = microseconds(self._world.now())
+        if tries >= _TRIES_SHOWN:
+            self._parked[key] = Parked(key, 0, f"Tried {tries} times: {told(error)}"[:500], now)
+        if all(key != other for _, other, _ in self._due):
+            self._remember_at(now + min(2 ** min(tries - 1, 6), 60) * _SECOND, key, due)
 
     async def _take_off(self, key: str) -> None:
         try:

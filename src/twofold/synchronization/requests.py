@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from twofold.errors import Conflict, Refused, TwofoldError, Unavailable
-from twofold.read_store.partition import SLOTS, Partition
+from twofold.read_store.partition import SLOTS, Partition, partition_named
 from twofold.read_store.port import ReadModel, WholeReadStore
 from twofold.synchronization.control import Act, Board, Control, Request
+from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.share import Share
@@ -16,6 +18,8 @@ from twofold.write_store.port import Slice, WriteStore
 log = logging.getLogger(__name__)
 
 _PAGE = 1_000
+_WHOLE = ("split", "merge")
+"""What concerns a partition as a whole: its key is the name of the partition."""
 
 
 class Requests:
@@ -27,9 +31,11 @@ class Requests:
         self._store = store
         self._views = views
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._board = supervisor.board
 
     def look(self, board: Board) -> None:
         """Begin with what is new."""
+        self._board = board
         for each in [name for name, task in self._under_way.items() if task.done()]:
             del self._under_way[each]
         for name, noted in board.requests.items():
@@ -51,19 +57,25 @@ class Requests:
                 continue
             if share.kind == "policy":
                 return share
+            if request.version != self._supervisor.version(share.name):
+                # Nodes with other code may run beside this one: it is about theirs.
+                continue
             build = board.generations(share.name).record.builds.get(share.generation)
             if build is None or build.state != "serving":
                 continue
-            whole = request.what in ("split", "merge")
-            if share.partition.name == request.key if whole else share.partition.holds(request.key):
+            if share.partition.holds(request.key) if request.what not in _WHOLE else _is_meant(share, request):
                 return share
         return None
 
     async def _deal_with(self, name: str, request: Request, seen: int, share: Share) -> None:
         try:
             act = await self._do(name, request, seen, share)
-            if act is not None:
-                await self._control.write(self._control.act(name, act), self._control.request(name, None, seen))
+            if act is None:
+                return
+            record = self._control.act(name, act)
+            if not await self._control.write(record, self._control.request(name, None, seen)):
+                # Whoever asked has given up meanwhile. It is done all the same.
+                await self._control.write(record)
         except (Conflict, Unavailable) as error:
             log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
         except TwofoldError:
@@ -75,9 +87,11 @@ class Requests:
         follower = worker.follower
         assert isinstance(follower, Projector | Reactor)
         what, key = request.what, request.key
-        position = 0
         try:
-            if what == "split":
+            if what in _WHOLE and share.partition.name != key:
+                # Done before, by a node that could not put it on record.
+                outcome = f"It has become {share.partition.name}."
+            elif what == "split":
                 model = self._model(share)
                 halves = share.partition.halves()
                 await worker.between_pages(lambda: self._views.repartition(model, [share.partition], halves))
@@ -85,38 +99,62 @@ class Requests:
             elif what == "merge":
                 return await self._merge(request, share)
             elif what == "skip":
-                at = follower.skipped(key)
-                position = at or 0
-                if at is not None:
-                    # On record first: what is passed over without a record could not be told from a lost event.
-                    act = self._act(request, share, True, f"The event at {at} is passed over.", at)
-                    if await self._control.write(self._control.act(name, act), self._control.request(name, None, seen)):
-                        await worker.between_pages(lambda: follower.mend("skip", key, worker.position))
-                    return None
-                outcome = await worker.between_pages(lambda: follower.mend("skip", key, worker.position))
+                return await self._skip(name, request, seen, share)
             else:
                 outcome = await worker.between_pages(lambda: follower.mend(what, key, worker.position))
         except (Refused, ValueError) as error:
-            return self._act(request, share, False, str(error), position)
+            return self._act(request, share, False, str(error))
         self._supervisor.wake()
-        return self._act(request, share, True, outcome, position)
+        return self._act(request, share, True, outcome)
+
+    async def _skip(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+        """Put on record what is to be passed over, and let it be: what had no record would look like a lost event.
+
+        An event of a policy is taken away in the same commit. For a projection every follower is told by the board, of
+        this generation and others, on this node and others, now or when it begins.
+        """
+        worker = self._supervisor.workers[share]
+        key = request.key
+        at = worker.follower.skipped(key)
+        if at is None:
+            # What only a build cannot take is known to the build only.
+            found = [
+                member.follower.skipped(key)
+                for each in self._supervisor.workers.values()
+                for member in each.members
+                if member.follower.kind == "projection" and member.follower.name == request.name
+            ]
+            at = next((position for position in found if position is not None), None)
+        if at is None:
+            return self._act(request, share, False, f"'{key}' of '{request.name}' is not parked.")
+        act = self._act(request, share, True, f"The event at {at} is passed over.", at)
+        done = [self._control.act(name, act), self._control.request(name, None, seen)]
+        follower = worker.follower
+        if isinstance(follower, Reactor):
+            await worker.between_pages(lambda: follower.skip(key, done))
+        elif await self._control.write(*done, self._control.skip(self._board.skips)):
+            self._supervisor.wake()
+        return None
 
     async def _merge(self, request: Request, first: Share) -> Act | None:
         seconds = [share for share in self._supervisor.workers if follows(first, share)]
         if not seconds:
             # Whoever has it now is about to give it up; the last partition has none behind it.
             last = first.partition.end == SLOTS
-            return self._act(request, first, False, "There is no partition behind this one.", 0) if last else None
+            return self._act(request, first, False, "There is no partition behind this one.") if last else None
         (second,) = seconds
         async with self._supervisor.taken_off(first, second) as (one, other):
             followers = [one.follower, other.follower]
             at = [await follower.open() for follower in followers]
-            for follower, position in zip(followers, at, strict=True):
-                await self._bring_to(follower, position, max(at))
+            try:
+                for follower, position in zip(followers, at, strict=True):
+                    await self._bring_to(follower, position, max(at))
+            except FoldFailed as error:
+                return self._act(request, first, False, f"The two cannot be brought to one position: {error}.")
             merged = Partition(first.partition.first, second.partition.end)
             await self._views.repartition(self._model(first), [first.partition, second.partition], [merged])
         self._supervisor.wake()
-        return self._act(request, first, True, f"Merged into {merged.name}.", 0)
+        return self._act(request, first, True, f"Merged into {merged.name}.")
 
     async def _bring_to(self, follower: Projector | Reactor | object, position: int, target: int) -> None:
         """Let a follower take the log up to a position."""
@@ -127,11 +165,13 @@ class Requests:
             upto = min(page.upto, target)
             await follower.apply(Slice(events, upto, page.head), position)
             position = upto
+            # Stores on this machine answer at once: others on this loop have their turn.
+            await asyncio.sleep(0)
 
     def _model(self, share: Share) -> ReadModel:
         return self._supervisor.model(share)
 
-    def _act(self, request: Request, share: Share, done: bool, outcome: str, position: int) -> Act:
+    def _act(self, request: Request, share: Share, done: bool, outcome: str, position: int = 0) -> Act:
         version = self._supervisor.version(share.name)
         return Act(
             request.what,
@@ -145,3 +185,22 @@ class Requests:
             version,
             position,
         )
+
+
+def _is_meant(share: Share, request: Request) -> bool:
+    """Whether a partition is what a request is about, or what it has become by it: parted, or merged with the next."""
+    try:
+        meant = partition_named(request.key)
+    except ValueError:
+        return False
+    here = share.partition
+    if request.what == "split":
+        return here == meant or here in _halves(meant)[:1]
+    return here == meant or (here.first == meant.first and here.end > meant.end)
+
+
+def _halves(partition: Partition) -> Sequence[Partition]:
+    try:
+        return partition.halves()
+    except ValueError:
+        return ()

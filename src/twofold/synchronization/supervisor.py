@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
-from twofold.synchronization.control import Board, Control, Generation, Lease
+from twofold.synchronization.control import Board, Control, Generation, Lease, followed
+from twofold.synchronization.follower import Skips
 from twofold.synchronization.plan import Plan, plan
 from twofold.synchronization.presence import BEATS, Presence
 from twofold.synchronization.share import Share
@@ -19,8 +20,6 @@ from twofold.world import World
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-
-Skips = frozenset[tuple[str, Position]]
 
 
 class Crew(Protocol):
@@ -78,12 +77,14 @@ class Supervisor:
         self._prepared: set[tuple[str, int]] = set()
         self._epochs: dict[Share, int] = {}
         self._busy: set[Share] = set()
+        self._skips_seen = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.presence = Presence(
             board,
             world,
             name=name,
+            follows=tuple(followed(each, versions.get(each, 0)) for each in (*versions, *policies)),
             visitor=only is not None,
             lease_seconds=lease_seconds,
             exclusive=exclusive,
@@ -139,6 +140,11 @@ class Supervisor:
         await self._claim(todo.claim, checkpoints)
         mine = [share for share in shares if share in self._epochs and share not in self._busy]
         await self._run_workers(mine, checkpoints)
+        if self.board.skips != self._skips_seen:
+            skips = await self._skips()
+            for worker in self.workers.values():
+                worker.skip(skips)
+            self._skips_seen = self.board.skips
         await self._looked(self.board, checkpoints)
 
     def owner(self, share: Share) -> str | None:
@@ -241,13 +247,17 @@ class Supervisor:
         return owner if owner and self.presence.alive(owner) else None
 
     def _plan(self, shares: Sequence[Share], owners: Mapping[Share, str | None]) -> Plan:
-        """Policies are shared out among all nodes, the rest among those that have the same read store."""
+        """Each share goes to one of the nodes that can follow for it, those of the same nodes evenly among them."""
         me, reserved = self.presence.node, self._reserved(shares, owners)
-        mine = [share for share in shares if self._only is None or share.name in self._only]
+        among: dict[tuple[str, ...], list[Share]] = {}
+        for share in shares:
+            if self._only is None or share.name in self._only:
+                what = followed(share.name, self.version(share.name))
+                nodes = self.presence.nodes(self.board, what, policy=share.kind == "policy")
+                among.setdefault(tuple(sorted(nodes)), []).append(share)
         todo = Plan([], [])
-        for policies in (False, True):
-            some = [share for share in mine if (share.kind == "policy") == policies]
-            part = plan(some, owners, me, self.presence.nodes(self.board, policies=policies), reserved)
+        for these, some in among.items():
+            part = plan(some, owners, me, these, reserved)
             todo = Plan([*todo.claim, *part.claim], [*todo.release, *part.release])
         return todo
 

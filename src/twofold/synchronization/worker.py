@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Conflict, Refused, Unavailable
-from twofold.synchronization.follower import Follower, State
+from twofold.synchronization.follower import Follower, Skips, State
 from twofold.world import World
 from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
@@ -20,19 +20,44 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
 _RATE_SECONDS = 5.0
+_WORSE: Sequence[State] = ("live", "catching-up", "elsewhere", "waiting", "retrying", "stopped")
 _REST = 2.0
 _PAGE_BYTES = 8 * 1024 * 1024
 _LONGEST_REST = 0.01
 
 
 class Member:
-    """A follower on its way, and the position it has reached."""
+    """A follower on its way: the position it has reached, and how it fares.
+
+    One that fails rests for a while, longer each time, and the others of its worker go on.
+    """
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self.position: Position = 0
         self.types = frozenset(kind for item in follower.query.items for kind in item.types)
         self.reopen = False
+        self.failures = 0
+        self.state: State = "catching-up"
+        self.error: str | None = None
+        self.rests_until = 0.0
+        self.to_skip: Skips | None = None
+
+    def ready(self, now: float) -> bool:
+        """Whether it may go on."""
+        return self.rests_until <= now and not self.reopen
+
+    def failed(self, state: State, error: Exception, until: float) -> None:
+        """It could not go on, and is tried again at a moment of the monotonic clock."""
+        self.state = state
+        self.error = f"{type(error).__name__}: {error}"
+        self.rests_until = until
+
+    def went_on(self, *, live: bool) -> None:
+        """What it could not do it has done, or there is nothing to do."""
+        # Only here: a follower that stands still may not look alive each time it tries again.
+        self.state, self.error = "live" if live else "catching-up", None
+        self.failures, self.rests_until = 0, 0.0
 
     def part(self, page: Slice, whole: bool) -> Slice:
         """What of a page is news to this follower; `whole` says that all of it is of its types."""
@@ -71,8 +96,6 @@ class Worker:
         begin: Callable[[], None] | None = None,
     ) -> None:
         self.members = [Member(each) for each in followers]
-        self.state: State = "catching-up"
-        self.error: str | None = None
         self._query = _union(followers)
         self._store = store
         self._world = world
@@ -85,7 +108,7 @@ class Worker:
         self._held = held
         self._begin = begin
         self._stopping = False
-        self._failing: Member | None = None
+        self._waiting = False
         self._asked: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -103,6 +126,21 @@ class Worker:
         return min(member.position for member in self.members)
 
     @property
+    def state(self) -> State:
+        """How the one that fares worst is doing."""
+        return "waiting" if self._waiting else max((each.state for each in self.members), key=_WORSE.index)
+
+    @property
+    def error(self) -> str | None:
+        """What keeps the one that fares worst."""
+        return max(self.members, key=lambda each: _WORSE.index(each.state)).error
+
+    def error_of(self, name: str, generation: int) -> str | None:
+        """What keeps the partitions of one generation, if anything does."""
+        mine = [each for each in self.members if (each.follower.name, each.follower.generation) == (name, generation)]
+        return next((each.error for each in mine if each.error is not None), None)
+
+    @property
     def ended(self) -> bool:
         """Whether it runs no more though nobody stopped it: it takes no page and answers nobody, ever."""
         return self._task is not None and self._task.done() and not self._stopping
@@ -116,7 +154,7 @@ class Worker:
             try:
                 member.position = await member.follower.open()
             except (Conflict, Unavailable) as error:
-                self._failed("retrying", error)
+                member.failed("retrying", error, self._world.monotonic())
                 member.reopen = True
         names = ", ".join(member.follower.name for member in self.members)
         self._task = asyncio.create_task(self._run(), name=f"twofold-{names}")
@@ -139,6 +177,8 @@ class Worker:
 
     async def between_pages(self, do: Callable[[], Awaitable[T]]) -> T:
         """The result of `do`, run while no page is under way. Unavailable where the worker ends before."""
+        if self._stopping or self.ended:
+            raise Unavailable("The follower was stopped before it came to this. Ask again.")
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked.append((do, answer))
         self._wake.set()
@@ -150,39 +190,69 @@ class Worker:
                 raise Unavailable("The follower was stopped before it came to this. Ask again.") from None
             raise
 
+    def skip(self, skips: Mapping[str, Skips]) -> None:
+        """Pass over what operators have said to pass over, by projection; as soon as it can be done."""
+        for member in self.members:
+            member.to_skip = skips.get(member.follower.name)
+        self._wake.set()
+
     def rate(self) -> float:
         """Events per second over the last few seconds."""
         self._forget_before(self._world.monotonic() - _RATE_SECONDS)
         return sum(count for _, count in self._done) / _RATE_SECONDS
 
     async def _run(self) -> None:
-        failures = 0
         while not self._stopping:
             try:
+                # First of all where they are: what is asked for is done on top of that.
+                await self._open_again()
+                await self._pass_over()
                 await self._answer()
-                await self._step(careful=failures > self._retries)
-                failures = 0
-                self.error = None
-            except Conflict as error:
-                # Someone else moved a checkpoint: look where it is now before going on.
-                self._failed("retrying", error)
-                self._reopen()
-                await self._pause(1)
-            except Unavailable as error:
-                self._failed("retrying", error)
-                await self._pause(1)
-            except Exception as error:
-                failures += 1
-                # Careful steps that fail cannot even be parked: the follower stands still, visibly, and keeps trying.
-                stuck = failures > self._retries + 1
-                self._failed("stopped" if stuck else "retrying", error)
-                if failures == 1 or failures == self._retries + 2:
-                    log.exception("%s failed at position %d", self._name(), self.position + 1)
-                await self._pause(failures)
+                await self._step()
+            except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                # What concerns all of them: the log cannot be read.
+                self._note(self.members, error)
+            await self._pause()
+
+    async def _open_again(self) -> None:
+        for member in self.members:
+            if member.reopen and member.rests_until <= self._world.monotonic():
+                try:
+                    member.position = await member.follower.open()
+                    member.reopen = False
+                except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                    self._note([member], error)
+
+    async def _pass_over(self) -> None:
+        now = self._world.monotonic()
+        for member in self.members:
+            if member.to_skip is not None and member.ready(now):
+                try:
+                    await member.follower.pass_over(member.to_skip, member.position)
+                    member.to_skip = None
+                except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                    self._note([member], error)
+
+    def _note(self, members: Sequence[Member], error: Exception) -> None:
+        """Let them rest for as long as they have failed in a row."""
+        now = self._world.monotonic()
+        for member in members:
+            if isinstance(error, Conflict | Unavailable):
+                # Someone else may have moved the checkpoint: look where it is now before going on.
+                member.reopen = member.reopen or isinstance(error, Conflict)
+                member.failed("retrying", error, now + FIRST_PAUSE)
+                continue
+            member.failures += 1
+            # Careful steps that fail cannot even be parked: the follower stands still, visibly, and keeps trying.
+            stuck = member.failures > self._retries + 1
+            pause = min(FIRST_PAUSE * 2 ** min(member.failures - 1, 10), LONGEST_PAUSE)
+            member.failed("stopped" if stuck else "retrying", error, now + pause)
+            if member.failures in (1, self._retries + 2):
+                log.error("%s failed at position %d", member.follower.name, member.position + 1, exc_info=error)
 
     async def _answer(self) -> None:
         """Do what was asked for between two pages."""
-        while self._asked:
+        while self._asked and not any(member.reopen for member in self.members):
             do, answer = self._asked.popleft()
             try:
                 done = await do()
@@ -198,37 +268,45 @@ class Worker:
             else:
                 if not answer.done():
                     answer.set_result(done)
+            for member in self.members:
+                # What kept it may be out of its way now.
+                member.rests_until = 0.0
 
-    async def _step(self, *, careful: bool) -> None:
-        if not self._held():
-            self.state = "waiting"
+    async def _step(self) -> None:
+        self._waiting = not self._held()
+        if self._waiting:
             await self._world.sleep(self._poll)
             return
-        for member in self.members:
-            if member.reopen:
-                member.position = await member.follower.open()
-                member.reopen = False
-        position = self.position
+        now = self._world.monotonic()
+        ready = [member for member in self.members if member.ready(now)]
+        if not ready:
+            return
+        position = min(member.position for member in ready)
         page = await self._read(position)
         if page.upto <= position:
-            self.state, self.error = "live", None
-            await self._store.wait(position, self._poll)
+            for member in ready:
+                if member.position <= position:
+                    member.went_on(live=True)
+            rests = [member.rests_until - now for member in self.members if member not in ready]
+            await self._store.wait(position, max(0.0, min([self._poll, *rests])))
             return
         self._look_ahead(page)
-        if self.state == "live" and page.upto < page.head:
-            self.state = "catching-up"
         began = self._world.monotonic()
         if self._begin is not None:
             self._begin()
-        for member in self.members:
+        for member in ready:
             if member.position < page.upto:
-                await self._take(member, member.part(page, len(self.members) == 1), careful=careful)
-        # Only now: a follower that stands still may not look alive each time it tries again.
-        self.state = "live" if page.upto == page.head else "catching-up"
+                try:
+                    await self._take(member, member.part(page, len(self.members) == 1))
+                except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                    # The others need not wait for this one.
+                    self._note([member], error)
+                else:
+                    member.went_on(live=page.upto == page.head)
         # Others run on this loop too: commands first of all. A follower that is up to date rests twice as long as it
         # has worked; what is written meanwhile comes as one page, and is saved at the cost of one.
         worked = self._world.monotonic() - began
-        await self._world.sleep(min(_REST * worked, _LONGEST_REST) if self.state == "live" else 0)
+        await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
 
     async def _read(self, position: Position) -> Slice:
         ahead, self._ahead = self._ahead, None
@@ -249,14 +327,11 @@ class Worker:
         reading = asyncio.ensure_future(self._store.read(self._query, page.upto, self._limit))
         self._ahead = _Ahead(page.upto, self._store.identity, reading)
 
-    async def _take(self, member: Member, page: Slice, *, careful: bool) -> None:
-        if careful and self._failing is member:
+    async def _take(self, member: Member, page: Slice) -> None:
+        if member.failures > self._retries:
             await self._one_by_one(member, page)
-            self._failing = None
             return
-        self._failing = member
         await member.follower.apply(page, member.position)
-        self._failing = None
         self._advance(member, page.upto, len(page.events))
 
     async def _one_by_one(self, member: Member, page: Slice) -> None:
@@ -286,28 +361,17 @@ class Worker:
         while self._done and self._done[0][0] < moment:
             self._done.popleft()
 
-    def _reopen(self) -> None:
-        for member in self.members:
-            if self._failing in (None, member):
-                member.reopen = True
-
-    def _failed(self, state: State, error: Exception) -> None:
-        self.state = state
-        self.error = f"{type(error).__name__}: {error}"
-
-    async def _pause(self, failures: int) -> None:
+    async def _pause(self) -> None:
+        """Where all rest, until the first of them is to be tried again, or somebody asks for something."""
         self._wake.clear()
-        if self._asked:
+        pause = min(member.rests_until for member in self.members) - self._world.monotonic()
+        asked = self._asked and not any(member.reopen for member in self.members)
+        if pause <= 0 or asked or self._stopping:
             return
         try:
-            pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE)
             await self._world.within(pause, self._wake.wait())
         except TimeoutError:
             return
-
-    def _name(self) -> str:
-        failing = self._failing or self.members[0]
-        return failing.follower.name
 
 
 def _union(followers: Sequence[Follower]) -> EventQuery:
