@@ -52,15 +52,18 @@ class Projections:
         running.supervisor.wake()
         return numbers
 
-    async def switch(self, name: str, *, force: bool = False, actor: str | None = None) -> int:
+    async def switch(
+        self, name: str, *, generation: int | None = None, force: bool = False, actor: str | None = None
+    ) -> int:
         """Let the generation that was built serve, and keep the other as the way back. The number of the new one.
 
         InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
-        `force`); Unavailable where it has not come as far as that one.
+        `force`); Conflict where it is another one than `generation`, where that is given: what was looked at;
+        Unavailable where it has not come as far as the one that serves.
         """
         self._check(name)
         running = self._open()
-        number = await running.builds.switch(name, force=force, actor=actor)
+        number = await running.builds.switch(name, generation=generation, force=force, actor=actor)
         running.supervisor.wake()
         return number
 
@@ -189,7 +192,8 @@ class Projections:
         running = self._open()
         number = f"{running.control.now()}-{self._world.new_id()}"
         views = running.control.views if name in self._names else ""
-        wanted = Request(what, name, key, actor, running.control.now(), views)
+        version = running.supervisor.version(name)
+        wanted = Request(what, name, key, actor, running.control.now(), views, version)
         if not await running.control.write(running.control.request(number, wanted, 0)):
             raise Unavailable("Another request has this one's id. Ask again.")
         running.supervisor.wake()

@@ -116,6 +116,22 @@ def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_be
         assert overview(tmp_path)[1]["builds"] == []
 
 
+@pytest.mark.parametrize(
+    ("parks", "told"),
+    [("key", "bad is set aside at position 2: "), ("partition", "halted before position 2 (bad): ")],
+)
+def test_what_a_build_has_set_aside_is_told_with_its_error(tmp_path: Path, parks: str, told: str) -> None:
+    (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", f'key=NoteId, parks="{parks}")]'))
+    with serving(tmp_path) as (_, at):
+        for note, text in (("good", "hi"), ("bad", "cannot be folded"), ("after", "hi")):
+            write(at["url"], note, text)
+        operate(at["url"], "rebuild")
+        while not (seen := overview(tmp_path)[1]["builds"]) or not seen[0]["error"]:
+            pass
+        assert seen[0]["error"] == f"{told}ValueError: not this one"
+        assert f"pages, generation 2:\n  {seen[0]['error']}\n" in run(tmp_path, "projections").stdout
+
+
 def test_the_newest_version_is_shown_and_with_the_app_that_of_the_app(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, at):
         ask(at["url"], "n1", write(at["url"], "n1"))

@@ -150,7 +150,8 @@ def test_a_build_can_be_left_for_later_and_several_are_built_and_switched_togeth
     code, said = run_json(folder, "rebuild", "app:app", "pages")
     assert (code, said["data"][0]["generation"], said["data"][0]["serves"]) == (0, 2, True)
     code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
-    assert (code, [each["serves"] for each in said["data"]]) == (0, [True, True])
+    assert (code, [each["serves"] for each in said["data"]]) == (3, [True, True])
+    assert [each["kept"] for each in said["data"]] == [1, None], "nothing was built of the first"
     code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
     assert (code, said["error"]["field"]) == (2, "name")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.http import bank
@@ -12,7 +13,7 @@ from tests.http.bank import SHORT, Balance, BalanceOf, Deposit
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.test_security import REFUSED, filled
 from tests.synchronization.counting import until
-from twofold import App, Module, Policy, Projection, WiringError
+from twofold import App, InvalidMessage, Module, Policy, Projection, WiringError
 from twofold.http import asgi
 from twofold.http.projections import VERBS
 
@@ -222,7 +223,12 @@ async def test_a_generation_is_built_switched_to_gone_back_from_and_dropped(insi
     assert (await do(inside, "balances", "rebuild", {}))["generations"] == {"balances": 2}
     assert (await do(inside, "balances", "rebuild", {}))["generations"] == {"balances": 2}, "it goes on with that one"
     await until(lambda: built(inside), "built")
-    assert await do(inside, "balances", "switch", {"force": True}) == {"name": "balances", "generation": 2}
+    other = await do(inside, "balances", "switch", {"generation": 3}, 409)
+    assert "but 2" in other["detail"]
+    assert await do(inside, "balances", "switch", {"generation": 2, "force": True}) == {
+        "name": "balances",
+        "generation": 2,
+    }
     assert (await do(inside, "balances", "rebuild", {}, 400))["detail"].endswith("Drop it first.")
     await until(lambda: serves(inside, 2), "the new one serves")
     assert (await do(inside, "balances", "back", {}))["generation"] == 1
@@ -254,6 +260,33 @@ async def test_several_are_built_in_one_pass_and_unknown_ones_refused_before_any
     problem(await inside.post("/projections/rebuild", json={"names": []}), 400)
     begun = await inside.post("/projections/rebuild", json={"names": ["balances", "balances"]})
     assert begun.json() == {"generations": {"balances": 2}}
+
+
+async def test_none_of_several_is_begun_where_an_earlier_generation_is_kept_of_one() -> None:
+    class Sum(msgspec.Struct, frozen=True):
+        cents: int = 0
+
+    def add(row: Sum | None, event: bank.Moved) -> Sum:
+        return Sum((row.cents if row else 0) + event.cents)
+
+    projections = [
+        Projection("balances", bank.balance_of, key=bank.AccountId),
+        Projection("sums", add, key=bank.AccountId),
+    ]
+    module = Module("m", events=[bank.Moved], projections=projections)
+    async with App(module, store="memory:", views="memory:") as app:
+        transport = httpx.ASGITransport(asgi(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+            await do(http, "balances", "rebuild", {})
+            await until(lambda: built(http), "built")
+            await do(http, "balances", "switch", {"generation": 2})
+            for names in (["sums", "balances"], ["balances", "sums"]):
+                told = problem(await http.post("/projections/rebuild", json={"names": names}), 400)
+                assert told["detail"].endswith("Drop it first.")
+                with pytest.raises(InvalidMessage, match="'balances' that served before is still kept"):
+                    await app.projections.rebuild(names)
+            assert await acts(http, "sums") == []
+            assert (await http.get("/projections/sums")).json()["builds"] == []
 
 
 # ---------------------------------------------------------------------------------------------------------- partitions
@@ -290,6 +323,8 @@ async def partitions(http: httpx.AsyncClient, count: int) -> bool:
         ("skip", {"key": "a", "kee": "b"}, "kee"),
         ("repair", {"key": None}, "key"),
         ("switch", {"force": "yes"}, "force"),
+        ("switch", {"generation": "2"}, "generation"),
+        ("switch", {"generation": 0}, "generation"),
         ("rebuild", {"name": "x"}, "name"),
         ("split", {}, "partition"),
         ("split", {"partition": "half"}, "partition"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from twofold.cli.outcome import printable
 from twofold.cli.progress import Bars
 from twofold.cli.verbs import By, Seen
 from twofold.domain.events import Position
@@ -10,6 +11,8 @@ from twofold.errors import Conflict, Unavailable
 POLL = 0.2
 STALLED = 60.0
 """Seconds after which a build that has not moved, though the log goes on, is reported instead of waited for."""
+FAILING = 15.0
+"""The same where it tells an error: longer than it takes to try an event again and set its key aside."""
 
 
 async def until_built(by: By, numbers: Mapping[str, int]) -> None:
@@ -28,11 +31,12 @@ async def until_built(by: By, numbers: Mapping[str, int]) -> None:
             for name, position in at.items():
                 build = seen.build(name, "building")
                 parked = f"{build.parked} parked" if build is not None and build.parked else ""
-                bars.come(name, max(position, 0), seen.head, parked)
+                error = (build.error or "") if build is not None and position >= 0 else ""
+                bars.come(name, max(position, 0), seen.head, parked, error)
                 if position != moved[name][0] or position >= seen.head:
                     moved[name] = position, world.monotonic()
-                elif world.monotonic() - moved[name][1] > STALLED:
-                    raise Unavailable(_still(name, numbers[name], position, seen.head, parked))
+                elif (still := world.monotonic() - moved[name][1]) > (FAILING if error else STALLED):
+                    raise Unavailable(_still(name, numbers[name], position, seen.head, still, parked, error))
             if wanted is not None and min(at.values(), default=wanted) >= wanted:
                 return
             wanted = seen.head
@@ -51,9 +55,10 @@ def _position(seen: Seen, name: str, number: int, before: Position) -> Position:
     return before
 
 
-def _still(name: str, number: int, position: Position, head: Position, parked: str) -> str:
+def _still(name: str, number: int, position: Position, head: Position, seconds: float, parked: str, error: str) -> str:
     where = "has not been begun" if position < 0 else f"stands still at {position:,} of {head:,} events"
-    return (
-        f"Generation {number} of '{name}' {where} for {STALLED:.0f} s{f', {parked}' if parked else ''}. `twofold "
-        "projections` shows what it waits for; call this again to go on."
-    )
+    told = f"Generation {number} of '{name}' {where} for {seconds:.0f} s{f', {parked}' if parked else ''}"
+    if error:
+        why = printable(error.rstrip("."))
+        return f"{told}: {why}. Mend that, and call this again to go on; or give it up with --drop."
+    return f"{told}. `twofold projections` shows what it waits for; call this again to go on."

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from twofold.cli.outcome import printable
 from twofold.world import World
 
 _STEPS = 10
+_LONGEST = 200
 
 
 class Bars:
@@ -24,6 +26,7 @@ class Bars:
         self._began = 0.0
         self._first: dict[str, int] = {}
         self._told: dict[str, int] = {}
+        self._failing: dict[str, str] = {}
         self._tasks: dict[str, TaskID] = {}
         console = Console(stderr=True)
         self._progress = Progress(
@@ -32,7 +35,7 @@ class Bars:
             _Count(),
             _Rate(unit),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=5.0,
@@ -49,16 +52,21 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def come(self, label: str, done: int, total: int, note: str = "") -> None:
-        """So many of so many are done."""
+    def come(self, label: str, done: int, total: int, note: str = "", error: str = "") -> None:
+        """So many of so many are done. `error` is what keeps it from going on."""
         task = self._tasks[label]
+        error = _line(error)
         if label not in self._first:
             self._first[label] = done
             # What an earlier run did is no part of this run's rate.
             self._progress.reset(task, total=total, completed=done, note=note)
         if not self._progress.disable:
-            self._progress.update(task, total=total, completed=done, note=note)
-        elif (step := _STEPS * done // max(1, total)) > self._told.get(label, -1):
+            self._progress.update(task, total=total, completed=done, note=", ".join(filter(None, [note, error])))
+            return
+        if error and error != self._failing.get(label):
+            click.echo(f"{label}: {error}", err=True)
+        self._failing[label] = error
+        if (step := _STEPS * done // max(1, total)) > self._told.get(label, -1):
             self._told[label] = step
             rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._began)
             words = [f"{label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
@@ -75,6 +83,12 @@ class Bar(Bars):
     def reached(self, done: int, total: int, note: str = "") -> None:
         """So many of so many are done."""
         self.come(self._label, done, total, note)
+
+
+def _line(text: str) -> str:
+    """What has room behind a bar, and cannot drive a terminal."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 class _Count(ProgressColumn):

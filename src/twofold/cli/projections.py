@@ -136,6 +136,9 @@ def _lines(overview: Overview) -> list[str]:
             behind = f" ({parked.waiting} more events wait behind it)" if parked.waiting else ""
             lines += ["", f"{each.name} set {parked.key} aside at position {parked.position}{behind}:"]
             lines.append(f"  {parked.error}")
+    for build in overview.builds:
+        if build.error is not None:
+            lines += ["", f"{build.name}, generation {build.generation}:", f"  {build.error}"]
     return [printable(line) for line in lines]
 
 

@@ -27,14 +27,16 @@ _PATIENCE = 30.0
 class Rebuilt(msgspec.Struct, frozen=True):
     """What came of one projection: its `generation` that was built, and whether it `serves` now.
 
-    `comparison` is None where nobody wanted it, and where it served already: an earlier call was broken off behind the
-    switch, or somebody else has switched.
+    `comparison` is None where nobody wanted it, and where it served already: somebody else has switched. `kept` is
+    None, unless nothing was built of this one: `generation` serves since an earlier call, be it one that was broken off
+    or one of last week, and `kept` stands in the way of another.
     """
 
     name: str
     generation: int
     serves: bool
     comparison: Comparison | None = None
+    kept: int | None = None
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -146,30 +148,35 @@ class _Rebuild:
         self._force = force
 
     async def run(self, by: By) -> int:
-        """Build, compare, switch; 3 where something differs and was not switched to."""
+        """Build, compare, switch; 3 where something differs and was not switched to, or could not be built."""
         seen = await by.look()
-        done = self._done(seen)
-        numbers = await by.rebuild([name for name in self.names if name not in done])
+        kept = self._kept(seen)
+        numbers = await by.rebuild([name for name in self.names if name not in kept])
         await until_built(by, numbers)
         rebuilt: list[Rebuilt] = []
         for name in self.names:
-            rebuilt.append(await self._finish(by, name, numbers.get(name, seen.serving.get(name, 0))))
+            if name in kept:
+                rebuilt.append(Rebuilt(name, seen.serving[name], True, kept=kept[name]))
+            else:
+                rebuilt.append(await self._finish(by, name, numbers[name]))
             self._tell(rebuilt[-1])
         if self.as_json:
             emit(rebuilt)
-        refused = [each for each in rebuilt if self._switching and not each.serves]
-        return Exit.UNHEALTHY if refused else Exit.OK
+        left = [each for each in rebuilt if each.kept is not None or (self._switching and not each.serves)]
+        return Exit.UNHEALTHY if left else Exit.OK
 
-    def _done(self, seen: Seen) -> list[str]:
-        """The names that an earlier call, which was broken off before it had done all, has switched.
+    def _kept(self, seen: Seen) -> dict[str, int]:
+        """The generations that stand in the way of another one, by name.
 
-        InvalidMessage where no call was, but an earlier generation is kept: nothing is begun then.
+        Where one of the others is under way, an earlier call may have been broken off behind its first switch: this one
+        goes on with the rest. InvalidMessage where none is: nothing is begun then.
         """
-        kept = [name for name in self.names if seen.build(name, "kept") and not seen.build(name, "building")]
+        builds = {name: seen.build(name, "kept") for name in self.names if not seen.build(name, "building")}
+        kept = {name: build.generation for name, build in builds.items() if build is not None}
         if kept and not any(seen.build(name, "building") for name in self.names):
             raise InvalidMessage(
-                f"The generation of '{kept[0]}' that served before is still kept, as the way back. Drop it first: add "
-                f"--drop to this command, with {' '.join(kept)} alone.",
+                f"The generation of '{next(iter(kept))}' that served before is still kept, as the way back. Drop it "
+                f"first: add --drop to this command, with {' '.join(kept)} alone.",
                 field="name",
             )
         return kept
@@ -181,10 +188,9 @@ class _Rebuild:
         comparison = await self._compare(by, seen, name, number) if self._comparing else None
         if comparison is not None:
             self._tell_comparison(comparison)
-        switch = self._switching and await self._may_switch(name, comparison)
-        if switch:
-            await self._switch(by, name)
-        return Rebuilt(name, number, switch, comparison)
+        if not (self._switching and await self._may_switch(name, comparison)):
+            return Rebuilt(name, number, False, comparison)
+        return Rebuilt(name, await self._switch(by, name, number), True, comparison)
 
     async def _compare(self, by: By, seen: Seen, name: str, new: int) -> Comparison:
         settings = self._settings
@@ -210,22 +216,35 @@ class _Rebuild:
             return False
         return await _confirmed(f"Switch {name} to generation {comparison.new} all the same?")
 
-    async def _switch(self, by: By, name: str) -> None:
-        """Under load the new generation is now and then a moment behind the one that serves: try again."""
+    async def _switch(self, by: By, name: str, number: int) -> int:
+        """Let the generation serve that was compared, and no other; which one does.
+
+        Under load it is now and then a moment behind the one that serves: try again. Conflict where somebody has put
+        another one in its place meanwhile.
+        """
         deadline = by.world.monotonic() + _PATIENCE
         while True:
             try:
-                await by.switch(name, force=self._force)
-                return
+                return await by.switch(name, generation=number, force=self._force)
             except Unavailable:
                 if by.world.monotonic() >= deadline:
                     raise
+            except InvalidMessage:
+                # Somebody else has switched to it meanwhile, or the answer to an earlier try was lost.
+                if (await by.look()).serving.get(name) == number:
+                    return number
+                raise
             await by.world.sleep(POLL)
 
     def _tell(self, done: Rebuilt) -> None:
         if self.as_json:
             return
-        if done.serves:
+        if done.kept is not None:
+            words = (
+                f"nothing was built. Generation {done.generation} serves since an earlier call, and {done.kept} is "
+                f"kept as the way back. If it is to be built anew, drop that first: --drop with {done.name} alone."
+            )
+        elif done.serves:
             words = (
                 f"generation {done.generation} serves; the one before is kept: --back goes back, --drop gives it up."
             )

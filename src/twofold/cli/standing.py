@@ -48,7 +48,11 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class BuildStanding(msgspec.Struct, frozen=True):
-    """How far a generation has come that does not serve ("building", "kept"), or serves older code ("serving")."""
+    """How far a generation has come that does not serve ("building", "kept"), or serves older code ("serving").
+
+    `error` says why a key is set aside, the first one of `parked`, or what a partition is halted by; None where no key
+    is.
+    """
 
     name: str
     generation: int
@@ -59,6 +63,7 @@ class BuildStanding(msgspec.Struct, frozen=True):
     rate: float
     parked: int
     owner: str | None
+    error: str | None = None
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -96,6 +101,16 @@ class _Seen(msgspec.Struct, frozen=True):
         return min((each.position for each in self.parts), default=0)
 
     @property
+    def error(self) -> str | None:
+        """Why a key is set aside: the one that others wait behind, if they do."""
+        halting = next((each for each in self.parked if each.position == self.halted), None)
+        if halting is not None:
+            return f"halted before position {halting.position} ({halting.key}): {halting.error}"
+        return next(
+            (f"{each.key} is set aside at position {each.position}: {each.error}" for each in self.parked), None
+        )
+
+    @property
     def owner(self) -> str | None:
         owners = {each.owner for each in self.parts}
         return self.builder or (owners.pop() if len(owners) == 1 else None)
@@ -128,6 +143,7 @@ async def overviews(
                 round(rates[key], 1),
                 len(seen.parked),
                 seen.owner,
+                seen.error,
             )
             for key, seen in now.items()
             if key not in served and seen.version

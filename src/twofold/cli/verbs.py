@@ -42,8 +42,8 @@ class By(Protocol):
         """How far everything is now."""
         ...
 
-    async def switch(self, name: str, *, force: bool) -> int:
-        """Let the build serve."""
+    async def switch(self, name: str, *, generation: int, force: bool) -> int:
+        """Let the build with this number serve; its number. Conflict where another one is under way."""
         ...
 
     async def back(self, name: str) -> int:
@@ -78,8 +78,8 @@ class _Visit:
         status = await self._app.status()
         return Seen(status.log, status.head, _serving(status.followers), status.builds)
 
-    async def switch(self, name: str, *, force: bool) -> int:
-        return await self._app.projections.switch(name, force=force, actor=who())
+    async def switch(self, name: str, *, generation: int, force: bool) -> int:
+        return await self._app.projections.switch(name, generation=generation, force=force, actor=who())
 
     async def back(self, name: str) -> int:
         return await self._app.projections.back(name, actor=who())
@@ -102,8 +102,9 @@ class _Asked:
         status = msgspec.convert(self._there.get("/status"), _Status)
         return Seen(status.log, status.head, _serving(status.followers), status.builds)
 
-    async def switch(self, name: str, *, force: bool) -> int:
-        return int(self._there.post(f"{_place(name)}/switch", {"force": force})["generation"])
+    async def switch(self, name: str, *, generation: int, force: bool) -> int:
+        wanted = {"generation": generation, "force": force}
+        return int(self._there.post(f"{_place(name)}/switch", wanted)["generation"])
 
     async def back(self, name: str) -> int:
         return int(self._there.post(f"{_place(name)}/back")["generation"])

@@ -97,8 +97,10 @@ class Several(msgspec.Struct, frozen=True):
 
 
 class Switching(msgspec.Struct, frozen=True):
-    """`force`: although it has parked keys that the one that serves has not."""
+    """`generation`: only if this is the one that was built. `force`: although it has parked keys that the one that
+    serves has not."""
 
+    generation: Annotated[int, msgspec.Meta(ge=1)] | None = None
     force: bool = False
 
 
@@ -128,7 +130,7 @@ async def _rebuild(app: App, name: str, body: Nothing, _: float) -> Begun:
 
 
 async def _switch(app: App, name: str, body: Switching, _: float) -> Serving:
-    return Serving(name, await app.projections.switch(name, force=body.force))
+    return Serving(name, await app.projections.switch(name, generation=body.generation, force=body.force))
 
 
 async def _back(app: App, name: str, body: Nothing, _: float) -> Serving:
