@@ -13,6 +13,7 @@ from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import hints_of
 from twofold.errors import Unavailable, UnknownMessage, WiringError
 from twofold.query_service.of_log import OfLog
+from twofold.query_service.switches import Late, Switches
 from twofold.query_service.unfollowed import Unfollowed
 from twofold.query_service.view import View
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
@@ -54,7 +55,7 @@ class QueryService:
     """Answers typed queries from the read store, or for live and inline projections from the write store.
 
     `models` tells by projection which generation serves now; it may change at any time. What has been answered from one
-    generation is never followed by an older answer from the next.
+    generation is never followed by an older answer from the next: it is waited for as for a position.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class QueryService:
         self._models = models
         self._of_log = OfLog(projections, events)
         self._log: WriteStore | None = None
-        self._answered: dict[str, Position] = {}
+        self._switches = Switches(projections)
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
         self._world = world
@@ -82,7 +83,7 @@ class QueryService:
     def begin(self, log: WriteStore) -> None:
         """Answer from this log, and forget what was answered before: another run may know another history."""
         self._log = log
-        self._answered.clear()
+        self._switches.forget()
 
     def moved(self) -> None:
         """A hint that some read model has come further."""
@@ -99,15 +100,18 @@ class QueryService:
         deadline = self._world.monotonic() + timeout
         while True:
             moved = self._moved
-            async with AsyncExitStack() as opened:
-                asked = await self._open(function, store, opened)
-                models = {parameter: model for parameter, (model, _) in asked.items()}
-                progress = {parameter: await snapshot.progress(model) for parameter, (model, snapshot) in asked.items()}
-                position = min((each.position for each in progress.values()), default=at_least)
-                late = self._late(models, progress, at_least)
-                if late is None:
-                    self._answered |= {models[each].name: now.position for each, now in progress.items()}
-                    return await _ask(function, query, asked, progress, at_least, position)
+            models = {name: self._models[name] for name in function.views.values() if name not in self._of_log}
+            late = await self._switches.late(models, store, self._log)
+            if late is None:
+                async with AsyncExitStack() as opened:
+                    asked = await self._open(function, store, models, opened)
+                    progress = {each: await snapshot.progress(model) for each, (model, snapshot) in asked.items()}
+                    position = min((each.position for each in progress.values()), default=at_least)
+                    late = _late(asked, progress, at_least)
+                    if late is None:
+                        answered = await _ask(function, query, asked, progress, at_least, position)
+                        self._switches.answered(models)
+                        return answered
             left = deadline - self._world.monotonic()
             if left <= 0:
                 name, reached, wanted = late
@@ -118,7 +122,9 @@ class QueryService:
                 )
             await self._hint(moved, min(left, _POLL))
 
-    async def _open(self, function: QueryFunction, store: ReadStore, opened: AsyncExitStack) -> dict[str, Asked]:
+    async def _open(
+        self, function: QueryFunction, store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
+    ) -> dict[str, Asked]:
         """What each parameter stands for: a read model, all in one snapshot, or rows of the write store."""
         of_log: dict[str, Unfollowed] = {}
         if self._log is not None:
@@ -126,22 +132,10 @@ class QueryService:
         asked = {
             each: Asked(of_log[name].model, of_log[name]) for each, name in function.views.items() if name in of_log
         }
-        if len(asked) < len(function.views):
+        if models:
             snapshot = await opened.enter_async_context(store.snapshot())
-            followed = {each: name for each, name in function.views.items() if each not in asked}
-            asked |= {each: Asked(self._models[name], snapshot) for each, name in followed.items()}
+            asked |= {each: Asked(models[name], snapshot) for each, name in function.views.items() if name in models}
         return asked
-
-    def _late(
-        self, models: Mapping[str, ReadModel], progress: Mapping[str, Progress], at_least: Position
-    ) -> tuple[str, Position, Position] | None:
-        """The read model that is furthest behind: its name, where it is, and where it has to be. None if none is."""
-        behind = [
-            (models[each].name, now.position, max(at_least, self._answered.get(models[each].name, 0)))
-            for each, now in progress.items()
-        ]
-        late = [each for each in behind if each[1] < each[2]]
-        return min(late, key=lambda each: each[1], default=None)
 
     async def live(
         self, store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
@@ -178,6 +172,12 @@ class QueryService:
         if function.name in self.by_name:
             raise WiringError(f"Two queries share the name '{function.name}'; rename one of the types.")
         self.by_name[function.name] = function
+
+
+def _late(asked: Mapping[str, Asked], progress: Mapping[str, Progress], at_least: Position) -> Late | None:
+    """The read model that is furthest behind what was asked for; None if none is."""
+    behind = [(asked[each].model.name, now.position, at_least) for each, now in progress.items()]
+    return min((each for each in behind if each[1] < at_least), key=lambda each: each[1], default=None)
 
 
 async def _ask(
