@@ -73,14 +73,14 @@ export function showWork(status) {
   }
 }
 
-function build({ name, generation, state, lag, seconds_left: left, parked: aside }) {
+function build({ name, generation, state, lag, seconds_left: left, parked: aside, error }) {
   const behind = lag ? `${number(lag)} events behind${left === null ? "" : `, about ${number(left)} s left`}` : "up to date";
-  const apart = aside ? `, ${number(aside)} set aside` : "";
+  const apart = `${aside ? `, ${number(aside)} set aside` : ""}${error ? `. It does not go on: ${error}` : ""}`;
   const drop = { label: "Give it up", sure: "Give it up for good?", name, verb: "drop", body: {} };
   const id = JSON.stringify([name, generation, state]);
   return state === "building"
     ? { id, text: `${name}: generation ${generation} is being built, ${behind}${apart}.`, actions: [
-        { label: "Switch to it", name, verb: "switch", body: {}, disabled: lag > 0 }, drop] }
+        { label: "Switch to it", name, verb: "switch", body: { generation }, disabled: lag > 0 }, drop] }
     : { id, text: `${name}: generation ${generation} served before and is kept, ${behind}${apart}.`, actions: [
         { label: "Go back to it", name, verb: "back", body: {}, disabled: lag > 0 }, drop] };
 }
