@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Counted, Totals, until
+from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, Totals, add_up, until
 from tests.synchronization.nodes import Cluster, folded, follows, happen, rows, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import RecordedEvent
 from twofold.domain.process import Policy
-from twofold.errors import Conflict
+from twofold.domain.projection import Projection
+from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.partition import shares as parts
 from twofold.synchronization.share import Share
@@ -249,3 +250,95 @@ def _each_in_order(cluster: Cluster) -> bool:
                 return False
             last[key] = kept.position
     return True
+
+
+async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_record_was_lost(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.app([totals(1)]) as app:
+        await happen(app, 5)
+        await until(lambda: caught_up(cluster), "caught up")
+        model: Any = cluster.views._models["totals", 1]
+        key, kept = next(iter(model.rows.items()))
+        model.rows[key] = type(kept)(type(kept.row)(key, 666, 6), kept.position, kept.repair)
+        save = cluster.views.save
+
+        async def slow(change: Any) -> None:
+            if change.rows:
+                await asyncio.sleep(0.3)
+            await save(change)
+
+        monkeypatch.setattr(cluster.views, "save", slow)
+        with pytest.raises(Unavailable, match="Nobody who follows"):
+            await app.projections.repair("totals", key, timeout=0.1)
+        await until(lambda: recorded(app, "repair"), "on record")
+        control: Any = app._running.control  # type: ignore[union-attr]
+        write, lost = control.write, iter([True])
+
+        async def loses(*writes: Any) -> bool:
+            if any(each.space == "acts" for each in writes) and next(lost, False):
+                raise Unavailable("away for a moment")
+            return bool(await write(*writes))
+
+        monkeypatch.setattr(control, "write", loses)
+        act = await app.projections.split("totals")
+        assert (act.done, next(lost, None)) == (True, None)
+        await until(lambda: follows(app) == {"0-2048", "2048-4096"}, "parted once")
+
+
+async def recorded(app: App, what: str) -> bool:
+    return any(each.what == what and each.done for each in (await app.projections.acts()).values())
+
+
+async def test_partitions_that_cannot_be_brought_to_one_position_are_not_merged_and_it_is_said_why(
+    cluster: Cluster,
+) -> None:
+    def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ArithmeticError("thirteen")
+        return add_up(row, event, counter)
+
+    halting = Projection("totals", poisoned, key=CounterId, parks="partition", partitions=2)
+    async with cluster.app([halting], fold_retries=0) as app:
+        await happen(app, 10)
+        await app.send(Count(["bad"], 13))
+        await happen(app, 10)
+        await until(lambda: one_stands(cluster), "one stands, the other goes on")
+        act = await app.projections.merge("totals", "0-2048")
+        assert not act.done
+        assert "thirteen" in act.outcome
+        await until(lambda: follows(app) == {"0-2048", "2048-4096"}, "both go on as they were")
+
+
+async def one_stands(cluster: Cluster) -> bool:
+    return sorted(each.progress.position for each in await cluster.views.checkpoints()) == [10, 21]
+
+
+async def test_a_node_whose_command_queue_is_full_keeps_what_it_follows(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = cluster.log.append
+
+    async def slow(batch: Any) -> Any:
+        await asyncio.sleep(0.01)
+        return await append(batch)
+
+    monkeypatch.setattr(cluster.log, "append", slow)
+    full = 0
+    async with cluster.app([totals(2)], queue_commands=20, batch_commands=10) as app, cluster.app([totals(2)]) as other:
+        await until(lambda: len(follows(app)) == len(follows(other)) == 1, "shared out")
+        mine, deadline = follows(app), asyncio.get_running_loop().time() + 2 * app.settings.lease_seconds
+
+        async def client(number: int) -> None:
+            nonlocal full
+            while asyncio.get_running_loop().time() < deadline:
+                try:
+                    await app.send(Count([f"c{number}"]))
+                except Unavailable:
+                    full += 1
+                    await asyncio.sleep(0.002)
+
+        await asyncio.gather(*(client(number) for number in range(60)))
+        assert full > 100
+        assert follows(app) == mine
+        assert app._running.supervisor.presence.held()  # type: ignore[union-attr]

@@ -11,15 +11,18 @@ import pytest
 
 from tests.synchronization.counting import Count, Counted, Ended, app_in, counters, until
 from twofold.app import App
+from twofold.codec import MessageCodec
 from twofold.domain.decision import Context
 from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.events import Metadata
 from twofold.domain.module import Module
 from twofold.domain.process import Later, Policy
-from twofold.errors import Rejected, Unavailable
+from twofold.errors import Conflict, Rejected, Unavailable
 from twofold.synchronization.follower import FollowerStatus
+from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Row
+from twofold.write_store.port import Append, Outcome, Row
 
 MARK = 1_000
 """Counts that a policy answers with are beyond this, so that it does not answer itself."""
@@ -323,12 +326,16 @@ async def test_an_app_starts_although_what_was_set_aside_still_finds_the_world_o
         await react_to(app)
         assert (await policy_of(app)).parked
     away = Unavailable("The mail server is away for a moment.")
-    async with app_in(tmp_path, with_policy(mail)) as app:
-        assert (await policy_of(app)).state == "retrying"
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_policy(mail), world=world, poll_seconds=900) as app:
         assert (await app.send(Count(["a"]))).position == 2
+        await passes(world, app, 1)
+        assert (await policy_of(app)).parked
+        assert (await policy_of(app)).state == "retrying"
         away = None
-        await react_to(app)
+        await passes(world, app, 2)
         assert (await policy_of(app)).parked == ()
+        assert (await policy_of(app)).state == "live"
 
 
 async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> None:
@@ -367,3 +374,137 @@ async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> Non
     for app in apps:
         await react_to(app)
         await app.stop()
+
+
+async def test_what_is_set_aside_is_skipped_or_waits_while_the_outside_is_away_and_nothing_is_done_again(
+    tmp_path: Path,
+) -> None:
+    seen: Counter[int] = Counter()
+    away: list[Exception] = [ValueError("down")]
+
+    async def mail(event: Counted) -> None:
+        if event.by == 3 and away:
+            raise away[0]
+        seen[event.by] += 1
+
+    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)]), fold_retries=0) as app:
+        for by in range(1, 7):
+            await app.send(Count(["a"], by))
+        await react_to(app)
+    before = dict(seen)
+    away = [Unavailable("The mail server is away for a moment.")]
+    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)])) as app:
+        # The others go on meanwhile.
+        await app.send(Count(["a"], 7))
+        await react_to(app)
+        act = await app.projections.skip("answers", "parked:3")
+        assert (act.done, act.position) == (True, 3)
+        await app.send(Count(["a"], 8))
+        await react_to(app)
+        assert (await policy_of(app)).parked == ()
+    assert seen == before | {7: 1, 8: 1}
+
+
+async def test_a_skip_of_a_policy_is_done_and_on_record_or_neither(tmp_path: Path) -> None:
+    seen: list[int] = []
+    broken = [True]
+
+    async def mail(event: Counted) -> None:
+        if event.by == 2 and broken:
+            raise ValueError("down")
+        seen.append(event.by)
+
+    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)]), fold_retries=0) as app:
+        for by in (1, 2, 3):
+            await app.send(Count(["a"], by))
+        await react_to(app)
+        running = app._running
+        assert running is not None
+        (reactor,) = [w.follower for s, w in running.supervisor.workers.items() if s.kind == "policy"]
+        append, lost = reactor._append_rows, iter([True, True])  # type: ignore[attr-defined]
+
+        async def fails(new: Any) -> Any:
+            if any(row.space == "acts" for row in new.rows) and next(lost, False):
+                raise Unavailable("away for a moment")
+            return await append(new)
+
+        reactor._append_rows = fails  # type: ignore[attr-defined]
+        act = await app.projections.skip("answers", "parked:2")
+        assert (act.done, act.position) == (True, 2)
+        assert next(lost, None) is None
+    broken.clear()
+    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)])) as app:
+        await app.send(Count(["a"], 4))
+        await react_to(app)
+    assert seen == [1, 3, 4]
+
+
+async def test_what_an_owner_before_commits_while_the_next_one_opens_is_due_all_the_same() -> None:
+    async def later(event: Counted) -> Later:
+        return Later(Count(["due"], MARK + event.by), timedelta(seconds=5))
+
+    app = App(counters(policies=[Policy("answers", later)]), world=FrozenWorld())
+    log = MemoryWriteStore()
+    first, second = reactor_of(app, log), reactor_of(app, log)
+    at = await first.open()
+    await log.append([Append(Metadata(1, "c", "c"), (app.events.encode(Counted(["a"], 1), "c", 0),))])
+    rows, once = log.rows, iter([True])
+
+    async def between(space: str, *rest: Any) -> Any:
+        found = await rows(space, *rest)
+        if space == "policy:answers" and next(once, False):
+            # A page of the one before, in one commit: its checkpoint, and what is due.
+            await first.apply(await log.read(first.query, at), at)
+        return found
+
+    log.rows = between  # type: ignore[method-assign]
+    position = await second.open()
+    log.rows = rows  # type: ignore[method-assign]
+    if position == at:
+        # What it holds is of before: then it may save nothing, and has to look again.
+        with pytest.raises(Conflict):
+            await second.apply(await log.read(second.query, at), at)
+        await second.open()
+    assert {key for _, key, _ in second._due} == {key for key in await rows("policy:answers") if key.startswith("due:")}
+    assert len(second._due) == 1
+    await first.close()
+    await second.close()
+
+
+def reactor_of(app: App, log: MemoryWriteStore) -> Reactor:
+    async def append(new: Append) -> Outcome:
+        return (await log.append([new]))[0]
+
+    async def send(command: object, command_id: str, **_: str) -> None:
+        raise AssertionError("nothing is due yet")
+
+    wiring = app.wiring
+    messages = MessageCodec()
+    return Reactor(wiring.policies["answers"], log, app.events, messages, wiring.commands, send, append, app.world)
+
+
+async def test_a_due_command_that_always_finds_something_away_holds_up_no_other_and_is_shown(tmp_path: Path) -> None:
+    async def later(event: Counted) -> Later | None:
+        return Later(Count(["due"], MARK + event.by), timedelta(seconds=1)) if event.by < MARK else None
+
+    away = [True]
+
+    def count_or_not(command: Count) -> Counted:
+        if command.by == MARK + 1 and away:
+            raise Unavailable("the bank is away")
+        return Counted(command.counters, command.by)
+
+    module = Module("counters", events=[Counted, Ended], decisions=[count_or_not], policies=[Policy("answers", later)])
+    world = FrozenWorld()
+    async with app_in(tmp_path, module, world=world, poll_seconds=900) as app:
+        for by in (1, 2, 3):
+            await app.send(Count(["a"], by))
+        await passes(world, app, 5)
+        assert await answers(app) == [MARK + 2, MARK + 3]
+        await passes(world, app, 60)
+        (due,) = (await policy_of(app)).parked
+        assert "the bank is away" in due.error
+        away.clear()
+        await passes(world, app, 60)
+        assert await answers(app) == [MARK + 2, MARK + 3, MARK + 1]
+        assert (await policy_of(app)).parked == ()

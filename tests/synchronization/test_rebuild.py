@@ -30,7 +30,7 @@ from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.process import Policy
 from twofold.domain.projection import Projection
-from twofold.errors import InvalidMessage, Unavailable
+from twofold.errors import Conflict, InvalidMessage, Unavailable
 
 ROOT = Path(__file__).parents[2]
 
@@ -273,3 +273,176 @@ async def test_a_rebuild_that_is_killed_ten_times_goes_on_and_ends_as_the_fold(t
         await until(lambda: serves(app, 2), "switched")
         assert await settled(app) == expected == await folded(app)
         assert (await app.ask(TotalOf("c1"))).value == expected["c1"]
+
+
+async def test_poison_in_one_build_holds_up_neither_the_others_nor_itself_while_the_log_grows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ArithmeticError("thirteen")
+        return add_up(row, event, counter)
+
+    cluster = Cluster(monkeypatch)
+    projections = [
+        Projection("totals", poisoned, key=CounterId, partitions=4),
+        Projection("zevents", count_events, key=CounterId),
+    ]
+    async with cluster.app(projections, fold_retries=1) as app:
+        await happen(app, 60)
+        await app.send(Count(["bad"], 13))
+        await until(lambda: caught_up(app), "caught up")
+        await app.projections.rebuild(["totals", "zevents"])
+
+        async def load() -> None:
+            n = 0
+            while True:
+                await happen(app, 1, start=(n := n + 1))
+                await asyncio.sleep(0.01)
+
+        loading = asyncio.create_task(load())
+        await until(lambda: built_beyond(app, 61), "both are built, though there is always something new")
+        loading.cancel()
+        await until(lambda: in_line(app), "in line")
+        assert [await app.projections.switch(name) for name in ("totals", "zevents")] == [2, 2]
+
+
+async def test_a_build_that_may_not_pass_an_event_stands_still_alone_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ArithmeticError("thirteen")
+        return add_up(row, event, counter)
+
+    cluster = Cluster(monkeypatch)
+    projections = [
+        Projection("totals", poisoned, key=CounterId, parks="partition", partitions=2),
+        Projection("zevents", count_events, key=CounterId),
+    ]
+    async with cluster.app(projections, fold_retries=0, catch_up_page_events=40) as app:
+        await happen(app, 60)
+        await app.send(Count(["bad"], 13))
+        await happen(app, 100)
+        await until(lambda: stands(app, 161, 1), "one partition stands, all else goes on")
+        await app.projections.rebuild(["totals", "zevents"])
+        await until(lambda: stands(app, 161, 2), "and so it is with the builds")
+        first, _ = sorted((await app.status()).builds, key=lambda each: each.name)
+        assert "thirteen" in str(first.error)
+        assert await app.projections.switch("zevents") == 2
+        # As far as the one that serves, partition by partition.
+        assert await app.projections.switch("totals") == 2
+
+
+async def stands(app: App, head: int, generation: int) -> bool:
+    """Whether each projection but one partition of the first has come to the head."""
+    running = app._running
+    assert running is not None
+    at = [each for each in await running.views.checkpoints() if each.generation == generation]
+    return sorted(each.progress.position for each in at) == [60, head, head]
+
+
+async def built_beyond(app: App, position: int) -> bool:
+    built = (await app.status()).builds
+    return len(built) == 2 and all(each.position > position for each in built)
+
+
+async def in_line(app: App) -> bool:
+    return all(each.lag == 0 for each in (await app.status()).builds)
+
+
+async def caught_up(app: App) -> bool:
+    return all(each.lag == 0 for each in (await app.status()).followers)
+
+
+async def test_no_partition_of_the_new_generation_may_be_behind_that_of_the_one_that_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch)
+    async with cluster.app([totals(2)]) as app:
+        await happen(app, 10)
+        await until(lambda: caught_up(app), "caught up")
+        await app.projections.rebuild(["totals"])
+        await until(lambda: built_one(app), "built")
+        checkpoints = cluster.views.checkpoints
+
+        async def partly() -> Any:
+            """One partition of each stands at 4, as if it were halted there; of the new one the other is behind."""
+            return [
+                msgspec.structs.replace(
+                    at,
+                    progress=msgspec.structs.replace(
+                        at.progress,
+                        position={(1, 0): 10, (1, 2048): 4, (2, 0): 5, (2, 2048): 4}[at.generation, at.partition.first],
+                    ),
+                )
+                for at in await checkpoints()
+            ]
+
+        monkeypatch.setattr(cluster.views, "checkpoints", partly)
+        with pytest.raises(Unavailable, match="Generation 2 of 'totals' is 5 events behind"):
+            await app.projections.switch("totals")
+        monkeypatch.setattr(cluster.views, "checkpoints", checkpoints)
+        assert await app.projections.switch("totals", generation=2) == 2
+
+
+async def built_one(app: App) -> bool:
+    return [each.lag for each in (await app.status()).builds] == [0]
+
+
+async def test_a_build_that_is_begun_while_old_ones_are_dropped_is_not_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch)
+    async with cluster.app([totals(1)]) as app:
+        await happen(app, 5)
+        await app.projections.rebuild(["totals"])
+        await until(lambda: built_one(app), "built")
+        await app.projections.switch("totals")
+        checkpoints, once = cluster.views.checkpoints, iter([True])
+        dropping: asyncio.Task[Any] | None = None
+
+        async def between() -> Any:
+            if asyncio.current_task() is dropping and next(once, False):
+                await asyncio.create_task(app.projections.rebuild(["totals"]))  # type: ignore[arg-type]
+                await until(lambda: stored(3), "begun meanwhile")
+            return await checkpoints()
+
+        async def stored(generation: int) -> bool:
+            return generation in {each.generation for each in await checkpoints()}
+
+        monkeypatch.setattr(cluster.views, "checkpoints", between)
+        dropping = asyncio.create_task(app.projections.drop("totals"))
+        assert await dropping == [1]
+        await until(lambda: built_one(app), "built")
+        assert await app.projections.switch("totals") == 3
+        assert {each.generation for each in await checkpoints()} == {2, 3}
+
+
+async def test_of_several_all_are_begun_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    projections = [totals(1), Projection("zevents", count_events, key=CounterId)]
+    async with cluster.app(projections) as app:
+        await happen(app, 5)
+        await app.projections.rebuild(["zevents"])
+        await until(lambda: built_one(app), "built")
+        await app.projections.switch("zevents")
+        with pytest.raises(InvalidMessage, match="'zevents' that served before is still kept"):
+            await app.projections.rebuild(["totals", "zevents"])
+        assert [each.name for each in (await app.status()).builds] == ["zevents"]
+
+
+async def test_another_generation_than_the_one_that_was_looked_at_is_not_switched_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch)
+    async with cluster.app([totals(1)]) as app:
+        await happen(app, 5)
+        await app.projections.rebuild(["totals"])
+        await until(lambda: built_one(app), "built")
+        await app.projections.drop("totals")
+        assert await app.projections.rebuild(["totals"]) == {"totals": 3}
+        await until(lambda: built_one(app), "built")
+        with pytest.raises(Conflict, match="Not generation 2 of 'totals' is under way, but 3"):
+            await app.projections.switch("totals", generation=2)
+        assert await app.projections.switch("totals", generation=3) == 3

@@ -29,7 +29,7 @@ _POLICY = "policy:"
 _PARKED = "parked:"
 """A space apart, so that to ask what is parked is not to read all that is due."""
 _SECOND = 1_000_000
-_AGAIN_SECONDS = 10.0
+_AGAIN_SECONDS = 1.0
 _TRIES_SHOWN = 5
 """After so many tries a due command that cannot be sent is shown among what is set aside; it is tried all the same."""
 
