@@ -1,6 +1,5 @@
 """In charge of comparing two contestants in one run: in turns, by medians, as ratios."""
 
-import asyncio
 import gc
 import statistics
 import tempfile
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import uvicorn
 from rich.console import Console
 from rich.table import Table
+
+from twofold.http.server import fast_runner, resting_modules
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, on the event loop that `twofold serve` runs on."""
-    with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto").get_loop_factory()) as runner:
+    """The result of a coroutine, on the event loop and under the garbage collector that `twofold serve` runs with."""
+    with resting_modules(), fast_runner() as runner:
         return runner.run(work)
 
 
