@@ -31,10 +31,10 @@ class Touches:
 
     __slots__ = ("events", "keys", "recorded")
 
-    def __init__(self) -> None:
-        self.recorded: list[RecordedEvent] = []
-        self.events: list[object] = []
-        self.keys: list[str] = []
+    def __init__(self, recorded: Sequence[RecordedEvent], events: Sequence[object], keys: Sequence[str]) -> None:
+        self.recorded = list(recorded)
+        self.events = list(events)
+        self.keys = list(keys)
 
     def __iter__(self) -> Iterator[Work]:
         return zip(self.recorded, self.events, self.keys, strict=True)
@@ -44,7 +44,7 @@ class Touches:
 
     def where(self, holds: Callable[[str], bool]) -> "Touches":
         """Those of some keys."""
-        left = Touches()
+        left = Touches([], [], [])
         for recorded, event, key in self:
             if holds(key):
                 left.add(recorded, event, key)
@@ -168,16 +168,19 @@ def fold_all(
 
 def touched(projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]) -> Touches:
     """What these events touch: recorded, and decoded in the same order."""
-    found, sole = Touches(), projection.sole_key
-    if len(recorded) != len(events):
-        raise ValueError("one decoded event for each recorded one")
-    for each, event in zip(recorded, events, strict=True):
+    sole = projection.sole_key
+    keys: list[str] = []
+    for event in events:
         name = sole.get(type(event))
         key = None if name is None else getattr(event, name)
-        if type(key) is str and 0 < len(key) <= MAX_TAG_VALUE and key.isprintable():
-            # Nearly all are of this kind, and there are many.
-            found.add(each, event, key)
-        else:
-            for several in projection.keys(event):
-                found.add(each, event, several)
+        if type(key) is not str or not 0 < len(key) <= MAX_TAG_VALUE or not key.isprintable():
+            break
+        keys.append(key)
+    else:
+        # One key each: nearly all are of this kind, and there are many.
+        return Touches(recorded, events, keys)
+    found = Touches([], [], [])
+    for each, event in zip(recorded, events, strict=True):
+        for several in projection.keys(event):
+            found.add(each, event, several)
     return found

@@ -192,7 +192,7 @@ class Projector:
 
     def _without_parked(self, work: Touches, parked: dict[str, Parked | None], aside: Mapping[str, Parked]) -> Touches:
         """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
-        left = Touches()
+        left = Touches([], [], [])
         for recorded, event, key in work:
             if key in aside:
                 continue
@@ -311,7 +311,7 @@ class Projector:
 
     async def _work(self, key: str, after: Position, last: Position) -> Touches:
         """The events that touch a key, behind `after` up to `last`."""
-        work = Touches()
+        work = Touches([], [], [])
         position, query = after, self._projection.events_of(key)
         while position < last:
             page = await self._store.read(query, position, _PAGE)

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from twofold.errors import Conflict, Refused, TwofoldError, Unavailable
+from twofold.errors import Conflict, Refused, Unavailable
 from twofold.read_store.partition import SLOTS, Partition, partition_named
 from twofold.read_store.port import ReadModel, WholeReadStore
 from twofold.synchronization.control import Act, Board, Control, Request
 from twofold.synchronization.folding import FoldFailed
+from twofold.synchronization.follower import told
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.share import Share
@@ -69,7 +70,7 @@ class Requests:
 
     async def _deal_with(self, name: str, request: Request, seen: int, share: Share) -> None:
         try:
-            act = await self._do(name, request, seen, share)
+            act = await self._done(name, request, seen, share)
             if act is None:
                 return
             record = self._control.act(name, act)
@@ -78,8 +79,16 @@ class Requests:
                 await self._control.write(record)
         except (Conflict, Unavailable) as error:
             log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
-        except TwofoldError:
+
+    async def _done(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+        try:
+            return await self._do(name, request, seen, share)
+        except (Conflict, Unavailable):
+            raise
+        except Exception as error:
+            # To try that again and again would help nobody, and whoever asked waits for an answer.
             log.exception("%s of '%s' failed", request.what, request.name)
+            return self._act(request, share, False, f"It failed: {told(error)}")
 
     async def _do(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
         """What was done, for the record; None where that is to be tried again or is on record already."""
