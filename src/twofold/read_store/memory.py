@@ -9,8 +9,9 @@ import msgspec
 from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
+from twofold.read_store.damage import Reader, stored_as
 from twofold.read_store.partition import Partition, same_slots, shares
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel, Stored
 from twofold.world import RealWorld
 
 _Order = tuple[bool, ColumnValue, str]
@@ -28,8 +29,9 @@ class _At(msgspec.Struct, frozen=True):
 class _Model:
     """What is kept of one read model. Once a snapshot has seen it, a save changes a copy instead."""
 
-    def __init__(self, columns: dict[str, Column], at: Mapping[Partition, _At]) -> None:
+    def __init__(self, columns: dict[str, Column], reader: Reader, at: Mapping[Partition, _At]) -> None:
         self.columns = columns
+        self.reader = reader
         self.rows: dict[str, Kept] = {}
         self.parked: dict[str, Parked] = {}
         self.at = dict(at)
@@ -38,7 +40,7 @@ class _Model:
     def changeable(self) -> "_Model":
         if not self.seen:
             return self
-        copy = _Model(self.columns, self.at)
+        copy = _Model(self.columns, self.reader, self.at)
         copy.rows, copy.parked = dict(self.rows), dict(self.parked)
         return copy
 
@@ -60,9 +62,9 @@ class MemoryReadStore:
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
-            new = _Model({}, {partition: _At() for partition in shares(model.partitions)})
+            new = _Model({}, Reader({}, model), {partition: _At() for partition in shares(model.partitions)})
             kept = self._models.setdefault((model.name, model.generation), new).changeable()
-            kept.columns = columns_of(model)
+            kept.columns, kept.reader = columns_of(model), Reader({}, model)
             self._models[model.name, model.generation] = kept
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
@@ -117,12 +119,14 @@ class MemoryReadStore:
         kept.at |= {each: at for each in new}
         self._models[model.name, model.generation] = kept
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
         kept = self._models.get((name, generation))
-        rows = kept.rows if kept else {}
-        keys = sorted(key for key in rows if key > after)[:limit]
-        plain = {key: msgspec.json.decode(msgspec.json.encode(rows[key].row)) for key in keys}
-        return [(key, Kept(plain[key], rows[key].position, rows[key].repair)) for key in keys]
+        keys = sorted(key for key in kept.rows if key > after)[:limit] if kept else []
+        return [(key, _stored(kept, key)) for key in keys if kept]
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        kept = self._models.get((model.name, model.generation))
+        return {key: _stored(kept, key) for key in keys if kept and key in kept.rows}
 
     async def drop(self, name: str, generation: int) -> None:
         self._models.pop((name, generation), None)
@@ -177,6 +181,15 @@ def _matching(kept: _Model, access: Access) -> list[_Order]:
 
 def _place(value: ColumnValue, key: str) -> _Order:
     return (value is not None, value, key)
+
+
+def _stored(model: _Model, key: str) -> Stored:
+    kept = model.rows[key]
+    try:
+        text = msgspec.json.encode(kept.row)
+    except (TypeError, ValueError) as error:
+        return Stored(None, kept.position, kept.repair, f"The row cannot be written as JSON: {error}.")
+    return stored_as(model.reader.read(text), kept.position, kept.repair, {})
 
 
 def _put(into: dict[str, Any], key: str, value: Any | None) -> None:

@@ -40,6 +40,19 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     passed: tuple[Any, ...] = ()
 
 
+class Stored(msgspec.Struct, frozen=True):
+    """What is stored of a row, for whoever looks for damage: as plain JSON data, with its version.
+
+    `damage` says what is wrong with it, in sentences: it can not be read as what it should be, or its copies (columns,
+    entries that finds read) say otherwise. `row` None: it was deleted there, or nothing can be read of it.
+    """
+
+    row: Any | None
+    position: Position
+    repair: int = 0
+    damage: str = ""
+
+
 class Parked(msgspec.Struct, frozen=True):
     """A key whose event at `position` could not be folded. Its row stays as it was before that event.
 
@@ -213,10 +226,19 @@ class Upkeep(Protocol):
         """
         ...
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
         """Rows by key behind `after`, as plain JSON values whatever type they have; deleted ones left out.
 
-        Nothing where there is no such read model. Works for models not prepared in this process.
+        Nothing where there is no such read model. Works for models not prepared in this process; for those that are,
+        rows are held against their type as well. No row is left out, and none raises, because of what is wrong with it.
+        """
+        ...
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        """What is stored of these keys, held against the model's row type; absent keys are absent.
+
+        Deleted rows are told of (`row` None) as far as the store keeps them. Works for models not prepared in this
+        process. It never fails because of what a row holds.
         """
         ...
 

@@ -16,7 +16,8 @@ import msgspec
 from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.partition import Partition, same_slots
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel, Stored
+from twofold.read_store.sqlite_looking import stored_behind, stored_of
 from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
 from twofold.read_store.sqlite_table import Table, table_name
 from twofold.sqlite_file import (
@@ -50,7 +51,6 @@ _PARKED = (
 )
 _IDENTITY = "select id from identity"
 _HAS_TABLES = "select 1 from sqlite_schema where name = 'parked'"
-_HAS_TABLE = "select 1 from sqlite_schema where type = 'table' and name = ?"
 _PARK = "insert or replace into parked values (?, ?, ?, ?, ?, ?, ?, ?)"
 _UNPARK = "delete from parked where model = ? and generation = ? and key = ?"
 _MERGE = (
@@ -172,14 +172,14 @@ class SqliteReadStore:
             for each in new:
                 connection.execute(_SHARE, (*mine, each.first, each.end, log, position, epoch, updated))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
-        table = table_name(name, generation)
-        sql = f"select key, row, position, repair from {table} where key > ? order by key limit ?"
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+        known = self._tables.get((name, generation))
         with DiskErrors(self._path):
-            if self._connection.execute(_HAS_TABLE, (table.strip('"'),)).fetchone() is None:
-                return []
-            found: list[Any] = self._connection.execute(sql, (after, limit)).fetchall()
-        return [(key, Kept(msgspec.json.decode(row), position, repair)) for key, row, position, repair in found]
+            return stored_behind(self._connection, name, generation, known.model if known else None, after, limit)
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        with DiskErrors(self._path):
+            return stored_of(self._connection, model, keys)
 
     async def drop(self, name: str, generation: int) -> None:
         self._tables.pop((name, generation), None)

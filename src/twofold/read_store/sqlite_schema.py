@@ -55,7 +55,7 @@ def prepare_table(connection: apsw.Connection, table: Table) -> None:
 
 def missing(connection: apsw.Connection, table: Table) -> str | None:
     """What a reader would miss, as a word: "table", "column" or "index"; None where all is there."""
-    columns = _columns(connection, table)
+    columns = columns_there(connection, table.name)
     if not columns:
         return "table"
     if not columns >= set(table.column_names.values()):
@@ -78,12 +78,12 @@ def _drop_undeclared(connection: apsw.Connection, table: Table) -> None:
     # A column that saves do not write would be wrong when it is declared again.
     for name in _indexes(connection, table) - table.indexes.keys():
         connection.execute(f"drop index {name}")
-    for name in _columns(connection, table) - set(table.column_names.values()) - _ALWAYS:
+    for name in columns_there(connection, table.name) - set(table.column_names.values()) - _ALWAYS:
         connection.execute(f"alter table {table.name} drop column {name}")
 
 
 def _add_columns(connection: apsw.Connection, table: Table) -> None:
-    added = set(table.column_names.values()) - _columns(connection, table)
+    added = set(table.column_names.values()) - columns_there(connection, table.name)
     for name in added:
         connection.execute(f"alter table {table.name} add column {name}")
     after = ""
@@ -100,8 +100,9 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
         after = stored[-1][0]
 
 
-def _columns(connection: apsw.Connection, table: Table) -> set[str]:
-    found = connection.execute("select name from pragma_table_info(?)", (table.name.strip('"'),))
+def columns_there(connection: apsw.Connection, table: str) -> set[str]:
+    """The columns a table has, quoted; none where it is not there."""
+    found = connection.execute("select name from pragma_table_info(?)", (table.strip('"'),))
     return {quoted(name) for (name,) in found}
 
 

@@ -17,6 +17,7 @@ from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
 from twofold.read_store.port import Kept, ReadModel
 
+_ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -27,7 +28,7 @@ class Table:
         self.model = model
         self.columns = columns_of(model)
         self.name = table_name(model.name, model.generation)
-        self.column_names = {field: quoted(f"{escaped(field)}:{c.kind}") for field, c in self.columns.items()}
+        self.column_names = {field: _column_name(field, c.kind) for field, c in self.columns.items()}
         self.indexes = dict(self._indexes())
         names = ["key", "row", "position", "repair", *self.column_names.values()]
         marks = ", ".join("?" for _ in names)
@@ -178,9 +179,19 @@ def escaped(name: str) -> str:
     )
 
 
+def field_and_kind(column: str) -> tuple[str, str]:
+    """The field that a column, quoted, is made for, and its kind."""
+    name, _, kind = column.strip('"').rpartition(":")
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), name), kind
+
+
 def quoted(name: str) -> str:
     """An escaped name as an SQL identifier."""
     return f'"{name}"'
+
+
+def _column_name(field: str, kind: str) -> str:
+    return quoted(f"{escaped(field)}:{kind}")
 
 
 def _beyond(access: Access) -> str:

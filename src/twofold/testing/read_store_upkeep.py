@@ -7,11 +7,27 @@ from typing import ClassVar
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from twofold.errors import Conflict
 from twofold.read_store.partition import WHOLE, Partition, shares
-from twofold.read_store.port import Change, Kept, Parked, Progress, WholeReadStore
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keep, keys, loaded, progress
+from twofold.read_store.port import Change, Kept, Parked, Progress, Stored, WholeReadStore
+from twofold.testing.read_store_rows import (
+    ANYTHING,
+    EVERYTHING,
+    LOG,
+    ORDERS,
+    TEXT,
+    Everything,
+    Order,
+    at,
+    found_rows,
+    keep,
+    keys,
+    loaded,
+    progress,
+)
 
 
 class UpkeepContract(abc.ABC):
@@ -210,8 +226,49 @@ class UpkeepContract(abc.ABC):
             await keep(store, ORDERS, {"b": None}, before=3)
             assert [key for key, _ in await store.stored("orders", 1, "", 10)] == ["Z", "a", "é"]
             page = await store.stored("orders", 1, "Z", 1)
-            assert page == [("a", Kept({"customer": "ann", "total": 0, "note": "a"}, 3))]
+            assert page == [("a", Stored({"customer": "ann", "total": 0, "note": "a"}, 3))]
             assert await store.stored("orders", 2, "", 10) == []
+
+    async def test_stored_rows_come_in_the_order_of_whole_keys_however_long_they_are(self) -> None:
+        stems = ["\u8a9e" * 400, "\u8a9e" * 350, "x" * 1_000, "\U0001f4a5" * 300]
+        long = {f"{stem}{end}" for stem in stems for end in ("", *"gabfced")} | {"a", "\U0010ffff"}
+        async with self.opened() as store:
+            await keep(store, ORDERS, {key: Order() for key in long})
+            for limit in (1, 2, 3, 7, 100):
+                seen: list[str] = []
+                while page := await store.stored("orders", 1, seen[-1] if seen else "", limit):
+                    seen += [key for key, _ in page]
+                assert seen == sorted(long), limit
+
+    async def test_what_is_stored_of_a_key_is_told_with_its_version_and_deleted_rows_where_they_are_kept(self) -> None:
+        async with self.opened() as store:
+            assert await store.inspect(ORDERS, ["a"]) == {}
+            await store.prepare([ORDERS])
+            gone, never = Order("bob", 2), ["never", "", "x" * 5_000, "\ud800"]
+            await store.save(Change(ORDERS, LOG, 0, 5, 0, {"a": Kept(Order(), 4, 2), "b": Kept(gone, 5)}))
+            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"b": Kept(None, 6, 0, (gone,))}))
+            found = await store.inspect(ORDERS, ["b", "a", "a", *never])
+            assert found.pop("a") == Stored({"customer": "ann", "total": 0, "note": None}, 4, 2)
+            assert found in ({}, {"b": Stored(None, 6)})
+            if not self.transactional:
+                assert found, "who keeps deleted rows says so"
+            assert await store.inspect(ORDERS, []) == {}
+
+    @settings(
+        max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(st.dictionaries(TEXT.filter(bool), ANYTHING, min_size=1, max_size=6))
+    def test_rows_that_nobody_touched_are_not_damaged(self, rows: dict[str, Everything]) -> None:
+        async def check() -> None:
+            async with self.opened() as store:
+                await keep(store, EVERYTHING, rows)
+                listed = dict(await store.stored("everything", 1, "", 100))
+                assert [each.damage for each in listed.values()] == [""] * len(rows)
+                assert await store.inspect(EVERYTHING, list(rows)) == listed
+                plain = {key: msgspec.json.decode(msgspec.json.encode(row)) for key, row in rows.items()}
+                assert {key: each.row for key, each in listed.items()} == plain
+
+        asyncio.run(check())
 
     async def test_a_dropped_generation_leaves_nothing_and_may_come_again(self) -> None:
         second = msgspec.structs.replace(ORDERS, generation=2)

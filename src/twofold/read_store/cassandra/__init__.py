@@ -2,21 +2,21 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
-
-import msgspec
 
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.cassandra.address import address_of
 from twofold.read_store.cassandra.checkpoints import Checkpoints
 from twofold.read_store.cassandra.driver import Driver, Forbidden, Missing
-from twofold.read_store.cassandra.finding import find, find_by_key
-from twofold.read_store.cassandra.layout import Layout, access_name, table_names, text_of
+from twofold.read_store.cassandra.finding import find
+from twofold.read_store.cassandra.layout import Layout, access_name, text_of
+from twofold.read_store.cassandra.looking import Looking
 from twofold.read_store.cassandra.preparing import Preparing, make_keyspace
-from twofold.read_store.cassandra.tables import Tables, version_of
+from twofold.read_store.cassandra.tables import Tables
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Progress, ReadModel, Stored
 from twofold.world import RealWorld, World
 
 _Models = dict[tuple[str, int], Tables]
@@ -104,21 +104,30 @@ class CassandraReadStore:
         _of(self._models, model)
         await self._checkpoints.repartition(model, old, new, self._world.new_id())
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
-        try:
-            build = (await self._checkpoints.of(name, generation)).build
-        except Missing:
-            build = None
-        if build is None:
-            return []
-        _, finds = table_names(name, generation, build)
-        found = await find_by_key(self._driver, f"{self._driver.address.keyspace}.{finds}", after, limit)
-        return [(each.key, Kept(msgspec.json.decode(each.row), *version_of(each.written))) for each in found]
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+        known = self._models.get((name, generation))
+        looking = await self._looking(name, generation, known.layout.model if known else None)
+        return [] if looking is None else await looking.behind(after, limit)
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        looking = await self._looking(model.name, model.generation, model)
+        return {} if looking is None else await looking.of(keys)
 
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_if_read_only()
         self._models.pop((name, generation), None)
         await self._preparing.drop(name, generation)
+
+    async def _looking(self, name: str, generation: int, model: ReadModel | None) -> Looking | None:
+        """None where there is no such generation."""
+        try:
+            now = await self._checkpoints.of(name, generation)
+        except Missing:
+            return None
+        if now.build is None:
+            return None
+        standing = partial(self._checkpoints.of, name, generation)
+        return Looking(self._driver, name, generation, standing, now, model, self._world.sleep)
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:

@@ -134,6 +134,17 @@ def access_name(group: tuple[str, ...], order: str | None) -> str:
 EVERYTHING_BY_KEY = access_name((), None)
 
 
+def declared_as(declared: str) -> tuple[list[tuple[str, tuple[str, ...], str | None]], dict[str, str]]:
+    """What `Layout.declared` says: accesses with the fields they filter and order by, and the kinds of all fields."""
+    parts = [part for part in declared.split("; ") if part]
+    kinds = dict(part.split(": ", 1) for part in parts if ": " in part)
+    accesses: list[tuple[str, tuple[str, ...], str | None]] = []
+    for name in (part for part in parts if ": " not in part):
+        fields, by, order = name.partition(" by ")
+        accesses.append((name, () if fields == "*" else tuple(fields.split(",")), order if by else None))
+    return accesses, kinds
+
+
 def bucket_of(key: str) -> tuple[str, ...]:
     """The partition of a key where there is no filter."""
     return (str(slot_of(key) % BUCKETS),)

@@ -8,15 +8,15 @@ from twofold.errors import Unavailable, WiringError
 from twofold.read_store.mongodb import layout
 from twofold.read_store.mongodb.address import Address, address_of
 from twofold.read_store.mongodb.client import Client, Document
-from twofold.read_store.mongodb.finds import LIVE, Table
+from twofold.read_store.mongodb.finds import Table
+from twofold.read_store.mongodb.looking import NOT_GONE, Looking
 from twofold.read_store.mongodb.names import CHECKPOINTS, PARKED, id_of, parked_of, rows_of
 from twofold.read_store.mongodb.progress import checkpoints_of, reading
-from twofold.read_store.mongodb.rows import plain_of
-from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
+from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text, is_text
 from twofold.read_store.mongodb.standing import Standings
 from twofold.read_store.mongodb.writing import parked_updates, write_parked, write_rows
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, Stored
 from twofold.world import RealWorld, World
 
 
@@ -91,8 +91,20 @@ class MongoReadStore:
         self._refuse_reader()
         await self._client.uncancelled(self._standings.repartition(self._table(model), old, new))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
-        return await self._client.uncancelled(self._stored(id_of(name, generation), after, limit))
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+        known = self._tables.get((name, generation))
+        behind = {"_id": {"$gt": after}, **NOT_GONE}
+        return await self._client.uncancelled(
+            self._look(id_of(name, generation), known.model if known else None, behind, limit)
+        )
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        wanted = {"_id": {"$in": [key for key in keys if is_text(key)]}}
+        return dict(
+            await self._client.uncancelled(
+                self._look(id_of(model.name, model.generation), model, wanted, len(keys) + 1)
+            )
+        )
 
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_reader()
@@ -132,11 +144,14 @@ class MongoReadStore:
         checkpoints = self._client.collection(CHECKPOINTS)
         return await (await checkpoints.aggregate(reading())).to_list()
 
-    async def _stored(self, model: str, after: str, limit: int) -> list[tuple[str, Kept]]:
+    async def _look(
+        self, model: str, known: ReadModel | None, wanted: Document, limit: int
+    ) -> list[tuple[str, Stored]]:
         rows = self._client.collection(rows_of(model))
-        behind = {"_id": {"$gt": after}, **LIVE}
-        found = await self._client.patiently(lambda: rows.find(behind).sort("_id").limit(limit).to_list())
-        return [(each["_id"], Kept(plain_of(each), int(each["_p"]), int(each["_r"]))) for each in found]
+        columns = await self._standings.columns(model)
+        found = await self._client.patiently(lambda: rows.find(wanted).sort("_id").limit(limit).to_list())
+        looking = Looking(columns, known)
+        return [(str(each["_id"]), looking.stored(each)) for each in found]
 
     async def _drop(self, model: str) -> None:
         await self._standings.remove(model)

@@ -9,6 +9,7 @@ IDENTITY = "identity"
 
 _LONGEST = 100
 _SHORTENED = 60
+_ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
 _ODD = re.compile("[^A-Za-z0-9_-]")
 
 
@@ -36,3 +37,14 @@ def parked_of(model: str) -> dict[str, str]:
 def escaped(name: str) -> str:
     """A name as text that means nothing to MongoDB."""
     return _ODD.sub(lambda found: "".join(f"%{b:02x}" for b in found.group().encode("utf-8", "surrogatepass")), name)
+
+
+def column_name(field: str, kind: str) -> str:
+    """What the column value of a field is called in a document."""
+    return f"{escaped(field)}:{kind}"
+
+
+def field_and_kind(column: str) -> tuple[str, str]:
+    """The field that a column is made for, and its kind."""
+    name, _, kind = column.rpartition(":")
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), name), kind

@@ -20,7 +20,7 @@ from bson.raw_bson import RawBSONDocument
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.mongodb.names import escaped, id_of, rows_of
+from twofold.read_store.mongodb.names import column_name, id_of, rows_of
 from twofold.read_store.port import Kept, ReadModel
 
 Document = dict[str, Any]
@@ -45,7 +45,7 @@ class Rows:
         self.id = id_of(model.name, model.generation)
         self.collection = rows_of(self.id)
         self.columns = columns_of(model)
-        self.column_names = {field: f"{escaped(field)}:{column.kind}" for field, column in self.columns.items()}
+        self.column_names = {field: column_name(field, column.kind) for field, column in self.columns.items()}
         self._decode = _decoder(model)
         self._getters = [(self.column_names[f], each.get, each.plain, each.value) for f, each in self.columns.items()]
         try:
@@ -132,12 +132,6 @@ def json_of(document: Mapping[str, Any]) -> bytes | str | None:
         return _encode_found(document["row"])
     text: str | None = document.get("json")
     return text
-
-
-def plain_of(document: Mapping[str, Any]) -> Any:
-    """A stored row as plain JSON values."""
-    text = json_of(document)
-    return None if text is None else _plain(text)
 
 
 def moment(microseconds: int) -> datetime:

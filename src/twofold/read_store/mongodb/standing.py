@@ -77,6 +77,11 @@ class Standings:
         """Have a model written with the columns of `table` from now on, by whom so ever. Makes it where it is new."""
         return await self._client.patiently(lambda: self._declare(table))
 
+    async def columns(self, model: str) -> tuple[str, ...]:
+        """The columns that all rows of a model have, which is given by its id; none where they are being given them."""
+        standing = await self._client.patiently(lambda: self._find(model))
+        return standing.columns if standing and standing.filled else ()
+
     async def filled(self, table: Table) -> None:
         """Note that all rows have the columns of `table`, unless others are declared by now."""
         mine = {"_id": table.id, "columns": {"$eq": _columns(table)}}

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import asyncpg
-import msgspec
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.postgres_server import (
@@ -21,14 +20,14 @@ from twofold.postgres_server import (
     is_missing,
 )
 from twofold.read_store.partition import Partition, same_slots
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel
-from twofold.read_store.postgres import saving, schema
+from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, Stored
+from twofold.read_store.postgres import looking, saving, schema
 from twofold.read_store.postgres.arguments import Statement
 from twofold.read_store.postgres.failing import refused, refused_at_start
 from twofold.read_store.postgres.names import table_name
 from twofold.read_store.postgres.partitions import repartition
 from twofold.read_store.postgres.snapshot import PostgresSnapshot, begin
-from twofold.read_store.postgres.table import ALWAYS, Table, qualified
+from twofold.read_store.postgres.table import Table, qualified
 from twofold.read_store.postgres.text import key_of, short_key
 from twofold.world import RealWorld, World
 
@@ -156,14 +155,16 @@ class PostgresReadStore:
         if not done:
             raise Conflict(f"The partitions of read model '{model.name}' have changed, or stand at several positions.")
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+        known = self._tables.get((name, generation))
         table = qualified(self._address.schema, table_name(name, generation))
-        sql = f"select {', '.join(ALWAYS)} from {table} where key > $1 order by key limit $2"
-        found = await self._uncancelled(self._stored((sql, [short_key(after), limit])))
-        return [
-            (key_of(key, whole), Kept(msgspec.json.decode(row), position, repair))
-            for key, whole, row, position, repair in found
-        ]
+        found = await self._uncancelled(looking.behind(self._stored, table, after, limit))
+        return looking.stored(found, known.model if known else None)
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        table = qualified(self._address.schema, table_name(model.name, model.generation))
+        found = await self._uncancelled(self._stored(looking.of(table, [key for key in keys if _is_text(key)])))
+        return dict(looking.stored(found, model))
 
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_reader()

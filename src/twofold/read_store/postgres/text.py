@@ -55,11 +55,17 @@ def all_short(keys: Sequence[str]) -> bool:
 def short_key(key: str) -> str:
     """What stands for a key in the primary key: itself, escaped, unless it is too long.
 
-    Two keys never share it. Keys that agree in their first 1,050 bytes, if there ever are any, are in some order.
+    Two keys never share it. Finds return keys that agree in their first 1,050 bytes in some order.
     """
     kept = escaped(key)
     head = cut(kept, KEY_BYTES)
     return kept if head is None else head + hashlib.blake2s(kept.encode()).hexdigest()
+
+
+def begins_like(key: str) -> str:
+    """What is no later than what stands for a key, and begins all that stand for keys which were cut where it was."""
+    kept = escaped(key)
+    return cut(kept, KEY_BYTES) or kept
 
 
 def whole_key(key: str) -> str | None:

@@ -1,0 +1,291 @@
+"""What somebody else has done to stored rows is seen, in every copy, and keeps nobody from seeing the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apsw
+import asyncpg
+import msgspec
+import pytest
+
+from tests.servers.cassandra import Cassandra, fresh_keyspace
+from tests.servers.mongodb import fresh_database
+from tests.servers.postgres import fresh_schema
+from twofold.read_store.cassandra import CassandraReadStore
+from twofold.read_store.memory import MemoryReadStore
+from twofold.read_store.mongodb import MongoReadStore
+from twofold.read_store.port import Change, Kept, ReadModel, Stored, WholeReadStore
+from twofold.stores import open_read_store
+from twofold.testing.read_store_rows import LOG, found_rows
+from twofold.world import RealWorld
+
+LONG = "x" * 2_000
+
+
+class Thing(msgspec.Struct, frozen=True):
+    name: str
+    total: int = 0
+    note: str | None = None
+    money: Decimal = Decimal(0)
+    since: datetime = datetime(2026, 1, 2, tzinfo=UTC)
+    größe: float = 0.5
+
+
+FIELDS = Thing.__struct_fields__
+MODEL = ReadModel("Things", 3, Thing, (("name",), ("name", "note")), ("total", "money", "since", "größe"))
+ROWS = {
+    "a": Thing("ann", 1, LONG),
+    "b": Thing("bob", 2, None, Decimal("1.20")),
+    "c": Thing(LONG, 3, "n", Decimal("-7")),
+    "d": Thing("dan", 4, "n", Decimal("1E+30"), größe=5),
+}
+PLAIN = {key: msgspec.json.decode(msgspec.json.encode(row)) for key, row in ROWS.items()}
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mongodb", "cassandra"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty read store of each kind."""
+    match request.param:
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/views.db"
+        case "postgresql":
+            return f"{request.getfixturevalue('postgres_newest').dsn}?schema={fresh_schema()}"
+        case "mongodb":
+            return str(request.getfixturevalue("mongodb").url_of(fresh_database()))
+        case _:
+            return str(request.getfixturevalue("cassandra").url(fresh_keyspace()))
+
+
+@asynccontextmanager
+async def opened(url: str, *, read_only: bool = False) -> AsyncIterator[WholeReadStore]:
+    store = await open_read_store(url, RealWorld(), read_only=read_only)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def filled(store: WholeReadStore) -> None:
+    await store.prepare([MODEL])
+    await store.save(Change(MODEL, LOG, 0, 4, 0, {key: Kept(row, n + 1) for n, (key, row) in enumerate(ROWS.items())}))
+
+
+async def spoil(url: str, store: WholeReadStore, what: str) -> None:
+    """Do to the row 'b' what nobody should."""
+    match url.partition(":")[0]:
+        case "sqlite":
+            done = {
+                "text": "row = 'oops'",
+                "other": """row = '{"name":"bob","total":77}'""",
+                "misfit": """row = '{"name":"bob","total":"two"}'""",
+                "copy": '"total:number" = 77',
+            }
+            connection = apsw.Connection(url.removeprefix("sqlite:///"))
+            connection.execute(f"""update "rows of %54hings@3" set {done[what]} where key = 'b'""")
+            connection.close()
+        case "postgresql":
+            done = {
+                "text": "row = 'null'",
+                "other": """row = '{"name":"bob","total":77}'""",
+                "misfit": """row = '{"name":"bob","total":"two"}'""",
+                "copy": '"total:bigint" = 77',
+            }
+            plain, _, schema = url.partition("?schema=")
+            server = await asyncpg.connect(plain)
+            await server.execute(f"""update "{schema}"."Things@3" set {done[what]} where key = 'b'""")
+            await server.close()
+        case "mongodb":
+            assert isinstance(store, MongoReadStore)
+            rows = store._client.database[store._tables["Things", 3].collection]
+            steps: dict[str, Any] = {
+                "text": {"$set": {"json": "oops"}, "$unset": {"row": ""}},
+                "other": {"$set": {"row": {"name": "bob", "total": 77}}},
+                "misfit": {"$set": {"row": {"name": "bob", "total": "two"}}},
+                "copy": {"$set": {"c.total:number": 77}},
+            }
+            await rows.update_one({"_id": "b"}, steps[what])
+        case _:
+            assert isinstance(store, CassandraReadStore)
+            tables = store._models["Things", 3]
+            texts = {"text": "oops", "other": '{"name":"bob","total":77}', "misfit": '{"name":"bob","total":"two"}'}
+            if what in texts:
+                # Newer than the row that is there, or Cassandra would keep that.
+                put = f"update {tables.rows} using timestamp 3 set row = ? where key = 'b'"
+                await store._driver.rows(put, texts[what])
+            else:
+                await lose_copy(store, "name by total")
+
+
+async def lose_copy(store: CassandraReadStore, access: str, timestamp: int = 2) -> None:
+    """Delete one of the entries of the row 'b', as of its own version."""
+    tables = store._models["Things", 3]
+    (spot,) = [each for each in tables.layout.spots("b", ROWS["b"]) if each.access == access]
+    drop = f"delete from {tables.finds} using timestamp ? where access = ? and part = ? and place = ? and key = 'b'"
+    await store._driver.rows(drop, timestamp, spot.access, list(spot.part), spot.place)
+
+
+SAID = {
+    "text": r"The row is (no JSON|null)\.",
+    "other": r"The column total holds 2, the row says 77\.|Its copy under '.*' says otherwise\.",
+    "misfit": "The row does not fit Thing: .*total",
+    "copy": r"^(The column total holds 77, the row says 2\.|Its copy under 'name by total' is missing\.)$",
+}
+UNTOLD = "misfit"
+"""What only the row type tells."""
+
+
+@pytest.mark.parametrize("what", list(SAID))
+async def test_damage_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(url: str, what: str) -> None:
+    async with opened(url) as store, opened(url, read_only=True) as stranger:
+        await filled(store)
+        await spoil(url, store, what)
+        for each in (store, stranger):
+            listed = await each.stored("Things", 3, "", 10)
+            assert [key for key, _ in listed] == ["a", "b", "c", "d"]
+            inspected = await each.inspect(MODEL, ["d", "b", "a", "c"])
+            assert inspected.keys() == ROWS.keys()
+            for found in (dict(listed), inspected):
+                for n, key in enumerate(ROWS):
+                    if key != "b":
+                        assert found[key] == Stored(PLAIN[key], n + 1)
+                if what != UNTOLD or found is inspected or each is store:
+                    assert_matches(SAID[what], found["b"].damage)
+                row = {"text": None, "copy": PLAIN["b"]}.get(what, {"name": "bob", "total": found["b"].row and 77})
+                if what != UNTOLD:
+                    assert found["b"].row == row
+                assert found["b"].repair == 0
+        assert [key for key, _ in await store.stored("Things", 3, "a", 1)] == ["b"]
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
+        raise ValueError(text)
+
+
+@pytest.mark.parametrize("what", list(SAID))
+async def test_a_row_that_is_written_above_what_is_told_is_whole_again(url: str, what: str) -> None:
+    async with opened(url) as store:
+        await filled(store)
+        await spoil(url, store, what)
+        told = (await store.inspect(MODEL, ["b"]))["b"]
+        mended = Kept(ROWS["b"], 4, told.repair + 1)
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": mended}))
+        assert await store.inspect(MODEL, ["b"]) == {"b": Stored(PLAIN["b"], 4, told.repair + 1)}
+        assert (await store.load(MODEL, ["b"]))["b"].row == ROWS["b"]
+        assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
+
+
+async def test_a_row_in_memory_that_is_no_json_is_told_of_too() -> None:
+    store = MemoryReadStore()
+    await filled(store)
+    rows = store._models["Things", 3].rows
+    rows["b"] = Kept(object(), 2)
+    rows["c"] = Kept(Thing("c", "two"), 3)  # type: ignore[arg-type]
+    found = dict(await store.stored("Things", 3, "", 10))
+    assert found == await store.inspect(MODEL, list(ROWS))
+    assert found["b"].row is None
+    assert_matches("The row cannot be written as JSON", found["b"].damage)
+    assert_matches("The row does not fit Thing", found["c"].damage)
+    assert (found["a"], found["d"].damage) == (Stored(PLAIN["a"], 1), "")
+
+
+@asynccontextmanager
+async def on_cassandra(server: Cassandra) -> AsyncIterator[CassandraReadStore]:
+    async with opened(server.url(fresh_keyspace())) as store:
+        assert isinstance(store, CassandraReadStore)
+        yield store
+
+
+async def told_of(store: CassandraReadStore, key: str = "b") -> Stored | None:
+    """What is told of a row, in both ways; they agree where it is listed."""
+    listed = dict(await store.stored("Things", 3, "", 10))
+    inspected = await store.inspect(MODEL, [key])
+    if key in listed:
+        assert inspected[key] == listed[key]
+    return inspected.get(key)
+
+
+async def test_a_row_that_is_found_but_not_there_by_key_is_told_of_and_so_is_the_other_way_round(
+    cassandra: Cassandra,
+) -> None:
+    async with on_cassandra(cassandra) as store:
+        await filled(store)
+        await store._driver.rows(f"delete from {store._models['Things', 3].rows} using timestamp 2 where key = 'b'")
+        alone = Stored(PLAIN["b"], 2, 0, "It is found under '*', but there is no row of its key.")
+        assert await told_of(store) == alone
+    async with on_cassandra(cassandra) as store:
+        await filled(store)
+        await lose_copy(store, "*")
+        assert "b" not in dict(await store.stored("Things", 3, "", 10))
+        assert await told_of(store) == Stored(PLAIN["b"], 2, 0, "Its copy under '*' is missing.")
+
+
+async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_checkpoint_has_passed(
+    cassandra: Cassandra,
+) -> None:
+    async with on_cassandra(cassandra) as store:
+        await filled(store)
+        tables = store._models["Things", 3]
+        newer = Thing("bob", 9)
+        text = tables.layout.encode(newer)
+        for spot in tables.layout.spots("b", newer):
+            where = "where access = ? and part = ? and place = ? and key = 'b'"
+            put = f"update {tables.finds} using timestamp 6 set row = ? {where}"
+            await store._driver.rows(put, text, spot.access, list(spot.part), spot.place)
+        assert await told_of(store) == Stored(msgspec.json.decode(text), 6)
+        await store.save(Change(MODEL, LOG, 4, 6, 0))
+        told = await told_of(store)
+        assert told is not None
+        assert (told.row, told.position) == (PLAIN["b"], 2)
+        assert "Its copy under '*' says otherwise." in told.damage
+
+
+async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that_a_repair_has_to_exceed(
+    cassandra: Cassandra,
+) -> None:
+    async with on_cassandra(cassandra) as store:
+        await filled(store)
+        tables = store._models["Things", 3]
+        (spot,) = [each for each in tables.layout.spots("b", ROWS["b"]) if each.access == "* by total"]
+        put = f"update {tables.finds} set row = 'by hand' where access = ? and part = ? and place = ? and key = 'b'"
+        await store._driver.rows(put, spot.access, list(spot.part), spot.place)
+        told = await told_of(store)
+        assert told is not None
+        assert told == Stored(PLAIN["b"], 2, told.repair, "Its copy under '* by total' says otherwise.")
+        assert told.repair > 0
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": Kept(ROWS["b"], 4, told.repair + 1)}))
+        assert await told_of(store) == Stored(PLAIN["b"], 4, told.repair + 1)
+        assert len(await found_rows(store, MODEL, order_by="total")) == 4
+
+
+async def test_rows_that_are_being_saved_all_the_time_are_not_called_damaged(cassandra: Cassandra) -> None:
+    async with on_cassandra(cassandra) as store:
+        await filled(store)
+        row, position, looks = ROWS["b"], 4, 0
+
+        async def follow() -> None:
+            nonlocal row, position
+            while True:
+                new = Thing(f"bob {position % 3}", position % 5)
+                change = {"b": Kept(new, position + 1, 0, (row,))}
+                if position % 7 == 0:
+                    change["b"] = Kept(None, position + 1, 0, (row,))
+                await store.save(Change(MODEL, LOG, position, position + 1, 0, change))
+                row, position = new, position + 1
+
+        following = asyncio.create_task(follow())
+        try:
+            until = asyncio.get_running_loop().time() + 4
+            while asyncio.get_running_loop().time() < until:
+                assert [each.damage for _, each in await store.stored("Things", 3, "", 10)] in ([""] * 4, [""] * 3)
+                assert [each.damage for each in (await store.inspect(MODEL, ["b"])).values()] in ([""], [])
+                looks += 1
+            assert not following.done()
+        finally:
+            following.cancel()
+        assert looks > 3
