@@ -1,7 +1,8 @@
 """In charge of column values: what a field of a row becomes where it is filtered and sorted, alike in every read store.
 
     field type                  column value, and so the order            kind
-    bool, int, float            the number (int within 64 bits)           number
+    bool, int, float            the number (int within 64 bits); where    number
+                                only floats may be, as a float
     str, Literal["…"]           the text, by code points                  text
     datetime                    the moment, in microseconds; without a    moment
                                 time zone it is read as UTC
@@ -34,6 +35,8 @@ ColumnValue = str | int | float | None
 _LARGEST = 2**63 - 1
 _SMALLEST = -(2**63)
 _EXPONENT_SHIFT = 10**18
+_WHOLE = frozenset({int, bool})
+_REAL = frozenset({float})
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -60,11 +63,21 @@ class Column(msgspec.Struct, frozen=True):
         if value is None:
             return None
         try:
-            return _CONVERTERS[self.kind](value)
+            found = _CONVERTERS[self.kind](value)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise InvalidMessage(
                 f"'{self.field}' cannot be filtered or sorted by: {error}.", field=self.field
             ) from error
+        return float(found) if isinstance(found, int) and self.types == _REAL else found
+
+    def may_hold(self, value: object) -> bool:
+        """Whether a row may have this value, which has a column value: no whole number is 1.5, no float 2**53 + 1."""
+        number = value.value if isinstance(value, Enum) else value
+        if self.kind != "number" or not isinstance(number, int | float):
+            return True
+        if self.types <= _WHOLE:
+            return _SMALLEST <= number <= _LARGEST and number == int(number)
+        return self.types != _REAL or float(number) == number
 
 
 def columns_of(model: ReadModel) -> dict[str, Column]:

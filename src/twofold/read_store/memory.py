@@ -152,6 +152,8 @@ class _MemorySnapshot:
     ) -> Found:
         kept = _of(self._models, model)
         access = check_access(model, kept.columns, filters, order_by, descending, limit, cursor)
+        if access.vain:
+            return Found([], None)
         ordered = sorted(_matching(kept, access), reverse=descending)
         if access.after is not None:
             behind = _place(*access.after)

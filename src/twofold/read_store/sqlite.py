@@ -282,6 +282,8 @@ class _SqliteSnapshot:
     ) -> Found:
         table = _table(self._tables, model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        if access.vain:
+            return Found([], None)
         found: list[Any] = []
         with DiskErrors(self._path):
             for sql, parameters in table.finds(access):

@@ -190,6 +190,25 @@ class ReadStoreContract(UpkeepContract):
                 with pytest.raises(InvalidMessage, match="'customer'"):
                     await find(store, ORDERS, {"customer": wrong})
 
+    async def test_a_filter_by_a_number_that_no_row_can_have_finds_nothing(self) -> None:
+        near = 2.0**53
+        rows = {"a": Everything(whole=1, real=near), "b": Everything(whole=2, real=near + 2), "c": Everything()}
+        async with self.opened() as store:
+            await keep(store, EVERYTHING, rows)
+            for vain in ({"whole": 1.5}, {"whole": 1e30}, {"whole": -1e300}, {"real": 2**53 + 1}, {"yes": 0.5}):
+                assert await keys(store, EVERYTHING, vain) == [], vain
+                assert await keys(store, EVERYTHING, vain, order_by="whole", descending=True) == [], vain
+            found = [await keys(store, EVERYTHING, each) for each in ({"whole": 1.0}, {"real": 2**53}, {"real": near})]
+            assert found == [["a"], ["a"], ["a"]]
+
+    async def test_a_whole_number_in_a_field_of_floats_is_found_as_the_float_it_is_read_as(self) -> None:
+        async with self.opened() as store:
+            rows = {"a": Everything(real=2**53 + 1), "b": Everything(real=5), "c": Everything(real=2.0**53)}
+            await keep(store, EVERYTHING, rows)
+            assert await keys(store, EVERYTHING, {"real": 2.0**53}) == ["a", "c"]
+            assert await keys(store, EVERYTHING, {"real": 5}) == ["b"]
+            assert await keys(store, EVERYTHING, order_by="real", descending=True) == ["c", "a", "b"]
+
     async def test_a_snapshot_does_not_see_what_is_saved_after_it_was_taken(self) -> None:
         if not self.transactional:
             pytest.skip("this store does not hold a moment still")

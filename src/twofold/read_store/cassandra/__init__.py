@@ -158,6 +158,8 @@ class _CassandraSnapshot:
         tables = _of(self._models, model)
         layout = tables.layout
         access = check_access(model, layout.columns, filters, order_by, descending, limit, cursor)
+        if access.vain:
+            return Found([], None)
         parts = layout.parts(access.group, access.values)
         after = None if access.after is None else (text_of(access.after[0]), access.after[1])
         name = access_name(access.group, access.order)

@@ -50,6 +50,8 @@ class MongoSnapshot:
     ) -> Found:
         table = self._table_of(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        if access.vain:
+            return Found([], None)
         find = Find(table, access)
         found: list[Document] = []
         for step in find.steps():

@@ -94,6 +94,8 @@ class PostgresSnapshot:
     ) -> Found:
         table = self._table(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        if access.vain:
+            return Found([], None)
         found = await self._find(table, access, exact=table.needs_exact(access))
         page = [(key_of(short, whole), table.row(row)) for short, whole, row, _ in found[:limit]]
         if len(found) <= limit:
