@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import apsw
+import pytest
+
 from tests.cli.commands import run, run_json, serving
 from tests.cli.test_rebuild import break_a_row, folder, text_of
 
@@ -22,6 +25,26 @@ def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
     code, said = run_json(folder, "audit", "app:app", "pages", "--key", "n3", "--key", "n4", "--repair")
     assert (code, said["data"]["rows"], said["data"]["repaired"]) == (0, 2, 1)
     assert run(folder, "audit", "app:app", "pages").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("oops", "The row is no JSON."),
+        ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
+    ],
+)
+def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_the_others_are_audited_all_the_same(
+    folder: Path, row: str, told: str
+) -> None:
+    connection = apsw.Connection(str(folder / "data/views.db"))
+    connection.execute("""update "rows of pages@1" set row = ? where key = 'n3'""", (row,)).fetchall()
+    connection.close()
+    for only in ([], ["--key", "n3", "--key", "n4"]):
+        done = run(folder, "audit", "app:app", "pages", *only)
+        assert done.returncode == 3, done.stderr
+        assert f"{2 if only else 40} rows looked at: {1 if only else 39} right, 1 different" in done.stdout
+        assert f"  n3 (of position 4, then of 4): {told}" in done.stdout
 
 
 def test_beside_a_running_serve_it_looks_by_itself_and_has_the_serve_mend(folder: Path) -> None:

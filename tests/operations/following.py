@@ -14,7 +14,7 @@ from twofold.domain.events import Metadata, Position
 from twofold.errors import Conflict
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, WholeReadStore
+from twofold.read_store.port import Change, Checkpoint, ReadModel, Stored, WholeReadStore
 from twofold.synchronization.control import Control, Generation, Generations
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector, Skips
@@ -59,9 +59,15 @@ class JitteryViews(MemoryReadStore):
         await turns(self._random)
         return found
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
         await turns(self._random)
         found = await super().stored(name, generation, after, limit)
+        await turns(self._random)
+        return found
+
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+        await turns(self._random)
+        found = await super().inspect(model, keys)
         await turns(self._random)
         return found
 

@@ -13,7 +13,7 @@ from twofold.operations.compare import Comparison, compare
 from twofold.operations.looking import Field, just_before
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import shares
-from twofold.read_store.port import Checkpoint, Kept, Parked, WholeReadStore
+from twofold.read_store.port import Checkpoint, Parked, Stored, WholeReadStore
 from twofold.testing.read_store_rows import HOSTILE
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
@@ -222,7 +222,7 @@ async def test_no_more_rows_are_read_at_once_than_a_page(log: MemoryWriteStore) 
     class Watched(MemoryReadStore):
         most = 0
 
-        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
             found = await super().stored(name, generation, after, limit)
             self.most = max(self.most, len(found))
             return found
@@ -245,7 +245,7 @@ async def test_no_more_keys_are_remembered_to_be_looked_at_again_than_two_pages(
             self.looks = 0
             return await super().checkpoints()
 
-        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Kept]]:
+        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
             self.looks += 1
             self.most = max(self.most, self.looks)
             return await super().stored(name, generation, after, limit)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
+from msgspec import structs
 
 from twofold.app import App
 from twofold.domain.events import Position
@@ -15,7 +16,7 @@ from twofold.operations.key_folds import KeyFolds, Skips
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
 from twofold.operations.scratch import OnProgress, Scratch, scratch
 from twofold.read_store.port import WholeReadStore
-from twofold.synchronization.control import acts_on_record, look_at_board
+from twofold.synchronization.control import Act, acts_on_record, look_at_board
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -33,9 +34,9 @@ class Audited(msgspec.Struct, frozen=True):
     `before` is what was there, `after` what the log says.
 
     `rows` are the keys looked at: the sum of `right`, `different` (also rows that are of another position than the
-    fold: an update is missing), `missing`, `extra` and `parked`. Of those that were wrong, `repaired` are right now,
-    and `failed` are not; `failures` says of some why. `position` is how far the log was folded for all rows; 0 for an
-    audit of some keys.
+    fold: an update is missing; and rows that are damaged), `missing`, `extra` and `parked`. Of those that were wrong,
+    `repaired` are right now, and `failed` are not; `failures` says of some why. `position` is how far the log was
+    folded for all rows; 0 for an audit of some keys.
     """
 
     name: str
@@ -96,7 +97,7 @@ async def audit(
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
     skips = await _skips(store, projection)
     folds = KeyFolds(store, projection, app.events.decode, app.world, skips)
-    look = Look(store, views, name, generation)
+    look = Look(store, views, name, generation, model=structs.replace(app.models[name], generation=generation))
     auditing = _Auditing(look, folds, projection, repair, sample)
     if keys is not None:
         await auditing.take(dict.fromkeys(keys))
@@ -255,9 +256,12 @@ class _Auditing:
 
         async def mend(key: str) -> None:
             try:
-                await repair(self._look.name, key)
+                done = await repair(self._look.name, key)
             except TwofoldError as error:
                 reasons[key] = str(error)
+            else:
+                if isinstance(done, Act) and not done.done:
+                    reasons[key] = done.outcome
 
         for n in range(0, len(keys), _REPAIRS):
             await asyncio.gather(*(mend(key) for key in keys[n : n + _REPAIRS]))
@@ -266,8 +270,7 @@ class _Auditing:
         self._repaired += judged.right
         self._failed += len(still)
         for key in still[: self._most - len(self._failures)]:
-            error = judged.wrong[key].error if key in judged.wrong else "It is parked."
-            self._failures.append(f"{key}: {reasons.get(key) or error or 'It differs still.'}")
+            self._failures.append(f"{key}: {reasons.get(key) or _still_wrong(judged.wrong.get(key))}")
 
     def result(self, position: Position) -> Audited:
         """What was found."""
@@ -289,6 +292,13 @@ class _Auditing:
         )
 
 
+def _still_wrong(wrong: Difference | None) -> str:
+    """Why a row is wrong although it was repaired, and what helps."""
+    if wrong is None:
+        return "It is parked."
+    return f"{wrong.error or 'It differs still.'} A repair does not help here; rebuild the read model."
+
+
 def _claim(seen: Seen) -> Seen:
     """What a row says of itself: that it is the state up to the last position that its checkpoint vouches for."""
-    return seen if seen.row is None else seen._replace(first=seen.last)
+    return seen._replace(first=seen.last) if seen.there else seen

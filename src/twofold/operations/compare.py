@@ -136,9 +136,9 @@ class _Comparing:
                 # Deleted on both sides meanwhile: there is no row to count.
                 self._equal += old.row is not None
             case "different":
-                self._only_old += new.row is None
-                self._only_new += old.row is None
-                self._different += new.row is not None and old.row is not None
+                self._only_old += not new.there
+                self._only_new += not old.there
+                self._different += new.there and old.there
                 if len(self._sample) < self._most:
                     self._sample.append(difference(key, old, new, self._row))
         return True

@@ -1,6 +1,6 @@
 """In charge of what a look at stored rows proves: for which positions of the log a row is known to be the state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
@@ -10,7 +10,7 @@ from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import UnknownMessage, WiringError
 from twofold.operations.likeness import alike, settled
-from twofold.read_store.port import Checkpoint, Kept, WholeReadStore
+from twofold.read_store.port import Checkpoint, ReadModel, Stored, WholeReadStore
 from twofold.write_store.port import WriteStore
 
 _NEAR = 4
@@ -27,7 +27,7 @@ class Field(msgspec.Struct, frozen=True):
 class Difference(msgspec.Struct, frozen=True):
     """One key whose rows differ: where each was changed last (None: there is no row), and the fields that differ.
 
-    `error` says why no row can be made, where that is so.
+    `error` says what is wrong with a row that is damaged, and why no row can be made, where that is so.
     """
 
     key: str
@@ -42,7 +42,8 @@ class Seen(NamedTuple):
 
     A row that was changed last at `position` is the state of its key at every position from `first` to `last`. No row,
     and one that does not say where it was changed (None), is so at one of them at least. `parked`: the key is set
-    aside, so that its row says nothing of later positions.
+    aside, so that its row says nothing of later positions. `damage` is a sentence about a row that nobody wrote so: it
+    is there, though `row` may be None, and it is the state of its key at no position.
     """
 
     row: Any | None
@@ -50,6 +51,12 @@ class Seen(NamedTuple):
     first: Position
     last: Position
     parked: bool = False
+    damage: str = ""
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a row at all."""
+        return self.row is not None or bool(self.damage)
 
 
 class Page(NamedTuple):
@@ -64,16 +71,25 @@ class Look:
 
     A row that was last changed at p, read after its checkpoint had come to c, is the state from p to c: events between
     would be in it. No row is the state somewhere between c and the head read afterwards: where a store writes rows
-    before checkpoints, a row may be deleted ahead of them. `still` says that nobody writes there.
+    before checkpoints, a row may be deleted ahead of them. `still` says that nobody writes there. Where the `model` is
+    known, rows are held against their type, and against all that finds read.
     """
 
     def __init__(
-        self, store: WriteStore, views: WholeReadStore, name: str, generation: int, *, still: bool = False
+        self,
+        store: WriteStore,
+        views: WholeReadStore,
+        name: str,
+        generation: int,
+        *,
+        model: ReadModel | None = None,
+        still: bool = False,
     ) -> None:
         self.name = name
         self.generation = generation
         self._store = store
         self._views = views
+        self._model = model
         self._still = still
         self._at: list[Checkpoint] = []
         self._head: Position = 0
@@ -88,17 +104,21 @@ class Look:
         """At most `limit` rows behind a key."""
         await self._begin()
         found = await self._views.stored(self.name, self.generation, after, limit)
-        rows = {key: self._present(key, kept) for key, kept in found}
+        there = dict(found)
+        if self._model is not None and (self._model.find_by or self._model.order_by):
+            # The JSON alone does not say of every field what its column has to hold.
+            there = await self._views.inspect(self._model, list(there))
+        rows = self._rows(there)
         await self._end()
         return Page(rows, found[-1][0] if len(found) == limit else None)
 
     async def of(self, keys: Iterable[str]) -> dict[str, Seen]:
         """What there is of these keys now."""
+        wanted = list(dict.fromkeys(keys))
         await self._begin()
-        there = {key: await self._stored(key) for key in keys}
-        rows = {key: self._present(key, kept) for key, kept in there.items() if kept is not None}
+        rows = self._rows(await self._of(wanted))
         await self._end()
-        return {key: rows[key] if key in rows else self.absent(key) for key in there}
+        return {key: rows[key] if key in rows else self.absent(key) for key in wanted}
 
     def absent(self, key: str) -> Seen:
         """What the last look has shown of a key that it found no row of."""
@@ -132,20 +152,30 @@ class Look:
     def _mine(self) -> tuple[str, int]:
         return self.name, self.generation
 
-    def _present(self, key: str, kept: Kept) -> Seen:
-        last = max(kept.position, self._reached(key))
-        return Seen(kept.row, kept.position, kept.position, last, key in self._parked)
+    def _rows(self, stored: Mapping[str, Stored]) -> dict[str, Seen]:
+        """Those that are there: some stores tell of deleted ones, too."""
+        return {key: self._present(key, each) for key, each in stored.items() if each.row is not None or each.damage}
+
+    def _present(self, key: str, stored: Stored) -> Seen:
+        last = max(stored.position, self._reached(key))
+        return Seen(stored.row, stored.position, stored.position, last, key in self._parked, stored.damage)
 
     def _reached(self, key: str) -> Position:
         return next((at.progress.position for at in self._at if at.partition.holds(key)), 0)
 
-    async def _stored(self, key: str) -> Kept | None:
+    async def _of(self, keys: Sequence[str]) -> dict[str, Stored]:
+        if self._model is not None:
+            return await self._views.inspect(self._model, keys)
+        found = {key: await self._stored(key) for key in keys}
+        return {key: each for key, each in found.items() if each is not None}
+
+    async def _stored(self, key: str) -> Stored | None:
         after = just_before(key)
         while True:
             found = await self._views.stored(self.name, self.generation, after, _NEAR)
-            for other, kept in found:
+            for other, stored in found:
                 if other >= key:
-                    return kept if other == key else None
+                    return stored if other == key else None
             if len(found) < _NEAR:
                 return None
             after = found[-1][0]
@@ -165,6 +195,8 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
     """How two looks at a key compare; None where they may be of different positions. `row` is the type, if known."""
     if one.parked or other.parked:
         return "parked"
+    if one.damage or other.damage:
+        return "different"
     if one.row is None and other.row is None:
         return "same"
     if not _of_one_position(one, other):
@@ -174,18 +206,19 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
 
 def difference(key: str, before: Seen, after: Seen, row: type | None, error: str | None = None) -> Difference:
     """What differs, for people: the fields of both rows. A row that is no object is one field without a name."""
+    errors = filter(None, [before.damage, after.damage, error])
     return Difference(
         key,
         _changed(before),
         _changed(after),
         _fields_that_differ(before.row, after.row, row),
-        error,
+        " ".join(errors) or None,
     )
 
 
 def _changed(seen: Seen) -> Position | None:
     """Where a row was changed last; where it was looked at, if it does not say."""
-    if seen.row is None:
+    if not seen.there:
         return None
     return seen.last if seen.position is None else seen.position
 
