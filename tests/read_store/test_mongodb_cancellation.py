@@ -45,6 +45,7 @@ CALLS: dict[str, Call] = {
     "progress": lambda store, k: progress(store, ORDERS),
     "checkpoints": lambda store, k: store.checkpoints(),
     "stored": lambda store, k: store.stored("orders", 1, "", 3),
+    "inspect": lambda store, k: store.inspect(ORDERS, ["a", "b"]),
     "prepare": lambda store, k: store.prepare([OTHER]),
     "repartition": split,
     "drop": lambda store, k: store.drop("nothing", 1),

@@ -17,7 +17,7 @@ from tests.servers.mongodb import ReplicaSet
 from twofold.errors import Conflict
 from twofold.read_store.mongodb import writing
 from twofold.read_store.mongodb.standing import Standings
-from twofold.read_store.port import Change, Kept, Parked, ReadStore
+from twofold.read_store.port import Change, Kept, Parked, ReadStore, Stored
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, loaded, progress
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,9 @@ async def test_a_late_older_row_does_not_bring_a_deleted_one_to_life(mongodb_url
                 with pytest.raises(Conflict):
                     await store.save(late)
         assert await found_rows(store, ORDERS) == [("b", Order(total=1))]
-        assert await store.stored("orders", 1, "", 9) == [("b", Kept({"customer": "ann", "total": 1, "note": None}, 3))]
+        assert await store.stored("orders", 1, "", 9) == [
+            ("b", Stored({"customer": "ann", "total": 1, "note": None}, 3))
+        ]
         assert await store.load(ORDERS, ["a", "b", "never"]) == {
             "a": Kept(None, 9),
             "b": Kept(Order(total=1), 3),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.errors import InvalidMessage
 from twofold.read_store.memory import MemoryReadStore
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, Kept, ReadModel, Stored
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres.names import fitting, table_name
 from twofold.read_store.postgres.table import Table
@@ -222,8 +222,7 @@ async def test_a_fraction_in_a_column_of_whole_numbers_is_refused_where_it_would
     model = msgspec.structs.replace(ORDERS, find_by=(("total",),))
     await store.prepare([model])
     assert [key for key, _ in await found_rows(store, model, {"total": 1.0})] == ["a"]
-    with pytest.raises(InvalidMessage, match=r"'total'.*1\.5"):
-        await find(store, model, {"total": 1.5})
+    assert await found_rows(store, model, {"total": 1.5}) == []
 
 
 # ---------------------------------------------------------------------------------------------------------- rows, names
@@ -243,7 +242,7 @@ async def test_rows_come_back_exactly_and_the_server_can_look_into_them(store: P
     }
     await keep(store, model, rows)
     assert await loaded(store, model, list(rows)) == rows
-    plain = [(key, Kept(msgspec.json.decode(msgspec.json.encode(row)), 1)) for key, row in rows.items()]
+    plain = [(key, Stored(msgspec.json.decode(msgspec.json.encode(row)), 1)) for key, row in rows.items()]
     assert await store.stored("odd", 1, "", 9) == plain
     async with store.snapshot() as snapshot:
         native = snapshot.native(model)
