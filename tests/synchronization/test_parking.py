@@ -531,3 +531,33 @@ async def test_a_parked_key_is_not_freed_without_its_events_where_an_upcaster_ch
         act = await app.projections.retry("totals", HOT)
         assert "twofold reindex" in act.outcome
         assert await parked(app) == {HOT: (2, 0)}
+
+
+@pytest.mark.parametrize(
+    "damage", ['row = \'{"counter":"hot","total":"x"}\'', "row = 'no JSON'", "row = null", '"total:n" = 77']
+)
+async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(damage: str, tmp_path: Path) -> None:
+    wide = Module(
+        "counters",
+        events=[Counted, Ended],
+        decisions=[count],
+        projections=[Projection("totals", add_up, key=CounterId, find_by=["total"])],
+        queries=[total_of, all_totals],
+    )
+    async with app_in(tmp_path, wide) as app:
+        for by in (1, 2):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        views: Any = app._running.views  # type: ignore[union-attr]
+        (table,) = views._tables.values()
+        column = table.column_names["total"].strip('"')
+        views._connection.execute(f"update {table.name} set {damage.replace('total:n', column)}")
+        views_model = table.model
+        act = await app.projections.repair("totals", HOT)
+        assert act.outcome == "The row is repaired."
+        assert await rows(app) == await folded(app, set())
+        assert (await views.inspect(views_model, [HOT]))[HOT].damage == ""
+        await app.send(Count([HOT], 3))
+        await until(lambda: caught_up(app), "caught up")
+        assert await rows(app) == await folded(app, set())
+        assert (await app.projections.repair("totals", HOT)).outcome == "The row was right already."

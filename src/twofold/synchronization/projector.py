@@ -11,7 +11,7 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, ReadStore
+from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, Stored, WholeReadStore
 from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Touches, fold_all, touched
 from twofold.synchronization.follower import Skips, told
 from twofold.world import World, microseconds
@@ -40,7 +40,7 @@ class Projector:
         projection: BoundProjection,
         model: ReadModel,
         store: WriteStore,
-        views: ReadStore,
+        views: WholeReadStore,
         decode: Callable[[RecordedEvent], Any],
         world: World,
         *,
@@ -289,9 +289,10 @@ class Projector:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
-        there = (await self._views.load(self._model, [key])).get(key, ABSENT)
+        # Not loaded as a row: one that nobody can read is to be repaired all the more.
+        there = (await self._views.inspect(self._model, [key])).get(key, Stored(None, 0))
         work = await self._work(key, 0, at)
-        if 0 < there.position <= at and there.position not in {each.position for each in work.recorded}:
+        if there.position not in {each.position for each in work.recorded} and await self._touches(there.position, key):
             raise InvalidMessage(_OTHER_TAG.format(key=key, position=there.position), field="key")
         try:
             folded = fold_all(self._projection, work, {}, self._skips)
@@ -302,12 +303,30 @@ class Projector:
                 field="key",
             ) from failed
         right = folded.get(key, ABSENT)
-        if (right.row, right.position) == (there.row, there.position) or right.row is there.row is None:
+        same = right.row is None or right.position == there.position
+        if same and not there.damage and _plain(right.row) == there.row:
             return "The row was right already."
-        states = (*right.passed, *(() if there.row is None else (there.row,)))
+        states = (*right.passed, *self._as_row(there.row))
         mended = Kept(right.row, max(right.position, 1), there.repair + 1, states)
         await self._write({key: mended}, {}, at, at)
         return "The row is repaired."
+
+    async def _touches(self, position: Position, key: str) -> bool:
+        """Whether the event at a position touches a key, whatever tags it is stored under."""
+        page = await self._store.read(self.query, position - 1, 1) if position > 0 else None
+        return page is not None and any(
+            each.position == position and key in self._projection.keys(self._decode(each)) for each in page.events
+        )
+
+    def _as_row(self, stored: Any | None) -> list[Any]:
+        """The row that is there, so that all its copies are found; none where it fits no row."""
+        if stored is None:
+            return []
+        try:
+            return [msgspec.convert(stored, self._projection.row)]
+        except msgspec.ValidationError as error:
+            log.warning("%s: what is repaired was no row: %s", self.name, error)
+            return []
 
     async def _work(self, key: str, after: Position, last: Position) -> Touches:
         """The events that touch a key, behind `after` up to `last`."""
@@ -324,3 +343,8 @@ class Projector:
 
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
         return Parked(key, recorded.position, told(error.__cause__ or error), microseconds(self._world.now()))
+
+
+def _plain(row: Any | None) -> Any | None:
+    """A row as JSON data."""
+    return None if row is None else msgspec.json.decode(msgspec.json.encode(row))
