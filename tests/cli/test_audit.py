@@ -34,9 +34,7 @@ def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
         ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
     ],
 )
-def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_the_others_are_audited_all_the_same(
-    folder: Path, row: str, told: str
-) -> None:
+def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_mended(folder: Path, row: str, told: str) -> None:
     connection = apsw.Connection(str(folder / "data/views.db"))
     connection.execute("""update "rows of pages@1" set row = ? where key = 'n3'""", (row,)).fetchall()
     connection.close()
@@ -45,6 +43,10 @@ def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_the_others_ar
         assert done.returncode == 3, done.stderr
         assert f"{2 if only else 40} rows looked at: {1 if only else 39} right, 1 different" in done.stdout
         assert f"  n3 (of position 4, then of 4): {told}" in done.stdout
+    mended = run(folder, "audit", "app:app", "pages", "--repair")
+    assert mended.returncode == 0, mended.stderr
+    assert mended.stdout.endswith("1 repaired, 0 not.\n")
+    assert run(folder, "audit", "app:app", "pages").returncode == 0
 
 
 def test_beside_a_running_serve_it_looks_by_itself_and_has_the_serve_mend(folder: Path) -> None:
