@@ -32,6 +32,10 @@ class Read(NamedTuple):
     damage: str = ""
 
 
+UNREADABLE = (msgspec.DecodeError, TypeError, ValueError, OverflowError)
+"""What decoding raises, whatever was found in the place of a row."""
+
+
 class Reader:
     """Reads the stored rows of one read model. `kinds` are, by field, those that a column may be of."""
 
@@ -86,6 +90,23 @@ def _decoder(model: ReadModel) -> Callable[[str | bytes], Any] | None:
     except TypeError:
         # No JSON can be held against such a type, which only the store in memory takes.
         return None
+
+
+def unreadable(model: ReadModel, error: Exception) -> str:
+    """What to tell whoever needs a stored row that cannot be read, for this reason."""
+    if type_changed(error):
+        return (
+            f"Stored rows of '{model.name}' no longer fit {model.row.__name__}: {error}. The row type has changed: "
+            f"raise `version` of the projection '{model.name}', so that its read model is built anew."
+        )
+    return (
+        f"A stored row of '{model.name}' is damaged: {error}. `twofold audit` finds it, and mends it with `--repair`."
+    )
+
+
+def type_changed(error: Exception) -> bool:
+    """Whether it is JSON that could not be read as a row: no accident, as a rule, but another row type."""
+    return isinstance(error, msgspec.ValidationError)
 
 
 def _by_type(row: Any, columns: Mapping[str, Column], kinds: Mapping[str, object]) -> dict[str, list[ColumnValue]]:

@@ -1,14 +1,17 @@
 """In charge of what a SQLite file of read models contains: its tables made, and brought up to what is declared now."""
 
+import logging
 from typing import Any
 
 import apsw
-import msgspec
 
 from twofold.errors import WiringError
+from twofold.read_store.damage import UNREADABLE, type_changed, unreadable
 from twofold.read_store.partition import shares
 from twofold.read_store.port import Kept
 from twofold.read_store.sqlite_table import Table, quoted
+
+log = logging.getLogger(__name__)
 
 TABLES = """
 pragma synchronous = normal;
@@ -90,11 +93,16 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
     while True:
         sql = f"select key, row, position, repair from {table.name} where key > ? order by key limit ?"
         stored: list[Any] = list(connection.execute(sql, (after, _PAGE if added else 1)))
-        try:
-            rows = {key: Kept(table.decode(row), position, repair) for key, row, position, repair in stored}
-        except msgspec.DecodeError as error:
-            raise WiringError(table.undecodable(error)) from error
-        if not added or not rows:
+        rows: dict[str, Kept] = {}
+        for key, row, position, repair in stored:
+            try:
+                rows[key] = Kept(table.decode(row), position, repair)
+            except UNREADABLE as error:
+                if type_changed(error):
+                    raise WiringError(unreadable(table.model, error)) from error
+                # It stays without columns, which an audit finds: it must not keep the app from starting.
+                log.warning("%s", unreadable(table.model, error))
+        if not added or not stored:
             return
         connection.executemany(table.fill, table.parameters(rows))
         after = stored[-1][0]

@@ -15,6 +15,7 @@ import msgspec
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
+from twofold.read_store.damage import UNREADABLE, unreadable
 from twofold.read_store.port import Kept, ReadModel
 
 _ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
@@ -92,18 +93,11 @@ class Table:
                 raise InvalidMessage(f"Row {key!r} of '{self.model.name}' cannot be stored: {error}.") from error
 
     def row(self, stored: bytes) -> Any:
-        """The row of its JSON. Unavailable, naming the cure, where the row type has changed since."""
+        """The row of its JSON. Unavailable, naming the cure, where it cannot be read as one."""
         try:
             return self.decode(stored)
-        except msgspec.DecodeError as error:
-            raise Unavailable(self.undecodable(error)) from error
-
-    def undecodable(self, error: msgspec.DecodeError) -> str:
-        """What to tell whoever changed the row type but not the version."""
-        return (
-            f"Stored rows of '{self.model.name}' no longer fit {self.model.row.__name__}: {error}. The row type has "
-            f"changed: raise `version` of the projection '{self.model.name}', so that its read model is built anew."
-        )
+        except UNREADABLE as error:
+            raise Unavailable(unreadable(self.model, error)) from error
 
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
         """The statements, with parameters, that answer a find, one by one until there are enough rows.

@@ -22,6 +22,7 @@ import msgspec
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import Column, ColumnValue, columns_of
+from twofold.read_store.damage import UNREADABLE, type_changed, unreadable
 from twofold.read_store.partition import slot_of
 from twofold.read_store.port import ReadModel
 
@@ -89,25 +90,22 @@ class Layout:
         return text
 
     def decode(self, stored: str) -> Any:
-        """The row of its JSON. Unavailable, naming the cure, where the row type has changed since."""
+        """The row of its JSON. Unavailable, naming the cure, where it cannot be read as one."""
         try:
             return self._decode(stored)
-        except msgspec.DecodeError as error:
-            raise Unavailable(self.undecodable(error)) from error
+        except UNREADABLE as error:
+            raise Unavailable(unreadable(self.model, error)) from error
 
     def check(self, stored: str) -> None:
-        """WiringError, naming the cure, where stored rows no longer fit the row type."""
+        """WiringError, naming the cure, where stored rows no longer fit the row type.
+
+        One that is damaged is for an audit to find: it must not keep the app from starting.
+        """
         try:
             self._decode(stored)
-        except msgspec.DecodeError as error:
-            raise WiringError(self.undecodable(error)) from error
-
-    def undecodable(self, error: msgspec.DecodeError) -> str:
-        """What to tell whoever changed the row type but not the version."""
-        return (
-            f"Stored rows of '{self.model.name}' no longer fit {self.model.row.__name__}: {error}. The row type has "
-            f"changed: raise `version` of the projection '{self.model.name}', so that its read model is built anew."
-        )
+        except UNREADABLE as error:
+            if type_changed(error):
+                raise WiringError(unreadable(self.model, error)) from error
 
     def value(self, row: Any, order: str | None) -> ColumnValue:
         """The value a row is ordered by."""

@@ -1,15 +1,19 @@
 """In charge of what a database of read models contains: collections made, and brought up to what is declared now."""
 
+import logging
 from functools import partial
 from typing import Any
 
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
+from twofold.errors import Unavailable
 from twofold.read_store.mongodb.client import Client, Collection
 from twofold.read_store.mongodb.finds import BY_KEY, FORGET, FORGETTING, LIVE, Table
 from twofold.read_store.mongodb.names import IDENTITY, PARKED
 from twofold.read_store.mongodb.standing import Standings
+
+log = logging.getLogger(__name__)
 
 _PAGE = 1_000
 _INDEX_NOT_FOUND = 27
@@ -72,11 +76,18 @@ async def _fill(client: Client, table: Table, rows: Collection) -> None:
         updates: list[UpdateOne] = []
         for document in found:
             table.check(document)
-            values = {f"c.{name}": value for name, value in table.values(table.row(document)).items()}
+            try:
+                row = table.row(document)
+            except Unavailable as error:
+                # It stays without columns, which an audit finds.
+                log.warning("%s", error)
+                continue
+            values = {f"c.{name}": value for name, value in table.values(row).items()}
             # One that has been saved since has all of its columns.
             same = {name: document[name] for name in ("_id", "_r", "_p")}
             updates.append(UpdateOne(same, {"$set": values}))
-        await client.patiently(partial(rows.bulk_write, updates, ordered=False))
+        if updates:
+            await client.patiently(partial(rows.bulk_write, updates, ordered=False))
         lacking["_id"] = {"$gt": found[-1]["_id"]}
 
 

@@ -20,6 +20,7 @@ from bson.raw_bson import RawBSONDocument
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
+from twofold.read_store.damage import UNREADABLE, type_changed, unreadable
 from twofold.read_store.mongodb.names import column_name, id_of, rows_of
 from twofold.read_store.port import Kept, ReadModel
 
@@ -84,22 +85,22 @@ class Rows:
 
     def row(self, document: Mapping[str, Any]) -> Any | None:
         """The row alone; None for one that was deleted."""
-        text = json_of(document)
-        if text is None:
-            return None
         try:
-            return self._decode(text)
-        except msgspec.DecodeError as error:
-            raise Unavailable(self._undecodable(error)) from error
+            text = json_of(document)
+            return None if text is None else self._decode(text)
+        except UNREADABLE as error:
+            raise Unavailable(unreadable(self.model, error)) from error
 
     def check(self, document: Mapping[str, Any]) -> None:
-        """WiringError, naming the cure, where the row type has changed since this row was stored."""
-        text = json_of(document)
+        """WiringError, naming the cure, where the row type has changed since this row was stored.
+
+        One that is damaged is for an audit to find: it must not keep the app from starting.
+        """
         try:
-            if text is not None:
-                self._decode(text)
-        except msgspec.DecodeError as error:
-            raise WiringError(self._undecodable(error)) from error
+            self.row(document)
+        except Unavailable as error:
+            if isinstance(error.__cause__, Exception) and type_changed(error.__cause__):
+                raise WiringError(str(error)) from error
 
     def _document(self, key: str, kept: Kept) -> bytes:
         text = _encode(kept.row)
@@ -118,12 +119,6 @@ class Rows:
             # A bool is an int to us, but not to MongoDB.
             found[name] = own if plain and type(own) in (str, int) else value(own)
         return found
-
-    def _undecodable(self, error: msgspec.DecodeError) -> str:
-        return (
-            f"Stored rows of '{self.model.name}' no longer fit {self.model.row.__name__}: {error}. The row type has "
-            f"changed: raise `version` of the projection '{self.model.name}', so that its read model is built anew."
-        )
 
 
 def json_of(document: Mapping[str, Any]) -> bytes | str | None:

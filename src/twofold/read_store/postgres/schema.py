@@ -8,6 +8,7 @@ import msgspec
 
 from twofold.errors import WiringError
 from twofold.postgres_server import Connection
+from twofold.read_store.damage import unreadable
 from twofold.read_store.partition import shares
 from twofold.read_store.port import Kept
 from twofold.read_store.postgres.arguments import Arguments
@@ -166,7 +167,7 @@ async def _fill(connection: Connection, table: Table, *, all_rows: bool) -> None
                 for short, whole, row, position, repair in stored
             }
         except msgspec.DecodeError as error:
-            raise WiringError(table.undecodable(error)) from error
+            raise WiringError(unreadable(table.model, error)) from error
         if not all_rows or not rows:
             return
         arrays = table.arrays(rows)

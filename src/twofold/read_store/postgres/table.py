@@ -17,6 +17,7 @@ import msgspec
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import columns_of
+from twofold.read_store.damage import unreadable
 from twofold.read_store.port import Kept, ReadModel
 from twofold.read_store.postgres.arguments import Array, Statement, whole_numbers
 from twofold.read_store.postgres.fields import Field, fields_of
@@ -86,14 +87,7 @@ class Table:
         try:
             return self.decode(stored)
         except msgspec.DecodeError as error:
-            raise Unavailable(self.undecodable(error)) from error
-
-    def undecodable(self, error: msgspec.DecodeError) -> str:
-        """What to tell whoever changed the row type but not the version."""
-        return (
-            f"Stored rows of '{self.model.name}' no longer fit {self.model.row.__name__}: {error}. The row type has "
-            f"changed: raise `version` of the projection '{self.model.name}', so that its read model is built anew."
-        )
+            raise Unavailable(unreadable(self.model, error)) from error
 
     def finds(self, access: Access, *, exact: bool = False) -> Iterator[Statement]:
         """The statements, without their limit, that answer a find one by one until there are enough rows.
