@@ -43,7 +43,7 @@ ROWS = {
     "a": Thing("ann", 1, LONG),
     "b": Thing("bob", 2, None, Decimal("1.20")),
     "c": Thing(LONG, 3, "n", Decimal("-7")),
-    "d": Thing("dan", 4, "n", Decimal("1E+30"), größe=5),
+    "d": Thing("dan", 4, "n", Decimal("1E+30"), größe=2**53 + 1),
 }
 PLAIN = {key: msgspec.json.decode(msgspec.json.encode(row)) for key, row in ROWS.items()}
 

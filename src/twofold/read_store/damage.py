@@ -53,19 +53,16 @@ class Reader:
             return Read(None, {}, NO_JSON)
         if row is None:
             return Read(None, {}, "The row is null.")
-        by_kind = _by_kind(row, self._kinds)
         if self._decode is None or self._type is None:
-            return Read(row, by_kind)
+            return Read(row, _by_kind(row, self._kinds))
         try:
             typed = self._decode(cast("str | bytes", text))
         except _MISFIT as error:
             return Read(row, {}, f"The row does not fit {self._type.__name__}: {error}.")
         try:
-            by_type = _by_type(typed, self._columns, self._kinds)
+            return Read(row, _by_type(typed, self._columns, self._kinds))
         except InvalidMessage as error:
             return Read(row, {}, str(error))
-        # A number may have been kept before the type rounded it.
-        return Read(row, {field: [*values, *by_kind.get(field, ())] for field, values in by_type.items()})
 
 
 def stored_as(read: Read, position: object, repair: object, found: Mapping[str, object]) -> Stored:
@@ -129,9 +126,11 @@ def _column_values(kind: str, value: Any) -> list[ColumnValue]:
     """The column value of a JSON value in a column of a kind; none where it has none."""
     try:
         typed: Any = value if value is None or kind not in _TYPES else msgspec.convert(value, _TYPES[kind])
-        return [Column("", kind, plain=False, get=_itself).value(typed)]
+        found = Column("", kind, plain=False, get=_itself).value(typed)
     except _MISFIT:
         return []
+    # Where only floats may be, whole numbers are kept as the nearest one.
+    return [found, float(found)] if isinstance(found, int) and float(found) != found else [found]
 
 
 def _itself(value: Any) -> Any:

@@ -208,6 +208,8 @@ class ReadStoreContract(UpkeepContract):
             assert await keys(store, EVERYTHING, {"real": 2.0**53}) == ["a", "c"]
             assert await keys(store, EVERYTHING, {"real": 5}) == ["b"]
             assert await keys(store, EVERYTHING, order_by="real", descending=True) == ["c", "a", "b"]
+            stored = {**dict(await store.stored("everything", 1, "", 9)), **await store.inspect(EVERYTHING, ["b"])}
+            assert [each.damage for each in stored.values()] == ["", "", ""]
 
     async def test_a_snapshot_does_not_see_what_is_saved_after_it_was_taken(self) -> None:
         if not self.transactional:
