@@ -18,14 +18,15 @@ from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
 from twofold.settings import Settings
 from twofold.synchronization.builds import Builds
 from twofold.synchronization.control import Board, Control
-from twofold.synchronization.follower import Follower, Skips
+from twofold.synchronization.decoding import memo
+from twofold.synchronization.follower import Skips, WholeFollower
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor, Send, policy_checkpoints
 from twofold.synchronization.requests import Requests
 from twofold.synchronization.share import Share
 from twofold.synchronization.supervisor import Supervisor
 from twofold.synchronization.watch import Watch
-from twofold.synchronization.worker import Worker, memo
+from twofold.synchronization.worker import Worker
 from twofold.world import World
 from twofold.write_store.port import Append, Outcome, WriteStore
 
@@ -94,7 +95,7 @@ class Running:
             looked=self._looked,
             only=only,
         )
-        self._requests = Requests(self.control, self.supervisor, store, views)
+        self._requests = Requests(self.control, self.supervisor, store, views, plans.world)
 
     @property
     def workers(self) -> list[Worker]:
@@ -193,7 +194,9 @@ class _Crew:
     def model(self, name: str, generation: int) -> ReadModel:
         return msgspec.structs.replace(self._plans.models[name], generation=generation)
 
-    def _projector(self, share: Share, epoch: int, decode: Callable[..., Any], skips: Skips, rows: int) -> Follower:
+    def _projector(
+        self, share: Share, epoch: int, decode: Callable[..., Any], skips: Skips, rows: int
+    ) -> WholeFollower:
         return Projector(
             self._plans.wiring.projections[share.name],
             self.model(share.name, share.generation),
@@ -207,7 +210,7 @@ class _Crew:
             cached_rows=rows,
         )
 
-    def _reactor(self, share: Share) -> Follower:
+    def _reactor(self, share: Share) -> WholeFollower:
         plans = self._plans
         return Reactor(
             plans.wiring.policies[share.name],

@@ -38,6 +38,14 @@ class Follower(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """End whatever the follower runs beside the reading."""
+        ...
+
+
+class Mending(Protocol):
+    """What operators can do about what a follower has set aside."""
+
     async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
         """Do what an operator wants of a key, while the checkpoint is `at`, and say in a sentence what was done.
 
@@ -57,9 +65,9 @@ class Follower(Protocol):
         """What is set aside now."""
         ...
 
-    async def close(self) -> None:
-        """End whatever the follower runs beside the reading."""
-        ...
+
+class WholeFollower(Follower, Mending, Protocol):
+    """Both: what a node runs."""
 
 
 def told(error: BaseException) -> str:

@@ -304,7 +304,7 @@ class Projector:
             ) from failed
         right = folded.get(key, ABSENT)
         same = right.row is None or right.position == there.position
-        if same and not there.damage and _plain(right.row) == there.row:
+        if same and not there.damage and _written(right.row) == _written(there.row):
             return "The row was right already."
         states = (*right.passed, *self._as_row(there.row))
         mended = Kept(right.row, max(right.position, 1), there.repair + 1, states)
@@ -345,6 +345,6 @@ class Projector:
         return Parked(key, recorded.position, told(error.__cause__ or error), microseconds(self._world.now()))
 
 
-def _plain(row: Any | None) -> Any | None:
-    """A row as JSON data."""
-    return None if row is None else msgspec.json.decode(msgspec.json.encode(row))
+def _written(row: Any | None) -> bytes:
+    """A row, or the JSON data of one, so that equal ones are equal byte by byte: 1, 1.0 and true are not."""
+    return msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(row)), order="deterministic")

@@ -14,6 +14,7 @@ from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.share import Share
 from twofold.synchronization.supervisor import Supervisor, follows
+from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,14 @@ _WHOLE = ("split", "merge")
 class Requests:
     """Deals with the requests that concern what this node follows. Each is done again until it is on record as done."""
 
-    def __init__(self, board: Control, supervisor: Supervisor, store: WriteStore, views: WholeReadStore) -> None:
+    def __init__(
+        self, board: Control, supervisor: Supervisor, store: WriteStore, views: WholeReadStore, world: World
+    ) -> None:
         self._control = board
         self._supervisor = supervisor
         self._store = store
         self._views = views
+        self._world = world
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._board = supervisor.board
 
@@ -175,7 +179,7 @@ class Requests:
             await follower.apply(Slice(events, upto, page.head), position)
             position = upto
             # Stores on this machine answer at once: others on this loop have their turn.
-            await asyncio.sleep(0)
+            await self._world.sleep(0)
 
     def _model(self, share: Share) -> ReadModel:
         return self._supervisor.model(share)

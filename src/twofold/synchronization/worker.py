@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from twofold.domain.event_query import EventQuery
-from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.events import Position
 from twofold.errors import Conflict, Refused, Unavailable
-from twofold.synchronization.follower import Follower, Skips, State
+from twofold.synchronization.follower import Skips, State, WholeFollower
+from twofold.synchronization.member import Member
 from twofold.world import World
 from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
@@ -24,47 +25,6 @@ _WORSE: Sequence[State] = ("live", "catching-up", "elsewhere", "waiting", "retry
 _REST = 2.0
 _PAGE_BYTES = 8 * 1024 * 1024
 _LONGEST_REST = 0.01
-
-
-class Member:
-    """A follower on its way: the position it has reached, and how it fares.
-
-    One that fails rests for a while, longer each time, and the others of its worker go on.
-    """
-
-    def __init__(self, follower: Follower) -> None:
-        self.follower = follower
-        self.position: Position = 0
-        self.types = frozenset(kind for item in follower.query.items for kind in item.types)
-        self.reopen = False
-        self.failures = 0
-        self.state: State = "catching-up"
-        self.error: str | None = None
-        self.rests_until = 0.0
-        self.to_skip: Skips | None = None
-
-    def ready(self, now: float) -> bool:
-        """Whether it may go on."""
-        return self.rests_until <= now and not self.reopen
-
-    def failed(self, state: State, error: Exception, until: float) -> None:
-        """It could not go on, and is tried again at a moment of the monotonic clock."""
-        self.state = state
-        self.error = f"{type(error).__name__}: {error}"
-        self.rests_until = until
-
-    def went_on(self, *, live: bool) -> None:
-        """What it could not do it has done, or there is nothing to do."""
-        # Only here: a follower that stands still may not look alive each time it tries again.
-        self.state, self.error = "live" if live else "catching-up", None
-        self.failures, self.rests_until = 0, 0.0
-
-    def part(self, page: Slice, whole: bool) -> Slice:
-        """What of a page is news to this follower; `whole` says that all of it is of its types."""
-        if whole and page.events and page.events[0].position > self.position:
-            return page
-        events = [e for e in page.events if e.position > self.position and (whole or e.type in self.types)]
-        return Slice(events, page.upto, page.head)
 
 
 class _Ahead(NamedTuple):
@@ -83,7 +43,7 @@ class Worker:
 
     def __init__(
         self,
-        followers: Sequence[Follower],
+        followers: Sequence[WholeFollower],
         store: WriteStore,
         world: World,
         *,
@@ -115,7 +75,7 @@ class Worker:
         self._done: deque[tuple[float, int]] = deque()
 
     @property
-    def follower(self) -> Follower:
+    def follower(self) -> WholeFollower:
         """The one follower of a worker that has only one."""
         (member,) = self.members
         return member.follower
@@ -128,7 +88,10 @@ class Worker:
     @property
     def state(self) -> State:
         """How the one that fares worst is doing."""
-        return "waiting" if self._waiting else max((each.state for each in self.members), key=_WORSE.index)
+        if self._waiting:
+            return "waiting"
+        states: list[State] = [each.state for each in self.members]
+        return max(states, key=_WORSE.index)
 
     @property
     def error(self) -> str | None:
@@ -374,7 +337,7 @@ class Worker:
             return
 
 
-def _union(followers: Sequence[Follower]) -> EventQuery:
+def _union(followers: Sequence[WholeFollower]) -> EventQuery:
     items = dict.fromkeys(item for each in followers for item in each.query.items)
     return EventQuery(tuple(items))
 
@@ -388,16 +351,3 @@ def _drop(ahead: _Ahead) -> None:
 def _settle(answer: "asyncio.Future[Any]", error: BaseException) -> None:
     if not answer.done():
         answer.set_exception(error)
-
-
-def memo(decode: Callable[[RecordedEvent], Any]) -> tuple[Callable[[RecordedEvent], Any], Callable[[], None]]:
-    """A `decode` that remembers what it decoded, for followers that take a page together; and what makes it forget."""
-    known: dict[Position, Any] = {}
-
-    def decoded(recorded: RecordedEvent) -> Any:
-        event = known.get(recorded.position)
-        if event is None:
-            event = known[recorded.position] = decode(recorded)
-        return event
-
-    return decoded, known.clear
