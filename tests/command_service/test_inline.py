@@ -325,7 +325,7 @@ async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> No
     module = ledger(TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
     store = MemoryWriteStore()
     async with Services(store, module) as services:
-        with pytest.raises(InvalidMessage, match="'broken' made a row for the key 'a' that could not be read back"):
+        with pytest.raises(InvalidMessage, match="'broken' does not take this Deposited into the row of the key 'a'"):
             await services.handle(Deposit("a", 1), "c-1")
         assert (await store.read(NO_EVENTS)).head == 0
         # The row of the other projection had been folded already, and must not be remembered.
