@@ -13,6 +13,9 @@ INSTALLED_BENCH := $(VENV)/installed-bench-$(call checksum,$(BENCH_LOCK))
 
 PYTEST_ARGS ?=
 
+# Most tests wait for servers, disks and clocks more than they compute. `make test WORKERS=` runs them one by one.
+WORKERS ?= -n 3 --dist loadgroup
+
 .PHONY: demo test check bench torture format lock install
 .DEFAULT_GOAL := test
 
@@ -22,7 +25,7 @@ demo: $(INSTALLED)             ## the whole thing, running, with something to lo
 test: $(INSTALLED)             ## every test but the long ones
 	@scripts/install-browser
 	@scripts/install-servers
-	$(BIN)/python -m pytest -m "not torture" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not torture" $(WORKERS) $(PYTEST_ARGS)
 
 torture: $(INSTALLED)          ## the long ones: kill, starve, disturb
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)

@@ -28,8 +28,27 @@ def chromium() -> str:
     return path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever is marked `browser` asks for the browser first, so that it is skipped, and counted, without one."""
+SERVERS = {"cassandra": {"cassandra", "cassandra_here"}, "mongodb": {"mongodb", "mongod_here"}}
+"""Servers that take long to start or much memory, by the fixtures that start them."""
+
+
+def server_of(item: pytest.Item) -> str | None:
+    """The large server a test needs, if it needs one."""
+    names = set(getattr(item, "fixturenames", []))
+    return next((server for server, fixtures in SERVERS.items() if names & fixtures or f"[{server}" in item.name), None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let tests of one large server run in one process, and first; ask for the browser where one is needed.
+
+    Whatever is marked `browser` asks for it first, so that it is skipped, and counted, without one.
+    """
+    for item in items:
+        if (server := server_of(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(server))
+    if hasattr(config, "workerinput"):
+        # What cannot be shared out among processes begins at once, and the rest is shared out around it.
+        items.sort(key=lambda item: server_of(item) or "z")
     for item in items:
         if item.get_closest_marker("browser") and "chromium" not in (names := getattr(item, "fixturenames", [])):
             names.insert(0, "chromium")

@@ -1,7 +1,8 @@
 """A poison event holds up its key, or its partition, and no more; retried or skipped, all follows in order, once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -440,6 +441,15 @@ async def builds(app: App, parked: int) -> bool:
     return [each.parked for each in (await app.status()).builds] == [parked]
 
 
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """For errors whose text no report of pytest's can carry from one process to another."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("unlogged")
 async def test_whatever_an_error_says_its_key_is_parked(tmp_path: Path) -> None:
     def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
         if isinstance(event, Counted) and event.by == 13:
