@@ -8,7 +8,6 @@ import msgspec
 
 from benchmarks import postgres, read_side
 from benchmarks.commands import commands, saturated, visible
-from benchmarks.follow import catch_up
 from benchmarks.harness import Result, show
 from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
@@ -21,7 +20,6 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "bulk": bulk,
     "loads": loads,
     "growth": growth,
-    "catch-up": catch_up,
     "inline": inline,
     "wire": wire,
     "postgres-commands": postgres.commands,
