@@ -275,14 +275,15 @@ async def test_a_rebuild_that_is_killed_ten_times_goes_on_and_ends_as_the_fold(t
         assert (await app.ask(TotalOf("c1"))).value == expected["c1"]
 
 
+def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+    if isinstance(event, Counted) and event.by == 13:
+        raise ArithmeticError("thirteen")
+    return add_up(row, event, counter)
+
+
 async def test_poison_in_one_build_holds_up_neither_the_others_nor_itself_while_the_log_grows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
-        if isinstance(event, Counted) and event.by == 13:
-            raise ArithmeticError("thirteen")
-        return add_up(row, event, counter)
-
     cluster = Cluster(monkeypatch)
     projections = [
         Projection("totals", poisoned, key=CounterId, partitions=4),
@@ -310,11 +311,6 @@ async def test_poison_in_one_build_holds_up_neither_the_others_nor_itself_while_
 async def test_a_build_that_may_not_pass_an_event_stands_still_alone_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
-        if isinstance(event, Counted) and event.by == 13:
-            raise ArithmeticError("thirteen")
-        return add_up(row, event, counter)
-
     cluster = Cluster(monkeypatch)
     projections = [
         Projection("totals", poisoned, key=CounterId, parks="partition", partitions=2),

@@ -69,6 +69,7 @@ class Worker:
         self._begin = begin
         self._stopping = False
         self._waiting = False
+        self._new_skips = False
         self._asked: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -157,6 +158,7 @@ class Worker:
         """Pass over what operators have said to pass over, by projection; as soon as it can be done."""
         for member in self.members:
             member.to_skip = skips.get(member.follower.name)
+        self._new_skips = True
         self._wake.set()
 
     def rate(self) -> float:
@@ -187,6 +189,9 @@ class Worker:
                     self._note([member], error)
 
     async def _pass_over(self) -> None:
+        if self._new_skips:
+            self._new_skips = False
+            self._rest_no_longer()
         now = self._world.monotonic()
         for member in self.members:
             if member.to_skip is not None and member.ready(now):
@@ -231,9 +236,12 @@ class Worker:
             else:
                 if not answer.done():
                     answer.set_result(done)
-            for member in self.members:
-                # What kept it may be out of its way now.
-                member.rests_until = 0.0
+            self._rest_no_longer()
+
+    def _rest_no_longer(self) -> None:
+        """What kept them may be out of their way now."""
+        for member in self.members:
+            member.rests_until = 0.0
 
     async def _step(self) -> None:
         self._waiting = not self._held()
@@ -329,7 +337,7 @@ class Worker:
         self._wake.clear()
         pause = min(member.rests_until for member in self.members) - self._world.monotonic()
         asked = self._asked and not any(member.reopen for member in self.members)
-        if pause <= 0 or asked or self._stopping:
+        if pause <= 0 or asked or self._new_skips or self._stopping:
             return
         try:
             await self._world.within(pause, self._wake.wait())
