@@ -43,7 +43,8 @@ where log_id = ?1 and position > ?2 and position <= ?3 and type_id in (select va
 order by position limit ?4
 """
 _WINDOW = 2
-_LOOKS_BY_INDEX = 50
+_LOOKS_BY_INDEX = 1_000
+"""After a walk that found too little: it cost as much as a hundred looks into the index."""
 _MOST_QUERIES = 1_000
 _COMMANDS = """
 select c.command_id, c.request_hash, c.position, c.count
@@ -108,10 +109,11 @@ class LogReader:
         if limit is None or len(conditions) != 1 or any(item.tags for item in conditions[0].query.items):
             return None
         query, after = conditions[0].query, conditions[0].after
-        to_go = self._sparse.get(query, 0)
         upto = min(head, after + limit * _WINDOW)
-        if to_go or upto - after < limit:
-            self._sparse[query] = max(0, to_go - 1)
+        if upto - after < limit:
+            return None
+        if to_go := self._sparse.get(query, 0):
+            self._sparse[query] = to_go - 1
             return None
         types = array("q", {number for item in query.items for number in self._type_ids(item)})
         found = []
