@@ -118,8 +118,11 @@ async def _change(by: By, names: Sequence[str], *, back: bool, as_json: bool) ->
     if as_json:
         emit(done)
     for each in [] if as_json else done:
-        numbers = ", ".join(map(str, each.generations)) or "none"
-        click.echo(f"{each.name}: generation {numbers} {'serves again' if back else 'dropped'}.")
+        numbers = ", ".join(map(str, each.generations))
+        did = (
+            f"generation {numbers} {'serves again' if back else 'dropped'}" if numbers else "there was nothing to drop"
+        )
+        click.echo(f"{each.name}: {did}.")
     return Exit.OK
 
 

@@ -108,3 +108,12 @@ def _fits(value: ColumnValue, order: Column | None) -> bool:
     if value is None or order is None:
         return value is None
     return isinstance(value, order.stored_as) and (not isinstance(value, int) or -(2**63) <= value < 2**63)
+
+
+def is_text(key: str) -> bool:
+    """Whether a key can be kept at all: half of a surrogate pair is no text in any store."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import apsw
 import msgspec
 
+from twofold.read_store.access import is_text
 from twofold.read_store.damage import Reader, stored_as
 from twofold.read_store.port import ReadModel, Stored
 from twofold.read_store.sqlite_schema import columns_there
@@ -24,7 +25,7 @@ def stored_behind(
 def stored_of(connection: apsw.Connection, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
     """See `Upkeep.inspect`."""
     looking = _Looking(connection, table_name(model.name, model.generation), model)
-    wanted = msgspec.json.encode([key for key in keys if _is_text(key)]).decode()
+    wanted = msgspec.json.encode([key for key in keys if is_text(key)]).decode()
     return dict(
         looking.look(f"from json_each(?) wanted cross join {looking.table} kept on kept.key = wanted.value", (wanted,))
     )
@@ -53,11 +54,3 @@ class _Looking:
             read = self._reader.read(row)
             found.append((str(key), stored_as(read, position, repair, dict(zip(fields, values, strict=True)))))
         return found
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -15,7 +15,7 @@ from twofold.read_store.cassandra.checkpoints import Standing
 from twofold.read_store.cassandra.driver import Driver, Statement
 from twofold.read_store.cassandra.finding import Entry, find_by_key
 from twofold.read_store.cassandra.layout import EVERYTHING_BY_KEY, Spot, bucket_of, declared_as, table_names, text_of
-from twofold.read_store.cassandra.tables import is_text, version_of
+from twofold.read_store.cassandra.tables import is_key, version_of
 from twofold.read_store.columns import ColumnValue
 from twofold.read_store.damage import Reader, stored_as
 from twofold.read_store.port import ReadModel, Stored
@@ -78,7 +78,7 @@ class Looking:
 
     async def of(self, keys: Sequence[str]) -> dict[str, Stored]:
         """See `Upkeep.inspect`."""
-        seen = await self._look([key for key in dict.fromkeys(keys) if is_text(key)])
+        seen = await self._look([key for key in dict.fromkeys(keys) if is_key(key)])
         doubtful: set[str] = {key for key, each in seen.items() if each.damage}
         for _ in range(_LOOKS):
             if not doubtful:

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from twofold.errors import InvalidMessage, WiringError
+from twofold.read_store.access import is_text
 from twofold.read_store.cassandra.driver import Driver, Row, Statement, batch, token_of
 from twofold.read_store.cassandra.layout import Layout, Spot, table_names
 from twofold.read_store.port import Kept
@@ -84,14 +85,14 @@ class Tables:
 
     async def get(self, key: str) -> Any | None:
         """The row of a key, or None."""
-        if not is_text(key):
+        if not is_key(key):
             return None
         found = await self._driver.rows(f"select row from {self.rows} where key = ?", key)
         return self.layout.decode(found[0][0]) if found and found[0][0] else None
 
     async def load(self, keys: Iterable[str]) -> dict[str, Kept]:
         """The rows of many keys, deleted ones too."""
-        wanted = [key for key in dict.fromkeys(keys) if is_text(key)]
+        wanted = [key for key in dict.fromkeys(keys) if is_key(key)]
         select = await self._driver.prepare(f"select key, row, writetime(row) from {self.rows} where key in ?")
         parts = (wanted[n : n + _IN_ONE_READ] for n in range(0, len(wanted), _IN_ONE_READ))
         return self._kept(await self._driver.run(select.bind((part,)) for part in parts))
@@ -217,9 +218,6 @@ def _batches(partitions: _Partitions) -> Iterator[Statement]:
         yield together[0] if len(together) == 1 else batch(together)
 
 
-def is_text(key: str) -> bool:
-    """Whether a key can be kept at all."""
-    try:
-        return 0 < len(key.encode()) <= 65_535
-    except UnicodeEncodeError:
-        return False
+def is_key(key: str) -> bool:
+    """Whether a key can be kept here: not empty, and not longer than a partition key may be."""
+    return is_text(key) and 0 < len(key.encode()) <= 65_535

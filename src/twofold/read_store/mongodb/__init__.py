@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from twofold.errors import Unavailable, WiringError
+from twofold.read_store.access import is_text
 from twofold.read_store.mongodb import layout
 from twofold.read_store.mongodb.address import Address, address_of
 from twofold.read_store.mongodb.client import Client, Document
@@ -12,7 +13,7 @@ from twofold.read_store.mongodb.finds import Table
 from twofold.read_store.mongodb.looking import NOT_GONE, Looking
 from twofold.read_store.mongodb.names import CHECKPOINTS, PARKED, id_of, parked_of, rows_of
 from twofold.read_store.mongodb.progress import checkpoints_of, reading
-from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text, is_text
+from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
 from twofold.read_store.mongodb.standing import Standings
 from twofold.read_store.mongodb.writing import parked_updates, write_parked, write_rows
 from twofold.read_store.partition import Partition

@@ -111,12 +111,3 @@ def check_text(model: ReadModel, *keys: str) -> None:
         "".join(keys).encode()
     except UnicodeEncodeError as error:
         raise InvalidMessage(f"There is no such key of '{model.name}': {error}.") from error
-
-
-def is_text(key: str) -> bool:
-    """Whether a key can be stored."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

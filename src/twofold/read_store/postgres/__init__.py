@@ -19,6 +19,7 @@ from twofold.postgres_server import (
     closed_after,
     is_missing,
 )
+from twofold.read_store.access import is_text
 from twofold.read_store.partition import Partition, same_slots
 from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, Stored
 from twofold.read_store.postgres import looking, saving, schema
@@ -115,7 +116,7 @@ class PostgresReadStore:
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
         table = self._table(model)
-        statement: Statement = (table.select_many, [[short_key(key) for key in keys if _is_text(key)]])
+        statement: Statement = (table.select_many, [[short_key(key) for key in keys if is_text(key)]])
         found = await self._uncancelled(self._run(lambda connection: self._fetch(connection, statement)))
         return {key_of(key, whole): Kept(table.row(row), position, n) for key, whole, row, position, n in found}
 
@@ -163,7 +164,7 @@ class PostgresReadStore:
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
         table = qualified(self._address.schema, table_name(model.name, model.generation))
-        found = await self._uncancelled(self._stored(looking.of(table, [key for key in keys if _is_text(key)])))
+        found = await self._uncancelled(self._stored(looking.of(table, [key for key in keys if is_text(key)])))
         return dict(looking.stored(found, model))
 
     async def drop(self, name: str, generation: int) -> None:
@@ -333,11 +334,3 @@ class PostgresReadStore:
 
 async def _version_and_encoding(connection: Connection) -> tuple[int, str]:
     return connection.get_server_version().major, connection.get_settings().server_encoding
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
