@@ -32,9 +32,9 @@ async def test_one_caller_may_be_cancelled_at_any_point(kind: str, tmp_path: Pat
                 await give_up_after(turns, unlucky)
                 (outcome,) = await asyncio.gather(unlucky, return_exceptions=True)
                 gave_up += isinstance(outcome, asyncio.CancelledError)
-                written = await asyncio.wait_for(asyncio.gather(*others), 10)
+                written = await asyncio.wait_for(asyncio.gather(*others), 30)
                 assert len({each.position for each in written}) == 8
-                again = await asyncio.wait_for(services.handle(PutByThing("t0", "b", 3), "unlucky"), 10)
+                again = await asyncio.wait_for(services.handle(PutByThing("t0", "b", 3), "unlucky"), 30)
                 ids = [event.id for event in (await store.read(ALL_EVENTS)).events]
                 assert len(ids) == len(set(ids)) == 10
                 assert ids[again.position - 2 : again.position] == ["unlucky.0", "unlucky.1"]
@@ -54,7 +54,7 @@ async def test_cancelling_many_at_random_loses_nothing_that_was_answered(tmp_pat
                 await asyncio.gather(
                     *(give_up_after(random.randint(0, 60), task) for task in sent if random.random() < 0.5)
                 )
-                outcomes = await asyncio.wait_for(asyncio.gather(*sent, return_exceptions=True), 20)
+                outcomes = await asyncio.wait_for(asyncio.gather(*sent, return_exceptions=True), 30)
                 answered = {f"c{n}" for n, each in enumerate(outcomes) if not isinstance(each, BaseException)}
                 assert all(
                     isinstance(each, asyncio.CancelledError) for each in outcomes if isinstance(each, BaseException)

@@ -253,7 +253,7 @@ async def test_live_gives_each_new_answer_once_and_ends_with_the_app(tmp_path: P
             await until(lambda seen=seen, n=n: seen[-1] == n + 1, "the next answer")
         assert seen == [None, 1, 2, 3, 4, 5]
         await app.stop()
-        await asyncio.wait_for(looking, 5)
+        await asyncio.wait_for(looking, 30)
 
 
 async def test_one_answer_is_one_snapshot(tmp_path: Path) -> None:

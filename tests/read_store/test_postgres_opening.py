@@ -55,7 +55,7 @@ async def store(url: str) -> AsyncIterator[PostgresReadStore]:
 )
 async def test_a_malformed_url_is_refused_with_the_cure_and_without_the_password(url: str, cure: str) -> None:
     with pytest.raises(WiringError, match=cure) as refused:
-        await asyncio.wait_for(PostgresReadStore.open(url), 5)
+        await asyncio.wait_for(PostgresReadStore.open(url), 30)
     assert "secret" not in str(refused.value)
 
 
@@ -78,7 +78,7 @@ async def test_a_database_or_a_role_that_is_not_there_is_a_matter_of_wiring(
     postgres: Postgres, old: str, new: str, cause: str
 ) -> None:
     with pytest.raises(WiringError, match=cause) as refused:
-        await asyncio.wait_for(PostgresReadStore.open(postgres.dsn.replace(old, new)), 5)
+        await asyncio.wait_for(PostgresReadStore.open(postgres.dsn.replace(old, new)), 30)
     assert "secret" not in str(refused.value)
 
 

@@ -154,7 +154,7 @@ async def test_a_follower_that_does_not_move_is_reported_everywhere_and_no_more_
         share = next(each for each in shares(app) if each.name == name)
         heal = sabotage(app, share, monkeypatch)
         await app.send(Count(["a"]))
-        async with asyncio.timeout(STALL + 3):
+        async with asyncio.timeout(STALL + 10):
             await until(lambda: unready(http), "reported within seconds")
         (reason,) = (await http.get("/health/ready")).json()["reasons"]
         assert f"'{name}' has not moved from 1 for " in reason

@@ -74,15 +74,14 @@ async def pause_kill_and_compare(store: str, views: str) -> None:
     async with onlooker(store, views) as app:
         with node(store, views) as paused, node(store, views) as killed:
             await until(lambda: owned_by(app, paused, killed), "shared out")
-            done = asyncio.Event()
+            done, sent = asyncio.Event(), 0
 
-            async def writes() -> int:
-                sent = 0
+            async def writes() -> None:
+                nonlocal sent
                 while not done.is_set():
                     some = [f"c{sent % 17}", f"c{sent * 7 % 31}"]
                     await app.send(Count(some, sent % 50))
                     sent += 1
-                return sent
 
             writing = asyncio.create_task(writes())
             paused.send_signal(signal.SIGSTOP)
@@ -93,12 +92,12 @@ async def pause_kill_and_compare(store: str, views: str) -> None:
             await until(lambda: owned_by(app, paused), "taken over from the one that is dead")
             with node(store, views) as joined:
                 await until(lambda: owned_by(app, paused, joined), "shared out with the one that came")
+                await until(lambda: sent > 50, "enough is written")
                 done.set()
-                sent = await writing
+                await writing
                 head = (await app.log()).head
                 answer = await app.ask(Totals(), position=app.token(head), timeout=30)
                 assert {row.counter: row for row in answer.value} == await folded(app)
-                assert sent > 50
                 assert (await app.status()).problems == []
 
 

@@ -177,7 +177,7 @@ async def test_nobody_goes_back_in_time_while_generations_are_switched_under_loa
     stop = asyncio.Event()
     one: dict[str, Any] = {"projections": [totals(partitions=1)]}
     async with cluster.node(**one) as first, cluster.node(**one) as second:
-        sums = Sums(cluster, first)
+        sums, asked = Sums(cluster, first), [0] * 4
 
         async def writes() -> None:
             n = 0
@@ -185,9 +185,9 @@ async def test_nobody_goes_back_in_time_while_generations_are_switched_under_loa
                 await happen(first, 1, start=n)
                 n += 1
 
-        async def reads(app: App, random: Random) -> int:
+        async def reads(app: App, reader: int) -> None:
             """Reads with the newest position known and without one: neither is ever answered with less than before."""
-            seen = asked = 0
+            random, seen = Random(reader), 0
             while not stop.is_set():
                 token = first.token((await first.log()).head) if random.random() < 0.5 else None
                 answer = await app.ask(Totals(), position=token, timeout=30)
@@ -196,20 +196,19 @@ async def test_nobody_goes_back_in_time_while_generations_are_switched_under_loa
                 seen = answer.position
                 # What the rows say must be of that moment, too.
                 assert sum(row.total for row in answer.value) == sums.at(answer.position)
-                asked += 1
+                asked[reader] += 1
                 # In memory nothing makes a caller wait: let the others have their turn.
                 await asyncio.sleep(0)
-            return asked
 
         work = [asyncio.create_task(writes())]
-        readers = [asyncio.create_task(reads(app, Random(n))) for n in range(2) for app in (first, second)]
+        work += [asyncio.create_task(reads(app, reader)) for reader, app in enumerate((first, second) * 2)]
         for _ in range(4):
             await first.projections.rebuild(["totals"])
             await switch(first)
             await second.projections.drop("totals")
+        await until(lambda: min(asked) > 3 or any(each.done() for each in work), "everybody asked")
         stop.set()
         await asyncio.gather(*work)
-        assert min(await asyncio.gather(*readers)) > 3
         assert first.models["totals"].generation == 5
 
 

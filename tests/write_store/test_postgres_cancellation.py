@@ -100,7 +100,7 @@ async def test_a_call_given_up_at_any_moment_leaves_no_connection_and_no_answer_
     assert store._reading.opened + store._writing.opened <= 5
     await store.close()
     schema = url.rpartition("=")[2]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await connections(postgres, schema):
             continue
 
@@ -114,7 +114,7 @@ async def test_close_given_up_at_any_moment_still_closes_everything(postgres_new
         await asyncio.sleep(0)
         was_cancelled = await cancelled_after(k, store.close())
         assert isinstance((await appending)[0], Appended)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await connections(postgres_newest, url.rpartition("=")[2]):
                 continue
         if not was_cancelled:
@@ -154,7 +154,7 @@ async def test_a_lock_held_for_long_ends_in_unavailable_and_once_it_is_free_all_
     began = asyncio.get_running_loop().time()
     with pytest.raises(Unavailable, match="cannot be reached"):
         await store.append([noted(1)])
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 8
     assert len((await store.read(ALL_EVENTS)).events) == 1, "reading needs no lock"
     await held.rollback()
     (outcome,) = await store.append([noted(1)])

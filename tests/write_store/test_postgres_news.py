@@ -11,7 +11,7 @@ from tests.write_store.postgres import fresh_log
 from twofold import Metadata
 from twofold.domain.events import NewEvent
 from twofold.write_store.port import Append
-from twofold.write_store.postgres import PostgresWriteStore
+from twofold.write_store.postgres import PostgresWriteStore, news
 
 LISTENERS = "select pid from pg_stat_activity where query like 'LISTEN%{channel}%'"
 clock = asyncio.get_running_loop
@@ -30,14 +30,13 @@ class Two:
         self.channel = f"twofold_{url.rpartition('=')[2]}"
         self._written = 0
 
-    async def write(self) -> float:
-        """Append, and return how long after it the reader knew: in seconds."""
+    async def write(self) -> None:
+        """Append, and see that the reader, who waits, hears of it."""
         self._written += 1
-        waiting = asyncio.create_task(self.reader.wait(self._written - 1, 10))
+        waiting = asyncio.create_task(self.reader.wait(self._written - 1, 30))
         await self.writer.append([noted(self._written)])
-        began = clock().time()
         await waiting
-        return clock().time() - began
+        assert self.reader._news.head == self._written, "nobody told the reader"
 
     async def listeners(self, count: int) -> list[int]:
         """The server processes that listen, once there are so many."""
@@ -66,17 +65,17 @@ async def listening(two: Two) -> int:
     return pid
 
 
-async def test_another_process_hears_of_an_append_within_fifty_milliseconds(two: Two) -> None:
+async def test_another_process_hears_of_an_append_by_notification(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     await listening(two)
-    took: list[float] = []
+    for name in ("_SHORTEST_POLL", "_LONGEST_POLL"):
+        monkeypatch.setattr(news, name, 3_600.0)
     for _ in range(7):
         await idle_while_waiting(two)
-        took.append(await two.write())
-    assert sorted(took)[3] < 0.05, took
+        await two.write()
 
 
 async def idle_while_waiting(two: Two) -> None:
-    # Long enough that the next look by itself is 200 ms away.
+    # Long enough that a look is behind, and the next one by itself as far away as it ever is.
     await two.reader.wait(two.reader._news.head, 0.4)
 
 
@@ -84,8 +83,8 @@ async def test_a_listening_connection_that_is_cut_costs_a_look_and_comes_back(tw
     pid = await listening(two)
     await two.other.execute(f"select pg_terminate_backend({pid})")
     await two.listeners(0)
-    took = [await two.write() for _ in range(3)]
-    assert max(took) < 0.5, took
+    for _ in range(3):
+        await two.write()
     (again,) = await two.listeners(1)
     assert again != pid
 
@@ -95,7 +94,7 @@ async def test_without_any_notification_news_come_by_looking(two: Two) -> None:
     two.writer._news.wrote = lambda notify: None  # type: ignore[method-assign]
     for _ in range(3):
         await idle_while_waiting(two)
-        assert await two.write() < 0.5
+        await two.write()
 
 
 async def test_however_much_is_written_there_are_at_most_fifty_notifications_a_second(two: Two) -> None:
@@ -107,12 +106,12 @@ async def test_however_much_is_written_there_are_at_most_fifty_notifications_a_s
 
     await two.other.add_listener(two.channel, hear)
     began, written = clock().time(), 0
-    while clock().time() - began < 1.0:
+    while heard < 20 or written < 100:
         await two.writer.append([noted(written)])
         written += 1
     await two.other.execute("select 1")
-    assert 1 <= heard <= 52
-    assert written > 2 * heard, "there was no load"
+    assert heard <= 50 * (clock().time() - began) + 2
+    assert heard < written
     await two.other.remove_listener(two.channel, hear)
 
 

@@ -21,7 +21,6 @@ from twofold.write_store.port import Appended
 from twofold.write_store.postgres import PostgresWriteStore
 
 ROOT = Path(__file__).parents[2]
-A_SECOND = 1.0
 
 
 class Node:
@@ -59,10 +58,13 @@ class Node:
         return bool(line)
 
 
-async def stopped_and_continued(url: str, times: int) -> float:
-    """The longest that an append took while another node was stopped at random moments, in seconds."""
+async def stopped_and_continued(url: str, times: int) -> None:
+    """Appends while another node is stopped at random moments, and goes on only after them.
+
+    Unavailable if it was stopped with the lock in its hands: who would wait for it waits for ever.
+    """
     node, store = Node(url, "node"), await PostgresWriteStore.open(url)
-    random, clock, longest = Random(17), asyncio.get_running_loop().time, 0.0
+    random = Random(17)
     try:
         for turn in range(times):
             await node.until_it_has(1 + random.randrange(20))
@@ -70,15 +72,12 @@ async def stopped_and_continued(url: str, times: int) -> float:
                 await asyncio.sleep(0)
             os.kill(node.process.pid, signal.SIGSTOP)
             for number in range(3):
-                began = clock()
                 await store.append([command(f"other-{turn}-{number}")])
-                longest = max(longest, clock() - began)
             os.kill(node.process.pid, signal.SIGCONT)
     finally:
         node.kill()
         await store.close()
     await hold_against_the_log(url, node.acknowledged, node.sent)
-    return longest
 
 
 async def hold_against_the_log(url: str, acknowledged: list[str], sent: list[str]) -> None:
@@ -94,8 +93,7 @@ async def hold_against_the_log(url: str, acknowledged: list[str], sent: list[str
 
 
 async def test_a_node_that_is_stopped_keeps_no_other_from_writing(postgres_newest: Postgres) -> None:
-    longest = await stopped_and_continued(await fresh_log(postgres_newest.dsn), 20)
-    assert longest < A_SECOND, f"an append took {longest:.2f} s: the lock was held by somebody who was stopped"
+    await stopped_and_continued(await fresh_log(postgres_newest.dsn), 20)
 
 
 async def test_a_node_that_is_killed_loses_nothing_and_its_last_command_is_done_once(postgres_newest: Postgres) -> None:
@@ -146,5 +144,5 @@ async def test_a_lock_that_a_node_would_hold_across_a_round_trip_is_found_out(po
     lock = "statement after this one.\n    select * into strict head from log_head for update;"
     held = lock.replace("\n", "\n    perform pg_advisory_lock(hashtext('{schema}'));\n", 1)
     url = await broken_log(postgres_newest.dsn, (lock, held))
-    with pytest.raises((AssertionError, Unavailable)):
-        assert await asyncio.wait_for(stopped_and_continued(url, 20), 60) < A_SECOND
+    with pytest.raises(Unavailable):
+        await stopped_and_continued(url, 20)
