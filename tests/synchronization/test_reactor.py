@@ -53,6 +53,13 @@ async def react_to(app: App) -> None:
     await until(done, "reacted")
 
 
+async def nothing_parked(app: App) -> None:
+    async def none() -> bool:
+        return (await policy_of(app)).parked == ()
+
+    await until(none, "nothing is set aside any more")
+
+
 async def test_each_event_is_answered_once_through_restarts(tmp_path: Path) -> None:
     async def answer(event: Counted) -> Count | None:
         return Count(["answers"], MARK + event.by) if event.by < MARK else None
@@ -277,7 +284,7 @@ async def test_a_reaction_that_fails_is_set_aside_and_tried_again_at_the_next_st
         assert len((await policy_of(app)).parked) == 1
     broken = False
     async with app_in(tmp_path, with_policy(answer)) as app:
-        assert (await policy_of(app)).parked == ()
+        await nothing_parked(app)
     # What it wants later is kept durably, though it came from a second try.
     world = FrozenWorld()
     world._start += timedelta(days=365 * 60)
@@ -309,8 +316,7 @@ async def test_what_is_set_aside_stays_so_while_the_policy_no_longer_takes_that_
         assert [each.position for each in (await policy_of(app)).parked] == [1]
         assert seen == []
     async with app_in(tmp_path, with_policy(mended)) as app:
-        await react_to(app)
-        assert (await policy_of(app)).parked == ()
+        await nothing_parked(app)
         assert seen == [0]
 
 
@@ -336,6 +342,40 @@ async def test_an_app_starts_although_what_was_set_aside_still_finds_the_world_o
         await passes(world, app, 2)
         assert (await policy_of(app)).parked == ()
         assert (await policy_of(app)).state == "live"
+
+
+async def test_what_found_the_outside_away_at_the_start_is_tried_again_though_no_event_comes(tmp_path: Path) -> None:
+    """Each by itself, less and less often: one that stays away holds up neither the others nor new events."""
+    seen: list[int] = []
+    tried: Counter[int] = Counter()
+    away: dict[int, Exception] = {by: ValueError("a bug") for by in (1, 2, 3)}
+
+    async def mail(event: Counted) -> None:
+        tried[event.by] += 1
+        if event.by in away:
+            raise away[event.by]
+        seen.append(event.by)
+
+    async with app_in(tmp_path, with_policy(mail), fold_retries=0) as app:
+        for by in (1, 2, 3):
+            await app.send(Count(["a"], by))
+        await react_to(app)
+    away = {by: Unavailable("The mail server is away for a moment.") for by in (1, 2, 3)}
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_policy(mail), world=world, poll_seconds=900) as app:
+        await passes(world, app, 0.1)
+        del away[2], away[3]
+        await passes(world, app, 1)
+        assert (seen, len((await policy_of(app)).parked)) == ([2, 3], 1)
+        await app.send(Count(["a"], 4))
+        await passes(world, app, 0.1)
+        assert seen == [2, 3, 4]
+        before = tried[1]
+        await passes(world, app, 3_600)
+        assert 60 <= tried[1] - before <= 70
+        del away[1]
+        await passes(world, app, 60)
+        assert (seen, (await policy_of(app)).parked) == ([2, 3, 4, 1], ())
 
 
 async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> None:

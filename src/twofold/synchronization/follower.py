@@ -38,6 +38,10 @@ class Follower(Protocol):
         """
         ...
 
+    async def tend(self) -> float | None:
+        """Between two pages: do what is to be tried again by now. Seconds until there is more of that, if there is."""
+        ...
+
     async def close(self) -> None:
         """End whatever the follower runs beside the reading."""
         ...

@@ -132,6 +132,9 @@ class Projector:
     async def parked(self) -> tuple[Parked, ...]:
         return tuple((self._parked | self._halted).values())
 
+    async def tend(self) -> float | None:
+        return None
+
     async def close(self) -> None:
         return None
 

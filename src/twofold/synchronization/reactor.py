@@ -5,7 +5,7 @@ import heapq
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -29,7 +29,6 @@ _POLICY = "policy:"
 _PARKED = "parked:"
 """A space apart, so that to ask what is parked is not to read all that is due."""
 _SECOND = 1_000_000
-_AGAIN_SECONDS = 1.0
 _TRIES_SHOWN = 5
 """After so many tries a due command that cannot be sent is shown among what is set aside; it is tried all the same."""
 
@@ -50,6 +49,15 @@ class Due(msgspec.Struct, frozen=True):
     body: msgspec.Raw
     correlation_id: str
     causation_id: str
+
+
+class _Again(NamedTuple):
+    """When what is parked as `key` is tried again, by the monotonic clock, after so many tries."""
+
+    at: float
+    position: Position
+    key: str
+    tries: int
 
 
 class Reactor:
@@ -92,7 +100,7 @@ class Reactor:
         self._parked: dict[str, Parked] = {}
         self._due: list[tuple[int, str, Due]] = []
         self._late: dict[str, int] = {}
-        self._again_at: float | None = None
+        self._again: list[_Again] = []
         self._new_due = asyncio.Event()
         self._timer: asyncio.Task[None] | None = None
 
@@ -113,14 +121,14 @@ class Reactor:
         heapq.heapify(self._due)
         self._new_due.set()
         self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
-        await self._retry_parked()
+        # The code, or the world outside, may have been mended since.
+        now = self._world.monotonic()
+        self._again = sorted(_Again(now, each.position, each.key, 0) for each in self._parked.values())
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
         return position
 
     async def apply(self, page: Slice, before: Position) -> None:
-        if self._again_at is not None and self._world.monotonic() >= self._again_at:
-            await self._retry_parked()
         later: list[tuple[str, Due]] = []
         for recorded in page.events:
             later += await self._react(recorded)
@@ -143,13 +151,16 @@ class Reactor:
         if key.startswith("due:"):
             return await self._send_again(key)
         try:
-            freed = await self._retry(parked)
+            later = await self._react_again(parked)
         except (Conflict, Unavailable):
             raise
         except Exception as error:
             log.exception("%s: position %d stays set aside", self.name, parked.position)
             return f"It still fails: {told(error)}"
-        return "It is done." if freed else "The policy no longer takes this event; it stays set aside."
+        if later is None:
+            return "The policy no longer takes this event; it stays set aside."
+        await self._free(parked, later)
+        return "It is done."
 
     async def skip(self, key: str, record: Sequence[RowWrite]) -> None:
         """Pass over what is parked as `key`, and put that on `record`: both, or nothing and Conflict."""
@@ -220,34 +231,49 @@ class Reactor:
         heapq.heappush(self._due, (at, key, due))
         self._new_due.set()
 
-    async def _retry_parked(self) -> None:
-        """React again to what was set aside: the code, or the world outside, may have been mended since."""
-        self._again_at = None
-        for parked in sorted(self._parked.values(), key=lambda each: each.position):
-            try:
-                if not await self._retry(parked):
-                    log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
-            except Conflict:
-                raise
-            except Unavailable as error:
-                # The others need not wait for that.
-                log.warning("%s: position %d is tried again later: %s", self.name, parked.position, error)
-                self._again_at = self._world.monotonic() + _AGAIN_SECONDS
-                return
-            except Exception:
-                log.exception("%s: position %d stays set aside", self.name, parked.position)
+    async def tend(self) -> float | None:
+        while self._again:
+            again = self._again[0]
+            left = again.at - self._world.monotonic()
+            if left > 0:
+                return left
+            heapq.heappop(self._again)
+            parked = self._parked.get(again.key)
+            if parked is not None and not await self._tried(parked, again.tries + 1):
+                # New events come before whatever else finds the world outside away.
+                return max(0.0, self._again[0].at - self._world.monotonic())
+        return None
 
-    async def _retry(self, parked: Parked) -> bool:
-        """React again to what was set aside, and free it. False where the policy does not take it any more."""
+    async def _tried(self, parked: Parked, tries: int) -> bool:
+        """React again to what was set aside. False where the world outside is away: it is tried once more later."""
+        try:
+            later = await self._react_again(parked)
+        except (Conflict, Unavailable) as error:
+            log.warning("%s: position %d is tried again later: %s", self.name, parked.position, error)
+            at = self._world.monotonic() + _pause(tries)
+            heapq.heappush(self._again, _Again(at, parked.position, parked.key, tries))
+            return False
+        except Exception:
+            log.exception("%s: position %d stays set aside", self.name, parked.position)
+            return True
+        if later is None:
+            log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
+        else:
+            await self._free(parked, later)
+        return True
+
+    async def _react_again(self, parked: Parked) -> "list[tuple[str, Due]] | None":
+        """What is to be sent later. None where the policy does not take the event any more."""
         page = await self._store.read(self.query, parked.position - 1, 1)
         if [each.position for each in page.events] != [parked.position]:
-            return False
-        later = await self._react(page.events[0])
+            return None
+        return await self._react(page.events[0])
+
+    async def _free(self, parked: Parked, later: Sequence[tuple[str, Due]]) -> None:
         unpark = RowWrite(self._aside, parked.key, None, 1)
         await self._write(self._position, [unpark, *(_insert(self._space, key, due) for key, due in later)])
         self._remember(later)
         del self._parked[parked.key]
-        return True
 
     async def _send_again(self, key: str) -> str:
         """Put a due command that could not be sent back among those that are due."""
@@ -301,13 +327,18 @@ class Reactor:
         if tries >= _TRIES_SHOWN:
             self._parked[key] = Parked(key, 0, f"Tried {tries} times: {told(error)}"[:500], now)
         if all(key != other for _, other, _ in self._due):
-            self._remember_at(now + min(2 ** min(tries - 1, 6), 60) * _SECOND, key, due)
+            self._remember_at(now + _pause(tries) * _SECOND, key, due)
 
     async def _take_off(self, key: str) -> None:
         try:
             await self._append([RowWrite(self._space, key, None, 1)])
         except Conflict:
             log.info("%s: %s was sent before", self.name, key)
+
+
+def _pause(tries: int) -> int:
+    """How many seconds to let the world outside come back, after so many tries."""
+    return min(1 << min(tries - 1, 6), 60)
 
 
 async def policy_checkpoints(store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:

@@ -248,6 +248,7 @@ class Worker:
         if self._waiting:
             await self._world.sleep(self._poll)
             return
+        rests = [self._poll, *await self._tend()]
         now = self._world.monotonic()
         ready = [member for member in self.members if member.ready(now)]
         if not ready:
@@ -258,8 +259,8 @@ class Worker:
             for member in ready:
                 if member.position <= position:
                     member.went_on(live=True)
-            rests = [member.rests_until - now for member in self.members if member not in ready]
-            await self._store.wait(position, max(0.0, min([self._poll, *rests])))
+            rests += [member.rests_until - now for member in self.members if member not in ready]
+            await self._store.wait(position, max(0.0, min(rests)))
             return
         self._look_ahead(page)
         began = self._world.monotonic()
@@ -278,6 +279,20 @@ class Worker:
         # has worked; what is written meanwhile comes as one page, and is saved at the cost of one.
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
+
+    async def _tend(self) -> list[float]:
+        """Let each do what it tries again. When there is more of that: in how many seconds."""
+        now = self._world.monotonic()
+        rests: list[float] = []
+        for member in self.members:
+            if member.ready(now):
+                try:
+                    again = await member.follower.tend()
+                except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                    self._note([member], error)
+                else:
+                    rests += [] if again is None else [again]
+        return rests
 
     async def _read(self, position: Position) -> Slice:
         ahead, self._ahead = self._ahead, None
