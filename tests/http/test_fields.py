@@ -119,3 +119,14 @@ def test_what_nobody_declared_is_named_with_its_place(fields: dict[str, Any], pl
     with pytest.raises(InvalidMessage, match="has no field") as caught:
         strict_fields(All)(body)
     assert caught.value.field == place
+
+
+class CloseDay(msgspec.Struct):
+    pass
+
+
+def test_where_nothing_is_to_be_said_that_is_said() -> None:
+    strict_fields(CloseDay)(b"{}")
+    with pytest.raises(InvalidMessage, match=r"There is no field 'a'.*send {}") as caught:
+        strict_fields(CloseDay)(b'{"a": 1}')
+    assert caught.value.field == "a"

@@ -72,9 +72,9 @@ def _fields_of(names: frozenset[str], deeper: dict[str, Check], record: str) -> 
         if not value.keys() <= names:
             field = min(value.keys() - names)
             shown = place + "".join(c if c.isprintable() else "?" for c in field[:64])
-            raise InvalidMessage(
-                f"{record} has no field '{shown}'. It has: {', '.join(sorted(names)) or 'none'}.", field=shown
-            )
+            if not names:
+                raise InvalidMessage(f"There is no field '{shown}'. Nothing is to be said here: send {{}}", field=shown)
+            raise InvalidMessage(f"{record} has no field '{shown}'. It has: {', '.join(sorted(names))}.", field=shown)
         for name, inner in deeper.items():
             if name in value:
                 inner(value[name], f"{place}{name}.")
