@@ -38,6 +38,7 @@ def server_of(item: pytest.Item) -> str | None:
     return next((server for server, fixtures in SERVERS.items() if names & fixtures or f"[{server}" in item.name), None)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let tests of one large server run in one process, and first; ask for the browser where one is needed.
 

@@ -78,6 +78,11 @@ def test_a_server_that_cannot_start_says_why(cassandra_here: None) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="all tests run in one process")
+def test_whatever_needs_one_runs_in_the_same_process(cassandra: Cassandra, request: pytest.FixtureRequest) -> None:
+    assert request.node.nodeid.endswith("@cassandra"), "pytest-xdist knows no groups: each process starts a server"
+
+
 def test_the_server_does_not_run_as_root(cassandra: Cassandra) -> None:
     assert cassandra.process is not None
     assert Path("/proc", str(cassandra.process.pid)).stat().st_uid != 0
