@@ -1,6 +1,8 @@
 """After a switch nobody is answered with less than what was answered before it, and nobody is waited for in vain."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -11,10 +13,10 @@ from twofold.codec import EventCodec
 from twofold.domain.events import Metadata
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
-from twofold.errors import Unavailable
+from twofold.errors import Unavailable, WiringError
 from twofold.query_service.answer import Answered, QueryService
 from twofold.query_service.switches import Switches
-from twofold.read_store.memory import MemoryReadStore
+from twofold.read_store.memory import MemoryReadStore, _MemorySnapshot
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Kept, Parked, ReadModel
 from twofold.world import RealWorld
@@ -195,6 +197,51 @@ async def test_an_answer_that_was_under_way_at_a_switch_is_not_taken_back_either
         await app.ask()
     await app.save(2, 2, row=2)
     assert await app.total() == 2
+
+
+class NeverStill(MemoryReadStore):
+    """A store that holds no moment still: what is dropped is gone from snapshots that are open, too."""
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[_MemorySnapshot]:
+        yield _MemorySnapshot(self._models)
+
+
+async def _asked_while(change: Any, app: Serving, gate: asyncio.Event) -> Answered:
+    app.views = NeverStill()
+    await app.begin()
+    await app.happen(1)
+    await app.save(1, 1, row=1)
+    await app.save(2, 1, row=1)
+    asked = asyncio.create_task(app.ask())
+    await asyncio.sleep(0.01)
+    change()
+    await app.views.drop("totals", 1)
+    gate.set()
+    return await asked
+
+
+def _gated(gate: asyncio.Event) -> Any:
+    async def slow(query: TotalOf, totals: Any) -> Total | None:
+        await gate.wait()
+        found: Total | None = await totals.get(query.counter)
+        return found
+
+    slow.__annotations__ |= total_of.__annotations__
+    return slow
+
+
+async def test_a_query_whose_rows_are_dropped_behind_a_switch_is_asked_again_of_what_serves_now() -> None:
+    gate = asyncio.Event()
+    app = Serving(query=_gated(gate))
+    answered = await _asked_while(lambda: app.switch(2), app, gate)
+    assert (answered.value.total, answered.position) == (1, 1)
+
+
+async def test_what_fails_although_nothing_was_switched_is_not_asked_again() -> None:
+    gate = asyncio.Event()
+    with pytest.raises(WiringError, match="generation 1 was never prepared"):
+        await _asked_while(lambda: None, Serving(query=_gated(gate)), gate)
 
 
 async def _back_and_forth(random: Random) -> int:

@@ -191,6 +191,17 @@ async def test_a_snapshot_outlives_the_closing_of_its_store_and_leaves_no_file_o
         await store.load(ORDERS, ["a"])
 
 
+async def test_a_snapshot_keeps_a_generation_that_is_dropped_while_it_is_open(store: SqliteReadStore) -> None:
+    await keep(store, ORDERS, {"a": Order("ann", 3)}, position=7)
+    async with store.snapshot() as snapshot:
+        await store.drop(ORDERS.name, ORDERS.generation)
+        assert (await snapshot.progress(ORDERS)).position == 7
+        assert await snapshot.get(ORDERS, "a") == Order("ann", 3)
+    async with store.snapshot() as snapshot:
+        with pytest.raises(WiringError, match="was never prepared"):
+            await snapshot.progress(ORDERS)
+
+
 async def test_a_corrupt_file_is_unavailable_with_its_cause(path: Path) -> None:
     store = SqliteReadStore(path)
     await keep(store, ORDERS, {f"k{n}": Order(note="x" * 100) for n in range(5_000)})

@@ -94,7 +94,8 @@ class QueryService:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
         Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
-        UnknownMessage where no query function takes it.
+        UnknownMessage where no query function takes it. The function is called again where another generation has begun
+        to serve and the one it asked fails: its rows may have been dropped.
         """
         function = self.function_of(type(query))
         deadline = self._world.monotonic() + timeout
@@ -103,15 +104,16 @@ class QueryService:
             models = {name: self._models[name] for name in function.views.values() if name not in self._of_log}
             late = await self._switches.late(models, store, self._log)
             if late is None:
-                async with AsyncExitStack() as opened:
-                    asked = await self._open(function, store, models, opened)
-                    progress = {each: await snapshot.progress(model) for each, (model, snapshot) in asked.items()}
-                    position = min((each.position for each in progress.values()), default=at_least)
-                    late = _late(asked, progress, at_least)
-                    if late is None:
-                        answered = await _ask(function, query, asked, progress, at_least, position)
-                        self._switches.answered(models)
-                        return answered
+                try:
+                    found = await self._answer(function, query, store, models, at_least)
+                except (Unavailable, WiringError):
+                    if all(self._models[name] == model for name, model in models.items()):
+                        raise
+                    # What was asked serves no more and may have been dropped meanwhile: ask what serves now.
+                    continue
+                if isinstance(found, Answered):
+                    return found
+                late = found
             left = deadline - self._world.monotonic()
             if left <= 0:
                 name, reached, wanted = late
@@ -121,6 +123,26 @@ class QueryService:
                     lag=wanted - reached,
                 )
             await self._hint(moved, min(left, _POLL))
+
+    async def _answer(
+        self,
+        function: QueryFunction,
+        query: object,
+        store: ReadStore,
+        models: Mapping[str, ReadModel],
+        at_least: Position,
+    ) -> Answered | Late:
+        """The answer, or the read model that is too far behind for one."""
+        async with AsyncExitStack() as opened:
+            asked = await self._open(function, store, models, opened)
+            progress = {each: await snapshot.progress(model) for each, (model, snapshot) in asked.items()}
+            late = _late(asked, progress, at_least)
+            if late is not None:
+                return late
+            position = min((each.position for each in progress.values()), default=at_least)
+            answered = await _ask(function, query, asked, progress, at_least, position)
+            self._switches.answered(models)
+            return answered
 
     async def _open(
         self, function: QueryFunction, store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack

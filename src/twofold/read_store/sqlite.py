@@ -127,7 +127,8 @@ class SqliteReadStore:
                     reader.close()
                     raise
             try:
-                yield _SqliteSnapshot(self._path, reader, self._tables)
+                # Its own list: what is dropped while it is open it has still, as the file has.
+                yield _SqliteSnapshot(self._path, reader, dict(self._tables))
             finally:
                 self._give_back(reader)
 
