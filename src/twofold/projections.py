@@ -57,9 +57,9 @@ class Projections:
     ) -> int:
         """Let the generation that was built serve, and keep the other as the way back. The number of the new one.
 
-        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
-        `force`); Conflict where it is another one than `generation`, where that is given: what was looked at;
-        Unavailable where it has not come as far as the one that serves.
+        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not, or only
+        at a later event (unless `force`); Conflict where it is another one than `generation`, where that is given: what
+        was looked at; Unavailable where it has not come as far as the one that serves.
         """
         self._check(name)
         running = self._open()

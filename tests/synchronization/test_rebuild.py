@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from tests.synchronization.counting import (
     Totals,
     add_up,
     app_in,
+    count,
     counters,
     folded,
     settled,
@@ -28,9 +30,12 @@ from tests.synchronization.counting import (
 from tests.synchronization.nodes import Cluster, happen, totals
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
+from twofold.domain.module import Module
 from twofold.domain.process import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import Conflict, InvalidMessage, Unavailable
+from twofold.query_service.view import View
+from twofold.synchronization.share import share_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -412,6 +417,77 @@ async def test_a_build_that_is_begun_while_old_ones_are_dropped_is_not_dropped(
         await until(lambda: built_one(app), "built")
         assert await app.projections.switch("totals") == 3
         assert {each.generation for each in await checkpoints()} == {2, 3}
+
+
+async def test_a_generation_that_is_dropped_leaves_no_lease_behind(cluster: Cluster) -> None:
+    async with cluster.app([totals(4)]) as app:
+        for generation in (2, 3):
+            await happen(app, 5)
+            await app.projections.rebuild(["totals"])
+            await until(lambda: built_one(app), "built")
+            await app.projections.switch("totals")
+            await app.projections.drop("totals")
+            await until(partial(serves, app, generation), "switched")
+            await settled(app)
+            running = app._running
+            assert running is not None
+            leases = (await running.control.look()).leases
+            assert {share_of(resource).generation for resource in leases} == {generation}
+
+
+async def test_a_query_that_began_before_switch_and_drop_is_answered(tmp_path: Path) -> None:
+    go, going = asyncio.Event(), asyncio.Event()
+
+    async def slow(query: Totals, totals: View[Total]) -> list[Total]:
+        before = await totals.get("a")
+        going.set()
+        await go.wait()
+        found = await totals.find()
+        assert found == [before]
+        return found
+
+    events, projection = [Counted, Ended], Projection("totals", add_up, key=CounterId)
+    module = Module("counters", events=events, decisions=[count], projections=[projection], queries=[slow])
+    async with app_in(tmp_path, module) as app:
+        sent = await app.send(Count(["a"], 3))
+        asked = asyncio.create_task(app.ask(Totals(), position=sent.token))
+        await going.wait()
+        await app.projections.rebuild(["totals"])
+        await until(lambda: built_one(app), "built")
+        await app.projections.switch("totals")
+        assert await app.projections.drop("totals") == [1]
+        go.set()
+        assert [each.total for each in (await asked).value] == [3]
+
+
+async def test_a_switch_takes_a_key_back_to_an_earlier_event_only_where_it_is_forced(cluster: Cluster) -> None:
+    bad = {5}
+
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by in bad:
+            raise ArithmeticError("not this one")
+        return add_up(row, event, counter)
+
+    async def generation(after: int) -> int:
+        """A new one, which cannot fold the event that adds `after`."""
+        bad.clear()
+        bad.add(after)
+        number = (await app.projections.rebuild(["totals"]))["totals"]
+        await until(lambda: built_one(app), "built")
+        return number
+
+    async with cluster.app([Projection("totals", fold, key=CounterId)], fold_retries=0) as app:
+        for by in range(1, 8):
+            await app.send(Count(["a"], by))
+        await until(lambda: caught_up(app), "caught up")
+        number = await generation(2)
+        with pytest.raises(InvalidMessage, match=r"1 keys parked that the one that serves has not, or only at a later"):
+            await app.projections.switch("totals")
+        await app.projections.drop("totals")
+        assert await generation(6) == number + 1
+        assert await app.projections.switch("totals") == number + 1, "further than the one that served"
+        await app.projections.drop("totals")
+        assert await generation(2) == await app.projections.switch("totals", force=True)
 
 
 async def test_of_several_all_are_begun_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ class Several(msgspec.Struct, frozen=True):
 
 class Switching(msgspec.Struct, frozen=True):
     """`generation`: only if this is the one that was built. `force`: although it has parked keys that the one that
-    serves has not."""
+    serves has not, or only at a later event."""
 
     generation: Annotated[int, msgspec.Meta(ge=1)] | None = None
     force: bool = False

@@ -1,6 +1,10 @@
 """In charge of the generations of a projection: begun beside the one that serves, switched to, kept, dropped."""
 
+import asyncio
+import math
 from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Checkpoint, Progress, WholeReadStore
@@ -43,9 +47,9 @@ class Builds:
     ) -> int:
         """Let the generation that is under way serve, and keep the one that served. The number of the new one.
 
-        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not (unless
-        `force`); Conflict where it is another one than `generation`; Unavailable where it has not come as far as the
-        one that serves.
+        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not, or only
+        at a later event (unless `force`); Conflict where it is another one than `generation`; Unavailable where it has
+        not come as far as the one that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
@@ -114,6 +118,7 @@ class Builds:
         for number in gone:
             await self._nobody_follows(name, number)
             await self._views.drop(name, number)
+        await self._forget_leases(name)
         return gone
 
     async def progress(self, name: str, generation: int) -> Progress:
@@ -150,11 +155,13 @@ class Builds:
         if lag:
             raise Unavailable(f"Generation {new} of '{name}' is {lag} events behind the one that serves.", lag=lag)
         now, then = await self.progress(name, old), await self.progress(name, new)
-        worse = {each.key for each in then.parked} - {each.key for each in now.parked}
+        parked = {each.key: each.position for each in now.parked}
+        # A row stays as it was before the event that is parked: an earlier one is an older row.
+        worse = {each.key for each in then.parked if each.position < parked.get(each.key, math.inf)}
         if worse and not force:
             raise InvalidMessage(
-                f"Generation {new} of '{name}' has {len(worse)} parked keys that the one that serves has not, e.g. "
-                f"'{min(worse)}'. Mend the fold and begin anew, or force it.",
+                f"Generation {new} of '{name}' has {len(worse)} keys parked that the one that serves has not, or only "
+                f"at a later event, e.g. '{min(worse)}'. Mend the fold and begin anew, or force it.",
                 field="force",
             )
 
@@ -170,6 +177,21 @@ class Builds:
             if not held and (len(board.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
                 return
             await self._world.sleep(_PAUSE)
+
+    async def _forget_leases(self, name: str) -> None:
+        """Take out what is noted of leases of generations that are gone: their numbers are never used again.
+
+        Whoever still has one gives it back at his next look, and so notes it again; the next drop takes that out.
+        """
+        board = await self._control.look()
+        known = board.generations(name).record.builds
+        gone = [
+            self._control.lease(share, noted.record, noted.version)
+            for share, noted in ((share_of(resource), noted) for resource, noted in board.leases.items())
+            if share.kind != "policy" and share.name == name and share.generation not in known
+        ]
+        # Each by itself: one that has changed meanwhile keeps no other.
+        await asyncio.gather(*(self._control.write(msgspec.structs.replace(each, value=None)) for each in gone))
 
     def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
         now = self._control.now()
