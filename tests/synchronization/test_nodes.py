@@ -170,6 +170,36 @@ async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
         assert taken == [(False, set())]
 
 
+async def test_a_node_that_could_not_show_life_once_for_whatever_reason_goes_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.node() as app:
+        running = app._running
+        assert running is not None
+        presence = running.supervisor.presence
+        beat, failures = presence.beat, iter([RuntimeError("nobody expected this"), asyncio.CancelledError()])
+        beats = 0
+
+        async def fails_at_first(began: float) -> None:
+            nonlocal beats
+            failure = next(failures, None)
+            if failure is not None:
+                raise failure
+            await beat(began)
+            beats += 1
+
+        monkeypatch.setattr(presence, "beat", fails_at_first)
+
+        async def shown() -> bool:
+            return beats > 5
+
+        await until(shown, "life is shown again")
+        assert presence.held()
+        await until(lambda: follows(app) == ALL, "followed")
+        await happen(app, 10)
+        await agrees(cluster, app)
+
+
 async def test_a_partition_is_split_and_merged_while_events_come_and_order_is_kept(cluster: Cluster) -> None:
     app = cluster.app([totals(partitions=1)])
     async with app:

@@ -140,6 +140,12 @@ class Presence:
                 await self.beat(began)
             except (Conflict, Unavailable) as error:
                 log.warning("The other nodes could not be shown that this one lives: %s", error)
+            except (Exception, asyncio.CancelledError):
+                me = asyncio.current_task()
+                if me is not None and me.cancelling():
+                    raise
+                # To end here would be to follow for nothing from now on, without a word.
+                log.exception("The other nodes cannot be shown that this one lives")
 
     async def beat(self, began: float) -> None:
         """One sign of life, which counts from when it `began`."""
