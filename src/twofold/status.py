@@ -187,22 +187,25 @@ def _builds(
 def _problems_of(follower: FollowerStatus, stall_seconds: float) -> list[str]:
     what = f"{follower.kind} '{follower.name}'"
     problems: list[str] = []
-    if follower.state == "stopped":
-        problems.append(f"{what} stands still at {follower.position}: {follower.error}")
-    problems += [
-        f"{what}{f' ({each.partition})' if each.partition and len(follower.shares) > 1 else ''} has not moved from "
-        f"{each.position} for {each.stalled:.0f} s, {each.lag} events behind: {each.error or 'no error was reported'}"
-        for each in follower.shares
-        if each.stalled > stall_seconds and each.lag and follower.state != "stopped"
-    ]
+    # Each partition by itself: one that has stopped hides no other, and nothing is said of one that is of another.
+    for each in follower.shares:
+        which = f"{what} ({each.partition})" if each.partition and len(follower.shares) > 1 else what
+        if each.state == "stopped":
+            problems.append(f"{which} stands still at {each.position}: {each.error}")
+        elif each.stalled > stall_seconds and each.lag:
+            problems.append(
+                f"{which} has not moved from {each.position} for {each.stalled:.0f} s, {each.lag} events behind: "
+                f"{each.error or 'no error was reported'}"
+            )
     if follower.freshness is not None and follower.lag_seconds > follower.freshness:
         problems.append(
             f"{what} is {follower.lag} events ({follower.lag_seconds:.1f} s) behind; its objective is "
             f"{follower.freshness:g} s"
         )
     elif not problems and follower.lag_seconds > PROBLEM_LAG_SECONDS and follower.state != "catching-up":
+        late = min(follower.shares, key=lambda each: each.position)
         problems.append(
             f"{what} is {follower.lag} events ({follower.lag_seconds:.0f} s) behind: "
-            f"{follower.error or 'no error was reported'}"
+            f"{late.error or 'no error was reported'}"
         )
     return problems

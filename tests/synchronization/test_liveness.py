@@ -375,8 +375,36 @@ async def test_a_halted_partition_is_shown_everywhere_and_makes_the_node_unready
         assert of(series, "follower_parked_keys", **TOTALS) == 1
         assert of(series, "partition_lag_events", name="totals", partition=stopped["partition"]) == 3
         (reason,) = (await http.get("/health/ready")).json()["reasons"]
-        assert reason.startswith("projection 'totals' stands still at 1: ")
+        assert reason.startswith(f"projection 'totals' ({stopped['partition']}) stands still at 1: ")
         assert "thirteen" in reason
+
+
+async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_halted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"stall_seconds": STALL}
+    async with counters(fold=poisoned, parks="partition", partitions=2, settings=settings) as app:
+        low, high = [share for share in sorted(shares(app)) if share.kind == "projection"]
+        stands, stalls = (low, high) if low.partition.holds("bad") else (high, low)
+        both = ["bad", next(key for key in map(str, range(99)) if stalls.partition.holds(key))]
+        await app.send(Count(both, 1))
+        await until(lambda: caught_up(app), "caught up")
+        heal = hanging(app, stalls, monkeypatch)
+        for by in (2, 13, 3):
+            await app.send(Count(both, by))
+
+        async def told() -> bool:
+            return len((await app.status()).problems) == 2
+
+        await until(told, "both are reported")
+        problems = (await app.status()).problems
+        (one,) = [each for each in problems if f"'totals' ({stands.partition.name}) stands still at 2: " in each]
+        (other,) = [
+            each for each in problems if f"'totals' ({stalls.partition.name}) has not moved from 1 for " in each
+        ]
+        assert "thirteen" in one
+        assert other.endswith("no error was reported")
+        heal()
 
 
 async def halted(app: App) -> bool:
