@@ -128,6 +128,20 @@ def test_partitions_are_split_and_merged_through_a_running_app_or_in_the_stores(
     assert [each["partition"] for each in pages["partitions"]] == ["0-2048", "2048-4096"]
 
 
+def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal(tmp_path: Path) -> None:
+    loud = APP.replace('"not this one"', 'f"not \\x1b[31mthis\\none"')
+    assert loud != APP
+    (tmp_path / "app.py").write_text(loud)
+    with serving(tmp_path) as (process, at):
+        park(tmp_path, at["url"])
+        stop(process, signal.SIGTERM)
+    again = run(tmp_path, "rebuild", "app:app", "pages")
+    assert "Traceback" not in again.stderr and "\x1b" not in again.stderr
+    told = [line for line in again.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert told[0].startswith("ERROR: pages failed at position 1: ")
+    assert all(line.endswith(r"ValueError: not \x1b[31mthis\none") for line in told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "cure"),
     [

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import click
 
+from twofold.cli.logged import show_warnings
 from twofold.cli.outcome import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
@@ -60,6 +61,7 @@ def twofold() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    show_warnings()
     as_json = "--json" in sys.argv[1:]
     if as_json:
         sys.excepthook = unexpected

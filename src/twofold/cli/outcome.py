@@ -43,7 +43,8 @@ def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
     elif isinstance(error, click.ClickException):
         error.show()
     else:
-        click.echo(f"Error: {error}", err=True)
+        for line in f"Error: {error}".split("\n"):
+            click.echo(printable(line), err=True)
     return Exit.UNAVAILABLE if isinstance(error, Unavailable) else Exit.USAGE
 
 
