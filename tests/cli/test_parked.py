@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import APP, run, run_json, serving, stop
 from tests.cli.test_projections import ask, overview, write
+from tests.servers.server import wait_until
 
 CARELESS = APP.replace('if event.text == "cannot be folded":', 'if event.text == "cannot be folded" and not mended():')
 CARELESS = CARELESS.replace(
@@ -128,6 +129,57 @@ def test_partitions_are_split_and_merged_through_a_running_app_or_in_the_stores(
     assert [each["partition"] for each in pages["partitions"]] == ["0-2048", "2048-4096"]
 
 
+MAILS = APP.replace(
+    "notes = Module(",
+    """
+from pathlib import Path
+from twofold import Policy
+
+async def mail(event: NoteWritten) -> None:
+    if event.text == "no mail" and not Path("mended").exists():
+        raise ValueError("no mail today")
+    with open("sent", "a") as file:
+        print(event.note_id, file=file)
+
+notes = Module(""",
+).replace("    queries=", "    policies=[Policy('mail', mail)],\n    queries=")
+"""An app with effects outside, each of them a line in a file."""
+
+
+def test_an_act_on_one_event_of_a_policy_in_the_stores_does_nothing_about_the_others(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(MAILS)
+    with serving(tmp_path) as (process, at):
+        for name, text in (("n1", "hello"), ("n2", "no mail"), ("n3", "no mail"), ("n4", "no mail"), ("n5", "bye")):
+            ask(at["url"], name, write(at["url"], name, text))
+        wait_until(lambda: sent(tmp_path) == ["n1", "n5"], "mails")
+        stop(process, signal.SIGTERM)
+    (tmp_path / "mended").touch()
+    done = run(tmp_path, "parked", "skip", "app:app", "mail", "parked:2")
+    assert (done.returncode, done.stdout) == (0, "The event at 2 is passed over.\n")
+    assert sent(tmp_path) == ["n1", "n5"]
+    done = run(tmp_path, "parked", "retry", "app:app", "mail", "parked:4")
+    assert (done.returncode, done.stdout) == (0, "It is done.\n")
+    assert sent(tmp_path) == ["n1", "n5", "n4"]
+    with serving(tmp_path):
+        wait_until(lambda: sent(tmp_path) == ["n1", "n5", "n4", "n3"], "mails")
+
+
+def sent(folder: Path) -> list[str]:
+    return (folder / "sent").read_text().split() if (folder / "sent").exists() else []
+
+
+def test_what_is_mended_meanwhile_is_not_passed_over_in_the_stores_either(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(CARELESS)
+    with serving(tmp_path) as (process, at):
+        park(tmp_path, at["url"])
+        stop(process, signal.SIGTERM)
+    (tmp_path / "mended").touch()
+    done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
+    assert done.returncode == 2
+    assert "Nothing was passed over, for the event at 1 can be folded by now. It is up to date." in done.stderr
+    assert keys_parked(tmp_path) == []
+
+
 def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal(tmp_path: Path) -> None:
     loud = APP.replace('"not this one"', 'f"not \\x1b[31mthis\\none"')
     assert loud != APP
@@ -138,7 +190,7 @@ def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal
     again = run(tmp_path, "rebuild", "app:app", "pages")
     assert "Traceback" not in again.stderr and "\x1b" not in again.stderr
     told = [line for line in again.stderr.splitlines() if line.startswith("ERROR: ")]
-    assert told[0].startswith("ERROR: pages failed at position 1: ")
+    assert [line for line in told if line.startswith("ERROR: pages failed at position 1: ")]
     assert all(line.endswith(r"ValueError: not \x1b[31mthis\none") for line in told)
 
 
