@@ -85,7 +85,7 @@ class Running:
             self.control,
             views,
             world,
-            _Crew(plans, store, views, self.append),
+            _Crew(plans, store, views, self.append, retries=only is None),
             versions,
             list(plans.wiring.policies),
             name=world.place(),
@@ -145,7 +145,7 @@ class Running:
         self._models[name] = msgspec.structs.replace(self._models[name], generation=generation)
 
     async def _looked(self, board: Board, checkpoints: Sequence[Checkpoint]) -> None:
-        self._requests.look(board)
+        self._requests.look(board, checkpoints)
         head = (await self.store.read(NO_EVENTS)).head
         self.watch.observe(head, await self.positions(checkpoints))
 
@@ -159,8 +159,12 @@ class _Crew:
         store: WriteStore,
         views: WholeReadStore,
         append: Callable[[Append], Awaitable[Outcome]],
+        *,
+        retries: bool,
     ) -> None:
         self._plans = plans
+        # A visitor came for one thing: what is set aside is no business of his.
+        self._retries = retries
         self._store = store
         self._views = views
         self._append = append
@@ -208,6 +212,7 @@ class _Crew:
             epoch=epoch,
             skips=skips,
             cached_rows=rows,
+            retries=self._retries,
         )
 
     def _reactor(self, share: Share) -> WholeFollower:
@@ -221,4 +226,5 @@ class _Crew:
             plans.send,
             self._append,
             plans.world,
+            retries=self._retries,
         )

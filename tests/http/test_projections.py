@@ -155,14 +155,21 @@ async def test_the_event_a_key_is_parked_at_is_skipped_and_what_waited_behind_it
 ) -> None:
     await deposit(inside, "poison", 5)
     await until(lambda: parked(inside), "parked")
-    monkeypatch.setattr(bank, "POISONED", set())
     await deposit(inside, "poison", 6)
     await until(lambda: caught_up(inside), "caught up")
     done = await do(inside, "balances", "skip", {"key": "poison"})
     assert (done["outcome"], done["position"]) == ("The event at 1 is passed over.", 1)
+    await until(lambda: parked_at(inside, 2), "on to the next")
+    monkeypatch.setattr(bank, "POISONED", set())
+    told = await do(inside, "balances", "skip", {"key": "poison"}, 400)
+    assert told["detail"].startswith("Nothing was passed over, for the event at 2 can be folded by now.")
     await until(lambda: nothing_parked(inside), "freed")
     assert await balance(app, "poison") == 6
-    assert await acts(inside, "balances") == [("skip", "poison", True)]
+    assert await acts(inside, "balances") == [("skip", "poison", True), ("skip", "poison", False)]
+
+
+async def parked_at(http: httpx.AsyncClient, position: int) -> bool:
+    return [each["position"] for each in (await follower(http, "balances"))["parked"]] == [position]
 
 
 async def nothing_parked(http: httpx.AsyncClient) -> bool:
@@ -198,7 +205,7 @@ async def test_a_key_that_is_not_parked_is_refused_and_the_refusal_is_on_record(
     assert await acts(inside, name) == [(verb, "ann", False)]
 
 
-async def test_a_row_is_repaired_unless_its_key_is_parked_or_cannot_be_folded(
+async def test_a_row_is_repaired_as_far_as_its_key_can_be_folded(
     inside: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await deposit(inside, "ann")
@@ -206,8 +213,8 @@ async def test_a_row_is_repaired_unless_its_key_is_parked_or_cannot_be_folded(
     await deposit(inside, "poison")
     await until(lambda: caught_up(inside), "caught up")
     assert (await do(inside, "balances", "repair", {"key": "ann"}))["outcome"] == "The row was right already."
-    told = await do(inside, "balances", "repair", {"key": "poison"}, 400)
-    assert (told["field"], "Retry or skip it first" in told["detail"]) == ("key", True)
+    told = await do(inside, "balances", "repair", {"key": "poison"})
+    assert told["outcome"].startswith("The row was right already. Its key is parked at position 3: ")
     monkeypatch.setattr(bank, "POISONED", {"ben", "poison"})
     told = await do(inside, "balances", "repair", {"key": "ben"}, 400)
     assert "its event at 2 fails: ValueError" in told["detail"]

@@ -34,6 +34,7 @@ from twofold.domain.projection import Projection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, UnknownMessage, WiringError
 from twofold.operations.audit import Audited, audit
 from twofold.operations.compare import compare
+from twofold.operations.key_folds import KeyFolds
 from twofold.operations.looking import Field
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import WHOLE
@@ -171,7 +172,7 @@ async def test_what_operators_had_passed_over_is_passed_over_for_the_version_the
     await serves(log, views, "totals", 1)
     assert counts(await audit(app, log, views, "totals")) == {"right": 1, "different": 1}
     for n, (version, done) in enumerate([(2, True), (1, False), (1, True)]):
-        act = Act("skip", "totals", "a", None, n, done, "", 1, version, 2)
+        act = Act("skip", "totals", "a", None, n, done, "", 1, version, 2, views.identity)
         row = RowWrite(ACTS, f"{n}", msgspec.json.encode(act), 0)
         await log.append([Append(Metadata(0, "", ""), rows=(row,))])
         right = {"right": 1, "different": 1} if n < 2 else {"right": 2}
@@ -755,8 +756,8 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
     await everything_wrong(app, log, views)
     owner = (await Following(app, log, views, Random(1), 3).prepare()).projector(WHOLE)
     at = await owner.open()
-    busy = owner._parked.pop("parked", None)
-    assert busy is None
+    while await owner.tend(at) is not None:
+        assert owner._parked
 
     async def repair(name: str, key: str) -> None:
         assert name == "totals"
@@ -772,3 +773,22 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
         "other: It differs still. A repair does not help here; rebuild the read model.",
     ]
     assert not found.all_right
+
+
+async def test_what_is_passed_over_while_an_audit_runs_is_no_finding(
+    app: App, log: MemoryWriteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = MemoryReadStore()
+    await write(app, log, *(Counted(["a"], by) for by in (1, 2, 3)))
+    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3)})
+    await serves(log, views, "totals", 1)
+    look = KeyFolds.fold
+
+    async def said_first(folds: KeyFolds, claims: Any) -> Any:
+        act = Act("skip", "totals", "a", None, 1, True, "", 1, 1, 2, views.identity)
+        await log.append([Append(Metadata(0, "", ""), rows=(RowWrite(ACTS, "1", msgspec.json.encode(act), 0),))])
+        return await look(folds, claims)
+
+    assert counts(await audit(app, log, views, "totals", keys=["a"])) == {"different": 1}
+    monkeypatch.setattr(KeyFolds, "fold", said_first)
+    assert counts(await audit(app, log, views, "totals", keys=["a"])) == {"right": 1}

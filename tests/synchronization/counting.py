@@ -85,14 +85,18 @@ async def all_totals(query: Totals, totals: View[Total]) -> list[Total]:
 
 
 def counters(
-    fold: Callable[..., Any] = add_up, key: object = CounterId, policies: Iterable[Policy] = (), version: int = 1
+    fold: Callable[..., Any] = add_up,
+    key: object = CounterId,
+    policies: Iterable[Policy] = (),
+    version: int = 1,
+    **given: Any,
 ) -> Module:
-    """The module, with another fold, key or policies where a test wants them."""
+    """The module, with another fold, key, policies or accesses where a test wants them."""
     return Module(
         "counters",
         events=[Counted, Ended, Ignored],
         decisions=[count, ignore],
-        projections=[Projection("totals", fold, key=key, version=version)],
+        projections=[Projection("totals", fold, key=key, version=version, **given)],
         queries=[total_of, all_totals],
         policies=list(policies),
     )

@@ -1,8 +1,7 @@
 """A poison event holds up its key, or its partition, and no more; retried or skipped, all follows in order, once."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -33,9 +32,11 @@ from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
+from twofold.operations.audit import audit
 from twofold.query_service.view import View
 from twofold.read_store.port import Change
 from twofold.synchronization.follower import FollowerStatus
+from twofold.synchronization.projector import Projector
 
 HOT = "hot"
 KEYS = [HOT, *(f"c{n}" for n in range(8))]
@@ -151,7 +152,7 @@ async def test_wherever_poison_is_in_a_hot_key_others_go_on_and_after_skip_or_me
     # Another process, in which all is mended: what was passed over stays so, and a rebuild passes over it, too.
     poison.amounts = set()
     async with app_in(tmp_path, module(poison)) as app:
-        assert await parked(app) == {}
+        await until(lambda: nothing_parked(app), "taken up")
         assert await rows(app) == await folded(app, skipped)
         await app.projections.rebuild(["totals"])
         await until(lambda: switched(app), "built and switched")
@@ -234,12 +235,12 @@ async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_
         async def ends(*_: Any) -> None:
             raise Unavailable("the process ends here")
 
-        monkeypatch.setattr(worker.follower, "pass_over", ends)
+        monkeypatch.setattr(worker.follower, "tend", ends)
         act = await app.projections.skip("totals", HOT)
         assert (act.done, act.position) == (True, 2)
         assert await parked(app) == {HOT: (2, 1)}
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        assert await parked(app) == {}
+        await until(lambda: nothing_parked(app), "taken up")
         assert await rows(app) == await folded(app, {(HOT, 2)})
 
 
@@ -441,14 +442,6 @@ async def builds(app: App, parked: int) -> bool:
     return [each.parked for each in (await app.status()).builds] == [parked]
 
 
-@pytest.fixture
-def unlogged() -> Iterator[None]:
-    """For errors whose text no report of pytest's can carry from one process to another."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
 @pytest.mark.usefixtures("unlogged")
 async def test_whatever_an_error_says_its_key_is_parked(tmp_path: Path) -> None:
     def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
@@ -571,3 +564,78 @@ async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(d
         await until(lambda: caught_up(app), "caught up")
         assert await rows(app) == await folded(app, set())
         assert (await app.projections.repair("totals", HOT)).outcome == "The row was right already."
+
+
+def spoil(app: App, key: str) -> None:
+    """Let the row of a key be no JSON, behind everybody's back."""
+    views: Any = app._running.views  # type: ignore[union-attr]
+    (table,) = views._tables.values()
+    assert views._connection.execute(f"update {table.name} set row = 'no JSON' where key = ? returning 1", (key,)).get
+
+
+async def test_an_event_that_meets_a_damaged_row_parks_its_key_alone_until_the_row_is_repaired(tmp_path: Path) -> None:
+    async with app_in(tmp_path, fold_retries=0, cached_rows=1) as app:
+        await app.send(Count([HOT], 1))
+        await app.send(Count(["a"], 1))
+        await until(lambda: caught_up(app), "caught up")
+        spoil(app, HOT)
+        await app.send(Count([HOT], 2))
+        await app.send(Count(["b"], 3))
+        await until(lambda: caught_up(app), "others go on")
+        assert await parked(app) == {HOT: (3, 0)}
+        (aside,) = (await status_of(app)).parked
+        assert "is damaged" in aside.error
+        assert (await app.projections.repair("totals", HOT)).outcome == "The row is repaired."
+        assert await parked(app) == {}
+        assert await rows(app) == await folded(app, set())
+
+
+@pytest.mark.parametrize("way", ["repair", "retry", "skip", "audit"])
+async def test_a_damaged_row_of_a_parked_key_keeps_nobody_else_and_is_mended(tmp_path: Path, way: str) -> None:
+    poison = Poison({13})
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+        spoil(app, HOT)
+    poison.amounts = set()
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        await app.send(Count(["innocent"], 3))
+        await until(lambda: caught_up(app), "others go on")
+        running = app._running
+        assert running is not None
+        if way == "audit":
+            found = await audit(app, running.store, running.views, "totals", repair=app.projections.repair)
+            assert (found.different, found.repaired, found.failed) == (1, 1, 0)
+        elif way == "repair":
+            assert (await app.projections.repair("totals", HOT)).outcome == "The row is repaired."
+        else:
+            # Neither of them can tell what the row was.
+            act = await getattr(app.projections, way)("totals", HOT)
+            assert act.done
+            assert (await app.projections.repair("totals", HOT)).done
+        await until(lambda: nothing_parked(app), "freed")
+        assert await rows(app) == await folded(app, {(HOT, 2)} if way == "skip" else set())
+
+
+async def test_a_start_does_not_wait_for_what_is_parked(tmp_path: Path) -> None:
+    """However much that is: it is taken up beside what comes."""
+    poison = Poison({13})
+    async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count([HOT], by))
+        await until(lambda: caught_up(app), "caught up")
+    poison.amounts = set()
+    tended = asyncio.Event()
+
+    async def tend(self: Projector, at: int) -> float | None:
+        await tended.wait()
+        return await real(self, at)
+
+    real = Projector.tend
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Projector, "tend", tend)
+        async with app_in(tmp_path, module(poison), fold_retries=0) as app:
+            assert await parked(app) == {HOT: (2, 1)}
+            tended.set()
+            await until(lambda: nothing_parked(app), "taken up")

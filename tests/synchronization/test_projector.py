@@ -176,7 +176,12 @@ async def test_any_poison_at_any_place_parks_no_more_than_its_keys(tmp_path: Pat
                 k: v for k, v in right.items() if k not in aside
             }
         async with app_in(folder) as app:
+            await until(lambda app=app: none_parked(app), "taken up")
             assert await settled(app) == await folded(app), f"seed {seed}"
+
+
+async def none_parked(app: App) -> bool:
+    return not (await status_of(app)).parked
 
 
 async def test_a_key_function_that_raises_stops_the_follower_visibly_and_skips_nothing(tmp_path: Path) -> None:

@@ -548,3 +548,66 @@ async def test_a_due_command_that_always_finds_something_away_holds_up_no_other_
         await passes(world, app, 60)
         assert await answers(app) == [MARK + 2, MARK + 3, MARK + 1]
         assert (await policy_of(app)).parked == ()
+
+
+async def parked_keys(app: App) -> list[str]:
+    return [each.key for each in (await policy_of(app)).parked]
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), ValueError("no")], ids=["away", "no"])
+async def test_a_due_command_that_is_skipped_while_it_is_being_sent_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("twofold.synchronization.reactor._TRIES_SHOWN", 1)
+
+    async def answer(event: Counted) -> Later | None:
+        return Later(Count(["answers"], MARK + event.by), timedelta(0)) if event.by < MARK else None
+
+    async with app_in(tmp_path, with_policy(answer)) as app:
+        reactor = next(w.follower for w in app._running.workers if w.follower.kind == "policy")  # type: ignore[union-attr]
+        going, go, tries = asyncio.Event(), asyncio.Event(), 0
+
+        async def away(*_: Any, **__: Any) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise Unavailable("away")
+            going.set()
+            await go.wait()
+            raise error
+
+        monkeypatch.setattr(reactor, "_send", away)
+        await app.send(Count(["a"], 1))
+        async with asyncio.timeout(30):
+            await going.wait()
+        (key,) = await parked_keys(app)
+        act = await app.projections.skip("answers", key)
+        assert (act.done, act.outcome) == (True, "The command is not sent any more.")
+        go.set()
+        # Another one that is due comes behind it: then it has come back, or not.
+        monkeypatch.setattr(reactor, "_send", app._running.commands.handle)  # type: ignore[union-attr]
+        await app.send(Count(["a"], 2))
+
+        async def answered() -> bool:
+            return await answers(app) == [MARK + 2]
+
+        await until(answered, "the other one is sent")
+        assert (tries, await parked_keys(app), reactor._due) == (2, [], [])  # type: ignore[attr-defined]
+
+
+async def test_a_reaction_that_is_cancelled_from_within_is_set_aside_like_any_that_fails(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def answer(event: Counted) -> None:
+        if event.by == 13:
+            # As a client of the world outside does that cancels a task of its own.
+            task = asyncio.create_task(asyncio.Event().wait())
+            task.cancel()
+            await task
+        seen.append(event.by)
+
+    async with app_in(tmp_path, counters(policies=[Policy("answers", answer)]), fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count(["a"], by))
+        await react_to(app)
+        assert (seen, await parked_keys(app)) == ([1, 3], ["parked:2"])

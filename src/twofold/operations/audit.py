@@ -16,7 +16,7 @@ from twofold.operations.key_folds import KeyFolds, Skips
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
 from twofold.operations.scratch import OnProgress, Scratch, scratch
 from twofold.read_store.port import WholeReadStore
-from twofold.synchronization.control import Act, acts_on_record, look_at_board
+from twofold.synchronization.control import Act, acts_on_record, look_at_board, passed_over
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -95,10 +95,14 @@ async def audit(
     generation = board.generations(name).record.find(projection.version, "serving")
     if generation is None:
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
-    skips = await _skips(store, projection)
+
+    async def said() -> Skips:
+        return passed_over((await acts_on_record(store)).values(), name, projection.version, views.identity)
+
+    skips = await said()
     folds = KeyFolds(store, projection, app.events.decode, app.world, skips)
     look = Look(store, views, name, generation, model=structs.replace(app.models[name], generation=generation))
-    auditing = _Auditing(look, folds, projection, repair, sample)
+    auditing = _Auditing(look, folds, projection, repair, sample, said)
     if keys is not None:
         await auditing.take(dict.fromkeys(keys))
         return auditing.result(0)
@@ -148,15 +152,6 @@ def _projection(app: App, name: str) -> BoundProjection:
     return projection
 
 
-async def _skips(store: WriteStore, projection: BoundProjection) -> Skips:
-    """What operators have said to pass over, of this version."""
-    return frozenset(
-        (act.key, act.position)
-        for act in (await acts_on_record(store)).values()
-        if act.what == "skip" and act.done and (act.name, act.version) == (projection.name, projection.version)
-    )
-
-
 class _ByKey(Protocol):
     """Where rows are looked at by key."""
 
@@ -180,13 +175,20 @@ class _Auditing:
     """One audit under way."""
 
     def __init__(
-        self, look: _ByKey, folds: KeyFolds, projection: BoundProjection, repair: Repair | None, sample: int
+        self,
+        look: _ByKey,
+        folds: KeyFolds,
+        projection: BoundProjection,
+        repair: Repair | None,
+        sample: int,
+        skips: Callable[[], Awaitable[Skips]] | None = None,
     ) -> None:
         self._look = look
         self._folds = folds
         self._projection = projection
         self._repair = repair
         self._most = sample
+        self._skips = skips
         self._right = self._different = self._missing = self._extra = self._parked = 0
         self._repaired = self._failed = 0
         self._sample: list[Difference] = []
@@ -234,14 +236,20 @@ class _Auditing:
 
     async def _judge(self, keys: Sequence[str]) -> _Judged:
         seen = await self._look.of(keys)
-        parked = [key for key, each in seen.items() if each.parked]
-        folded = await self._folds.fold({key: _claim(each) for key, each in seen.items() if not each.parked})
-        wrong = {
-            key: difference(key, seen[key], each.seen, self._projection.row, each.error)
-            for key, each in folded.items()
-            if not each.right
+        # A row that nobody can read is wrong, whatever waits behind it.
+        parked = [key for key, each in seen.items() if each.parked and not each.damage]
+        claims = {key: _claim(each) for key, each in seen.items() if key not in set(parked)}
+        folded = await self._folds.fold(claims)
+        wrong = {key: each for key, each in folded.items() if not each.right}
+        if wrong and self._skips is not None and (skips := await self._skips()) != self._folds.skips:
+            # An operator has had something passed over since this audit began.
+            self._folds.skips = skips
+            again = await self._folds.fold({key: claims[key] for key in wrong})
+            wrong = {key: each for key, each in again.items() if not each.right}
+        told = {
+            key: difference(key, seen[key], each.seen, self._projection.row, each.error) for key, each in wrong.items()
         }
-        return _Judged(len(folded) - len(wrong), parked, wrong)
+        return _Judged(len(folded) - len(told), parked, told)
 
     def _count(self, wrong: Difference) -> None:
         there, right = wrong.before is not None, wrong.after is not None

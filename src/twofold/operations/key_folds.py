@@ -48,7 +48,7 @@ class KeyFolds:
         self._store = store
         self._projection = projection
         self._decode = decode
-        self._skips = skips
+        self.skips = skips
         # A key that no tag stands for is looked for in every event of the projection: then many together.
         by_tag = projection.events_of("a") != projection.events_of("b")
         self.at_once = _TAGS if by_tag else _KEYS
@@ -58,7 +58,7 @@ class KeyFolds:
 
         At most `at_once` keys.
         """
-        folding = {key: _Folding(self._projection, key, claim, self._skips) for key, claim in claims.items()}
+        folding = {key: _Folding(self._projection, key, claim, self.skips) for key, claim in claims.items()}
         last = max((claim.last for claim in claims.values()), default=0)
         query = self._query(claims)
         position: Position = 0

@@ -15,7 +15,7 @@ import msgspec
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.port import ReadModel, Stored
+from twofold.read_store.port import Damaged, ReadModel, Stored
 
 _MOST = 60
 _TYPES: Mapping[str, Any] = {"moment": datetime, "day": date, "uuid": UUID, "decimal": Decimal}
@@ -87,6 +87,11 @@ def _decoder(model: ReadModel) -> Callable[[str | bytes], Any] | None:
     except TypeError:
         # No JSON can be held against such a type, which only the store in memory takes.
         return None
+
+
+def damaged(model: ReadModel, error: Exception) -> Damaged:
+    """What to raise where a stored row cannot be read, for this reason."""
+    return Damaged(unreadable(model, error), changed=type_changed(error))
 
 
 def unreadable(model: ReadModel, error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from twofold.domain.events import Position
+from twofold.errors import Unavailable
 from twofold.read_store.partition import WHOLE, Partition
 
 
@@ -170,6 +171,14 @@ class Snapshot(Protocol):
     def native(self, model: ReadModel) -> Native:
         """The store's own client, and where the rows of a model are."""
         ...
+
+
+class Damaged(Unavailable):
+    """A stored row cannot be read. `changed`: nor, most likely, can others, since it is of another row type."""
+
+    def __init__(self, message: str, *, changed: bool) -> None:
+        super().__init__(message)
+        self.changed = changed
 
 
 class ReadStore(Protocol):

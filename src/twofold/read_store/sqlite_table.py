@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.damage import UNREADABLE, unreadable
+from twofold.read_store.damage import UNREADABLE, damaged
 from twofold.read_store.port import Kept, ReadModel
 
 _ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
@@ -97,7 +97,7 @@ class Table:
         try:
             return self.decode(stored)
         except UNREADABLE as error:
-            raise Unavailable(unreadable(self.model, error)) from error
+            raise damaged(self.model, error) from error
 
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
         """The statements, with parameters, that answer a find, one by one until there are enough rows.

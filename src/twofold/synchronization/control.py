@@ -1,6 +1,6 @@
 """In charge of what all nodes know of one another: rows of the write store, each written only as it was last seen."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -82,7 +82,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Act(msgspec.Struct, frozen=True):
-    """What was done on a request, for ever on record. `generation` 0 where it concerns no build."""
+    """What was done on a request, for ever on record. `generation` 0 where it concerns no build.
+
+    `views` is the read store it was done in; "" for a policy, which has none.
+    """
 
     what: str
     name: str
@@ -94,6 +97,7 @@ class Act(msgspec.Struct, frozen=True):
     generation: int = 0
     version: int = 0
     position: int = 0
+    views: str = ""
 
 
 class Noted(msgspec.Struct, Generic[T], frozen=True):
@@ -207,6 +211,12 @@ async def acts_on_record(store: WriteStore, keys: Sequence[str] | None = None) -
     rows = await store.rows(ACTS, keys)
     acts = {key: msgspec.json.decode(row.value, type=Act) for key, row in rows.items()}
     return dict(sorted(acts.items(), key=lambda each: (each[1].at, each[0])))
+
+
+def passed_over(acts: Iterable[Act], name: str, version: int, views: str) -> frozenset[tuple[str, int]]:
+    """What operators have said to pass over in the read model of a projection: keys, and positions of events."""
+    wanted = ("skip", name, version, views)
+    return frozenset((a.key, a.position) for a in acts if a.done and (a.what, a.name, a.version, a.views) == wanted)
 
 
 def followed(name: str, version: int) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import MAX_TAG_VALUE
-from twofold.read_store.port import Kept, ReadModel, ReadStore
+from twofold.read_store.port import Damaged, Kept, ReadModel, WholeReadStore
 
 Work = tuple[RecordedEvent, object, str]
 ABSENT = Kept(None, 0)
@@ -50,6 +50,14 @@ class Touches:
                 left.add(recorded, event, key)
         return left
 
+    def before(self, position: Position) -> "Touches":
+        """Those of earlier events."""
+        left = Touches([], [], [])
+        for recorded, event, key in self:
+            if recorded.position < position:
+                left.add(recorded, event, key)
+        return left
+
     def add(self, recorded: RecordedEvent, event: object, key: str) -> None:
         """One more."""
         self.recorded.append(recorded)
@@ -73,7 +81,7 @@ class Rows:
     Whoever fails to save, or learns that others have, must `forget`.
     """
 
-    def __init__(self, projection: BoundProjection, model: ReadModel, views: ReadStore, most: int) -> None:
+    def __init__(self, projection: BoundProjection, model: ReadModel, views: WholeReadStore, most: int) -> None:
         self._projection = projection
         self._model = model
         self._views = views
@@ -87,8 +95,19 @@ class Rows:
         self._knows_all = True
 
     async def fold(self, work: Touches, skips: frozenset[tuple[str, Position]]) -> dict[str, Kept]:
-        """The rows that `work` changes. FoldFailed where a fold raises."""
-        return fold_all(self._projection, work, await self._load(work.keys), skips)
+        """The rows that `work` changes. FoldFailed where a fold raises, or the row of a key is damaged."""
+        try:
+            rows = await self._load(work.keys)
+        except Damaged as error:
+            if error.changed:
+                # That is most likely so of all rows: nothing is to be set aside, the projection is to be built anew.
+                raise
+            stored = await self._views.inspect(self._model, list(dict.fromkeys(work.keys)))
+            found = next((each for each in work if each[2] in stored and stored[each[2]].damage), None)
+            if found is None:
+                raise
+            raise FoldFailed(found[2], found[0].position, error) from error
+        return fold_all(self._projection, work, rows, skips)
 
     def saved(self, changed: dict[str, Kept]) -> None:
         """Remember what has been saved."""

@@ -6,6 +6,7 @@ import msgspec
 
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
+from twofold.read_store.partition import Partition
 from twofold.read_store.port import Parked
 from twofold.write_store.port import Slice
 
@@ -21,6 +22,7 @@ class Follower(Protocol):
     name: str
     kind: Literal["projection", "policy"]
     generation: int
+    partition: Partition
     query: EventQuery
 
     async def open(self) -> Position:
@@ -38,8 +40,11 @@ class Follower(Protocol):
         """
         ...
 
-    async def tend(self) -> float | None:
-        """Between two pages: do what is to be tried again by now. Seconds until there is more of that, if there is."""
+    async def tend(self, at: Position) -> float | None:
+        """Between two pages, at the checkpoint: do one thing of those that are to be tried again, or made good.
+
+        In how many seconds there is more of that; None: nothing is left.
+        """
         ...
 
     async def close(self) -> None:
@@ -57,8 +62,8 @@ class Mending(Protocol):
         """
         ...
 
-    async def pass_over(self, skips: Skips, at: Position) -> None:
-        """Leave these events out from now on, and take up what is parked at one of them; the checkpoint is `at`."""
+    def pass_over(self, skips: Skips) -> None:
+        """Leave these events out from now on. What follows for rows and parked keys `tend` does."""
         ...
 
     def skipped(self, key: str) -> Position | None:

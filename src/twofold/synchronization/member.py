@@ -1,7 +1,7 @@
 """In charge of one follower on its way through a worker: where it is, how it fares, when it is tried again."""
 
 from twofold.domain.events import Position
-from twofold.synchronization.follower import Skips, State, WholeFollower
+from twofold.synchronization.follower import State, WholeFollower
 from twofold.write_store.port import Slice
 
 
@@ -20,7 +20,10 @@ class Member:
         self.state: State = "catching-up"
         self.error: str | None = None
         self.rests_until = 0.0
-        self.to_skip: Skips | None = None
+
+    def keeps(self, generation: int, key: str) -> bool:
+        """Whether it folds a key of a generation, or is a policy."""
+        return self.follower.generation == generation and self.follower.partition.holds(key)
 
     def ready(self, now: float) -> bool:
         """Whether it may go on."""

@@ -11,9 +11,10 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Checkpoint, Kept, Parked, ReadModel, Stored, WholeReadStore
+from twofold.read_store.port import Change, Checkpoint, Damaged, Kept, Parked, ReadModel, Stored, WholeReadStore
 from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Touches, fold_all, touched
 from twofold.synchronization.follower import Skips, told
+from twofold.synchronization.key_events import KeyEvents
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
@@ -48,6 +49,7 @@ class Projector:
         epoch: int = 0,
         skips: Skips = frozenset(),
         cached_rows: int = 20_000,
+        retries: bool = True,
     ) -> None:
         self.name = projection.name
         self.query = EventQuery((QueryItem(projection.types),))
@@ -61,9 +63,13 @@ class Projector:
         self._world = world
         self._epoch = epoch
         self._skips = skips
+        self._retries = retries
+        self._events = KeyEvents(projection, store, decode)
         self._rows = Rows(projection, model, views, cached_rows)
         self._parked: dict[str, Parked] = {}
         self._halted: dict[str, Parked] = {}
+        self._to_take_up: list[str] = []
+        self._to_make_good: list[tuple[str, Position]] = []
         self._stamp = ""
 
     async def open(self) -> Position:
@@ -81,7 +87,9 @@ class Projector:
         await self._write({}, dict.fromkeys(beyond - self._halted.keys()), progress.position, progress.position)
         if not progress.position:
             self._rows.start_empty()
-        await self._retry_all(progress.position)
+        # The code may have been mended since. What an operator has passed over goes on in any case.
+        again = [each for each in self._parked.values() if self._retries or (each.key, each.position) in self._skips]
+        self._to_take_up = [each.key for each in sorted(again, key=lambda each: each.position, reverse=True)]
         return progress.position
 
     async def apply(self, page: Slice, before: Position) -> None:
@@ -118,11 +126,9 @@ class Projector:
         still = await self._take_up(parked, at)
         return "It is up to date." if still is None else f"It is parked at position {still.position}: {still.error}"
 
-    async def pass_over(self, skips: Skips, at: Position) -> None:
+    def pass_over(self, skips: Skips) -> None:
+        self._to_make_good += [(key, at) for key, at in skips - self._skips if self.partition.holds(key)]
         self._skips |= skips
-        for parked in list(self._parked.values()):
-            if (parked.key, parked.position) in skips:
-                await self._take_up(parked, at)
 
     def skipped(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key would pass over."""
@@ -132,8 +138,18 @@ class Projector:
     async def parked(self) -> tuple[Parked, ...]:
         return tuple((self._parked | self._halted).values())
 
-    async def tend(self) -> float | None:
-        return None
+    async def tend(self, at: Position) -> float | None:
+        if self._to_make_good:
+            # Others may come to it meanwhile.
+            first = self._to_make_good[0]
+            await self._make_good(*first, at)
+            self._to_make_good.remove(first)
+        elif self._to_take_up:
+            parked = self._parked.get(self._to_take_up[-1])
+            if parked is not None:
+                await self._take_up(parked, at)
+            self._to_take_up.pop()
+        return 0.0 if self._to_make_good or self._to_take_up else None
 
     async def close(self) -> None:
         return None
@@ -157,16 +173,6 @@ class Projector:
                 f"{here.stamp} with {head} events and does not hold that position. Delete the read database "
                 "(it is built anew), or name it right."
             )
-
-    async def _retry_all(self, checkpoint: Position) -> None:
-        """Fold parked keys again from where they stopped: the code may have been mended since."""
-        for parked in sorted(self._parked.values(), key=lambda each: each.position):
-            try:
-                await self._refold(parked, checkpoint)
-            except (Conflict, Unavailable):
-                raise
-            except Exception:
-                log.exception("%s: the key '%s' stays set aside", self.name, parked.key)
 
     # --------------------------------------------------------------------------------------------------- page by page
 
@@ -252,74 +258,120 @@ class Projector:
             await self._write({}, {**dict.fromkeys(self._halted), **halted}, before, before)
             self._halted = halted
 
+    async def _make_good(self, key: str, skipped: Position, at: Position) -> None:
+        """Let the row of a key be what it is without an event that is passed over from now on."""
+        parked = self._parked.get(key)
+        if parked is not None and parked.position == skipped:
+            await self._take_up(parked, at)
+        elif skipped <= at and (parked is None or parked.position > skipped):
+            # Folded before: on its way while it was put on record, or only in the generation of the one who said so.
+            try:
+                await self._repair(key, at)
+            except InvalidMessage as error:
+                log.warning("%s: %d is not left out of '%s': %s", self.name, skipped, key, error)
+
     async def _take_up(self, parked: Parked, at: Position) -> Parked | None:
-        """Fold a parked key up to the checkpoint; where it stands if that fails again."""
+        """Fold a parked key up to the checkpoint, and free it. Where it fails again it stands, and that is told."""
+        key = parked.key
+        work = await self._events.of(key, parked.position - 1, at)
+        if not work.recorded or work.recorded[0].position != parked.position:
+            # By its tag it would be passed over without a word.
+            lost = LookupError(_OTHER_TAG.format(key=key, position=parked.position))
+            return await self._stands(parked, parked.position, lost, work, {}, at)
         try:
-            await self._refold(parked, at)
-        except FoldFailed as failed:
-            return await self._park_again(parked, failed, at)
+            await self._free(key, await self._folded_again(key, work), at)
+            return None
+        except FoldFailed as error:
+            failed = error
+        except (Conflict, Unavailable):
+            raise
+        except Exception:
+            # Not the fold failed, but the saving: one of its rows cannot be kept. They are made one by one.
+            log.exception("%s: '%s' is folded step by step", self.name, key)
+            return await self._step_by_step(parked, work, at)
+        done = work.before(failed.position)
+        changed = await self._folded_again(key, done) if done else {}
+        return await self._stands(parked, failed.position, failed.__cause__ or failed, work, changed, at)
+
+    async def _step_by_step(self, parked: Parked, work: Touches, at: Position) -> Parked | None:
+        for recorded, event, key in work:
+            try:
+                changed = await self._folded_again(key, Touches([recorded], [event], [key]))
+                parked = await self._stands(parked, recorded.position, None, work, changed, at)
+            except (Conflict, Unavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 - it is kept with the key
+                cause = error.__cause__ if isinstance(error, FoldFailed) and error.__cause__ else error
+                return await self._stands(parked, recorded.position, cause, work, {}, at)
+        await self._free(parked.key, {}, at)
         return None
 
-    async def _park_again(self, parked: Parked, failed: FoldFailed, at: Position) -> Parked:
-        """Save how far a key came, and where it stands now."""
-        position = failed.position
-        changed = {}
-        if position > parked.position:
-            changed = await self._folded_again(parked.key, parked.position, position - 1)
-        left = len(await self._work(parked.key, position, at))
-        cause = told(failed.__cause__ or failed)
+    async def _folded_again(self, key: str, work: Touches) -> dict[str, Kept]:
+        try:
+            return await self._rows.fold(work, self._skips)
+        except Damaged as error:
+            raise FoldFailed(key, work.recorded[0].position, error) from error
+
+    async def _free(self, key: str, changed: dict[str, Kept], at: Position) -> None:
+        await self._write(changed, {key: None}, at, at)
+        del self._parked[key]
+
+    async def _stands(
+        self,
+        parked: Parked,
+        position: Position,
+        error: BaseException | None,
+        work: Touches,
+        changed: dict[str, Kept],
+        at: Position,
+    ) -> Parked:
+        """Save how far a parked key has come, and what it waits for now."""
+        left = len({each.position for each in work.recorded if each.position > position})
+        cause = parked.error if error is None else told(error)
         still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
         await self._write(changed, {parked.key: still}, at, at)
         self._parked[parked.key] = still
         return still
 
-    async def _refold(self, parked: Parked, checkpoint: Position) -> None:
-        """Fold a parked key up to the checkpoint, and free it. FoldFailed where it still fails."""
-        changed = await self._folded_again(parked.key, parked.position, checkpoint)
-        await self._write(changed, {parked.key: None}, checkpoint, checkpoint)
-        del self._parked[parked.key]
-
-    async def _folded_again(self, key: str, first: Position, last: Position) -> dict[str, Kept]:
-        work = await self._work(key, first - 1, last)
-        if not work.recorded or work.recorded[0].position != first:
-            # By its tag it would be passed over without a word.
-            raise FoldFailed(key, first, LookupError(_OTHER_TAG.format(key=key, position=first)))
-        return await self._rows.fold(work, self._skips)
-
     async def _repair(self, key: str, at: Position) -> str:
         """Fold a key from its first event, whatever row is there, and keep that as a repaired version."""
-        if key in self._parked or key in self._halted:
+        if key in self._halted:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
         # Not loaded as a row: one that nobody can read is to be repaired all the more.
         there = (await self._views.inspect(self._model, [key])).get(key, Stored(None, 0))
-        work = await self._work(key, 0, at)
-        if there.position not in {each.position for each in work.recorded} and await self._touches(there.position, key):
+        work = await self._events.of(key, 0, at)
+        if there.position not in {each.position for each in work.recorded} and await self._events.touch(
+            there.position, key
+        ):
             raise InvalidMessage(_OTHER_TAG.format(key=key, position=there.position), field="key")
+        parked, still = self._parked.get(key), None
         try:
             folded = fold_all(self._projection, work, {}, self._skips)
         except FoldFailed as failed:
-            raise InvalidMessage(
-                f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
-                f"{type(failed.__cause__).__name__}: {failed.__cause__}. Mend the fold first.",
-                field="key",
-            ) from failed
+            cause = failed.__cause__ or failed
+            if parked is None:
+                raise InvalidMessage(
+                    f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
+                    f"{told(cause)}. Mend the fold first.",
+                    field="key",
+                ) from failed
+            left = len({each.position for each in work.recorded if each.position > failed.position})
+            still = msgspec.structs.replace(parked, position=failed.position, error=told(cause), waiting=left, upto=at)
+            folded = fold_all(self._projection, work.before(failed.position), {}, self._skips)
         right = folded.get(key, ABSENT)
         same = right.row is None or right.position == there.position
-        if same and not there.damage and _written(right.row) == _written(there.row):
-            return "The row was right already."
-        states = (*right.passed, *self._as_row(there.row))
-        mended = Kept(right.row, max(right.position, 1), there.repair + 1, states)
-        await self._write({key: mended}, {}, at, at)
-        return "The row is repaired."
-
-    async def _touches(self, position: Position, key: str) -> bool:
-        """Whether the event at a position touches a key, whatever tags it is stored under."""
-        page = await self._store.read(self.query, position - 1, 1) if position > 0 else None
-        return page is not None and any(
-            each.position == position and key in self._projection.keys(self._decode(each)) for each in page.events
-        )
+        changed: dict[str, Kept] = {}
+        if not same or there.damage or _written(right.row) != _written(there.row):
+            states = (*right.passed, *self._as_row(there.row))
+            changed = {key: Kept(right.row, max(right.position, 1), there.repair + 1, states)}
+        if changed or parked is not None:
+            await self._write(changed, {} if parked is None else {key: still}, at, at)
+            self._parked.pop(key, None)
+            self._parked |= {} if still is None else {key: still}
+        outcome = "The row is repaired." if changed else "The row was right already."
+        return outcome if still is None else f"{outcome} Its key is parked at position {still.position}: {still.error}"
 
     def _as_row(self, stored: Any | None) -> list[Any]:
         """The row that is there, so that all its copies are found; none where it fits no row."""
@@ -330,19 +382,6 @@ class Projector:
         except msgspec.ValidationError as error:
             log.warning("%s: what is repaired was no row: %s", self.name, error)
             return []
-
-    async def _work(self, key: str, after: Position, last: Position) -> Touches:
-        """The events that touch a key, behind `after` up to `last`."""
-        work = Touches([], [], [])
-        position, query = after, self._projection.events_of(key)
-        while position < last:
-            page = await self._store.read(query, position, _PAGE)
-            for recorded in page.events:
-                event = self._decode(recorded)
-                if recorded.position <= last and key in self._projection.keys(event):
-                    work.add(recorded, event, key)
-            position = page.upto
-        return work
 
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
         return Parked(key, recorded.position, told(error.__cause__ or error), microseconds(self._world.now()))

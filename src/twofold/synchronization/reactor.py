@@ -5,7 +5,7 @@ import heapq
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -15,12 +15,15 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.domain.process import BoundPolicy, Later
 from twofold.errors import Conflict, InvalidMessage, Rejected, TwofoldError, Unavailable
+from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Parked
 from twofold.synchronization.follower import Skips, told
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Outcome, Row, RowWrite, Slice, WriteStore
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
 _CHECKPOINTS = "checkpoints"
@@ -70,6 +73,7 @@ class Reactor:
 
     kind: Literal["projection", "policy"] = "policy"
     generation = 0
+    partition = WHOLE
 
     def __init__(
         self,
@@ -81,6 +85,8 @@ class Reactor:
         send: Send,
         append: Callable[[Append], Awaitable[Outcome]],
         world: World,
+        *,
+        retries: bool = True,
     ) -> None:
         self.name = policy.name
         self.query = EventQuery((QueryItem(policy.types),))
@@ -93,6 +99,7 @@ class Reactor:
         self._send = send
         self._append_rows = append
         self._world = world
+        self._retries = retries
         self._space = f"{_POLICY}{policy.name}"
         self._aside = f"{_PARKED}{policy.name}"
         self._version = 0
@@ -100,6 +107,7 @@ class Reactor:
         self._parked: dict[str, Parked] = {}
         self._due: list[tuple[int, str, Due]] = []
         self._late: dict[str, int] = {}
+        self._taken_away: set[str] = set()
         self._again: list[_Again] = []
         self._new_due = asyncio.Event()
         self._timer: asyncio.Task[None] | None = None
@@ -123,7 +131,7 @@ class Reactor:
         self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
         # The code, or the world outside, may have been mended since.
         now = self._world.monotonic()
-        self._again = sorted(_Again(now, each.position, each.key, 0) for each in self._parked.values())
+        self._again = sorted(_Again(now, each.position, each.key, 0) for each in self._parked.values() if self._retries)
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
         return position
@@ -169,8 +177,10 @@ class Reactor:
         self._parked.pop(key, None)
         self._due = [each for each in self._due if each[1] != key]
         heapq.heapify(self._due)
+        # One that is being sent at this moment is not in the list, and must not come back to it.
+        self._taken_away.add(key)
 
-    async def pass_over(self, skips: Skips, at: Position) -> None:
+    def pass_over(self, skips: Skips) -> None:
         """Nothing: `skip` has taken it away already."""
 
     def skipped(self, key: str) -> Position | None:
@@ -190,7 +200,7 @@ class Reactor:
         event = self._events.decode(recorded)
         command_id = str(uuid.uuid5(_IDS, f"{self._store.identity.log}/{self.name}/{recorded.id}"))
         context = Context(command_id, recorded.time, recorded.actor)
-        wanted = _as_list(await self._policy.react(event, recorded, context))
+        wanted = _as_list(await _not_cancelled(self._policy.react(event, recorded, context)))
         correlation_id = recorded.metadata.correlation_id
         later: list[tuple[str, Due]] = []
         for i, each in enumerate(wanted):
@@ -206,7 +216,8 @@ class Reactor:
 
     async def _deliver(self, command: Any, command_id: str, correlation_id: str, causation_id: str) -> None:
         try:
-            await self._send(command, command_id, correlation_id=correlation_id, causation_id=causation_id)
+            sent = self._send(command, command_id, correlation_id=correlation_id, causation_id=causation_id)
+            await _not_cancelled(sent)
         except Rejected as error:
             # A rule said no: that is an answer, and asking again would not change it.
             log.info("%s: %s was rejected: %s", self.name, type(command).__name__, error)
@@ -231,7 +242,7 @@ class Reactor:
         heapq.heappush(self._due, (at, key, due))
         self._new_due.set()
 
-    async def tend(self) -> float | None:
+    async def tend(self, at: Position) -> float | None:
         while self._again:
             again = self._again[0]
             left = again.at - self._world.monotonic()
@@ -248,6 +259,9 @@ class Reactor:
         """React again to what was set aside. False where the world outside is away: it is tried once more later."""
         try:
             later = await self._react_again(parked)
+            if later is None:
+                log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
+                return True
         except (Conflict, Unavailable) as error:
             log.warning("%s: position %d is tried again later: %s", self.name, parked.position, error)
             at = self._world.monotonic() + _pause(tries)
@@ -256,10 +270,11 @@ class Reactor:
         except Exception:
             log.exception("%s: position %d stays set aside", self.name, parked.position)
             return True
-        if later is None:
-            log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
-        else:
+        try:
             await self._free(parked, later)
+        except Unavailable:
+            heapq.heappush(self._again, _Again(self._world.monotonic(), parked.position, parked.key, tries))
+            raise
         return True
 
     async def _react_again(self, parked: Parked) -> "list[tuple[str, Due]] | None":
@@ -314,13 +329,16 @@ class Reactor:
             # Most likely the code no longer knows the command. It is kept, shown, and sent at the next start.
             log.exception("%s: the due command %s cannot be sent", self.name, due.command)
             self._late.pop(key, None)
-            self._parked[key] = Parked(key, 0, told(error), microseconds(self._world.now()))
+            if key not in self._taken_away:
+                self._parked[key] = Parked(key, 0, told(error), microseconds(self._world.now()))
         else:
             if self._late.pop(key, None) is not None:
                 self._parked.pop(key, None)
 
     def _put_back(self, key: str, due: Due, error: TwofoldError) -> None:
         """Try it again in a while, longer each time: others that are due are not to wait behind it."""
+        if key in self._taken_away:
+            return
         tries = self._late[key] = self._late.get(key, 0) + 1
         log.warning("%s: a due command is sent again soon: %s", self.name, error)
         now = microseconds(self._world.now())
@@ -334,6 +352,20 @@ class Reactor:
             await self._append([RowWrite(self._space, key, None, 1)])
         except Conflict:
             log.info("%s: %s was sent before", self.name, key)
+
+
+async def _not_cancelled(waiting: Awaitable[T]) -> T:
+    """What comes of it. RuntimeError where it is cancelled, but not with the task that waits for it.
+
+    So it is with whoever awaits a task of their own that was cancelled: to end here would be to stop without a word.
+    """
+    try:
+        return await waiting
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError("what it waited for was cancelled") from error
 
 
 def _pause(tries: int) -> int:

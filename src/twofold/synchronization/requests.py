@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.read_store.partition import SLOTS, Partition, partition_named
-from twofold.read_store.port import ReadModel, WholeReadStore
+from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
 from twofold.synchronization.control import Act, Board, Control, Request
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.follower import told
@@ -38,13 +38,13 @@ class Requests:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._board = supervisor.board
 
-    def look(self, board: Board) -> None:
+    def look(self, board: Board, checkpoints: Sequence[Checkpoint]) -> None:
         """Begin with what is new."""
         self._board = board
         for each in [name for name, task in self._under_way.items() if task.done()]:
             del self._under_way[each]
         for name, noted in board.requests.items():
-            share = self._share(board, noted.record)
+            share = self._share(board, noted.record, checkpoints)
             if share is not None and name not in self._under_way:
                 work = self._deal_with(name, noted.record, noted.version, share)
                 self._under_way[name] = asyncio.create_task(work, name=f"twofold-request-{name}")
@@ -55,18 +55,16 @@ class Requests:
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
-    def _share(self, board: Board, request: Request) -> Share | None:
+    def _share(self, board: Board, request: Request, checkpoints: Sequence[Checkpoint]) -> Share | None:
         """The share of this node that a request is for, if it is one of this node's."""
+        generation = _generation(board, request, checkpoints)
         for share in self._supervisor.workers:
-            if share.name != request.name or share.kind == "build":
+            if share.name != request.name:
                 continue
             if share.kind == "policy":
                 return share
-            if request.version != self._supervisor.version(share.name):
-                # Nodes with other code may run beside this one: it is about theirs.
-                continue
-            build = board.generations(share.name).record.builds.get(share.generation)
-            if build is None or build.state != "serving":
+            # Nodes with other code may run beside this one: it may be about theirs.
+            if (request.version, share.generation) != (self._supervisor.version(share.name), generation):
                 continue
             if share.partition.holds(request.key) if request.what not in _WHOLE else _is_meant(share, request):
                 return share
@@ -97,8 +95,6 @@ class Requests:
     async def _do(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
         """What was done, for the record; None where that is to be tried again or is on record already."""
         worker = self._supervisor.workers[share]
-        follower = worker.follower
-        assert isinstance(follower, Projector | Reactor)
         what, key = request.what, request.key
         try:
             if what in _WHOLE and share.partition.name != key:
@@ -114,7 +110,8 @@ class Requests:
             elif what == "skip":
                 return await self._skip(name, request, seen, share)
             else:
-                outcome = await worker.between_pages(lambda: follower.mend(what, key, worker.position))
+                member = worker.member(share.generation, key)
+                outcome = await worker.between_pages(lambda: member.follower.mend(what, key, member.position))
         except (Refused, ValueError) as error:
             return self._act(request, share, False, str(error))
         self._supervisor.wake()
@@ -123,31 +120,34 @@ class Requests:
     async def _skip(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
         """Put on record what is to be passed over, and let it be: what had no record would look like a lost event.
 
-        An event of a policy is taken away in the same commit. For a projection every follower is told by the board, of
-        this generation and others, on this node and others, now or when it begins.
+        This is done between two pages, so that no retry takes the event up meanwhile. One of a policy is taken away in
+        the same commit. For a projection every follower is told by the board, of this generation and others, on this
+        node and others, now or when it begins; whoever has folded it meanwhile makes that good.
         """
         worker = self._supervisor.workers[share]
-        key = request.key
-        at = worker.follower.skipped(key)
-        if at is None:
-            # What only a build cannot take is known to the build only.
-            found = [
-                member.follower.skipped(key)
-                for each in self._supervisor.workers.values()
-                for member in each.members
-                if member.follower.kind == "projection" and member.follower.name == request.name
-            ]
-            at = next((position for position in found if position is not None), None)
-        if at is None:
-            return self._act(request, share, False, f"'{key}' of '{request.name}' is not parked.")
-        act = self._act(request, share, True, f"The event at {at} is passed over.", at)
-        done = [self._control.act(name, act), self._control.request(name, None, seen)]
-        follower = worker.follower
-        if isinstance(follower, Reactor):
-            await worker.between_pages(lambda: follower.skip(key, done))
-        elif await self._control.write(*done, self._control.skip(self._board.skips)):
-            self._supervisor.wake()
-        return None
+        key, member = request.key, worker.member(share.generation, request.key)
+        follower = member.follower
+
+        async def put_on_record() -> Act | None:
+            at = follower.skipped(key)
+            if at is None:
+                return self._act(request, share, False, f"'{key}' of '{request.name}' is not parked.")
+            if isinstance(follower, Projector):
+                # What can be folded by now is not left out: whoever asks has seen where it stood before.
+                now = await follower.mend("retry", key, member.position)
+                if follower.skipped(key) != at:
+                    outcome = f"Nothing was passed over, for the event at {at} can be folded by now. {now}"
+                    return self._act(request, share, False, outcome)
+            outcome = f"The event at {at} is passed over." if at else "The command is not sent any more."
+            done = [self._control.act(name, self._act(request, share, True, outcome, at))]
+            done.append(self._control.request(name, None, seen))
+            if isinstance(follower, Reactor):
+                await follower.skip(key, done)
+            elif await self._control.write(*done, self._control.skip(self._board.skips)):
+                self._supervisor.wake()
+            return None
+
+        return await worker.between_pages(put_on_record)
 
     async def _merge(self, request: Request, first: Share) -> Act | None:
         seconds = [share for share in self._supervisor.workers if follows(first, share)]
@@ -186,6 +186,7 @@ class Requests:
 
     def _act(self, request: Request, share: Share, done: bool, outcome: str, position: int = 0) -> Act:
         version = self._supervisor.version(share.name)
+        views = "" if share.kind == "policy" else self._control.views
         return Act(
             request.what,
             request.name,
@@ -197,7 +198,22 @@ class Requests:
             share.generation,
             version,
             position,
+            views,
         )
+
+
+def _generation(board: Board, request: Request, checkpoints: Sequence[Checkpoint]) -> int:
+    """The generation that a request is about: the one that serves, unless a key is parked in another one only."""
+    builds = board.generations(request.name).record.builds
+    mine = [number for number, each in sorted(builds.items()) if each.version == request.version]
+    mine.sort(key=lambda number: builds[number].state != "serving")
+    parked = {
+        each.generation
+        for each in checkpoints
+        if each.name == request.name and any(parked.key == request.key for parked in each.progress.parked)
+    }
+    aside = [number for number in mine if number in parked] if request.what in ("retry", "skip") else []
+    return next(iter(aside or mine), 0)
 
 
 def _is_meant(share: Share, request: Request) -> bool:

@@ -6,10 +6,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
-from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
-from twofold.synchronization.control import Board, Control, Generation, Lease, followed
+from twofold.synchronization.control import Board, Control, Generation, Lease, followed, passed_over
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.plan import Plan, plan
 from twofold.synchronization.presence import BEATS, Presence
@@ -306,7 +305,7 @@ class Supervisor:
             groups.append(builds)
         if not groups:
             return
-        skips = await self._skips()
+        skips, failed = await self._skips(), None
         for group in groups:
             bulk = group == builds
             run = {part: self._epochs[share] for share in sorted(group) for part in _parts(share, checkpoints)}
@@ -314,10 +313,14 @@ class Supervisor:
             self.workers |= dict.fromkeys(group, worker)
             try:
                 await worker.start()
-            except BaseException:
-                # Made anew at the next look; whoever starts the app is told at once.
+            except BaseException as error:
+                # Made anew at the next look; whoever starts the app is told. The others need not wait for that.
                 await self._stop(group)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _clear_away(self) -> None:
         """Let go of workers that ended without being stopped, so that others are made in their place."""
@@ -327,11 +330,8 @@ class Supervisor:
 
     async def _skips(self) -> dict[str, Skips]:
         """What operators have said to pass over, by projection, as far as it was said of the present version."""
-        skips: dict[str, set[tuple[str, Position]]] = {}
-        for act in (await self._control.acts()).values():
-            if act.what == "skip" and act.done and act.version == self._versions.get(act.name):
-                skips.setdefault(act.name, set()).add((act.key, act.position))
-        return {name: frozenset(each) for name, each in skips.items()}
+        acts = list((await self._control.acts()).values())
+        return {n: passed_over(acts, n, version, self._control.views) for n, version in self._versions.items()}
 
     async def _stop(self, shares: Iterable[Share]) -> None:
         stopped: list[Any] = []

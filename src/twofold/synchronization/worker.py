@@ -81,6 +81,10 @@ class Worker:
         (member,) = self.members
         return member.follower
 
+    def member(self, generation: int, key: str) -> Member:
+        """The one that keeps a key in a generation; the only one of a policy."""
+        return next(each for each in self.members if each.keeps(generation, key))
+
     @property
     def position(self) -> Position:
         """The position that all have reached."""
@@ -157,7 +161,7 @@ class Worker:
     def skip(self, skips: Mapping[str, Skips]) -> None:
         """Pass over what operators have said to pass over, by projection; as soon as it can be done."""
         for member in self.members:
-            member.to_skip = skips.get(member.follower.name)
+            member.follower.pass_over(skips.get(member.follower.name, frozenset()))
         self._new_skips = True
         self._wake.set()
 
@@ -171,7 +175,9 @@ class Worker:
             try:
                 # First of all where they are: what is asked for is done on top of that.
                 await self._open_again()
-                await self._pass_over()
+                if self._new_skips:
+                    self._new_skips = False
+                    self._rest_no_longer()
                 await self._answer()
                 await self._step()
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
@@ -185,19 +191,6 @@ class Worker:
                 try:
                     member.position = await member.follower.open()
                     member.reopen = False
-                except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                    self._note([member], error)
-
-    async def _pass_over(self) -> None:
-        if self._new_skips:
-            self._new_skips = False
-            self._rest_no_longer()
-        now = self._world.monotonic()
-        for member in self.members:
-            if member.to_skip is not None and member.ready(now):
-                try:
-                    await member.follower.pass_over(member.to_skip, member.position)
-                    member.to_skip = None
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                     self._note([member], error)
 
@@ -281,13 +274,13 @@ class Worker:
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
 
     async def _tend(self) -> list[float]:
-        """Let each do what it tries again. When there is more of that: in how many seconds."""
+        """Let each do one thing of what it tries again. In how many seconds there is more of that."""
         now = self._world.monotonic()
         rests: list[float] = []
         for member in self.members:
             if member.ready(now):
                 try:
-                    again = await member.follower.tend()
+                    again = await member.follower.tend(member.position)
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                     self._note([member], error)
                 else:

@@ -20,7 +20,7 @@ from bson.raw_bson import RawBSONDocument
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.damage import UNREADABLE, type_changed, unreadable
+from twofold.read_store.damage import UNREADABLE, damaged, type_changed
 from twofold.read_store.mongodb.names import column_name, id_of, rows_of
 from twofold.read_store.port import Kept, ReadModel
 
@@ -89,7 +89,7 @@ class Rows:
             text = json_of(document)
             return None if text is None else self._decode(text)
         except UNREADABLE as error:
-            raise Unavailable(unreadable(self.model, error)) from error
+            raise damaged(self.model, error) from error
 
     def check(self, document: Mapping[str, Any]) -> None:
         """WiringError, naming the cure, where the row type has changed since this row was stored.

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import columns_of
-from twofold.read_store.damage import unreadable
+from twofold.read_store.damage import damaged
 from twofold.read_store.port import Kept, ReadModel
 from twofold.read_store.postgres.arguments import Array, Statement, whole_numbers
 from twofold.read_store.postgres.fields import Field, fields_of
@@ -87,7 +87,7 @@ class Table:
         try:
             return self.decode(stored)
         except msgspec.DecodeError as error:
-            raise Unavailable(unreadable(self.model, error)) from error
+            raise damaged(self.model, error) from error
 
     def finds(self, access: Access, *, exact: bool = False) -> Iterator[Statement]:
         """The statements, without their limit, that answer a find one by one until there are enough rows.
