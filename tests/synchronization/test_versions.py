@@ -24,7 +24,9 @@ async def all_stand_at_the_head(cluster: Cluster) -> bool:
 async def test_two_versions_of_a_projection_are_each_followed_by_the_nodes_that_have_them(
     partitions: int, cluster: Cluster
 ) -> None:
-    old, new = cluster.app([totals(partitions)]), cluster.app([totals(partitions, version=2)])
+    # Leases that last: here nobody dies, and a machine that is busy for half a second is no reason to move.
+    old = cluster.app([totals(partitions)], lease_seconds=30)
+    new = cluster.app([totals(partitions, version=2)], lease_seconds=30)
     async with old:
         await happen(old, 5)
         async with new:
