@@ -1,7 +1,7 @@
 """In charge of one partition of one projection's generation: pages folded into rows, saved with the checkpoint."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -142,12 +142,11 @@ class Projector:
         if self._to_make_good:
             # Others may come to it meanwhile.
             first = self._to_make_good[0]
-            await self._make_good(*first, at)
+            await self._tend_to(first[0], lambda: self._make_good(*first, at))
             self._to_make_good.remove(first)
         elif self._to_take_up:
-            parked = self._parked.get(self._to_take_up[-1])
-            if parked is not None:
-                await self._take_up(parked, at)
+            if (parked := self._parked.get(self._to_take_up[-1])) is not None:
+                await self._tend_to(parked.key, lambda: self._take_up(parked, at))
             self._to_take_up.pop()
         return 0.0 if self._to_make_good or self._to_take_up else None
 
@@ -257,6 +256,15 @@ class Projector:
         if known != {key: each.position for key, each in halted.items()}:
             await self._write({}, {**dict.fromkeys(self._halted), **halted}, before, before)
             self._halted = halted
+
+    async def _tend_to(self, key: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do it, or leave the key as it is: what cannot even be parked anew is to keep nobody else waiting."""
+        try:
+            await work()
+        except (Conflict, Unavailable):
+            raise
+        except Exception:
+            log.exception("%s: the key '%s' stays as it is", self.name, key)
 
     async def _make_good(self, key: str, skipped: Position, at: Position) -> None:
         """Let the row of a key be what it is without an event that is passed over from now on."""

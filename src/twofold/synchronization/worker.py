@@ -253,7 +253,9 @@ class Worker:
                 if member.position <= position:
                     member.went_on(live=True)
             rests += [member.rests_until - now for member in self.members if member not in ready]
-            await self._store.wait(position, max(0.0, min(rests)))
+            rest = min(rests)
+            # Where there is more to do at once, others on this loop have their turn all the same.
+            await (self._store.wait(position, rest) if rest > 0 else self._world.sleep(0))
             return
         self._look_ahead(page)
         began = self._world.monotonic()
