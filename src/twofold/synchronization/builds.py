@@ -4,8 +4,6 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Checkpoint, Progress, WholeReadStore
 from twofold.synchronization.control import Act, Control, Generation, Generations
@@ -186,12 +184,12 @@ class Builds:
         board = await self._control.look()
         known = board.generations(name).record.builds
         gone = [
-            self._control.lease(share, noted.record, noted.version)
+            self._control.lease(share, None, noted.version)
             for share, noted in ((share_of(resource), noted) for resource, noted in board.leases.items())
             if share.kind != "policy" and share.name == name and share.generation not in known
         ]
         # Each by itself: one that has changed meanwhile keeps no other.
-        await asyncio.gather(*(self._control.write(msgspec.structs.replace(each, value=None)) for each in gone))
+        await asyncio.gather(*(self._control.write(each) for each in gone))
 
     def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
         now = self._control.now()

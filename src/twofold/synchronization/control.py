@@ -164,8 +164,8 @@ class Control:
         """Note a node, or that it is gone."""
         return _write(SPACE, f"node:{name}", record, seen)
 
-    def lease(self, share: Share, record: Lease, seen: int) -> RowWrite:
-        """Note who follows for a share."""
+    def lease(self, share: Share, record: Lease | None, seen: int) -> RowWrite:
+        """Note who follows for a share, or that there is no such share any more."""
         views = "" if share.kind == "policy" else self.views
         return _write(SPACE, f"lease:{views}:{share.resource}", record, seen)
 
