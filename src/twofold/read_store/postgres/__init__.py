@@ -208,7 +208,7 @@ class PostgresReadStore:
             raise refused_at_start(self._address, error) from error
 
     async def _save(self, table: Table, change: Change, statement: Statement) -> None:
-        perhaps_done, ((moved,),) = await self._tried(lambda connection: self._fetch(connection, statement))
+        perhaps_done, ((moved, *_),) = await self._tried(lambda connection: self._fetch(connection, statement))
         if not moved:
             where = saving.standing_statement(table, change, self._address.schema)
             found = await self._run(lambda connection: self._fetch(connection, where))
