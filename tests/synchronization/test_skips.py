@@ -252,8 +252,9 @@ async def test_what_is_passed_over_in_one_read_store_is_not_left_out_of_another(
             assert {key: stored.row for key, stored in await mine.stored("totals", 2, "", 10)} == right
 
 
-async def test_a_skip_behind_which_a_row_cannot_be_saved_stops_nobody_else(tmp_path: Path) -> None:
-    poison = Poison({13})
+@pytest.mark.parametrize("last", [6, 14], ids=["the last one can be folded", "the last one fails, too"])
+async def test_a_skip_behind_which_a_row_cannot_be_saved_stops_nobody_else(tmp_path: Path, last: int) -> None:
+    poison = Poison({13, 14})
 
     def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
         row = poison.fold(row, event, counter)
@@ -262,7 +263,7 @@ async def test_a_skip_behind_which_a_row_cannot_be_saved_stops_nobody_else(tmp_p
         return Total(counter, 2**63, 0) if wide else row
 
     async with app_in(tmp_path, counters(fold, find_by=["total"]), fold_retries=0) as app:
-        await sent(app, 1, 13, 5, 99, 6)
+        await sent(app, 1, 13, 5, 99, last)
         assert (await app.projections.skip("totals", HOT)).done
 
         async def stands_at_what_cannot_be_saved() -> bool:

@@ -287,19 +287,19 @@ class Projector:
             lost = LookupError(_OTHER_TAG.format(key=key, position=parked.position))
             return await self._stands(parked, parked.position, lost, work, {}, at)
         try:
-            await self._free(key, await self._folded_again(key, work), at)
-            return None
-        except FoldFailed as error:
-            failed = error
+            try:
+                await self._free(key, await self._folded_again(key, work), at)
+                return None
+            except FoldFailed as failed:
+                done = work.before(failed.position)
+                changed = await self._folded_again(key, done) if done else {}
+                return await self._stands(parked, failed.position, failed.__cause__ or failed, work, changed, at)
         except (Conflict, Unavailable):
             raise
         except Exception:
             # Not the fold failed, but the saving: one of its rows cannot be kept. They are made one by one.
             log.exception("%s: '%s' is folded step by step", self.name, key)
             return await self._step_by_step(parked, work, at)
-        done = work.before(failed.position)
-        changed = await self._folded_again(key, done) if done else {}
-        return await self._stands(parked, failed.position, failed.__cause__ or failed, work, changed, at)
 
     async def _step_by_step(self, parked: Parked, work: Touches, at: Position) -> Parked | None:
         for recorded, event, key in work:
