@@ -85,7 +85,7 @@ class Running:
             self.control,
             views,
             world,
-            _Crew(plans, store, views, self.append, retries=only is None),
+            _Crew(plans, store, views, self.append, takes_up=only is None),
             versions,
             list(plans.wiring.policies),
             name=world.place(),
@@ -160,11 +160,11 @@ class _Crew:
         views: WholeReadStore,
         append: Callable[[Append], Awaitable[Outcome]],
         *,
-        retries: bool,
+        takes_up: bool,
     ) -> None:
         self._plans = plans
         # A visitor came for one thing: what is set aside is no business of his.
-        self._retries = retries
+        self._takes_up = takes_up
         self._store = store
         self._views = views
         self._append = append
@@ -212,7 +212,7 @@ class _Crew:
             epoch=epoch,
             skips=skips,
             cached_rows=rows,
-            retries=self._retries,
+            takes_up=self._takes_up,
         )
 
     def _reactor(self, share: Share) -> WholeFollower:
@@ -226,5 +226,5 @@ class _Crew:
             plans.send,
             self._append,
             plans.world,
-            retries=self._retries,
+            takes_up=self._takes_up,
         )

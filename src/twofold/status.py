@@ -203,7 +203,7 @@ def _problems_of(follower: FollowerStatus, stall_seconds: float) -> list[str]:
             f"{follower.freshness:g} s"
         )
     elif not problems and follower.lag_seconds > PROBLEM_LAG_SECONDS and follower.state != "catching-up":
-        late = min(follower.shares, key=lambda each: each.position)
+        late = min(follower.shares, key=lambda each: each.position, default=follower)
         problems.append(
             f"{what} is {follower.lag} events ({follower.lag_seconds:.0f} s) behind: "
             f"{late.error or 'no error was reported'}"

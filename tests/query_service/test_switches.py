@@ -207,22 +207,23 @@ class NeverStill(MemoryReadStore):
         yield _MemorySnapshot(self._models)
 
 
-async def _asked_while(change: Any, app: Serving, gate: asyncio.Event) -> Answered:
+async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: asyncio.Event) -> Answered:
     app.views = NeverStill()
     await app.begin()
     await app.happen(1)
     await app.save(1, 1, row=1)
     await app.save(2, 1, row=1)
     asked = asyncio.create_task(app.ask())
-    await asyncio.sleep(0.01)
+    await begun.wait()
     change()
     await app.views.drop("totals", 1)
     gate.set()
     return await asked
 
 
-def _gated(gate: asyncio.Event) -> Any:
+def _gated(begun: asyncio.Event, gate: asyncio.Event) -> Any:
     async def slow(query: TotalOf, totals: Any) -> Total | None:
+        begun.set()
         await gate.wait()
         found: Total | None = await totals.get(query.counter)
         return found
@@ -232,16 +233,16 @@ def _gated(gate: asyncio.Event) -> Any:
 
 
 async def test_a_query_whose_rows_are_dropped_behind_a_switch_is_asked_again_of_what_serves_now() -> None:
-    gate = asyncio.Event()
-    app = Serving(query=_gated(gate))
-    answered = await _asked_while(lambda: app.switch(2), app, gate)
+    gates = asyncio.Event(), asyncio.Event()
+    app = Serving(query=_gated(*gates))
+    answered = await _asked_while(lambda: app.switch(2), app, *gates)
     assert (answered.value.total, answered.position) == (1, 1)
 
 
 async def test_what_fails_although_nothing_was_switched_is_not_asked_again() -> None:
-    gate = asyncio.Event()
+    gates = asyncio.Event(), asyncio.Event()
     with pytest.raises(WiringError, match="generation 1 was never prepared"):
-        await _asked_while(lambda: None, Serving(query=_gated(gate)), gate)
+        await _asked_while(lambda: None, Serving(query=_gated(*gates)), *gates)
 
 
 async def _back_and_forth(random: Random) -> int:

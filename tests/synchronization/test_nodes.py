@@ -15,6 +15,7 @@ from twofold.domain.projection import Projection
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.partition import shares as parts
+from twofold.synchronization.projector import Projector
 from twofold.synchronization.share import Share
 from twofold.world import RealWorld
 
@@ -372,3 +373,24 @@ async def test_a_full_queue_of_commands_refuses_commands_and_no_sign_of_life(
         assert presence._seen == seen + 1
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         assert sum(isinstance(each, Unavailable) for each in outcomes) == 15
+
+
+async def test_a_follower_that_cannot_begin_keeps_no_other_from_beginning(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.app([totals(4)]) as app:
+        await until(lambda: follows(app) == ALL, "followed")
+        first, opens = min(ALL), Projector.open
+
+        async def broken(self: Projector) -> int:
+            if self.partition.name == first:
+                raise RuntimeError("nobody expected this")
+            return await opens(self)
+
+        running: Any = app._running
+        with monkeypatch.context() as patched:
+            patched.setattr(Projector, "open", broken)
+            await running.supervisor._stop(list(running.supervisor.workers))
+            await until(lambda: follows(app) == ALL - {first}, "the others have begun")
+            await until(lambda: running.supervisor.problem, "it is said")
+        await until(lambda: follows(app) == ALL, "this one, too, once it can")

@@ -78,6 +78,13 @@ async def caught_up(app: App) -> bool:
     return not (await status_of(app)).lag
 
 
+async def sent(app: App, *amounts: int) -> None:
+    """Events on the hot key, followed as far as they can be."""
+    for by in amounts:
+        await app.send(Count([HOT], by))
+    await until(lambda: caught_up(app), "caught up")
+
+
 async def parked(app: App) -> dict[str, tuple[int, int]]:
     """Position and number of waiting events, by key."""
     return {each.key: (each.position, each.waiting) for each in (await status_of(app)).parked}
@@ -227,9 +234,7 @@ async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_
 ) -> None:
     poison = Poison({2})
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        for by in (1, 2, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 2, 3)
         running = app._running
         assert running is not None
         (worker,) = running.workers
@@ -251,9 +256,7 @@ async def test_a_retry_that_is_done_and_not_put_on_record_is_done_again_without_
 ) -> None:
     poison = Poison({2})
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        for by in (1, 2, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 2, 3)
         poison.amounts = set()
         running = app._running
         assert running is not None
@@ -381,9 +384,7 @@ async def test_a_skip_that_is_asked_for_twice_at_once_passes_over_one_event(monk
     cluster = Cluster(monkeypatch)
     poison = Poison({2, 3})
     async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
-        for by in (1, 2, 3, 4):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 2, 3, 4)
         acts = await asyncio.gather(*(app.projections.skip("totals", HOT) for _ in range(2)))
         await until(lambda: moved_on(app), "parked at the next one, or not at all")
         done = {act.position for act in acts if act.done}
@@ -399,9 +400,7 @@ async def test_a_skip_is_done_although_the_read_store_was_away_for_a_moment(monk
     cluster = Cluster(monkeypatch)
     poison = Poison({13})
     async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 13, 3)
         save, away = cluster.views.save, iter([True, True])
 
         async def fails(change: Change) -> None:
@@ -424,9 +423,7 @@ async def test_a_skip_reaches_what_is_being_built_and_what_is_kept(monkeypatch: 
     cluster = Cluster(monkeypatch)
     poison = Poison({13, 14})
     async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 13, 3)
         await app.projections.rebuild(["totals"])
         await until(lambda: builds(app, 1), "parked in the build as well")
         await app.projections.skip("totals", HOT)
@@ -550,9 +547,7 @@ async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(d
         queries=[total_of, all_totals],
     )
     async with app_in(tmp_path, wide) as app:
-        for by in (1, 2):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 2)
         views: Any = app._running.views  # type: ignore[union-attr]
         (table,) = views._tables.values()
         column = table.column_names["total"].strip('"')
@@ -596,9 +591,7 @@ async def test_an_event_that_meets_a_damaged_row_parks_its_key_alone_until_the_r
 async def test_a_damaged_row_of_a_parked_key_keeps_nobody_else_and_is_mended(tmp_path: Path, way: str) -> None:
     poison = Poison({13})
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 13, 3)
         spoil(app, HOT)
     poison.amounts = set()
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
@@ -624,9 +617,7 @@ async def test_a_start_does_not_wait_for_what_is_parked(tmp_path: Path) -> None:
     """However much that is: it is taken up beside what comes."""
     poison = Poison({13})
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 13, 3)
     poison.amounts = set()
     tended = asyncio.Event()
 
@@ -648,9 +639,7 @@ async def test_a_parked_key_whose_events_cannot_even_be_read_keeps_nobody_else_w
 ) -> None:
     poison = Poison({13})
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count([HOT], by))
-        await until(lambda: caught_up(app), "caught up")
+        await sent(app, 1, 13, 3)
 
     async def unreadable(*_: object) -> None:
         raise LookupError("no upcaster")

@@ -19,6 +19,7 @@ from tests.synchronization.test_parking import (
     nothing_parked,
     parked,
     rows,
+    sent,
     status_of,
 )
 from twofold.app import App
@@ -37,13 +38,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def node(cluster: Cluster, poison: Poison, partitions: int = 1) -> App:
     return cluster.app([Projection("totals", poison.fold, key=CounterId, partitions=partitions)], fold_retries=0)
-
-
-async def sent(app: App, *amounts: int) -> None:
-    """Events on the hot key, followed as far as they can be."""
-    for by in amounts:
-        await app.send(Count([HOT], by))
-    await until(lambda: caught_up(app), "caught up")
 
 
 async def built(app: App) -> bool:

@@ -237,8 +237,8 @@ class _Auditing:
     async def _judge(self, keys: Sequence[str]) -> _Judged:
         seen = await self._look.of(keys)
         # A row that nobody can read is wrong, whatever waits behind it.
-        parked = [key for key, each in seen.items() if each.parked and not each.damage]
-        claims = {key: _claim(each) for key, each in seen.items() if key not in set(parked)}
+        parked = {key for key, each in seen.items() if each.parked and not each.damage}
+        claims = {key: _claim(each) for key, each in seen.items() if key not in parked}
         folded = await self._folds.fold(claims)
         wrong = {key: each for key, each in folded.items() if not each.right}
         if wrong and self._skips is not None and (skips := await self._skips()) != self._folds.skips:
@@ -249,7 +249,7 @@ class _Auditing:
         told = {
             key: difference(key, seen[key], each.seen, self._projection.row, each.error) for key, each in wrong.items()
         }
-        return _Judged(len(folded) - len(told), parked, told)
+        return _Judged(len(folded) - len(told), sorted(parked), told)
 
     def _count(self, wrong: Difference) -> None:
         there, right = wrong.before is not None, wrong.after is not None

@@ -31,7 +31,7 @@ class Projector:
     """Keeps the rows of one partition equal to the fold of the log at its checkpoint, as long as it holds the lease.
 
     `epoch` is that of the lease: the store refuses what an earlier one still wants to save. `skips` are the events, by
-    key and position, that an operator has said to pass over.
+    key and position, that an operator has said to pass over. `takes_up`: whether to try again what is parked at first.
     """
 
     kind: Literal["projection", "policy"] = "projection"
@@ -49,7 +49,7 @@ class Projector:
         epoch: int = 0,
         skips: Skips = frozenset(),
         cached_rows: int = 20_000,
-        retries: bool = True,
+        takes_up: bool = True,
     ) -> None:
         self.name = projection.name
         self.query = EventQuery((QueryItem(projection.types),))
@@ -63,7 +63,7 @@ class Projector:
         self._world = world
         self._epoch = epoch
         self._skips = skips
-        self._retries = retries
+        self._takes_up = takes_up
         self._events = KeyEvents(projection, store, decode)
         self._rows = Rows(projection, model, views, cached_rows)
         self._parked: dict[str, Parked] = {}
@@ -88,7 +88,7 @@ class Projector:
         if not progress.position:
             self._rows.start_empty()
         # The code may have been mended since. What an operator has passed over goes on in any case.
-        again = [each for each in self._parked.values() if self._retries or (each.key, each.position) in self._skips]
+        again = [each for each in self._parked.values() if self._takes_up or (each.key, each.position) in self._skips]
         self._to_take_up = [each.key for each in sorted(again, key=lambda each: each.position, reverse=True)]
         return progress.position
 

@@ -86,7 +86,7 @@ class Reactor:
         append: Callable[[Append], Awaitable[Outcome]],
         world: World,
         *,
-        retries: bool = True,
+        takes_up: bool = True,
     ) -> None:
         self.name = policy.name
         self.query = EventQuery((QueryItem(policy.types),))
@@ -99,7 +99,7 @@ class Reactor:
         self._send = send
         self._append_rows = append
         self._world = world
-        self._retries = retries
+        self._takes_up = takes_up
         self._space = f"{_POLICY}{policy.name}"
         self._aside = f"{_PARKED}{policy.name}"
         self._version = 0
@@ -131,7 +131,9 @@ class Reactor:
         self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
         # The code, or the world outside, may have been mended since.
         now = self._world.monotonic()
-        self._again = sorted(_Again(now, each.position, each.key, 0) for each in self._parked.values() if self._retries)
+        self._again = sorted(
+            _Again(now, each.position, each.key, 0) for each in self._parked.values() if self._takes_up
+        )
         if self._timer is None:
             self._timer = asyncio.create_task(self._send_due(), name=f"twofold-{self.name}-due")
         return position
@@ -243,39 +245,32 @@ class Reactor:
         self._new_due.set()
 
     async def tend(self, at: Position) -> float | None:
-        while self._again:
-            again = self._again[0]
-            left = again.at - self._world.monotonic()
-            if left > 0:
-                return left
-            heapq.heappop(self._again)
-            parked = self._parked.get(again.key)
-            if parked is not None and not await self._tried(parked, again.tries + 1):
-                # New events come before whatever else finds the world outside away.
-                return max(0.0, self._again[0].at - self._world.monotonic())
-        return None
+        if self._again and self._again[0].at <= self._world.monotonic():
+            again = heapq.heappop(self._again)
+            if (parked := self._parked.get(again.key)) is not None:
+                await self._try_again(parked, again.tries + 1)
+        return max(0.0, self._again[0].at - self._world.monotonic()) if self._again else None
 
-    async def _tried(self, parked: Parked, tries: int) -> bool:
-        """React again to what was set aside. False where the world outside is away: it is tried once more later."""
+    async def _try_again(self, parked: Parked, tries: int) -> None:
+        """React again to what was set aside; once more later where the world outside is away."""
         try:
             later = await self._react_again(parked)
             if later is None:
                 log.warning("%s no longer takes the event at %d; it stays set aside", self.name, parked.position)
-                return True
+                return
         except (Conflict, Unavailable) as error:
             log.warning("%s: position %d is tried again later: %s", self.name, parked.position, error)
             at = self._world.monotonic() + _pause(tries)
             heapq.heappush(self._again, _Again(at, parked.position, parked.key, tries))
-            return False
+            return
         except Exception:
             log.exception("%s: position %d stays set aside", self.name, parked.position)
-            return True
+            return
         try:
             await self._free(parked, later)
         except Unavailable:
             heapq.heappush(self._again, _Again(self._world.monotonic(), parked.position, parked.key, tries))
             raise
-        return True
 
     async def _react_again(self, parked: Parked) -> "list[tuple[str, Due]] | None":
         """What is to be sent later. None where the policy does not take the event any more."""

@@ -94,7 +94,10 @@ class Requests:
 
     async def _do(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
         """What was done, for the record; None where that is to be tried again or is on record already."""
-        worker = self._supervisor.workers[share]
+        worker = self._supervisor.workers.get(share)
+        if worker is None:
+            # It has been given up since the look: whoever has it next sees the request.
+            return None
         what, key = request.what, request.key
         try:
             if what in _WHOLE and share.partition.name != key:

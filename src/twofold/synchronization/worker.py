@@ -82,8 +82,11 @@ class Worker:
         return member.follower
 
     def member(self, generation: int, key: str) -> Member:
-        """The one that keeps a key in a generation; the only one of a policy."""
-        return next(each for each in self.members if each.keeps(generation, key))
+        """The one that keeps a key in a generation; the only one of a policy. Unavailable where it is here no more."""
+        found = next((each for each in self.members if each.keeps(generation, key)), None)
+        if found is None:
+            raise Unavailable(f"Nobody here keeps '{key}' any more. Ask again.")
+        return found
 
     @property
     def position(self) -> Position:
