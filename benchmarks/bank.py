@@ -66,13 +66,18 @@ WHOLE = Module(
 
 
 def bank(
-    folder: object, module: Module = DECIDING, *, store: str | None = None, views: str | None = None, **settings: int
+    folder: object,
+    module: Module = DECIDING,
+    *,
+    write_store: str | None = None,
+    read_store: str | None = None,
+    **settings: int,
 ) -> App:
     """An app on SQLite files in a folder, or on other stores."""
     chosen = Settings(**settings)
     return App(
         module,
-        store=store or f"sqlite:///{folder}/log.db",
-        views=views or f"sqlite:///{folder}/views.db",
+        write_store=write_store or f"sqlite:///{folder}/log.db",
+        read_store=read_store or f"sqlite:///{folder}/views.db",
         settings=chosen,
     )

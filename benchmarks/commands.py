@@ -48,8 +48,8 @@ async def _never_idle() -> None:
 
 def _commits(app: object) -> int:
     """How many batches the log has taken, as it counts them itself."""
-    store = app._running.store  # type: ignore[attr-defined]
-    return int(store._read_connection.execute("select appends from logs").get)
+    write_store = app._running.write_store  # type: ignore[attr-defined]
+    return int(write_store._read_connection.execute("select appends from logs").get)
 
 
 def service(folder: Path, callers: int, seconds: float, cached: int = 100_000, busy: bool = False) -> float:

@@ -66,8 +66,8 @@ def serve_bare(port: int, pipe: Connection) -> None:
     uvicorn.Server(config).run()
 
 
-def serve_app(port: int, pipe: Connection, store: str = "memory:") -> None:
-    app = App(bank, store=store, views="memory:")
+def serve_app(port: int, pipe: Connection, write_store: str = "memory:") -> None:
+    app = App(bank, write_store=write_store, read_store="memory:")
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(serve(app, port=port, started=lambda _: pipe.send(True)))

@@ -63,8 +63,8 @@ KEEPING = {"none": keeping(), "own_rows": keeping(OWN), "one_hot_row": keeping(H
 Where = Callable[[Path], str]
 
 
-async def _commands(store: str, module: Module, callers: int, seconds: float) -> float:
-    app = bank("", module, store=store, views="memory:")
+async def _commands(write_store: str, module: Module, callers: int, seconds: float) -> float:
+    app = bank("", module, write_store=write_store, read_store="memory:")
     async with app:
         await asyncio.gather(*(app.send(Deposit(f"a-{n % ACCOUNTS}", 1)) for n in range(ACCOUNTS * HISTORY)))
         before = (await app.log(limit=1)).head
@@ -82,9 +82,9 @@ async def _commands(store: str, module: Module, callers: int, seconds: float) ->
         return ((await app.log(limit=1)).head - before) / took
 
 
-async def _answers(store: str, module: Module, events: int, seconds: float) -> float:
+async def _answers(write_store: str, module: Module, events: int, seconds: float) -> float:
     """Microseconds of one answer about an account with so many events, in the median."""
-    app = bank("", module, store=store, views="memory:")
+    app = bank("", module, write_store=write_store, read_store="memory:")
     waits: list[float] = []
     async with app:
         for _ in range(events):
@@ -99,15 +99,15 @@ async def _answers(store: str, module: Module, events: int, seconds: float) -> f
     return statistics.median(waits)
 
 
-async def _build(store: str, events: int) -> float:
+async def _build(write_store: str, events: int) -> float:
     """Events a second that a new projection is built from, at the start of the app."""
-    async with bank("", KEEPING["none"], store=store, views="memory:") as app:
+    async with bank("", KEEPING["none"], write_store=write_store, read_store="memory:") as app:
         for start in range(0, events, 5_000):
             await asyncio.gather(
                 *(app.send(Deposit(f"a-{n % 10_000}", 1)) for n in range(start, min(start + 5_000, events)))
             )
     start = time.perf_counter()
-    async with bank("", KEEPING["own_rows"], store=store, views="memory:"):
+    async with bank("", KEEPING["own_rows"], write_store=write_store, read_store="memory:"):
         return events / (time.perf_counter() - start)
 
 

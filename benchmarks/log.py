@@ -38,17 +38,17 @@ def _append(number: int, type: str, tags: tuple[str, ...], after: int) -> Append
 
 async def append_batches(opening: Opening, batches: int, batch: int) -> float:
     """Conditional appends a second, in such batches."""
-    store = await opening
+    write_store = await opening
     # Two thousand accounts: each append is conditional, and none breaks another's of its batch.
     numbers = range(1, batches * batch + 1)
     all_work = [_append(n, "deposited", (f"account:a-{n % 2_000}",), (n - 1) // batch * batch) for n in numbers]
     number = len(all_work)
     start = time.perf_counter()
     for first in range(0, number, batch):
-        await store.append(all_work[first : first + batch])
+        await write_store.append(all_work[first : first + batch])
     took = time.perf_counter() - start
-    assert (await store.read(EventQuery())).head == number, "every append was accepted"
-    await store.close()
+    assert (await write_store.read(EventQuery())).head == number, "every append was accepted"
+    await write_store.close()
     return number / took
 
 
@@ -71,22 +71,22 @@ def bulk(rounds: int, seconds: float) -> list[Result]:
 
 async def load_account(opening: Opening, events: int, times: int) -> float:
     """Milliseconds to fold an account of so many events."""
-    store = await opening
+    write_store = await opening
     codec = EventCodec([Event(Deposited)])
     readers = {Deposited: TagReader(Deposited)}
     model = BoundModel(DecisionModel(Account, by=AccountId), {Deposited: "deposited"}, readers)
     wanted = [codec.encode(Deposited("a-1", 1), f"c-{n}", 0) for n in range(events)]
     others = [codec.encode(Deposited(f"b-{n}", 1), f"d-{n}", 0) for n in range(events)]
     mixed = tuple(event for pair in zip(wanted, others, strict=True) for event in pair)
-    await store.append([Append(Metadata(_TIME, "c", "c"), mixed)])
+    await write_store.append([Append(Metadata(_TIME, "c", "c"), mixed)])
     waits: list[float] = []
     for _ in range(times):
-        folds = Folds(store, codec, 0)
+        folds = Folds(write_store, codec, 0)
         start = time.perf_counter()
         folded = await folds.load([Fold(model, ("account:a-1",))])
         waits.append((time.perf_counter() - start) * 1_000)
         assert next(iter(folded.values())).state == Account(events)
-    await store.close()
+    await write_store.close()
     return statistics.median(waits)
 
 
@@ -114,7 +114,7 @@ SHAPES = {
 }
 
 
-async def filled(store: WriteStore, events: int) -> WriteStore:
+async def filled(write_store: WriteStore, events: int) -> WriteStore:
     """The same store with so many events, ten of them of the shapes that are asked for."""
     rare = {round(events * (k + 0.5) / 10): k for k in range(10)}
     for start in range(0, events, 10_000):
@@ -123,22 +123,22 @@ async def filled(store: WriteStore, events: int) -> WriteStore:
             type, account = ("closed", "a-7") if rare.get(n, 0) % 2 else ("deposited", "a-7" if n in rare else f"x-{n}")
             event = NewEvent(f"c-{n}.0", type, 1, (f"account:{account}", "bank:one"), _PAYLOAD)
             batch.append(Append(Metadata(_TIME, f"c-{n}", f"c-{n}"), (event,)))
-        await store.append(batch)
-    return store
+        await write_store.append(batch)
+    return write_store
 
 
-async def _asked(store: WriteStore, item: QueryItem, times: int) -> float:
+async def _asked(write_store: WriteStore, item: QueryItem, times: int) -> float:
     condition = [AppendCondition(EventQuery((item,)), 0)]
     waits: list[float] = []
     for _ in range(times):
         start = time.perf_counter()
-        await store.newer(condition)
+        await write_store.newer(condition)
         waits.append((time.perf_counter() - start) * 1_000)
     return statistics.median(waits)
 
 
-async def _checked(store: WriteStore, item: QueryItem, times: int) -> float:
-    head = (await store.read(EventQuery())).head
+async def _checked(write_store: WriteStore, item: QueryItem, times: int) -> float:
+    head = (await write_store.read(EventQuery())).head
     waits: list[float] = []
     for n in range(times):
         # After a position before this process's memory of the tail: the file itself must be asked.
@@ -146,7 +146,7 @@ async def _checked(store: WriteStore, item: QueryItem, times: int) -> float:
             Metadata(_TIME, f"check-{n}", f"check-{n}"), (), (AppendCondition(EventQuery((item,)), head // 2),)
         )
         start = time.perf_counter()
-        await store.append([append])
+        await write_store.append([append])
         waits.append((time.perf_counter() - start) * 1_000)
     return statistics.median(waits)
 
@@ -162,12 +162,12 @@ async def _growth(rounds: int, large: int, times: int) -> list[Result]:
         start = time.perf_counter()
         stores = [await filled(SqliteWriteStore(Path(folder) / f"{n}.db"), n) for n in (10_000, large)]
         print(f"filled logs of 10,000 and {large:,} events in {time.perf_counter() - start:.0f} s", flush=True)
-        for store in stores:
-            await store.close()
+        for write_store in stores:
+            await write_store.close()
         stores = [SqliteWriteStore(Path(folder) / f"{n}.db") for n in (10_000, large)]
         found = await compare_sizes(stores, rounds, times, large)
-        for store in stores:
-            await store.close()
+        for write_store in stores:
+            await write_store.close()
     return found
 
 

@@ -33,8 +33,8 @@ async def _opened(dsn: str) -> PostgresWriteStore:
 
 
 async def _service(dsn: str, callers: int, seconds: float, cached: int, waits: list[float]) -> float:
-    app = bank("/nonexistent", DECIDING, store=await fresh_log(dsn), cached_folds=cached)
-    app.settings = type(app.settings)(store=app.settings.store, views="memory:", cached_folds=cached)
+    app = bank("/nonexistent", DECIDING, write_store=await fresh_log(dsn), cached_folds=cached)
+    app.settings = type(app.settings)(write_store=app.settings.write_store, read_store="memory:", cached_folds=cached)
     async with app:
         await asyncio.gather(*(app.send(Deposit(f"a-{n % ACCOUNTS}", 1)) for n in range(ACCOUNTS * HISTORY)))
         before = (await app.status()).head
@@ -159,8 +159,8 @@ async def _growth(dsn: str, rounds: int, large: int, times: int) -> list[Result]
     stores = [await filled(await _opened(dsn), n) for n in (10_000, large)]
     print(f"filled logs of 10,000 and {large:,} events in {time.perf_counter() - start:.0f} s", flush=True)
     found = await compare_sizes(stores, rounds, times, large)
-    for store in stores:
-        await store.close()
+    for write_store in stores:
+        await write_store.close()
     return [Result(f"PG: {each.measure}", *_rest(each)) for each in found]
 
 
@@ -168,9 +168,9 @@ def _rest(each: Result) -> tuple[object, ...]:
     return tuple(getattr(each, name) for name in each.__struct_fields__[1:])
 
 
-async def visible_times(dsn: str, views: str, times: int) -> list[float]:
+async def visible_times(dsn: str, read_store: str, times: int) -> list[float]:
     """Milliseconds from sending each of so many commands to reading its row."""
-    app = bank("/nonexistent", WHOLE, store=await fresh_log(dsn), views=views)
+    app = bank("/nonexistent", WHOLE, write_store=await fresh_log(dsn), read_store=read_store)
     waits: list[float] = []
     async with app:
         for n in range(times):
@@ -233,12 +233,12 @@ def memory(rounds: int, seconds: float) -> list[Result]:
 
 
 async def _memory(dsn: str, events: int) -> float:
-    store = await filled(await _opened(dsn), events)
+    write_store = await filled(await _opened(dsn), events)
     position = 0
     while True:
-        page = await store.read(ALL_EVENTS, position, 1_000)
+        page = await write_store.read(ALL_EVENTS, position, 1_000)
         position = page.upto
         if position == page.head:
             break
-    await store.close()
+    await write_store.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024

@@ -66,30 +66,30 @@ async def _fill(folder: Path, events: int, keys: int, log: str | None = None) ->
     """The URL of a log with so many deposits: in SQLite, or in the PostgreSQL of a dsn."""
     app = bank(folder, WHOLE)
     url = f"sqlite:///{folder}/log.db" if log is None else await fresh_log(log)
-    store = SqliteWriteStore(folder / "log.db") if log is None else await PostgresWriteStore.open(url)
+    write_store = SqliteWriteStore(folder / "log.db") if log is None else await PostgresWriteStore.open(url)
     deposited = next(iter(app.wiring.events.values())).type
     for start in range(0, events, 10_000):
         new = tuple(
             app.events.encode(deposited(f"a-{n % keys}", 1), f"c-{n}", 0)
             for n in range(start, min(events, start + 10_000))
         )
-        await store.append([Append(Metadata(1_700_000_000_000_000, f"c-{start}", f"c-{start}"), new)])
-    await store.close()
+        await write_store.append([Append(Metadata(1_700_000_000_000_000, f"c-{start}", f"c-{start}"), new)])
+    await write_store.close()
     return url
 
 
-async def _catch_up(folder: Path, views: str, events: int, keys: int, log: str | None = None) -> float:
-    store = await _fill(folder, events, keys, log)
-    async with bank(folder, WHOLE, store=store, views=views) as app:
+async def _catch_up(folder: Path, read_store: str, events: int, keys: int, log: str | None = None) -> float:
+    write_store = await _fill(folder, events, keys, log)
+    async with bank(folder, WHOLE, write_store=write_store, read_store=read_store) as app:
         began = time.perf_counter()
         await _until(app, events)
         return events / (time.perf_counter() - began)
 
 
-async def _rebuild(folder: Path, views: str, events: int, keys: int) -> float:
+async def _rebuild(folder: Path, read_store: str, events: int, keys: int) -> float:
     """Positions a second of a rebuild beside the generation that serves, from the request to its switch."""
-    store = await _fill(folder, events, keys)
-    async with bank(folder, WHOLE, store=store, views=views) as app:
+    write_store = await _fill(folder, events, keys)
+    async with bank(folder, WHOLE, write_store=write_store, read_store=read_store) as app:
         await _until(app, events)
         (name,) = app.models
         began = time.perf_counter()
@@ -128,11 +128,11 @@ def rebuild(rounds: int, seconds: float) -> list[Result]:
 def _stored(what: str, work: Callable[..., Any], rounds: int, sizes: Mapping[str, tuple[int, int]]) -> list[Result]:
     found: list[Result] = []
     with servers(*ALL) as stores:
-        for name, (views, bare) in stores.items():
+        for name, (read_store, bare) in stores.items():
             for label, (events, keys) in sizes.items():
                 figures = compare(
                     rounds,
-                    ours=lambda folder, v=views, e=events, k=keys: run(work(folder, v(folder), e, k)),
+                    ours=lambda folder, v=read_store, e=events, k=keys: run(work(folder, v(folder), e, k)),
                     raw=lambda folder, b=bare, e=events, k=keys: b(folder, e, k),
                 )
                 measure = f"{name}: {what} from {events:,}, {label}"
@@ -146,13 +146,13 @@ def beside_peer(rounds: int, seconds: float) -> list[Result]:
     found: list[Result] = []
     with durable_server() as dsn:
 
-        def views(_: Path) -> str:
+        def read_store(_: Path) -> str:
             return f"{dsn}?schema={fresh_schema()}"
 
         for label, share in (("a row an event", 1), ("a row for ten events", 10)):
             figures = compare(
                 rounds,
-                ours=lambda folder, k=events // share: run(_catch_up(folder, views(folder), events, k, log=dsn)),
+                ours=lambda folder, k=events // share: run(_catch_up(folder, read_store(folder), events, k, log=dsn)),
                 eventsourcing=lambda _, k=few // share: contestant("catch-up", dsn, few, k),
             )
             measure = f"PG: catch-up, {label}"
@@ -160,7 +160,7 @@ def beside_peer(rounds: int, seconds: float) -> list[Result]:
         times = max(50, int(300 * seconds))
         figures = compare(
             rounds,
-            ours=lambda folder: statistics.median(run(visible_times(dsn, views(folder), times))),
+            ours=lambda folder: statistics.median(run(visible_times(dsn, read_store(folder), times))),
             eventsourcing=lambda _: contestant("visible", dsn, times),
         )
         measure = "PG: command to visible row, p50"
@@ -168,13 +168,13 @@ def beside_peer(rounds: int, seconds: float) -> list[Result]:
     return found
 
 
-async def _lag(views: str, store: str, rate: int, seconds: float) -> tuple[list[float], float]:
+async def _lag(read_store: str, write_store: str, rate: int, seconds: float) -> tuple[list[float], float]:
     """Milliseconds from receipt to visible row, of a sample of commands at a steady rate; and the rate reached.
 
     Commands come whether those before are done or not, as from many users. What is refused for overload is not counted
     into the rate.
     """
-    app = bank("/nonexistent", WHOLE, store=store, views=views)
+    app = bank("/nonexistent", WHOLE, write_store=write_store, read_store=read_store)
     waits: list[float] = []
     done = 0
     async with app:
@@ -215,16 +215,16 @@ def lag(rounds: int, seconds: float) -> list[Result]:
     """At a steady 1,000 and 5,000 commands a second, the log in PostgreSQL."""
     found: list[Result] = []
     with servers(*ALL) as stores, durable_server() as dsn:
-        for name, (views, _) in stores.items():
+        for name, (read_store, _) in stores.items():
             for rate in (1_000, 5_000):
                 print(f"{name} at {rate:,}/s …", flush=True)
-                found += run(_measure_lag(name, views, dsn, rate, max(2.0, 4 * seconds)))
+                found += run(_measure_lag(name, read_store, dsn, rate, max(2.0, 4 * seconds)))
     return found
 
 
-async def _measure_lag(name: str, views: Views, dsn: str, rate: int, seconds: float) -> list[Result]:
+async def _measure_lag(name: str, read_store: Views, dsn: str, rate: int, seconds: float) -> list[Result]:
     waits, reached = await _lag(
-        views(Path("/nonexistent")) if name != "sqlite" else "memory:", await fresh_log(dsn), rate, seconds
+        read_store(Path("/nonexistent")) if name != "sqlite" else "memory:", await fresh_log(dsn), rate, seconds
     )
     cuts = statistics.quantiles(waits, n=100)
     label = f"{name if name != 'sqlite' else 'memory'}: receipt to visible row at {rate:,}/s"
@@ -237,9 +237,9 @@ async def _measure_lag(name: str, views: Views, dsn: str, rate: int, seconds: fl
 
 async def _memory(folder: Path, events: int) -> list[float]:
     """Resident megabytes while so many events are followed, at each tenth."""
-    store = await _fill(folder, events, events)
+    write_store = await _fill(folder, events, events)
     seen: list[float] = []
-    async with bank(folder, WHOLE, store=store, views=f"sqlite:///{folder}/views.db") as app:
+    async with bank(folder, WHOLE, write_store=write_store, read_store=f"sqlite:///{folder}/views.db") as app:
         for tenth in range(1, 11):
             await _until(app, events * tenth // 10)
             seen.append(_resident())

@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.harness import run
 from benchmarks.read_store_sides import STORES, Rows, Sides
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 
 BATCH = 1_000
 BATCHES = 200
@@ -41,8 +41,8 @@ def work(batch: int, batches: int) -> list[Rows]:
     found: list[Rows] = []
     for start in range(0, batch * batches // 2, batch):
         rows = [Summary(f"o-{n:08d}", f"c-{n * 7919 % 10_000}", n % 997) for n in range(start, start + batch)]
-        found.append({row.order_id: Kept(row, len(found) + 1) for row in rows})
-        found.append({row.order_id: Kept(row, len(found) + 1, 0, (row,)) for row in rows})
+        found.append({row.order_id: VersionedRow(row, len(found) + 1) for row in rows})
+        found.append({row.order_id: VersionedRow(row, len(found) + 1, 0, (row,)) for row in rows})
     return found
 
 

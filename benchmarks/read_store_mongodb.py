@@ -13,12 +13,12 @@ from benchmarks.read_store import BATCH, MODELS, Summary
 from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.mongodb.finds import Table
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 
 BATCHES = 40
 ROUNDS = 5
 
-Batch = dict[str, Kept]
+Batch = dict[str, VersionedRow]
 Rates = dict[str, float]
 
 
@@ -27,8 +27,8 @@ def work() -> list[Batch]:
     batches: list[Batch] = []
     for start in range(0, BATCH * BATCHES // 2, BATCH):
         rows = [Summary(f"o-{n:08d}", f"c-{n * 7919 % 10_000}", n % 997) for n in range(start, start + BATCH)]
-        batches.append({row.order_id: Kept(row, len(batches) + 1) for row in rows})
-        batches.append({row.order_id: Kept(row, len(batches) + 1, 0, (row,)) for row in rows})
+        batches.append({row.order_id: VersionedRow(row, len(batches) + 1) for row in rows})
+        batches.append({row.order_id: VersionedRow(row, len(batches) + 1, 0, (row,)) for row in rows})
     return batches
 
 

@@ -11,14 +11,14 @@ import msgspec
 
 from benchmarks.postgres import durable_server
 from tests.servers.postgres import fresh_schema
-from twofold.read_store.port import Kept, ReadModel, ReadStore
+from twofold.read_store.port import ReadModel, ReadStore, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres.arguments import Arguments
 from twofold.read_store.postgres.table import Table as PostgresTable
 from twofold.read_store.sqlite import SqliteReadStore
 from twofold.read_store.sqlite_table import Table as SqliteTable
 
-Rows = Mapping[str, Kept]
+Rows = Mapping[str, VersionedRow]
 
 
 class Bare(Protocol):

@@ -24,11 +24,13 @@ def modules(outbox: Path, cancel_unpaid_after: timedelta) -> list[Module]:
     return [catalogue, customers, coupons, orders, read_models, queries, policies(outbox, cancel_unpaid_after)]
 
 
-def open_shop(*, store: str | None = None, views: str | None = None, outbox: Path | None = None) -> App:
+def open_shop(*, write_store: str | None = None, read_store: str | None = None, outbox: Path | None = None) -> App:
     """The shop as an app; what is not given comes from the environment."""
     minutes = float(os.environ.get("SHOP_UNPAID_MINUTES", "60"))
     folder = outbox or Path(os.environ.get("SHOP_OUTBOX", "data/outbox"))
-    return App(*modules(folder, timedelta(minutes=minutes)), store=store, views=views, pages=pages)
+    return App(
+        *modules(folder, timedelta(minutes=minutes)), write_store=write_store, read_store=read_store, pages=pages
+    )
 
 
 app = open_shop()

@@ -13,7 +13,7 @@ from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.projections import Projections
 from twofold.query_service.answer import QueryService
 from twofold.read_store.port import ReadModel
-from twofold.running import Plans, Running
+from twofold.runtime import Plans, Runtime
 from twofold.settings import Settings
 from twofold.status import Status, measure
 from twofold.stores import open_read_store, open_write_store
@@ -49,21 +49,24 @@ class Answer(msgspec.Struct, frozen=True):
 class App:
     """Modules, stores and settings put together. WiringError, with the cure, where they do not fit.
 
-    `store` and `views` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`; `store` also
-    `postgresql://…`. `pages` makes an ASGI application from the app, served at `/` beside the HTTP API.
+    `write_store` and `read_store` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`,
+    `postgresql://…`; for the read store also `mongodb://…` and `cassandra://…`. `pages` makes an ASGI application
+    from the app, served at `/` beside the HTTP API.
     """
 
     def __init__(
         self,
         *modules: Module,
-        store: str | None = None,
-        views: str | None = None,
+        write_store: str | None = None,
+        read_store: str | None = None,
         settings: Settings | None = None,
         world: World | None = None,
         pages: Callable[["App"], Any] | None = None,
     ) -> None:
         chosen = settings or Settings.from_environment()
-        given = {name: url for name, url in (("store", store), ("views", views)) if url is not None}
+        given = {
+            name: url for name, url in (("write_store", write_store), ("read_store", read_store)) if url is not None
+        }
         self.settings = msgspec.structs.replace(chosen, **given)
         self.world: World = world or RealWorld()
         self.pages = pages
@@ -80,7 +83,7 @@ class App:
         self.projections = Projections(
             self._open, self.models, self.wiring.policies, self.wiring.projections, self.world
         )
-        self._running: Running | None = None
+        self._running: Runtime | None = None
         self._commands = self._rejected = self._asked = 0
         self._started = 0.0
 
@@ -92,17 +95,17 @@ class App:
         """
         if self._running is not None:
             raise WiringError("This app is running already. Start it once, or stop it first.")
-        store = await open_write_store(self.settings.store, self.settings, self.world)
+        write_store = await open_write_store(self.settings.write_store, self.settings, self.world)
         try:
-            views = await open_read_store(self.settings.views, self.world)
+            read_store = await open_read_store(self.settings.read_store, self.world)
         except BaseException:
-            await store.close()
+            await write_store.close()
             raise
-        running = Running(self._plans(), store, views, only=None if only is None else frozenset(only))
+        running = Runtime(self._plans(), write_store, read_store, only=None if only is None else frozenset(only))
         try:
-            await check_log(store, self.wiring)
+            await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
-            self.queries.begin(store)
+            self.queries.begin(write_store)
             self._running = running
             await running.start()
         except BaseException:
@@ -156,7 +159,7 @@ class App:
             self._rejected += 1
             raise
         self._commands += 1
-        token = f"{running.store.identity.stamp}.{written.position}"
+        token = f"{running.write_store.identity.stamp}.{written.position}"
         late: list[str] = []
         if followers:
             late = await self._late(followers, written.position, wait_seconds)
@@ -177,12 +180,12 @@ class App:
         where the token is not one of this log's.
         """
         running = self._open()
-        if running.store.problem is not None:
+        if running.write_store.problem is not None:
             # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
-            await running.store.read(NO_EVENTS)
+            await running.write_store.read(NO_EVENTS)
         at_least = 0 if position is None else await self._reached(running, position)
         longest = self.settings.wait_seconds if timeout is None else timeout
-        value, reflected, parked = await self.queries.answer(running.views, query, at_least, longest)
+        value, reflected, parked = await self.queries.answer(running.read_store, query, at_least, longest)
         self._asked += 1
         return Answer(value, reflected, self.token(reflected), list(parked))
 
@@ -190,23 +193,23 @@ class App:
         """The answer to a query, and again whenever it has become another. Ends when the app stops."""
         running = self._open()
         pause = self.settings.poll_seconds
-        answers = self.queries.live(running.views, query, pause, lambda: self._running is running)
+        answers = self.queries.live(running.read_store, query, pause, lambda: self._running is running)
         async for value, position, parked in answers:
             yield Answer(value, position, self.token(position), list(parked))
 
     async def log(self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100) -> Slice:
         """Recorded events after a position, and the head."""
-        return await self._open().store.read(query, after, limit)
+        return await self._open().write_store.read(query, after, limit)
 
     async def follow(self, query: EventQuery = ALL_EVENTS, after: Position = 0) -> AsyncIterator[RecordedEvent]:
         """Recorded events in order, those to come included. Ends when the app stops."""
         running = self._open()
         while self._running is running:
-            page = await running.store.read(query, after, self.settings.page_events)
+            page = await running.write_store.read(query, after, self.settings.page_events)
             for event in page.events:
                 yield event
             if page.upto <= after:
-                await running.store.wait(after, self.settings.poll_seconds)
+                await running.write_store.wait(after, self.settings.poll_seconds)
             after = max(after, page.upto)
 
     async def status(self) -> Status:
@@ -215,7 +218,7 @@ class App:
         objectives = {name: each.freshness for name, each in self.wiring.projections.items()}
         found = await measure(running, self.world, objectives, self.settings.stall_seconds)
         return Status(
-            running.store.identity.log,
+            running.write_store.identity.log,
             found.head,
             self._commands,
             self._rejected,
@@ -230,11 +233,11 @@ class App:
 
     def token(self, position: Position) -> str:
         """A position as callers carry it: opaque, and good for this log only."""
-        return f"{self._open().store.identity.stamp}.{position}"
+        return f"{self._open().write_store.identity.stamp}.{position}"
 
     def position_of(self, token: str) -> Position:
         """The position in a token. InvalidMessage where it is malformed or comes from another log."""
-        return position_of(token, self._open().store.identity)
+        return position_of(token, self._open().write_store.identity)
 
     def _plans(self) -> Plans:
         return Plans(
@@ -262,14 +265,14 @@ class App:
             return names
         return [name for name in names if name in late]
 
-    def _open(self) -> Running:
+    def _open(self) -> Runtime:
         if self._running is None:
             raise Unavailable("The app is not running. Start it with `async with app:` or `twofold serve`.")
         return self._running
 
-    async def _reached(self, running: Running, token: str) -> Position:
+    async def _reached(self, running: Runtime, token: str) -> Position:
         position = self.position_of(token)
-        head = (await running.store.read(NO_EVENTS)).head
+        head = (await running.write_store.read(NO_EVENTS)).head
         if position > head:
             raise InvalidMessage(f"The position {position} is beyond the log, which ends at {head}.", field="position")
         return position

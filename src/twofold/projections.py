@@ -7,9 +7,9 @@ from typing import Literal
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
 from twofold.read_store.partition import WHOLE, partition_named
-from twofold.running import Running
-from twofold.synchronization.control import Act, Request
-from twofold.synchronization.share import Share
+from twofold.runtime import Runtime
+from twofold.synchronization.cluster_state import OperatorAction, Request
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 
 _POLL = 0.05
@@ -26,7 +26,7 @@ class Projections:
 
     def __init__(
         self,
-        running: Callable[[], Running],
+        running: Callable[[], Runtime],
         names: Iterable[str],
         policies: Iterable[str],
         unfollowed: Iterable[str],
@@ -82,12 +82,12 @@ class Projections:
         running.supervisor.wake()
         return await running.builds.drop(name, actor=actor)
 
-    async def retry(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
+    async def retry(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Fold a parked key again from where it stopped (or react again to a parked event), and free it."""
         self._check(name, or_policy=True)
         return await self._ask("retry", name, key, actor, timeout)
 
-    async def skip(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
+    async def skip(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Pass over the event a key is parked at, and go on with those that wait behind it.
 
         It stays passed over, also when the same version of the projection is rebuilt or audited.
@@ -95,14 +95,14 @@ class Projections:
         self._check(name, or_policy=True)
         return await self._ask("skip", name, key, actor, timeout)
 
-    async def repair(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
+    async def repair(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Fold a key from its first event, and put the row that this makes in the place of the one that is there."""
         self._check(name)
         return await self._ask("repair", name, key, actor, timeout)
 
     async def split(
         self, name: str, partition: str = WHOLE.name, *, actor: str | None = None, timeout: float = 30.0
-    ) -> Act:
+    ) -> OperatorAction:
         """Part a partition (`first-end`, as `App.status()` names it) in two, so that two nodes can follow for it.
 
         InvalidMessage, here and of `merge`, where the projection has no such partition.
@@ -110,12 +110,14 @@ class Projections:
         self._check(name)
         return await self._ask("split", name, await self._partition(name, partition), actor, timeout)
 
-    async def merge(self, name: str, partition: str, *, actor: str | None = None, timeout: float = 30.0) -> Act:
+    async def merge(
+        self, name: str, partition: str, *, actor: str | None = None, timeout: float = 30.0
+    ) -> OperatorAction:
         """Put a partition and the one behind it together."""
         self._check(name)
         return await self._ask("merge", name, await self._partition(name, partition), actor, timeout)
 
-    async def acts(self, name: str | None = None) -> dict[str, Act]:
+    async def acts(self, name: str | None = None) -> dict[str, OperatorAction]:
         """What was done on operators' requests, by the id of the request, the oldest first."""
         acts = await self._open().control.acts()
         return {key: act for key, act in acts.items() if name in (None, act.name)}
@@ -176,7 +178,7 @@ class Projections:
     async def _look(self) -> dict[str, Position]:
         running = self._open()
         at: dict[str, Position] = {}
-        for share, reached in (await running.positions(await running.views.checkpoints())).items():
+        for share, reached in (await running.positions(await running.read_store.checkpoints())).items():
             if share.kind == "policy" or running.serves(share):
                 at[share.name] = min(reached, at.get(share.name, reached))
         return at
@@ -188,12 +190,12 @@ class Projections:
         key: str,
         actor: str | None,
         timeout: float,
-    ) -> Act:
+    ) -> OperatorAction:
         running = self._open()
         number = f"{running.control.now()}-{self._world.new_id()}"
-        views = running.control.views if name in self._names else ""
+        read_store = running.control.read_store if name in self._names else ""
         version = running.supervisor.version(name)
-        wanted = Request(what, name, key, actor, running.control.now(), views, version)
+        wanted = Request(what, name, key, actor, running.control.now(), read_store, version)
         if not await running.control.write(running.control.request(number, wanted, 0)):
             raise Unavailable("Another request has this one's id. Ask again.")
         running.supervisor.wake()
@@ -207,7 +209,7 @@ class Projections:
                 raise Unavailable(f"Nobody who follows for '{name}' came to it within {timeout:g} s. Ask again.")
             await self._world.sleep(_POLL)
 
-    async def _take_back(self, running: Running, number: str) -> None:
+    async def _take_back(self, running: Runtime, number: str) -> None:
         """Ask no longer, so that nothing is done when nobody waits for it any more."""
         noted = (await running.control.look()).requests.get(number)
         if noted is not None:
@@ -227,8 +229,8 @@ class Projections:
         running = self._open()
         there = [
             at.partition.name
-            for at in await running.views.checkpoints()
-            if at.name == name and running.serves(Share("projection", name, at.generation, at.partition))
+            for at in await running.read_store.checkpoints()
+            if at.name == name and running.serves(WorkUnit("projection", name, at.generation, at.partition))
         ]
         if wanted not in there:
             shown = ", ".join([*there[:_SHOWN], *(["…"] if len(there) > _SHOWN else [])])

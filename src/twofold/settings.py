@@ -13,8 +13,8 @@ Sentence = str
 class Settings(msgspec.Struct, frozen=True):
     """Every option of an app. Pass `Settings(...)` to `App`, or set the environment variable of the same name."""
 
-    store: Annotated[Sentence, msgspec.Meta(description="URL of the write store.")] = "sqlite:///data/log.db"
-    views: Annotated[Sentence, msgspec.Meta(description="URL of the read store.")] = "sqlite:///data/views.db"
+    write_store: Annotated[Sentence, msgspec.Meta(description="URL of the write store.")] = "sqlite:///data/log.db"
+    read_store: Annotated[Sentence, msgspec.Meta(description="URL of the read store.")] = "sqlite:///data/views.db"
     batch_commands: Annotated[int, msgspec.Meta(ge=1, description="Commands that share one commit at most.")] = 512
     batch_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of events that share one commit at most.")] = (
         4_194_304

@@ -8,10 +8,10 @@ from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import Unavailable
 from twofold.read_store.port import Checkpoint, Parked
-from twofold.running import Running
-from twofold.synchronization.follower import BuildStatus, FollowerStatus, ShareStatus, State
+from twofold.runtime import Runtime
+from twofold.synchronization.follower import BuildStatus, FollowerStatus, PartitionStatus, State
 from twofold.synchronization.reactor import policy_checkpoints
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.synchronization.worker import Worker
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -50,28 +50,28 @@ class Measured(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
-async def lag_of(store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:
+async def lag_of(write_store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:
     """How far a follower is behind: in events, and as the age in seconds of the oldest event it has not taken."""
     lag = max(0, head - position)
     if not lag:
         return 0, 0.0
-    oldest = (await store.read(ALL_EVENTS, position, 1)).events
+    oldest = (await write_store.read(ALL_EVENTS, position, 1)).events
     return lag, max(0.0, (world.now() - oldest[0].time).total_seconds()) if oldest else 0.0
 
 
 async def measure(
-    running: Running, world: World, objectives: Mapping[str, float | None], stall_seconds: float
+    running: Runtime, world: World, objectives: Mapping[str, float | None], stall_seconds: float
 ) -> Measured:
     """Look at log and checkpoints. Unavailable where a store is away; a log that is broken off tells what was known."""
-    store = running.store
-    problem = store.problem
+    write_store = running.write_store
+    problem = write_store.problem
     try:
-        head = (await store.read(NO_EVENTS)).head
-        checkpoints = await running.views.checkpoints()
+        head = (await write_store.read(NO_EVENTS)).head
+        checkpoints = await running.read_store.checkpoints()
         positions = await running.positions(checkpoints)
         running.watch.observe(head, positions)
-        policies = await policy_checkpoints(store)
-        lags = {p: await lag_of(store, p, head, world) for p in dict.fromkeys(positions.values())}
+        policies = await policy_checkpoints(write_store)
+        lags = {p: await lag_of(write_store, p, head, world) for p in dict.fromkeys(positions.values())}
     except Unavailable:
         if problem is None:
             raise
@@ -99,29 +99,29 @@ async def measure(
     return Measured(head, followers, builds, problems if problem is None else [problem, *problems])
 
 
-def _serving(running: Running, statuses: Mapping[Share, ShareStatus]) -> list[list[Share]]:
+def _serving(running: Runtime, statuses: Mapping[WorkUnit, PartitionStatus]) -> list[list[WorkUnit]]:
     """The shares that answers rest on, and the policies: those of one name together."""
-    groups: dict[str, list[Share]] = {}
+    groups: dict[str, list[WorkUnit]] = {}
     for share in statuses:
         if share.kind == "policy" or running.serves(share):
             groups.setdefault(share.name, []).append(share)
     return [sorted(shares) for _, shares in sorted(groups.items())]
 
 
-def _share(running: Running, share: Share, position: Position, lag: int, seconds: float) -> ShareStatus:
+def _share(running: Runtime, share: WorkUnit, position: Position, lag: int, seconds: float) -> PartitionStatus:
     worker: Worker | None = running.supervisor.workers.get(share)
     owner = running.supervisor.owner(share)
     state: State = worker.state if worker is not None else "elsewhere" if owner is not None else "waiting"
     still = running.watch.still(share) if lag else 0.0
     error = worker.error if worker is not None else None
     name = share.partition.name if share.kind == "projection" else ""
-    return ShareStatus(name, position, lag, seconds, state, owner, round(still, 3), error)
+    return PartitionStatus(name, position, lag, seconds, state, owner, round(still, 3), error)
 
 
 def _follower(
-    running: Running,
-    shares: Sequence[Share],
-    statuses: Mapping[Share, ShareStatus],
+    running: Runtime,
+    shares: Sequence[WorkUnit],
+    statuses: Mapping[WorkUnit, PartitionStatus],
     checkpoints: Sequence[Checkpoint],
     parked: Mapping[str, tuple[Parked, ...]],
     objectives: Mapping[str, float | None],
@@ -158,12 +158,12 @@ def _follower(
 
 
 def _builds(
-    running: Running,
-    shares: Sequence[Share],
-    statuses: Mapping[Share, ShareStatus],
+    running: Runtime,
+    shares: Sequence[WorkUnit],
+    statuses: Mapping[WorkUnit, PartitionStatus],
     checkpoints: Sequence[Checkpoint],
 ) -> list[BuildStatus]:
-    groups: dict[tuple[str, int], list[Share]] = {}
+    groups: dict[tuple[str, int], list[WorkUnit]] = {}
     for share in sorted(shares):
         groups.setdefault((share.name, share.generation), []).append(share)
     found: list[BuildStatus] = []

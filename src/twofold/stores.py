@@ -52,7 +52,7 @@ async def migrate_write_store(url: str, world: World, *, role: str | None = None
     scheme = _scheme(url)
     if scheme not in _POSTGRESQL:
         raise WiringError(
-            f"{shown(url)} needs no migration: only a log in PostgreSQL does. Name one: --store "
+            f"{shown(url)} needs no migration: only a log in PostgreSQL does. Name one: --write-store "
             "postgresql://user@host/database."
         )
     done: Migrated = await _adapter("twofold.write_store.postgres.migrate").migrate(

@@ -8,8 +8,8 @@ import pytest
 
 from tests.synchronization.counting import Count, app_in, until
 from twofold.cli.building import FAILING, STALLED, until_built
-from twofold.cli.rebuild import _Rebuild
-from twofold.cli.verbs import Seen, _Visit
+from twofold.cli.rebuild_client import Seen, _Visit
+from twofold.cli.rebuild_command import _Rebuild
 from twofold.errors import Conflict, InvalidMessage, TwofoldError, Unavailable
 from twofold.settings import Settings
 from twofold.synchronization.follower import BuildStatus
@@ -165,7 +165,7 @@ async def test_whatever_somebody_else_does_while_it_asks_it_switches_to_nothing_
     async with app_in(tmp_path) as app:
         for n in range(5):
             await app.send(Count(["a"], n), wait_for=["totals"])
-        connection = app._running.views._connection  # type: ignore[union-attr]
+        connection = app._running.read_store._connection  # type: ignore[union-attr]
         ((table,),) = connection.execute("select name from sqlite_schema where type = 'table' and name like '%totals%'")
         connection.execute(f"update \"{table}\" set row = json_set(row, '$.total', -1)").fetchall()
 
@@ -181,7 +181,7 @@ async def test_whatever_somebody_else_does_while_it_asks_it_switches_to_nothing_
             return [(each.generation, each.lag) for each in status.builds] == [(3, 0)]
 
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-        monkeypatch.setattr("twofold.cli.rebuild._confirmed", asked)
+        monkeypatch.setattr("twofold.cli.rebuild_command._confirmed", asked)
         how = {"comparing": True, "switching": True, "yes": False, "force": False, "as_json": False}
         with pytest.raises(Conflict, match="Not generation 2 of 'totals' is under way, but 3"):
             await _Rebuild(app, app.settings, ["totals"], **how).run(_Visit(app))

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.cli.commands import PATIENCE, next_line, run_json, running, stop
 from twofold import App, Receipt, Unavailable
-from twofold.cli.demo import command
+from twofold.cli.demo_command import command
 from twofold.cli.demo_shop import Figures
 from twofold.errors import WiringError
 
@@ -68,7 +68,7 @@ def test_the_shop_is_up_while_orders_come_in_and_ctrl_c_interrupts_without_loss(
         (["--speed", "0"], "--speed", "0"),
         (["--speed", "nan"], "--speed", "not a finite number"),
         (["--speed", "fast"], "--speed", "fast"),
-        (["--fresh", "--store", "memory:"], None, "--fresh deletes the files in --data"),
+        (["--fresh", "--write-store", "memory:"], None, "--fresh deletes the files in --data"),
         (["--data", "a-file"], "--data", "is a file"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from twofold.cli import COMMANDS
-from twofold.cli.outcome import Exit
+from twofold.cli.output import Exit
 
 REFERENCE = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text("utf-8")
 

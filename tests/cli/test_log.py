@@ -101,11 +101,11 @@ def test_whoever_reads_may_stop_reading(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "kind", "field", "cure"),
     [
-        (["--store", "sqlite:///none.db"], 4, "unavailable", None, "Start the app that writes it first"),
-        (["--store", "log.db"], 2, "wiring-error", None, "sqlite:///relative/path.db"),
-        (["--store", "memory:"], 2, "usage", "--store", "lives inside the process that made it"),
-        (["--store", "sqlite:///data/views.db"], 2, "wiring-error", None, "There is no log"),
-        (["--store", "sqlite:///app.py"], 4, "unavailable", None, "not a database"),
+        (["--write-store", "sqlite:///none.db"], 4, "unavailable", None, "Start the app that writes it first"),
+        (["--write-store", "log.db"], 2, "wiring-error", None, "sqlite:///relative/path.db"),
+        (["--write-store", "memory:"], 2, "usage", "--write-store", "lives inside the process that made it"),
+        (["--write-store", "sqlite:///data/views.db"], 2, "wiring-error", None, "There is no log"),
+        (["--write-store", "sqlite:///app.py"], 4, "unavailable", None, "not a database"),
         (["--tag", "n7"], 2, "usage", "--tag", "KIND:VALUE"),
         (["--tag", ":n7"], 2, "usage", "--tag", "KIND:VALUE"),
         (["--after", "-1"], 2, "usage", "--after", "-1"),
@@ -124,7 +124,7 @@ def test_nonsense_is_told_with_the_option_and_the_cure(
 
 def test_another_store_is_read_where_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
-    with serving(tmp_path, "--store", "sqlite:///else/where.db") as (_, at):
+    with serving(tmp_path, "--write-store", "sqlite:///else/where.db") as (_, at):
         write(at["url"], "n1")
-        code, said = run_json(tmp_path, "log", "--store", "sqlite:///else/where.db")
+        code, said = run_json(tmp_path, "log", "--write-store", "sqlite:///else/where.db")
     assert (code, len(said["data"]["events"])) == (0, 1)

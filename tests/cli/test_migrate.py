@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.commands import PATIENCE, TWOFOLD, run, run_json
 from tests.servers.postgres import Postgres, fresh_schema
-from twofold.cli.outcome import Exit
+from twofold.cli.output import Exit
 from twofold.write_store.postgres.migrate import migrations
 
 STEPS = [step.name for step in migrations("any_schema")]
@@ -21,9 +21,9 @@ def url(postgres_newest: Postgres) -> str:
 
 
 def test_it_says_what_it_has_done_and_then_that_there_is_nothing_to_do(tmp_path: Path, url: str) -> None:
-    first = run(tmp_path, "migrate", "--store", url)
+    first = run(tmp_path, "migrate", "--write-store", url)
     assert (first.returncode, first.stdout) == (0, "".join(f"applied {step}\n" for step in STEPS))
-    second = run(tmp_path, "migrate", "--store", url)
+    second = run(tmp_path, "migrate", "--write-store", url)
     assert (second.returncode, second.stdout, second.stderr) == (0, "The log is up to date.\n", "")
 
 
@@ -31,7 +31,7 @@ def test_a_dry_run_prints_sql_that_psql_takes_and_changes_nothing(
     tmp_path: Path, url: str, postgres_newest: Postgres
 ) -> None:
     schema = url.rpartition("=")[2]
-    printed = run(tmp_path, "migrate", "--store", url, "--role", "postgres", "--dry-run")
+    printed = run(tmp_path, "migrate", "--write-store", url, "--role", "postgres", "--dry-run")
     assert (printed.returncode, printed.stderr) == (0, "")
     assert postgres_newest.sql(f"select to_regnamespace('{schema}') is null") == "t"
     command = [
@@ -42,22 +42,25 @@ def test_a_dry_run_prints_sql_that_psql_takes_and_changes_nothing(
     ]
     fed = subprocess.run(command, input=printed.stdout, text=True, capture_output=True, check=False, cwd="/")
     assert fed.returncode == 0, fed.stderr
-    assert run(tmp_path, "migrate", "--store", url).stdout == "The log is up to date.\n"
-    listed = run(tmp_path, "log", "--store", url)
+    assert run(tmp_path, "migrate", "--write-store", url).stdout == "The log is up to date.\n"
+    listed = run(tmp_path, "log", "--write-store", url)
     assert listed.returncode == 0, listed.stderr
 
 
 def test_json_has_the_steps_and_only_in_a_dry_run_the_sql(tmp_path: Path, url: str) -> None:
-    code, said = run_json(tmp_path, "migrate", "--store", url, "--dry-run")
+    code, said = run_json(tmp_path, "migrate", "--write-store", url, "--dry-run")
     assert (code, said["data"]["steps"]) == (0, STEPS)
     assert "create table" in said["data"]["sql"]
-    assert run_json(tmp_path, "migrate", "--store", url) == (0, {"ok": True, "data": {"steps": STEPS, "sql": None}})
-    assert run_json(tmp_path, "migrate", "--store", url)[1]["data"]["steps"] == []
+    assert run_json(tmp_path, "migrate", "--write-store", url) == (
+        0,
+        {"ok": True, "data": {"steps": STEPS, "sql": None}},
+    )
+    assert run_json(tmp_path, "migrate", "--write-store", url)[1]["data"]["steps"] == []
 
 
-@pytest.mark.parametrize("store", ["memory:", "sqlite:///log.db"])
-def test_a_store_that_needs_no_migration_says_so_and_is_not_made(tmp_path: Path, store: str) -> None:
-    code, said = run_json(tmp_path, "migrate", "--store", store)
+@pytest.mark.parametrize("write_store", ["memory:", "sqlite:///log.db"])
+def test_a_store_that_needs_no_migration_says_so_and_is_not_made(tmp_path: Path, write_store: str) -> None:
+    code, said = run_json(tmp_path, "migrate", "--write-store", write_store)
     assert (code, said["error"]["kind"]) == (2, "wiring-error")
     assert "needs no migration" in said["error"]["message"]
     assert list(tmp_path.iterdir()) == []
@@ -81,12 +84,12 @@ def test_a_store_that_needs_no_migration_says_so_and_is_not_made(tmp_path: Path,
 )
 def test_a_password_is_in_no_output_and_the_error_is_a_sentence_not_a_traceback(tmp_path: Path, url: str) -> None:
     command = [TWOFOLD, "migrate"]
-    environment = {**os.environ, "TWOFOLD_STORE": url}
+    environment = {**os.environ, "TWOFOLD_WRITE_STORE": url}
     told = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": PATIENCE}
     outputs = [
         subprocess.run(command, check=False, **told),
-        run(tmp_path, "migrate", "--json", "--store", url),
-        run(tmp_path, "migrate", "--dry-run", "--store", url),
+        run(tmp_path, "migrate", "--json", "--write-store", url),
+        run(tmp_path, "migrate", "--dry-run", "--write-store", url),
     ]
     for done in outputs:
         assert done.returncode in (Exit.USAGE, Exit.UNAVAILABLE), done

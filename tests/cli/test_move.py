@@ -17,19 +17,19 @@ def twofold(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgres: Postgres, tmp_path: Path) -> None:
-    stores = ["--views", "sqlite:///views.db"]
-    assert twofold(tmp_path, "demo", "--no-serve", "--store", "sqlite:///log.db", *stores).returncode == 0
+    stores = ["--read-store", "sqlite:///views.db"]
+    assert twofold(tmp_path, "demo", "--no-serve", "--write-store", "sqlite:///log.db", *stores).returncode == 0
     url = f"{postgres.dsn}?schema={fresh_schema()}"
     early = twofold(tmp_path, "move", "--from", "sqlite:///log.db", "--to", url, "--json")
     assert (early.returncode, "`twofold migrate" in json.loads(early.stdout)["error"]["message"]) == (2, True)
-    assert twofold(tmp_path, "migrate", "--store", url).returncode == 0
+    assert twofold(tmp_path, "migrate", "--write-store", url).returncode == 0
 
     done = twofold(tmp_path, "move", "--from", "sqlite:///log.db", "--to", url, "--json")
     moved = json.loads(done.stdout)["data"]
     assert (done.returncode, moved["head"], moved["epoch"], moved["commands"]) == (0, 16_227, 2, 13_870)
     assert "Moving: 32,454 of 32,454 events" in done.stderr
 
-    after = twofold(tmp_path, "demo", "--no-serve", "--store", url, *stores, "--json")
+    after = twofold(tmp_path, "demo", "--no-serve", "--write-store", url, *stores, "--json")
     told = json.loads(after.stdout)["data"]
     assert (after.returncode, told["right"], told["sent"]) == (0, True, 0), "nothing had to be sent again"
 

@@ -200,7 +200,7 @@ def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal
         (["parked", "retry", "pages", "bad"], 2, "Write MODULE:APP NAME KEY"),
         (["parked", "forget", "app:app", "pages", "bad"], 2, "'retry', 'skip'"),
         (["parked", "skip", "app:app", "pages", "a", "b"], 2, "Write MODULE:APP NAME KEY"),
-        (["parked", "retry", "app:app", "pages", "bad", "--store", "memory:"], 2, "lives inside the process"),
+        (["parked", "retry", "app:app", "pages", "bad", "--write-store", "memory:"], 2, "lives inside the process"),
         (["parked", "retry", "pages", "bad", "--url", "127.0.0.1:8000"], 2, "http://127.0.0.1:8000"),
         (["parked", "retry", "pages", "bad", "--url", "http://127.0.0.1:9"], 4, "does not answer"),
         (["partitions", "split"], 2, "Write MODULE:APP NAME PARTITION"),

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.commands import APP, next_json, run, run_json, running, serving, stop
 from tests.servers.postgres import Postgres, fresh_schema
 
-STORES = ("--store", "sqlite:///data/log.db", "--views", "sqlite:///data/views.db")
+STORES = ("--write-store", "sqlite:///data/log.db", "--read-store", "sqlite:///data/views.db")
 
 
 def write(url: str, note: str, text: str = "hi") -> str:
@@ -185,20 +185,20 @@ def test_a_halted_partition_is_told_and_what_it_waits_behind(tmp_path: Path) -> 
 
 
 def test_the_node_that_follows_is_named_where_there_may_be_several(postgres: Postgres, tmp_path: Path) -> None:
-    store = ["--store", f"{postgres.dsn}?schema={fresh_schema()}"]
-    assert run(tmp_path, "migrate", *store).returncode == 0
-    with serving(tmp_path, *store) as (process, at):
+    write_store = ["--write-store", f"{postgres.dsn}?schema={fresh_schema()}"]
+    assert run(tmp_path, "migrate", *write_store).returncode == 0
+    with serving(tmp_path, *write_store) as (process, at):
         ask(at["url"], "n1", write(at["url"], "n1"))
-        _, seen = overview(tmp_path, *store)
+        _, seen = overview(tmp_path, *write_store)
         assert seen["followers"][0]["owner"].endswith(f":{process.pid}")
         operate(at["url"], "split", partition="0-4096")
         # The partitions are taken in the next look of the node.
-        while not all(each["owner"] for each in overview(tmp_path, *store)[1]["followers"][0]["partitions"]):
+        while not all(each["owner"] for each in overview(tmp_path, *write_store)[1]["followers"][0]["partitions"]):
             pass
-        lines = run(tmp_path, "projections", *store).stdout.splitlines()
+        lines = run(tmp_path, "projections", *write_store).stdout.splitlines()
         assert [line.split()[-1] for line in lines if " partition " in line] == [seen["followers"][0]["owner"]] * 2
         stop(process, signal.SIGTERM)
-    assert overview(tmp_path, *store)[1]["followers"][0]["owner"] is None
+    assert overview(tmp_path, *write_store)[1]["followers"][0]["owner"] is None
 
 
 def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
     ("options", "code", "cure"),
     [
         ([], 4, "There is no file data/log.db yet. Start the app that writes it first"),
-        (["--views", "memory:"], 2, "lives inside the process that made it"),
+        (["--read-store", "memory:"], 2, "lives inside the process that made it"),
         (["--max-lag", "nan"], 2, "not a finite number"),
         (["--max-lag", "-1"], 2, "-1"),
         (["nothing"], 2, "Write MODULE:APP"),

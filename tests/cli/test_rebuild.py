@@ -101,7 +101,7 @@ def test_a_running_serve_is_asked_by_its_url_and_answers_all_the_time(folder: Pa
 def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_switched_to(folder: Path) -> None:
     break_a_row(folder)
     with serving(folder) as (_, at):
-        elsewhere = "--views", "sqlite:///elsewhere/views.db"
+        elsewhere = "--read-store", "sqlite:///elsewhere/views.db"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *elsewhere)
         assert (code, said["error"]["kind"]) == (4, "unavailable")
         assert "cannot be compared from here. There is no file" in said["error"]["message"]
@@ -109,7 +109,7 @@ def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_
         (folder / "another").mkdir()
         (folder / "another/app.py").write_text(APP)
         subprocess.run([sys.executable, "-c", WRITES, "2"], cwd=folder / "another", check=True)
-        stores = "--store", "sqlite:///another/data/log.db", "--views", "sqlite:///another/data/views.db"
+        stores = "--write-store", "sqlite:///another/data/log.db", "--read-store", "sqlite:///another/data/views.db"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *stores)
         assert (code, said["error"]["kind"]) == (2, "wiring-error")
         assert "and what is asked keeps main-" in said["error"]["message"]

@@ -85,11 +85,11 @@ def test_on_files_that_nobody_serves(folder: Path) -> None:
 
 async def built_to(folder: Path) -> int:
     """How far the second generation has come."""
-    views = await open_read_store(f"sqlite:///{folder}/data/views.db", RealWorld(), read_only=True)
+    read_store = await open_read_store(f"sqlite:///{folder}/data/views.db", RealWorld(), read_only=True)
     try:
-        return sum(each.progress.position for each in await views.checkpoints() if each.generation == 2)
+        return sum(each.progress.position for each in await read_store.checkpoints() if each.generation == 2)
     finally:
-        await views.close()
+        await read_store.close()
 
 
 class Reader(Thread):
@@ -131,8 +131,8 @@ def test_beside_a_serve_that_answers_all_the_time(
     folder: Path, postgres_newest: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = Random(2)
-    monkeypatch.setenv("TWOFOLD_STORE", asyncio.run(fresh_log(postgres_newest.dsn)))
-    monkeypatch.setenv("TWOFOLD_VIEWS", f"{postgres_newest.dsn}?schema={fresh_schema()}")
+    monkeypatch.setenv("TWOFOLD_WRITE_STORE", asyncio.run(fresh_log(postgres_newest.dsn)))
+    monkeypatch.setenv("TWOFOLD_READ_STORE", f"{postgres_newest.dsn}?schema={fresh_schema()}")
     write_notes(folder)
     with serving(folder) as (_, at):
         reader = Reader(at["url"])

@@ -35,7 +35,7 @@ def test_it_ends_with_0_when_told_to_and_what_was_acknowledged_is_there_again(
 
 def test_people_are_told_where_everything_is(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
-    with running(tmp_path, "serve", "app:app", "--port", "0", "--store", "sqlite:///my/log.db") as process:
+    with running(tmp_path, "serve", "app:app", "--port", "0", "--write-store", "sqlite:///my/log.db") as process:
         lines = [next_line(process.stdout).split() for _ in range(5)]
         assert lines[0] == "app:app is up. Ctrl-C stops it.".split()
         shown = dict(lines[1:])

@@ -17,7 +17,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
-from twofold.command_service.inline import Inline
+from twofold.command_service.inline_projections import Inline
 from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import RecordedEvent
@@ -148,7 +148,7 @@ class Services:
 
     def __init__(
         self,
-        store: WriteStore,
+        write_store: WriteStore,
         module: Module = RULES,
         *,
         cached: int = 1_000,
@@ -159,11 +159,11 @@ class Services:
         world = world or RealWorld()
         wiring = Wiring([module])
         self.codec = EventCodec(wiring.events.values())
-        self.store = store
-        self.folds = Folds(store, self.codec, cached)
-        self.batcher = Batcher(store, self.folds, world, commands=512, size=4_194_304, queue=queue)
+        self.write_store = write_store
+        self.folds = Folds(write_store, self.codec, cached)
+        self.batcher = Batcher(write_store, self.folds, world, commands=512, size=4_194_304, queue=queue)
         messages = MessageCodec()
-        self.inline = Inline(wiring, store, self.codec, self.batcher, 1_000)
+        self.inline = Inline(wiring, write_store, self.codec, self.batcher, 1_000)
         self.commands = CommandService(
             wiring, self.folds, self.codec, messages, self.batcher, world, self.inline, retries=retries
         )
@@ -181,11 +181,11 @@ class Services:
 @asynccontextmanager
 async def opened(kind: str, folder: Path) -> AsyncIterator[WriteStore]:
     """A fresh store of this kind."""
-    store: WriteStore = MemoryWriteStore() if kind == "memory" else SqliteWriteStore(folder / "log.db")
+    write_store: WriteStore = MemoryWriteStore() if kind == "memory" else SqliteWriteStore(folder / "log.db")
     try:
-        yield store
+        yield write_store
     finally:
-        await store.close()
+        await write_store.close()
 
 
 def boundary_of(name: str, thing: str, box: str, event: RecordedEvent) -> bool:
@@ -197,12 +197,12 @@ def boundary_of(name: str, thing: str, box: str, event: RecordedEvent) -> bool:
     return event.type == "put"
 
 
-async def check_boundaries(store: WriteStore, codec: EventCodec) -> int:
+async def check_boundaries(write_store: WriteStore, codec: EventCodec) -> int:
     """AssertionError unless every decision had seen exactly the events before its own in its boundary (C1).
 
     Answers how many decisions there were.
     """
-    events = (await store.read(ALL_EVENTS)).events
+    events = (await write_store.read(ALL_EVENTS)).events
     assert [event.position for event in events] == list(range(1, len(events) + 1)), "positions have a gap"
     first_of: dict[str, int] = {}
     for event in events:
@@ -221,32 +221,32 @@ async def check_boundaries(store: WriteStore, codec: EventCodec) -> int:
 class YieldingStore:
     """A store whose every answer lets others go first, a random number of times, as one across a network would."""
 
-    def __init__(self, store: WriteStore, random: Random) -> None:
-        self._store = store
+    def __init__(self, write_store: WriteStore, random: Random) -> None:
+        self._write_store = write_store
         self._random = random
-        self.identity = store.identity
+        self.identity = write_store.identity
         self.problem: str | None = None
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         await self._yield()
-        outcomes = await self._store.append(batch)
+        outcomes = await self._write_store.append(batch)
         await self._yield()
         return outcomes
 
     async def newer(self, *args: object) -> object:
         await self._yield()
-        found = await self._store.newer(*args)  # type: ignore[arg-type]
+        found = await self._write_store.newer(*args)  # type: ignore[arg-type]
         await self._yield()
         return found
 
     async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> object:
         await self._yield()
-        found = await self._store.rows(space, keys, limit)
+        found = await self._write_store.rows(space, keys, limit)
         await self._yield()
         return found
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
+        return getattr(self._write_store, name)
 
     async def _yield(self) -> None:
         for _ in range(self._random.choice((0, 0, 1, 3))):

@@ -18,7 +18,7 @@ from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
 from twofold.errors import Rejected
-from twofold.write_store.inline import COMPLETE, InlineProjection, look
+from twofold.write_store.inline_state import COMPLETE, InlineProjection, look
 from twofold.write_store.port import WriteStore
 
 AccountId = Annotated[str, Tag("account")]
@@ -142,22 +142,22 @@ def ledger(*projections: Projection) -> Module:
 LEDGER = ledger(BALANCES, TILL)
 
 
-async def stored(store: WriteStore, module: Module = LEDGER) -> dict[str, dict[str, Any]]:
+async def stored(write_store: WriteStore, module: Module = LEDGER) -> dict[str, dict[str, Any]]:
     """The rows of every inline projection that are there, by projection and key."""
     found: dict[str, dict[str, Any]] = {}
     for projection in Wiring([module]).projections.values():
         kept = InlineProjection(projection)
-        rows = await store.rows(kept.space)
+        rows = await write_store.rows(kept.space)
         found[kept.name] = {key: kept.read(key, row).row for key, row in rows.items() if key != COMPLETE}
     return found
 
 
-async def folded(store: WriteStore, module: Module = LEDGER) -> dict[str, dict[str, Any]]:
+async def folded(write_store: WriteStore, module: Module = LEDGER) -> dict[str, dict[str, Any]]:
     """What those rows must be: a plain fold of the log, made here."""
     wiring = Wiring([module])
-    decode = Services(store, module).codec.decode
+    decode = Services(write_store, module).codec.decode
     found: dict[str, dict[str, Any]] = {}
-    for recorded in (await store.read(ALL_EVENTS)).events:
+    for recorded in (await write_store.read(ALL_EVENTS)).events:
         event = decode(recorded)
         for projection in wiring.projections.values():
             rows = found.setdefault(projection.name, {})
@@ -166,16 +166,18 @@ async def folded(store: WriteStore, module: Module = LEDGER) -> dict[str, dict[s
     return {name: {key: row for key, row in rows.items() if row is not None} for name, rows in found.items()}
 
 
-async def check_rows(store: WriteStore, module: Module = LEDGER) -> int:
+async def check_rows(write_store: WriteStore, module: Module = LEDGER) -> int:
     """AssertionError unless every inline row is the fold of the log, and all are complete. The head."""
-    head = (await store.read(ALL_EVENTS, limit=1)).head
-    assert await stored(store, module) == (await folded(store, module) or {name: {} for name in names(module)})
-    noted = await look(store)
+    head = (await write_store.read(ALL_EVENTS, limit=1)).head
+    assert await stored(write_store, module) == (
+        await folded(write_store, module) or {name: {} for name in names(module)}
+    )
+    noted = await look(write_store)
     assert noted.listed == {each.name: each.version for each in module.projections}
     for projection in Wiring([module]).projections.values():
         kept = InlineProjection(projection)
         assert noted.built[kept.label][0].state == "complete"
-        assert COMPLETE in await store.rows(kept.space, [COMPLETE])
+        assert COMPLETE in await write_store.rows(kept.space, [COMPLETE])
     return head
 
 

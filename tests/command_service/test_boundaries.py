@@ -37,11 +37,11 @@ class NoConditions(MemoryWriteStore):
         return await super().append([msgspec.structs.replace(each, conditions=()) for each in batch])
 
 
-async def live_through(store: WriteStore, seed: int, *, callers: int = 12, commands: int = 25) -> int:
+async def live_through(write_store: WriteStore, seed: int, *, callers: int = 12, commands: int = 25) -> int:
     """Many callers of two services over one store, with random commands; AssertionError where a rule is broken."""
     random = Random(seed)
     first, second = (
-        Services(YieldingStore(store, random), cached=random.choice((0, 1, 2, 1_000)), retries=10_000)  # type: ignore[arg-type]
+        Services(YieldingStore(write_store, random), cached=random.choice((0, 1, 2, 1_000)), retries=10_000)  # type: ignore[arg-type]
         for _ in range(2)
     )
     async with first, second:
@@ -54,19 +54,19 @@ async def live_through(store: WriteStore, seed: int, *, callers: int = 12, comma
                     await service.handle(Mark(thing, box), f"{number}-{n}")
                     continue
                 command = random.choice(COMMANDS)(thing, box, random.choice((0, 0, 1, 2, 3)))
-                before = (await store.read(ALL_EVENTS)).events
+                before = (await write_store.read(ALL_EVENTS)).events
                 try:
                     await service.handle(command, f"{number}-{n}")
                 except Rejected as rejected:
-                    await check_rejection(store, command, rejected, [event.position for event in before])
+                    await check_rejection(write_store, command, rejected, [event.position for event in before])
 
         await asyncio.gather(*(caller(number) for number in range(callers)))
-    return await check_boundaries(store, first.codec)
+    return await check_boundaries(write_store, first.codec)
 
 
-async def check_rejection(store: WriteStore, command: object, rejected: Rejected, before: list[int]) -> None:
+async def check_rejection(write_store: WriteStore, command: object, rejected: Rejected, before: list[int]) -> None:
     """A rejection must rest on everything that had been written when it was asked for, and on one moment of the log."""
-    events = (await store.read(ALL_EVENTS)).events
+    events = (await write_store.read(ALL_EVENTS)).events
     seen = msgspec.json.decode(rejected.reason, type=dict[str, tuple[int, ...]])
     mine = {
         name: [e.position for e in events if boundary_of(name, command.thing, command.box, e)]  # type: ignore[attr-defined]
@@ -86,9 +86,9 @@ async def test_random_commands_of_two_services_on_one_log_see_their_whole_bounda
     for seed in range(12 if kind == "memory" else 6):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        async with opened(kind, folder) as store:
+        async with opened(kind, folder) as write_store:
             try:
-                assert await live_through(store, seed) > 150
+                assert await live_through(write_store, seed) > 150
             except AssertionError as error:
                 error.add_note(f"seed {seed}")
                 raise
@@ -117,17 +117,17 @@ async def test_the_check_finds_a_service_that_rejects_on_a_stale_fold(monkeypatc
 
     async def broken(seed: int) -> None:
         with monkeypatch.context() as patched:
-            store = MemoryWriteStore()
-            async with Services(store) as first, Services(store) as second:
+            write_store = MemoryWriteStore()
+            async with Services(write_store) as first, Services(write_store) as second:
                 await first.handle(PutByThing("t1", "b1"), "1")
                 await second.handle(PutByThing("t1", "b1"), "2")
                 patched.setattr(first.folds, "refresh", lambda *args: not_refreshed(first.folds, *args))
-                before = [event.position for event in (await store.read(ALL_EVENTS)).events]
+                before = [event.position for event in (await write_store.read(ALL_EVENTS)).events]
                 command = PutByThing("t1", "b1", 1)
                 try:
                     await first.handle(command, "3")
                 except Rejected as rejected:
-                    await check_rejection(store, command, rejected, before)
+                    await check_rejection(write_store, command, rejected, before)
 
     with pytest.raises(AssertionError, match="stale fold"):
         await broken(1)
@@ -141,17 +141,17 @@ async def test_a_boundary_longer_than_a_page_is_seen_whole(monkeypatch: pytest.M
             if n % 5 == 0:
                 await services.handle(PutByAll("t1", "b"), f"put-{n}")
         await services.handle(PutByAll("t1", "b"), "last")
-        assert await check_boundaries(services.store, services.codec) == 73
+        assert await check_boundaries(services.write_store, services.codec) == 73
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_more_than_one_page_of_the_real_size_is_folded(kind: str, tmp_path: Path) -> None:
-    async with opened(kind, tmp_path) as store, Services(store) as writer:
+    async with opened(kind, tmp_path) as write_store, Services(write_store) as writer:
         for start in range(0, 11_000, 1_000):
             await asyncio.gather(*(writer.handle(Mark("t", "b"), f"{start + n}") for n in range(1_000)))
-        async with Services(store) as services:
+        async with Services(write_store) as services:
             await services.handle(PutByAll("t", "b"), "put")
-        (put,) = (await store.read(ALL_EVENTS, after=11_000)).events
+        (put,) = (await write_store.read(ALL_EVENTS, after=11_000)).events
         seen = writer.codec.decode(put).seen
         assert seen == {"thing": tuple(range(1, 11_001)), "both": tuple(range(1, 11_001)), "type": ()}
 
@@ -162,7 +162,7 @@ async def test_a_small_cache_forgets_folds_and_no_events(cached: int) -> None:
         for n in range(60):
             await services.handle((PutByThing, PutByAll, PutByBoth)[n % 3](f"t{n % 4}", "b"), f"{n}")
             assert len(services.folds._cached) <= cached
-        assert await check_boundaries(services.store, services.codec) == 60
+        assert await check_boundaries(services.write_store, services.codec) == 60
 
 
 async def test_the_fold_used_longest_ago_is_forgotten_first() -> None:
@@ -175,17 +175,17 @@ async def test_the_fold_used_longest_ago_is_forgotten_first() -> None:
 
 
 async def test_a_conflict_is_decided_anew_on_what_came_between() -> None:
-    store = MemoryWriteStore()
-    async with Services(store) as first, Services(store) as second:
+    write_store = MemoryWriteStore()
+    async with Services(write_store) as first, Services(write_store) as second:
         for n in range(10):
             await first.handle(PutByThing("t", "b"), f"first-{n}")
             await second.handle(PutByThing("t", "b"), f"second-{n}")
-        assert await check_boundaries(store, first.codec) == 20
+        assert await check_boundaries(write_store, first.codec) == 20
 
 
 async def test_whoever_always_comes_second_gets_conflict_and_writes_nothing() -> None:
-    store = MemoryWriteStore()
-    async with Services(store, retries=3) as slow, Services(store) as fast:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, retries=3) as slow, Services(write_store) as fast:
         tries = 0
         append = slow.batcher.append
 
@@ -199,6 +199,6 @@ async def test_whoever_always_comes_second_gets_conflict_and_writes_nothing() ->
         with pytest.raises(Conflict, match="4 times in a row"):
             await slow.handle(PutByThing("t", "b"), "slow")
         assert tries == 4
-        assert {e.metadata.command_id for e in (await store.read(ALL_EVENTS)).events} == {
+        assert {e.metadata.command_id for e in (await write_store.read(ALL_EVENTS)).events} == {
             f"fast-{n}" for n in range(1, 5)
         }

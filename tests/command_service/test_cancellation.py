@@ -22,8 +22,8 @@ async def test_one_caller_may_be_cancelled_at_any_point(kind: str, tmp_path: Pat
     for turns in range(40):
         folder = tmp_path / str(turns)
         folder.mkdir()
-        async with opened(kind, folder) as store:
-            slow = YieldingStore(store, Random(turns))
+        async with opened(kind, folder) as write_store:
+            slow = YieldingStore(write_store, Random(turns))
             async with Services(slow, cached=2) as services:  # type: ignore[arg-type]
                 others = [
                     asyncio.create_task(services.handle(PutByThing(f"t{n % 3}", "b"), f"other-{n}")) for n in range(8)
@@ -35,10 +35,10 @@ async def test_one_caller_may_be_cancelled_at_any_point(kind: str, tmp_path: Pat
                 written = await asyncio.wait_for(asyncio.gather(*others), 30)
                 assert len({each.position for each in written}) == 8
                 again = await asyncio.wait_for(services.handle(PutByThing("t0", "b", 3), "unlucky"), 30)
-                ids = [event.id for event in (await store.read(ALL_EVENTS)).events]
+                ids = [event.id for event in (await write_store.read(ALL_EVENTS)).events]
                 assert len(ids) == len(set(ids)) == 10
                 assert ids[again.position - 2 : again.position] == ["unlucky.0", "unlucky.1"]
-            await check_boundaries(store, services.codec)
+            await check_boundaries(write_store, services.codec)
     assert 5 < gave_up < 40, f"{gave_up} of 40 were cancelled: choose other turns"
 
 
@@ -47,8 +47,8 @@ async def test_cancelling_many_at_random_loses_nothing_that_was_answered(tmp_pat
         random = Random(seed)
         folder = tmp_path / str(seed)
         folder.mkdir()
-        async with opened("sqlite", folder) as store:
-            slow = YieldingStore(store, random)
+        async with opened("sqlite", folder) as write_store:
+            slow = YieldingStore(write_store, random)
             async with Services(slow) as services:  # type: ignore[arg-type]
                 sent = [asyncio.create_task(services.handle(PutByThing(f"t{n % 5}", "b"), f"c{n}")) for n in range(100)]
                 await asyncio.gather(
@@ -63,6 +63,6 @@ async def test_cancelling_many_at_random_loses_nothing_that_was_answered(tmp_pat
                     *(services.handle(PutByThing(f"t{n % 5}", "b"), f"c{n}") for n in range(100))
                 )
                 assert all(each.repeated for n, each in enumerate(again) if f"c{n}" in answered)
-            ids = [event.id for event in (await store.read(ALL_EVENTS)).events]
+            ids = [event.id for event in (await write_store.read(ALL_EVENTS)).events]
             assert sorted(ids) == sorted(f"c{n}.0" for n in range(100)), f"seed {seed}"
-            await check_boundaries(store, services.codec)
+            await check_boundaries(write_store, services.codec)

@@ -95,7 +95,7 @@ BOOKS = Module(
 async def test_text_no_store_can_keep_is_refused_to_its_sender_and_harms_nobody_in_the_same_commit(
     kind: str, command_id: str, others: dict[str, str], tmp_path: Path
 ) -> None:
-    async with opened(kind, tmp_path) as store, Services(store) as services:
+    async with opened(kind, tmp_path) as write_store, Services(write_store) as services:
         sent = [services.handle(Mark("t", "b"), f"good-{n}") for n in range(5)]
         *good, bad = await asyncio.gather(
             *sent, services.handle(Mark("t", "b"), command_id, **others), return_exceptions=True
@@ -105,8 +105,8 @@ async def test_text_no_store_can_keep_is_refused_to_its_sender_and_harms_nobody_
 
 
 async def test_a_decision_that_fails_on_states_of_different_moments_is_made_again_on_the_newest() -> None:
-    store = MemoryWriteStore()
-    async with Services(store, BOOKS) as here, Services(store, BOOKS) as elsewhere:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, BOOKS) as here, Services(write_store, BOOKS) as elsewhere:
         await here.handle(Enter("a", "b"), "1")
         await elsewhere.handle(Enter("a", "b"), "2")
         with pytest.raises(Rejected, match="entries: 2"):
@@ -168,12 +168,12 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
             await asyncio.Event().wait()
             raise AssertionError(batch)
 
-    store = Stuck()
-    services = Services(store)
+    write_store = Stuck()
+    services = Services(write_store)
     services.batcher.start()
     await services.commands.start()
     under_way = asyncio.create_task(services.handle(Mark("t", "b"), "under way"))
-    await store.asked.wait()
+    await write_store.asked.wait()
     queued = asyncio.create_task(services.handle(Mark("t", "b"), "queued"))
     stopping = asyncio.create_task(services.batcher.stop())
     await FrozenWorld().settle()
@@ -184,4 +184,4 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
     assert [type(each) for each in outcomes] == [Unavailable, Unavailable, asyncio.CancelledError]
     with pytest.raises(Unavailable, match="stopping"):
         await services.batcher.append(Append(metadata=None), ())  # type: ignore[arg-type]
-    assert (await store.read(ALL_EVENTS)).head == 0
+    assert (await write_store.read(ALL_EVENTS)).head == 0

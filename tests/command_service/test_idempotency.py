@@ -91,14 +91,14 @@ SEATS = Module(
 
 
 async def ids_in(services: Services) -> list[str]:
-    return [event.id for event in (await services.store.read(ALL_EVENTS)).events]
+    return [event.id for event in (await services.write_store.read(ALL_EVENTS)).events]
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_repeat_returns_the_first_receipt_though_its_decision_would_now_be_rejected(
     kind: str, tmp_path: Path
 ) -> None:
-    async with opened(kind, tmp_path) as store, Services(store, SEATS) as services:
+    async with opened(kind, tmp_path) as write_store, Services(write_store, SEATS) as services:
         first = await services.handle(Take("1a", "ann"), "c")
         assert (first.position, first.events, first.repeated) == (1, ["c.0"], False)
         await services.handle(Take("1b", "bob"), "d")
@@ -106,7 +106,7 @@ async def test_a_repeat_returns_the_first_receipt_though_its_decision_would_now_
             await services.handle(Take("1a", "ann"), "another id")
         again = await services.handle(Take("1a", "ann"), "c")
         assert (again.position, again.events, again.repeated) == (1, ["c.0"], True)
-        async with Services(store, SEATS) as restarted:
+        async with Services(write_store, SEATS) as restarted:
             assert await restarted.handle(Take("1a", "ann"), "c") == again
         assert await ids_in(services) == ["c.0", "d.0"]
 
@@ -122,7 +122,11 @@ async def test_a_repeat_returns_the_first_receipt_though_its_decision_would_now_
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_one_command_sent_many_times_at_once_takes_effect_once(kind: str, tmp_path: Path) -> None:
-    async with opened(kind, tmp_path) as store, Services(store, SEATS) as one, Services(store, SEATS) as other:
+    async with (
+        opened(kind, tmp_path) as write_store,
+        Services(write_store, SEATS) as one,
+        Services(write_store, SEATS) as other,
+    ):
         sent = [service.handle(Take("1a", "ann"), "c") for service in (one, other) * 16]
         written = await asyncio.gather(*sent)
         assert sorted(each.repeated for each in written) == [False] + [True] * 31
@@ -175,14 +179,14 @@ async def test_the_request_is_hashed_before_it_is_prepared() -> None:
         assert (await services.handle(Take("1a", "ann"), "c")).repeated
         with pytest.raises(CommandIdReused):
             await services.handle(Take("1a", "ann", price=7), "c")
-        (event,) = (await services.store.read(ALL_EVENTS)).events
+        (event,) = (await services.write_store.read(ALL_EVENTS)).events
         assert services.codec.decode(event).price == services.codec.decode(event).price >= 0
 
 
 async def test_ids_a_decision_asks_for_are_the_same_each_time_it_is_decided() -> None:
     contexts.clear()
-    store = MemoryWriteStore()
-    async with Services(store, SEATS) as first, Services(store, SEATS) as second:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, SEATS) as first, Services(write_store, SEATS) as second:
         await first.handle(Take("1a", "ann"), "a")
         with pytest.raises(Rejected):
             # Its own cache has never seen the seat; the conflict or the look at the log makes it decide again.
@@ -203,7 +207,7 @@ async def test_metadata_says_when_who_and_what_it_follows_from() -> None:
         sent = services.handle(Take("1a", "ann"), "c", actor="ann", correlation_id="k", causation_id="e.0")
         await sent
         await services.handle(Take("1b", "ann"), "d")
-        first, second = (await services.store.read(ALL_EVENTS)).events
+        first, second = (await services.write_store.read(ALL_EVENTS)).events
         assert (first.time, first.actor) == (world.now(), "ann")
         known = first.metadata
         assert (known.command_id, known.correlation_id, known.causation_id) == ("c", "k", "e.0")
@@ -218,15 +222,15 @@ async def test_a_command_nobody_decides_is_unknown() -> None:
 
 async def test_what_waits_together_shares_a_sync(tmp_path: Path) -> None:
     with faulty_disk() as disk:
-        store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
-        async with Services(store, SEATS) as services:
+        write_store = SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
+        async with Services(write_store, SEATS) as services:
             before = disk.done["sync", "wal"]
             for start in range(0, 320, 32):
                 await asyncio.gather(*(services.handle(Take(f"{start + n}", "ann"), f"{start + n}") for n in range(32)))
             syncs = disk.done["sync", "wal"] - before
             assert 10 <= syncs <= 40, f"320 commands, 32 at a time, took {syncs} syncs"
             assert len(await ids_in(services)) == 320
-        await store.close()
+        await write_store.close()
 
 
 async def test_beyond_the_queue_limit_commands_are_told_to_come_back() -> None:
@@ -235,18 +239,18 @@ async def test_beyond_the_queue_limit_commands_are_told_to_come_back() -> None:
 
         def __init__(self) -> None:
             self.go = asyncio.Event()
-            self.store = MemoryWriteStore()
-            self.identity, self.problem = self.store.identity, None
+            self.write_store = MemoryWriteStore()
+            self.identity, self.problem = self.write_store.identity, None
 
         async def append(self, batch):  # type: ignore[no-untyped-def]
             await self.go.wait()
-            return await self.store.append(batch)
+            return await self.write_store.append(batch)
 
         async def newer(self, *args):  # type: ignore[no-untyped-def]
-            return await self.store.newer(*args)
+            return await self.write_store.newer(*args)
 
         async def rows(self, *args):  # type: ignore[no-untyped-def]
-            return await self.store.rows(*args)
+            return await self.write_store.rows(*args)
 
     stuck = Stuck()
     async with Services(stuck, SEATS, queue=4) as services:  # type: ignore[arg-type]

@@ -53,8 +53,8 @@ RACERS = 32
 async def store_of(kind: str, folder: Path, postgres: Postgres) -> AsyncIterator[WriteStore]:
     """A fresh store of this kind."""
     if kind != "postgres":
-        async with opened(kind, folder) as store:
-            yield store
+        async with opened(kind, folder) as write_store:
+            yield write_store
         return
     log = await PostgresWriteStore.open(await fresh_log(postgres.dsn))
     try:
@@ -74,14 +74,14 @@ KINDS = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
 async def test_a_row_is_there_in_the_very_moment_the_receipt_is(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
-    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER) as services:
+    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, LEDGER) as services:
         total = 0
         for n in range(1, 30):
             written = await services.handle(Deposit(f"a{n % 3}", n + 100), f"c-{n}")
             total += n + 100
             assert written.position == n
-            assert (await stored(store))["till"]["all"].cents == total
-        assert await check_rows(store) == 29
+            assert (await stored(write_store))["till"]["all"].cents == total
+        assert await check_rows(write_store) == 29
 
 
 @KINDS
@@ -89,21 +89,24 @@ async def test_rows_are_the_fold_of_the_log_whatever_the_commands_were(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
     random = Random(7)
-    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER, cached=3) as services:
+    async with (
+        store_of(kind, tmp_path, postgres_newest) as write_store,
+        Services(write_store, LEDGER, cached=3) as services,
+    ):
         for turn in range(12):
             sent = [services.handle(any_command(random), f"c-{turn}-{n}") for n in range(40)]
             outcomes = await asyncio.gather(*sent, return_exceptions=True)
             assert [
                 each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, Rejected)
             ] == []
-        assert await check_rows(store) > 240
+        assert await check_rows(write_store) > 240
 
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_services_that_share_a_log_and_know_nothing_of_one_another_keep_its_rows(seed: int) -> None:
     random = Random(seed)
-    store = MemoryWriteStore()
-    slow = [YieldingStore(store, Random(seed + n)) for n in range(3)]
+    write_store = MemoryWriteStore()
+    slow = [YieldingStore(write_store, Random(seed + n)) for n in range(3)]
     async with (
         Services(slow[0], LEDGER, retries=10_000) as a,  # type: ignore[arg-type]
         Services(slow[1], LEDGER, retries=10_000) as b,  # type: ignore[arg-type]
@@ -115,25 +118,25 @@ async def test_services_that_share_a_log_and_know_nothing_of_one_another_keep_it
             assert [
                 each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, Rejected)
             ] == []
-    assert await check_rows(store) > 80
+    assert await check_rows(write_store) > 80
 
 
 @KINDS
 async def test_of_thirty_two_racers_on_one_row_none_is_lost(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
-    async with store_of(kind, tmp_path, postgres_newest) as store, Services(store, LEDGER) as services:
+    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, LEDGER) as services:
         for turn in range(5):
             await deposits(services, [f"a{n}" for n in range(RACERS)], start=turn * RACERS)
-        row: Till = (await stored(store))["till"]["all"]
+        row: Till = (await stored(write_store))["till"]["all"]
         assert (row.deposits, row.cents) == (5 * RACERS, sum(range(100, 100 + 5 * RACERS)))
-        assert await check_rows(store) == 5 * RACERS
+        assert await check_rows(write_store) == 5 * RACERS
 
 
 async def test_of_thirty_two_racers_of_four_nodes_on_one_row_none_is_lost(postgres: Postgres) -> None:
     url = await fresh_log(postgres.dsn)
     stores = [await PostgresWriteStore.open(url) for _ in range(4)]
-    nodes = [Services(store, LEDGER) for store in stores]
+    nodes = [Services(write_store, LEDGER) for write_store in stores]
     for node in nodes:
         await node.__aenter__()
     for turn in range(3):
@@ -144,8 +147,8 @@ async def test_of_thirty_two_racers_of_four_nodes_on_one_row_none_is_lost(postgr
         await node.__aexit__()
     assert (await stored(stores[0]))["till"]["all"].deposits == 3 * RACERS
     assert await check_rows(stores[0]) == 3 * RACERS
-    for store in stores:
-        await store.close()
+    for write_store in stores:
+        await write_store.close()
 
 
 async def test_without_the_guards_of_rows_the_race_loses_some() -> None:
@@ -162,32 +165,36 @@ async def test_without_the_guards_of_rows_the_race_loses_some() -> None:
                 rows.append(msgspec.structs.replace(row, expected=present.version if present else 0))
             return msgspec.structs.replace(append, rows=tuple(rows))
 
-    store = Unguarded()
-    slow = YieldingStore(store, Random(1))
+    write_store = Unguarded()
+    slow = YieldingStore(write_store, Random(1))
     async with Services(slow, LEDGER) as first, Services(slow, LEDGER) as second:  # type: ignore[arg-type]
         await asyncio.gather(*(node.handle(Deposit("a", 100), f"{n}") for n in range(16) for node in (first, second)))
     with pytest.raises(AssertionError):
-        await check_rows(store)
+        await check_rows(write_store)
 
 
 async def test_commands_on_one_row_share_a_commit(tmp_path: Path) -> None:
-    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, LEDGER) as services:
         batches: list[list[Outcome]] = []
-        append = store.append
+        append = write_store.append
 
         async def counted(batch: Sequence[Append]) -> list[Outcome]:
             batches.append(await append(batch))
             return batches[-1]
 
-        store.append = counted  # type: ignore[method-assign]
+        write_store.append = counted  # type: ignore[method-assign]
         await deposits(services, [f"a{n}" for n in range(500)])
         assert len(batches) <= 4
         assert sum(len(batch) for batch in batches) == 500, "nothing had to be decided anew"
-        assert await check_rows(store) == 500
+        assert await check_rows(write_store) == 500
 
 
 async def test_what_was_folded_on_top_of_an_append_that_failed_is_decided_anew(tmp_path: Path) -> None:
-    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER) as here, Services(store, LEDGER) as there:
+    async with (
+        opened("sqlite", tmp_path) as write_store,
+        Services(write_store, LEDGER) as here,
+        Services(write_store, LEDGER) as there,
+    ):
         await here.handle(Deposit("poor", 50), "d-0")
         # Cached here, and spent elsewhere: the transfer rests on an old state, and others build on its rows.
         with pytest.raises(Rejected):
@@ -198,8 +205,8 @@ async def test_what_was_folded_on_top_of_an_append_that_failed_is_decided_anew(t
         with pytest.raises(Rejected, match="not-enough"):
             await late
         await asyncio.gather(*after)
-        assert (await stored(store))["balances"]["rich"].cents == 850
-        assert await check_rows(store) == 10
+        assert (await stored(write_store))["balances"]["rich"].cents == 850
+        assert await check_rows(write_store) == 10
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -211,9 +218,9 @@ async def test_callers_who_all_meet_in_a_few_rows_each_get_their_turn(seed: int,
             with suppress(Rejected):
                 await services.handle(any_command(random), f"{number}-{n}")
 
-    async with opened("sqlite", tmp_path) as store, Services(store, LEDGER, retries=12) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, LEDGER, retries=12) as services:
         await asyncio.gather(*(caller(services, number) for number in range(8)))
-        assert await check_rows(store) > 300
+        assert await check_rows(write_store) > 300
 
 
 async def test_many_that_fail_at_once_do_not_go_on_with_what_others_have_yet_to_give_up(tmp_path: Path) -> None:
@@ -223,11 +230,11 @@ async def test_many_that_fail_at_once_do_not_go_on_with_what_others_have_yet_to_
     everyone = Projection("everyone", balance_of_all, key=lambda event: "all", lifecycle="inline")
     models = [DecisionModel(Holds, by=AccountId)]
     module = Module("crowd", events=EVENTS, models=models, decisions=[crowd], projections=[BALANCES, everyone])
-    async with opened("sqlite", tmp_path) as store, Services(store, module, retries=30) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, module, retries=30) as services:
         # Ten to each boundary, and all on one row: who is late at his boundary takes all behind him along.
         sent = [services.handle(Transfer(f"a{n % 64}", f"b{n % 64}", 1), f"{n}") for n in range(640)]
         await asyncio.gather(*sent)
-        assert (await stored(store, module))["everyone"]["all"].events == 640
+        assert (await stored(write_store, module))["everyone"]["all"].events == 640
 
 
 def balance_of_all(row: Balance | None, event: Transferred) -> Balance:
@@ -235,42 +242,42 @@ def balance_of_all(row: Balance | None, event: Transferred) -> Balance:
 
 
 async def test_a_row_that_was_deleted_and_made_anew_is_not_mistaken_for_the_one_before() -> None:
-    store = MemoryWriteStore()
-    async with Services(store, LEDGER) as here, Services(store, LEDGER) as there:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, LEDGER) as here, Services(write_store, LEDGER) as there:
         await here.handle(Deposit("a", 100), "1")
         await there.handle(Close("a"), "2")
         await there.handle(Deposit("a", 20), "3")
         # What is remembered here was written once, and so was what is there now.
         await here.handle(Deposit("a", 1), "4")
-        assert (await stored(store))["balances"]["a"] == Balance("a", 21, 2, 20 * 31 + 1)
-        assert await check_rows(store) == 4
+        assert (await stored(write_store))["balances"]["a"] == Balance("a", 21, 2, 20 * 31 + 1)
+        assert await check_rows(write_store) == 4
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_an_event_that_a_fold_does_not_take_is_not_written_and_the_command_says_why(
     kind: str, tmp_path: Path
 ) -> None:
-    async with opened(kind, tmp_path) as store, Services(store, LEDGER) as services:
+    async with opened(kind, tmp_path) as write_store, Services(write_store, LEDGER) as services:
         await services.handle(Deposit("a", 100), "c-1")
-        before = await stored(store)
+        before = await stored(write_store)
         with pytest.raises(InvalidMessage) as refused:
             await services.handle(Deposit("a", UNLUCKY), "c-2")
         for said in ("'till'", "Deposited", "'all'", "ValueError: an unlucky number", "nothing is written"):
             assert said in str(refused.value)
-        assert (await store.read(NO_EVENTS)).head == 1
-        assert await stored(store) == before
+        assert (await write_store.read(NO_EVENTS)).head == 1
+        assert await stored(write_store) == before
         assert (await services.handle(Deposit("a", 1), "c-2")).events == ["c-2.0"], "the id was not used up"
-        assert await check_rows(store) == 2
+        assert await check_rows(write_store) == 2
 
 
 async def test_other_commands_of_its_batch_are_not_touched_by_one_that_a_fold_does_not_take() -> None:
-    store = MemoryWriteStore()
-    async with Services(store, LEDGER) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, LEDGER) as services:
         cents = [100, UNLUCKY, 102, UNLUCKY, 104]
         sent = [services.handle(Deposit("a", each), f"{n}") for n, each in enumerate(cents)]
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         assert [isinstance(each, InvalidMessage) for each in outcomes] == [each == UNLUCKY for each in cents]
-        assert await check_rows(store) == 3
+        assert await check_rows(write_store) == 3
 
 
 async def test_a_fold_that_fails_on_an_old_row_is_tried_on_the_present_one() -> None:
@@ -281,12 +288,12 @@ async def test_a_fold_that_fails_on_an_old_row_is_tried_on_the_present_one() -> 
         return Balance(event.account, row.cents + event.cents, row.events + 1)
 
     module = ledger(Projection("strict", strict, key=AccountId, lifecycle="inline"))
-    store = MemoryWriteStore()
-    async with Services(store, module) as here, Services(store, module) as there:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, module) as here, Services(write_store, module) as there:
         await here.handle(Deposit("a", 90), "1")
         await there.handle(Deposit("a", -50), "2")
         assert (await here.handle(Deposit("a", 60), "3")).position == 3
-        assert (await stored(store, module))["strict"]["a"] == Balance("a", 100, 3)
+        assert (await stored(write_store, module))["strict"]["a"] == Balance("a", 100, 3)
         with pytest.raises(InvalidMessage, match="too much"):
             await here.handle(Deposit("a", 1), "4")
 
@@ -298,8 +305,8 @@ async def test_a_repeat_gets_its_receipt_even_where_the_fold_would_not_take_the_
         return Till(event.cents, 1)
 
     module = ledger(Projection("once", once, key=lambda event: "all", lifecycle="inline"))
-    store = MemoryWriteStore()
-    async with Services(store, module) as services, Services(store, module) as another:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, module) as services, Services(write_store, module) as another:
         first = await services.handle(Deposit("a", 5), "c-1")
         for service in (services, another):
             again = await service.handle(Deposit("a", 5), "c-1")
@@ -323,11 +330,11 @@ def no_json(row: Balance | None, event: Deposited) -> Balance | None:
 @pytest.mark.parametrize("fold", [wrong_type, not_finite, no_json])
 async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> None:
     module = ledger(TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
-    store = MemoryWriteStore()
-    async with Services(store, module) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, module) as services:
         with pytest.raises(InvalidMessage, match="'broken' does not take this Deposited into the row of the key 'a'"):
             await services.handle(Deposit("a", 1), "c-1")
-        assert (await store.read(NO_EVENTS)).head == 0
+        assert (await write_store.read(NO_EVENTS)).head == 0
         # The row of the other projection had been folded already, and must not be remembered.
         assert services.inline._known == {}
 
@@ -347,14 +354,14 @@ def failing_key(event: Deposited) -> str:
 )
 async def test_a_key_that_could_not_be_stored_refuses_the_command_alone(key: Any, says: str, tmp_path: Path) -> None:
     module = ledger(BALANCES, Projection("till", till, key=key, lifecycle="inline"))
-    async with opened("sqlite", tmp_path) as store, Services(store, module) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, module) as services:
         refused, taken = await asyncio.gather(
             services.handle(Deposit("a", 1), "c-1"), services.handle(Close("a"), "c-2"), return_exceptions=True
         )
         assert isinstance(refused, InvalidMessage)
         assert says in str(refused)
         assert not isinstance(taken, BaseException)
-        assert (await store.read(NO_EVENTS)).head == 1
+        assert (await write_store.read(NO_EVENTS)).head == 1
 
 
 async def test_an_event_of_many_keys_writes_them_all_and_one_of_none_writes_nothing() -> None:
@@ -362,13 +369,13 @@ async def test_an_event_of_many_keys_writes_them_all_and_one_of_none_writes_noth
         return [f"{n}" for n in range(event.cents)]
 
     module = ledger(Projection("many", till, key=keys, lifecycle="inline"))
-    store = MemoryWriteStore()
-    async with Services(store, module) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, module) as services:
         await services.handle(Deposit("a", 0), "c-1")
-        assert await stored(store, module) == {"many": {}}
+        assert await stored(write_store, module) == {"many": {}}
         await services.handle(Deposit("a", 300), "c-2")
-        assert len((await stored(store, module))["many"]) == 300
-        assert await check_rows(store, module) == 2
+        assert len((await stored(write_store, module))["many"]) == 300
+        assert await check_rows(write_store, module) == 2
 
 
 async def test_several_events_of_one_command_are_folded_in_order() -> None:
@@ -379,22 +386,22 @@ async def test_several_events_of_one_command_are_folded_in_order() -> None:
         return [Deposited(command.account, cents) for cents in (1, 2, 3)]
 
     module = Module("split", events=EVENTS, decisions=[split, deposit], projections=[BALANCES, TILL])
-    store = MemoryWriteStore()
-    async with Services(store, module) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, module) as services:
         await services.handle(Split("a"), "c-1")
-        assert (await stored(store, module))["till"]["all"] == Till(6, 3, (1 * 31 + 2) * 31 + 3)
-        assert await check_rows(store, module) == 3
+        assert (await stored(write_store, module))["till"]["all"] == Till(6, 3, (1 * 31 + 2) * 31 + 3)
+        assert await check_rows(write_store, module) == 3
 
 
 async def test_more_rows_than_are_remembered_are_loaded_again(tmp_path: Path) -> None:
-    async with opened("sqlite", tmp_path) as store:
-        services = Services(store, LEDGER)
+    async with opened("sqlite", tmp_path) as write_store:
+        services = Services(write_store, LEDGER)
         services.inline._size = 2
         async with services:
             for turn in range(3):
                 await deposits(services, [f"a{n}" for n in range(20)], start=turn * 20)
                 assert len(services.inline._known) <= 2
-            assert await check_rows(store) == 60
+            assert await check_rows(write_store) == 60
 
 
 async def test_a_row_in_a_shape_its_type_has_no_more_is_said_to_be_so() -> None:
@@ -404,13 +411,13 @@ async def test_a_row_in_a_shape_its_type_has_no_more_is_said_to_be_so() -> None:
     def count(row: Till2 | None, event: Deposited) -> Till2:
         return Till2((row.euros if row else 0) + event.cents)
 
-    store = MemoryWriteStore()
-    async with Services(store, ledger(TILL)) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, ledger(TILL)) as services:
         await services.handle(Deposit("a", 100), "c-1")
     module = ledger(Projection("till", count, key=lambda event: "all", lifecycle="inline"))
-    async with Services(store, module) as services:
+    async with Services(write_store, module) as services:
         with pytest.raises(
             Unavailable, match=r"'all' of 'till' is kept in another shape than Till2.*Raise the version"
         ):
             await services.handle(Deposit("a", 100), "c-2")
-    assert (await store.read(ALL_EVENTS)).head == 1
+    assert (await write_store.read(ALL_EVENTS)).head == 1

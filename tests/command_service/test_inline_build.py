@@ -31,7 +31,7 @@ from twofold.domain.events import Position
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Rejected, Unavailable, WiringError
-from twofold.write_store.inline import look, space_of
+from twofold.write_store.inline_state import look, space_of
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome, Row, Slice, WriteStore
 from twofold.write_store.postgres import PostgresWriteStore
@@ -54,11 +54,11 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 PLAIN = ledger()
 
 
-async def filled(store: WriteStore, module: Module = PLAIN, events: int = 100) -> None:
+async def filled(write_store: WriteStore, module: Module = PLAIN, events: int = 100) -> None:
     """A log with events of all kinds."""
     random = Random(events)
-    async with Services(store, module) as services:
-        while (await store.read(NO_EVENTS)).head < events:
+    async with Services(write_store, module) as services:
+        while (await write_store.read(NO_EVENTS)).head < events:
             sent = [services.handle(any_command(random), f"{random.random()}") for _ in range(10)]
             outcomes = await asyncio.gather(*sent, return_exceptions=True)
             assert all(isinstance(each, Rejected) for each in outcomes if isinstance(each, BaseException))
@@ -66,12 +66,12 @@ async def filled(store: WriteStore, module: Module = PLAIN, events: int = 100) -
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_what_is_new_is_built_from_the_whole_log_before_the_first_command(kind: str, tmp_path: Path) -> None:
-    async with opened(kind, tmp_path) as store:
-        await filled(store)
-        async with Services(store, LEDGER) as services:
-            assert await check_rows(store) >= 100
+    async with opened(kind, tmp_path) as write_store:
+        await filled(write_store)
+        async with Services(write_store, LEDGER) as services:
+            assert await check_rows(write_store) >= 100
             await services.handle(Deposit("a", 1), "one more")
-            assert await check_rows(store) > 100
+            assert await check_rows(write_store) > 100
 
 
 async def test_before_that_no_command_is_taken() -> None:
@@ -84,36 +84,36 @@ async def test_before_that_no_command_is_taken() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 async def test_another_version_is_built_anew_and_the_rows_of_the_other_are_thrown_away(before: int, after: int) -> None:
-    store = MemoryWriteStore()
+    write_store = MemoryWriteStore()
     old, new = ledger(version(before), BALANCES), ledger(version(after), BALANCES)
-    await filled(store, old)
-    assert len(await store.rows(space_of(f"{before}:till"))) > inline_build.PAGE
-    async with Services(store, new) as services:
-        assert await check_rows(store, new) >= 100
-        assert await store.rows(space_of(f"{before}:till")) == {}
-        assert set((await look(store)).built) == {f"{after}:till", "1:balances"}
+    await filled(write_store, old)
+    assert len(await write_store.rows(space_of(f"{before}:till"))) > inline_build.PAGE
+    async with Services(write_store, new) as services:
+        assert await check_rows(write_store, new) >= 100
+        assert await write_store.rows(space_of(f"{before}:till")) == {}
+        assert set((await look(write_store)).built) == {f"{after}:till", "1:balances"}
         await deposits(services, ["a"] * 5)
-        assert await check_rows(store, new) >= 105
-    async with Services(store, old):
-        assert await check_rows(store, old) >= 105
+        assert await check_rows(write_store, new) >= 105
+    async with Services(write_store, old):
+        assert await check_rows(write_store, old) >= 105
 
 
 async def test_a_projection_that_is_gone_leaves_nothing_behind() -> None:
-    store = MemoryWriteStore()
-    await filled(store, LEDGER)
-    async with Services(store, ledger()) as services:
-        assert await store.rows("inline:1:till") == await store.rows("inline:1:balances") == {}
-        noted = await look(store)
+    write_store = MemoryWriteStore()
+    await filled(write_store, LEDGER)
+    async with Services(write_store, ledger()) as services:
+        assert await write_store.rows("inline:1:till") == await write_store.rows("inline:1:balances") == {}
+        noted = await look(write_store)
         assert (noted.listed, noted.built) == ({}, {})
         await services.handle(Deposit("a", 1), "1")
-    async with Services(store, LEDGER):
-        await check_rows(store)
+    async with Services(write_store, LEDGER):
+        await check_rows(write_store)
 
 
 async def test_a_log_without_inline_projections_has_nothing_noted_in_it() -> None:
-    store = MemoryWriteStore()
-    await filled(store)
-    assert store._rows == {}
+    write_store = MemoryWriteStore()
+    await filled(write_store)
+    assert write_store._rows == {}
 
 
 class Killed(Exception):
@@ -140,16 +140,16 @@ class Mortal(MemoryWriteStore):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_build_that_is_killed_at_any_moment_goes_on_where_it_was(after: bool) -> None:
-    store = Mortal()
-    await filled(store, ledger(version(1)))
-    store.after = after
+    write_store = Mortal()
+    await filled(write_store, ledger(version(1)))
+    write_store.after = after
     new = ledger(version(2), BALANCES)
     kills = 0
     while True:
         # Every life makes one step, or two, whatever the steps are: if what they did were lost, there would be no end.
         assert kills < 100
-        store.left = 1
-        services = Services(store, new)
+        write_store.left = 1
+        services = Services(write_store, new)
         try:
             await services.commands.start()
         except Killed:
@@ -157,46 +157,46 @@ async def test_a_build_that_is_killed_at_any_moment_goes_on_where_it_was(after: 
             continue
         break
     assert kills > 15
-    store.left = None
-    async with Services(store, new) as services:
-        await check_rows(store, new)
+    write_store.left = None
+    async with Services(write_store, new) as services:
+        await check_rows(write_store, new)
         await services.handle(Deposit("a", 1), "1")
-        await check_rows(store, new)
-    assert await store.rows("inline:1:till") == {}
+        await check_rows(write_store, new)
+    assert await write_store.rows("inline:1:till") == {}
 
 
 async def test_a_build_whose_fold_fails_says_where_and_leaves_others_alone() -> None:
-    store = MemoryWriteStore()
-    async with Services(store, ledger()) as services:
+    write_store = MemoryWriteStore()
+    async with Services(write_store, ledger()) as services:
         for n in range(20):
             await services.handle(Deposit("a", UNLUCKY if n == 15 else 100), f"{n}")
         with pytest.raises(WiringError) as refused:
-            await Services(store, LEDGER).commands.start()
+            await Services(write_store, LEDGER).commands.start()
         for said in ("'till' cannot be built", "the key 'all'", "position 16", "'deposited'", "ValueError: an unlucky"):
             assert said in str(refused.value)
         assert (await services.handle(Deposit("a", 1), "more")).position == 21
-    async with Services(store, ledger(BALANCES)):
-        assert await check_rows(store, ledger(BALANCES)) == 21
+    async with Services(write_store, ledger(BALANCES)):
+        assert await check_rows(write_store, ledger(BALANCES)) == 21
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_nodes_that_start_at_once_build_it_together(seed: int) -> None:
-    store = MemoryWriteStore()
-    await filled(store)
-    nodes = [Services(YieldingStore(store, Random(seed + n)), LEDGER) for n in range(3)]  # type: ignore[arg-type]
+    write_store = MemoryWriteStore()
+    await filled(write_store)
+    nodes = [Services(YieldingStore(write_store, Random(seed + n)), LEDGER) for n in range(3)]  # type: ignore[arg-type]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
-    await check_rows(store)
+    await check_rows(write_store)
     for n, node in enumerate(nodes):
         await deposits(node, ["a"] * 10, start=n * 10)
     for node in nodes:
         await node.__aexit__()
-    await check_rows(store)
+    await check_rows(write_store)
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_node_that_does_not_know_a_projection_writes_no_event_past_it(seed: int) -> None:
-    store = MemoryWriteStore()
-    await filled(store)
+    write_store = MemoryWriteStore()
+    await filled(write_store)
     written = 0
 
     async def go_on(old: Services) -> None:
@@ -205,10 +205,10 @@ async def test_a_node_that_does_not_know_a_projection_writes_no_event_past_it(se
             await old.handle(Deposit(f"a{written % 5}", 100), f"old-{written}")
             written += 1
 
-    old = Services(YieldingStore(store, Random(seed)), ledger(), retries=50)  # type: ignore[arg-type]
+    old = Services(YieldingStore(write_store, Random(seed)), ledger(), retries=50)  # type: ignore[arg-type]
     async with old:
         going_on = asyncio.create_task(go_on(old))
-        async with Services(YieldingStore(store, Random(-seed)), LEDGER) as new:  # type: ignore[arg-type]
+        async with Services(YieldingStore(write_store, Random(-seed)), LEDGER) as new:  # type: ignore[arg-type]
             with pytest.raises(Unavailable, match="start it with the newer code"):
                 await going_on
             assert written > 0, "it went on while the projection was built"
@@ -216,7 +216,7 @@ async def test_a_node_that_does_not_know_a_projection_writes_no_event_past_it(se
             await deposits(new, ["a"] * 10)
             with pytest.raises(Unavailable, match="start it with the newer code"):
                 await old.handle(Deposit("a", 1), "late")
-            await check_rows(store)
+            await check_rows(write_store)
 
 
 class Busy(MemoryWriteStore):
@@ -232,11 +232,11 @@ class Busy(MemoryWriteStore):
 
 
 async def test_a_build_that_does_not_come_nearer_to_the_head_ends_all_the_same() -> None:
-    store = Busy()
-    await filled(store)
+    write_store = Busy()
+    await filled(write_store)
     written = 0
 
-    async with Services(store, PLAIN) as old:
+    async with Services(write_store, PLAIN) as old:
 
         async def write() -> None:
             nonlocal written
@@ -245,49 +245,49 @@ async def test_a_build_that_does_not_come_nearer_to_the_head_ends_all_the_same()
                 await asyncio.gather(*sent)
                 written += len(sent)
 
-        store.write = write
-        async with asyncio.timeout(30), Services(store, LEDGER) as new:
-            store.write = None
+        write_store.write = write
+        async with asyncio.timeout(30), Services(write_store, LEDGER) as new:
+            write_store.write = None
             assert written > 0
             await new.handle(Deposit("a", 100), "new")
-            await check_rows(store)
+            await check_rows(write_store)
 
 
 async def test_without_the_guard_of_the_list_an_old_node_leaves_rows_behind_the_log() -> None:
-    store = MemoryWriteStore()
-    await filled(store)
-    async with Services(store, ledger()) as old, Services(store, LEDGER):
+    write_store = MemoryWriteStore()
+    await filled(write_store)
+    async with Services(write_store, ledger()) as old, Services(write_store, LEDGER):
         old.inline.guards = ()
         await old.handle(Deposit("a", 100), "old")
         with pytest.raises(AssertionError):
-            await check_rows(store)
+            await check_rows(write_store)
 
 
 async def test_a_visitor_changes_nothing_and_writes_only_what_the_others_would() -> None:
-    store = MemoryWriteStore()
-    await filled(store, LEDGER)
-    before = await look(store)
+    write_store = MemoryWriteStore()
+    await filled(write_store, LEDGER)
+    before = await look(write_store)
     for module, problem in ((LEDGER, None), (ledger(), "newer code"), (ledger(TILL), "newer code")):
-        visitor = Services(store, module)
+        visitor = Services(write_store, module)
         await visitor.commands.start(visit=True)
         assert (visitor.commands.problem is None) == (problem is None)
-    assert await look(store) == before
-    async with Services(store, LEDGER) as services:
+    assert await look(write_store) == before
+    async with Services(write_store, LEDGER) as services:
         await services.handle(Deposit("a", 1), "1")
-    await check_rows(store)
+    await check_rows(write_store)
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_of_nodes_with_other_code_that_start_at_once_the_last_one_goes_on(seed: int) -> None:
-    store = MemoryWriteStore()
-    await filled(store)
+    write_store = MemoryWriteStore()
+    await filled(write_store)
     modules = [LEDGER, ledger(version(2), BALANCES), ledger(BALANCES)]
     nodes = [
-        Services(YieldingStore(store, Random(seed + n)), module, retries=20)  # type: ignore[arg-type]
+        Services(YieldingStore(write_store, Random(seed + n)), module, retries=20)  # type: ignore[arg-type]
         for n, module in enumerate(modules)
     ]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
-    listed = (await look(store)).listed
+    listed = (await look(write_store)).listed
     (last,) = [n for n, module in enumerate(modules) if listed == {p.name: p.version for p in module.projections}]
     for n, node in enumerate(nodes):
         if n == last:
@@ -295,7 +295,7 @@ async def test_of_nodes_with_other_code_that_start_at_once_the_last_one_goes_on(
         else:
             with pytest.raises(Unavailable, match="newer code"):
                 await node.handle(Deposit("a", 100), f"{n}")
-    await check_rows(store, modules[last])
+    await check_rows(write_store, modules[last])
     for node in nodes:
         await node.__aexit__()
 
@@ -311,12 +311,12 @@ class Dropping(MemoryWriteStore):
 
 
 async def test_rows_that_are_taken_over_while_they_are_thrown_away_are_whole() -> None:
-    store = Dropping()
-    await filled(store, ledger(version(1)))
-    dropper, taker = Services(store, ledger()), Services(store, ledger(version(1)))
+    write_store = Dropping()
+    await filled(write_store, ledger(version(1)))
+    dropper, taker = Services(write_store, ledger()), Services(write_store, ledger(version(1)))
     await asyncio.gather(dropper.commands.start(), taker.commands.start())
-    listed = (await look(store)).listed
-    await check_rows(store, ledger(version(1)) if listed else ledger())
+    listed = (await look(write_store)).listed
+    await check_rows(write_store, ledger(version(1)) if listed else ledger())
 
 
 async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
@@ -340,7 +340,7 @@ async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
     going_on = asyncio.create_task(go_on())
     await enough.wait()
     new = ledger(version(2), BALANCES)
-    nodes = [Services(store, new) for store in stores[1:]]
+    nodes = [Services(write_store, new) for write_store in stores[1:]]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
     await asyncio.gather(*(deposits(node, ["a"] * 20, start=n * 20) for n, node in enumerate(nodes)))
     with pytest.raises(Unavailable, match="newer code"):
@@ -350,5 +350,5 @@ async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
     assert len((await stored(stores[1], new))["balances"]) >= 5
     for node in (old, *nodes):
         await node.__aexit__()
-    for store in stores:
-        await store.close()
+    for write_store in stores:
+        await write_store.close()

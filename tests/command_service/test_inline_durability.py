@@ -43,7 +43,7 @@ class TwoCommits(SqliteWriteStore):
         return outcomes
 
 
-async def write_until_dark(store: SqliteWriteStore, random: Random, acknowledged: list[str]) -> None:
+async def write_until_dark(write_store: SqliteWriteStore, random: Random, acknowledged: list[str]) -> None:
     """Commands of several callers at once, until the first is told that the disk is gone."""
 
     async def call(services: Services, caller: int) -> None:
@@ -60,7 +60,7 @@ async def write_until_dark(store: SqliteWriteStore, random: Random, acknowledged
             acknowledged.extend(written.events)
 
     with suppress(Unavailable):
-        async with Services(store, LEDGER) as services:
+        async with Services(write_store, LEDGER) as services:
             await asyncio.gather(*(call(services, caller) for caller in range(CALLERS)))
 
 
@@ -73,13 +73,13 @@ async def cut_power(seed: int, folder: Path, kind: type[SqliteWriteStore] = Sqli
         before.mkdir(exist_ok=True)
         after.mkdir()
         with faulty_disk() as disk:
-            store = kind(before / "log.db", vfs=disk.name)
+            write_store = kind(before / "log.db", vfs=disk.name)
             disk.cut_power(after=random.randint(20, 160))
-            await write_until_dark(store, random, acknowledged)
+            await write_until_dark(write_store, random, acknowledged)
             disk.survive(after, random.random)
             disk.without_power = False
             disk.cut_power(after=1_000_000)
-            await store.close()
+            await write_store.close()
         found = SqliteWriteStore(after / "log.db")
         try:
             async with Services(found, LEDGER):
@@ -132,9 +132,9 @@ async def test_connections_that_are_killed_leave_events_with_their_rows_or_neith
         async with AsyncExitStack() as opened:
             nodes: list[Services] = []
             for _ in range(2):
-                store = await PostgresWriteStore.open(url)
-                opened.push_async_callback(store.close)
-                nodes.append(await opened.enter_async_context(Services(store, LEDGER)))
+                write_store = await PostgresWriteStore.open(url)
+                opened.push_async_callback(write_store.close)
+                nodes.append(await opened.enter_async_context(Services(write_store, LEDGER)))
             callers = [asyncio.create_task(call(nodes[n % 2], n)) for n in range(CALLERS)]
             for _ in range(kills):
                 enough = len(acknowledged) + random.randrange(12)

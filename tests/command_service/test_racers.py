@@ -124,7 +124,7 @@ def url(kind: str, folder: Path) -> str:
 async def test_exactly_one_of_sixty_four_racers_wins_each_of_two_hundred_rounds(
     kind: str, boundary: str, tmp_path: Path
 ) -> None:
-    async with App(SHOWS, store=url(kind, tmp_path), views="memory:") as app:
+    async with App(SHOWS, write_store=url(kind, tmp_path), read_store="memory:") as app:
         others = await race(app, COMMANDS[boundary])
     assert sum(others.values()) == ROUNDS * (RACERS - 1)
     assert min(others["Rejected"], others["nothing"]) > ROUNDS * RACERS // 4
@@ -135,14 +135,14 @@ async def test_exactly_one_of_sixty_four_racers_wins_each_of_two_hundred_rounds(
 async def test_without_the_check_of_conditions_the_race_has_many_winners(
     kind: str, boundary: str, tmp_path: Path
 ) -> None:
-    async with App(SHOWS, store=url(kind, tmp_path), views="memory:") as app:
+    async with App(SHOWS, write_store=url(kind, tmp_path), read_store="memory:") as app:
         running = app._running
         assert running is not None
-        append = running.store.append
+        append = running.write_store.append
 
         async def unchecked(batch: Sequence[Append]) -> list[Outcome]:
             return await append([msgspec.structs.replace(each, conditions=()) for each in batch])
 
-        running.store.append = unchecked  # type: ignore[method-assign]
+        running.write_store.append = unchecked  # type: ignore[method-assign]
         with pytest.raises(AssertionError, match="64 racers won, not one"):
             await race(app, COMMANDS[boundary], rounds=1)

@@ -17,7 +17,7 @@ from twofold.http import Limits
 from twofold.http.metrics import exposition
 from twofold.http.openapi import describe
 from twofold.http.problems import KINDS, problem_of
-from twofold.synchronization.follower import BuildStatus, ShareStatus
+from twofold.synchronization.follower import BuildStatus, PartitionStatus
 from twofold.testing import read_store_contract, write_store_contract
 
 
@@ -102,7 +102,7 @@ async def test_every_metric_is_told_with_its_labels() -> None:
     }
     async with bank.open_bank(freshness=1.0) as app:
         status = await app.status()
-    parts = tuple(ShareStatus(each, 0, 0, 0.0, "live", None) for each in ("0-2048", "2048-4096"))
+    parts = tuple(PartitionStatus(each, 0, 0, 0.0, "live", None) for each in ("0-2048", "2048-4096"))
     followers = [msgspec.structs.replace(each, shares=parts) for each in status.followers]
     builds = [BuildStatus("balances", 1, 1, "building", 0, 0, 0.0, 0.0, None, 0)]
     text = exposition(msgspec.structs.replace(status, followers=followers, builds=builds)).decode()

@@ -32,8 +32,10 @@ def primary(postgres_bindir: Path) -> Iterator[Postgres]:
         yield primary
 
 
-def app_on(url: str, views: Path, fold: Callable[..., Total | None] = add_up) -> App:
-    return App(counters(fold), store=url, views=f"sqlite:///{views}", settings=Settings(poll_seconds=0.02))
+def app_on(url: str, read_store: Path, fold: Callable[..., Total | None] = add_up) -> App:
+    return App(
+        counters(fold), write_store=url, read_store=f"sqlite:///{read_store}", settings=Settings(poll_seconds=0.02)
+    )
 
 
 async def counted(app: App, *by: int) -> list[Receipt]:

@@ -15,7 +15,7 @@ from twofold.errors import Unavailable, WiringError
 
 
 def in_memory() -> App:
-    return App(counters(), store="memory:", views="memory:")
+    return App(counters(), write_store="memory:", read_store="memory:")
 
 
 async def test_a_command_that_is_written_while_the_app_stops_gets_its_receipt() -> None:
@@ -27,7 +27,7 @@ async def test_a_command_that_is_written_while_the_app_stops_gets_its_receipt() 
     await asyncio.sleep(0)
     await app.stop()
     receipts = await asyncio.gather(*sent)
-    assert (await running.store.read(ALL_EVENTS)).head == 3
+    assert (await running.write_store.read(ALL_EVENTS)).head == 3
     assert [(each.position, each.token) for each in receipts] == [(n, f"main.1.{n}") for n in (1, 2, 3)]
 
 
@@ -44,13 +44,13 @@ async def test_what_fails_while_stopping_keeps_nothing_else_from_being_given_bac
     await app.start()
     running = app._running
     assert running is not None
-    close = running.views.close
+    close = running.read_store.close
 
     async def fail() -> None:
         await close()
         raise Unavailable("the disk is gone")
 
-    running.views.close = fail  # type: ignore[method-assign]
+    running.read_store.close = fail  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="the disk is gone"):
         await app.stop()
     async with app_in(tmp_path) as again:
@@ -72,7 +72,7 @@ async def test_a_stop_that_is_cancelled_gives_everything_back_and_leaves_nobody_
         await never.wait()
         raise AssertionError(batch)
 
-    monkeypatch.setattr(running.store, "append", stuck)
+    monkeypatch.setattr(running.write_store, "append", stuck)
     sent = [asyncio.create_task(app.send(Count(["a"])))]
     await asked.wait()
     sent += [asyncio.create_task(app.send(Count(["a"]))) for _ in range(2)]

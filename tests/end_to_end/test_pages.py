@@ -35,7 +35,7 @@ WIDTHS = (1280, 390)
 
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[App]:
-    urls = {name: f"sqlite:///{tmp_path / name}.db" for name in ("store", "views")}
+    urls = {name: f"sqlite:///{tmp_path / name}.db" for name in ("write_store", "read_store")}
     async with App(*modules(tmp_path / "outbox", timedelta(hours=1)), **urls, pages=pages) as app:
         await seed_catalogue(app)
         yield app

@@ -32,7 +32,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=["postgresql", "mongodb", "cassandra"])
-def views(request: pytest.FixtureRequest, postgres_newest: Postgres) -> str:
+def read_store(request: pytest.FixtureRequest, postgres_newest: Postgres) -> str:
     """The URL of an empty read store of each kind."""
     match request.param:
         case "postgresql":
@@ -54,19 +54,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
 
 @pytest.mark.timeout(600)
 async def test_the_real_orders_come_to_the_same_answers(
-    postgres_newest: Postgres, views: str, tmp_path: Path, expected: dict[str, Any]
+    postgres_newest: Postgres, read_store: str, tmp_path: Path, expected: dict[str, Any]
 ) -> None:
     if not expected:
-        async with open_shop(store="memory:", views="memory:", outbox=tmp_path / "none") as embedded:
+        async with open_shop(write_store="memory:", read_store="memory:", outbox=tmp_path / "none") as embedded:
             await replay(embedded)
             expected |= await answers(embedded)
-    store = await fresh_log(postgres_newest.dsn)
-    async with open_shop(store=store, views=views, outbox=tmp_path / "outbox") as app:
+    write_store = await fresh_log(postgres_newest.dsn)
+    async with open_shop(write_store=write_store, read_store=read_store, outbox=tmp_path / "outbox") as app:
         await replay(app)
         found = await answers(app)
     assert {name: found["totals"][name] for name in TOTALS} == TOTALS
     assert found == expected
-    with served(store, views, tmp_path) as url:
+    with served(write_store, read_store, tmp_path) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             for name, parameters in QUESTIONS.items():
                 said = (await client.get(f"/queries/{name}", params=parameters)).json()
@@ -85,10 +85,21 @@ async def answers(app: App) -> dict[str, Any]:
 
 
 @contextmanager
-def served(store: str, views: str, folder: Path) -> Iterator[str]:
+def served(write_store: str, read_store: str, folder: Path) -> Iterator[str]:
     """`twofold serve shop:app` with these stores."""
     twofold = str(Path(sys.executable).parent / "twofold")
-    command = [twofold, "serve", "shop:app", "--port", "0", "--json", "--store", store, "--views", views]
+    command = [
+        twofold,
+        "serve",
+        "shop:app",
+        "--port",
+        "0",
+        "--json",
+        "--write-store",
+        write_store,
+        "--read-store",
+        read_store,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
         try:

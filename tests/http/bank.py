@@ -1,6 +1,7 @@
 """A small bank to be asked over HTTP, with parts that are slow, that fail and that break; run it to serve it.
 
-python -m tests.http.bank [--store URL] [--views URL] [--notice SECONDS] prints its address, then serves until SIGTERM.
+python -m tests.http.bank [--write-store URL] [--read-store URL] [--notice SECONDS] prints its address,
+then serves until SIGTERM.
 """
 
 import argparse
@@ -201,9 +202,9 @@ def pages(app: App) -> Starlette:
     return Starlette(routes=[Route("/", show), Route("/read", read, methods=["POST"]), Route("/fail", fail)])
 
 
-def open_bank(store: str = "memory:", views: str = "memory:", freshness: float | None = None) -> App:
+def open_bank(write_store: str = "memory:", read_store: str = "memory:", freshness: float | None = None) -> App:
     settings = Settings(fold_retries=0, wait_seconds=1.0)
-    return App(bank(freshness), store=store, views=views, settings=settings, pages=pages)
+    return App(bank(freshness), write_store=write_store, read_store=read_store, settings=settings, pages=pages)
 
 
 def tell(url: str) -> None:
@@ -213,12 +214,12 @@ def tell(url: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--store", default="memory:")
-    parser.add_argument("--views", default="memory:")
+    parser.add_argument("--write-store", default="memory:")
+    parser.add_argument("--read-store", default="memory:")
     parser.add_argument("--notice", type=float, default=0.0)
     told = parser.parse_args()
     run(
-        open_bank(told.store, told.views),
+        open_bank(told.write_store, told.read_store),
         port=0,
         limits=SHORT,
         notice_seconds=told.notice,

@@ -6,7 +6,7 @@ import pytest
 
 from twofold import Unavailable
 from twofold.http.limits import Deadlines, took_too_long
-from twofold.testing.world import FrozenWorld
+from twofold.testing.frozen_world import FrozenWorld
 
 
 async def forever() -> None:

@@ -57,7 +57,7 @@ async def test_a_live_fold_that_fails_is_not_now_and_says_where(http: httpx.Asyn
 
 async def test_a_command_that_an_inline_fold_does_not_take_is_an_invalid_message() -> None:
     hot = Projection("till", till, key=lambda event: "all", lifecycle="inline")
-    async with App(ledger(hot), store="memory:", views="memory:") as app:
+    async with App(ledger(hot), write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
             answer = await http.post("/commands/deposit", json={"account": "a", "cents": UNLUCKY})

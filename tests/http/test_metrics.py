@@ -18,7 +18,7 @@ from tests.synchronization.counting import until
 from twofold import App, Unavailable
 from twofold.http import Api, asgi
 from twofold.http.metrics import MOST_SERIES, exposition
-from twofold.synchronization.follower import BuildStatus, ShareStatus
+from twofold.synchronization.follower import BuildStatus, PartitionStatus
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -130,7 +130,7 @@ async def test_what_callers_send_makes_no_new_series(inside: httpx.AsyncClient) 
 async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
     status = await app.status()
     (first, *_) = [each for each in status.followers if each.kind == "projection"]
-    many = tuple(ShareStatus(f"{n}-{n + 1}", 1, 0, 0.0, "live", "here") for n in range(256))
+    many = tuple(PartitionStatus(f"{n}-{n + 1}", 1, 0, 0.0, "live", "here") for n in range(256))
     followers = [msgspec.structs.replace(first, name=f"p{n}", shares=many) for n in range(20)]
     told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
     assert len(told) <= MOST_SERIES
@@ -171,7 +171,7 @@ async def test_a_store_that_is_away_fails_the_scrape_instead_of_telling_old_numb
     async def away() -> Any:
         raise Unavailable("the read store is away")
 
-    monkeypatch.setattr(running.views, "checkpoints", away)
+    monkeypatch.setattr(running.read_store, "checkpoints", away)
     assert "away" in problem(await inside.get("/metrics"), 503)["detail"]
 
 

@@ -19,7 +19,7 @@ from twofold import App, Module
 from twofold.http.docs import page_of
 from twofold.http.examples import example_of
 from twofold.http.openapi import describe
-from twofold.http.projections import VERBS
+from twofold.http.projection_routes import VERBS
 
 DOCUMENT = describe(open_bank(), SHORT)
 SHARED = DOCUMENT["components"]["schemas"]

@@ -15,7 +15,7 @@ from tests.http.test_security import REFUSED, filled
 from tests.synchronization.counting import until
 from twofold import App, InvalidMessage, Module, Policy, Projection, WiringError
 from twofold.http import asgi
-from twofold.http.projections import VERBS
+from twofold.http.projection_routes import VERBS
 
 POISON = {"account_id": "poison", "cents": 5}
 BODIES: dict[str, dict[str, Any]] = {
@@ -106,7 +106,11 @@ def test_a_name_that_would_hide_a_path_is_refused_with_the_cure() -> None:
     async def react(event: bank.Moved) -> None:
         return None
 
-    app = App(Module("m", events=[bank.Moved], policies=[Policy("rebuild", react)]), store="memory:", views="memory:")
+    app = App(
+        Module("m", events=[bank.Moved], policies=[Policy("rebuild", react)]),
+        write_store="memory:",
+        read_store="memory:",
+    )
     with pytest.raises(WiringError, match="Rename it"):
         asgi(app)
 
@@ -114,7 +118,7 @@ def test_a_name_that_would_hide_a_path_is_refused_with_the_cure() -> None:
 async def test_a_name_of_any_letters_has_a_path() -> None:
     odd = "a/b ?ü(1)"
     module = Module("m", events=[bank.Moved], projections=[Projection(odd, bank.balance_of, key=bank.AccountId)])
-    async with App(module, store="memory:", views="memory:") as app:
+    async with App(module, write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
             for spelt in ("a%2Fb%20%3F%C3%BC(1)", "a%2Fb%20%3F%C3%BC%281%29"):
@@ -281,7 +285,7 @@ async def test_none_of_several_is_begun_where_an_earlier_generation_is_kept_of_o
         Projection("sums", add, key=bank.AccountId),
     ]
     module = Module("m", events=[bank.Moved], projections=projections)
-    async with App(module, store="memory:", views="memory:") as app:
+    async with App(module, write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
             await do(http, "balances", "rebuild", {})
@@ -425,14 +429,14 @@ async def test_many_who_wait_share_their_looks(app: App, monkeypatch: pytest.Mon
     running = app._running
     assert running is not None
     looks = 0
-    checkpoints = running.views.checkpoints
+    checkpoints = running.read_store.checkpoints
 
     async def counted() -> Any:
         nonlocal looks
         looks += 1
         return await checkpoints()
 
-    monkeypatch.setattr(running.views, "checkpoints", counted)
+    monkeypatch.setattr(running.read_store, "checkpoints", counted)
     receipts = await asyncio.gather(*(app.send(Deposit(f"a{n}", 1), wait_for=["balances"]) for n in range(200)))
     assert {tuple(each.late) for each in receipts} == {()}
     assert looks < 100

@@ -120,4 +120,4 @@ def test_a_query_that_no_query_string_can_tell_fails_at_the_start(kind: type, wo
 
     ask.__annotations__["query"] = kind
     with pytest.raises(WiringError, match=words):
-        asgi(App(bank(), Module("more", queries=[ask]), store="memory:", views="memory:"))
+        asgi(App(bank(), Module("more", queries=[ask]), write_store="memory:", read_store="memory:"))

@@ -64,7 +64,7 @@ async def test_a_follower_that_stands_still_makes_the_app_not_ready(monkeypatch:
         assert (await http.get("/health/ready")).status_code == 200
         # The read store goes away under the follower: nothing can be saved, not even that an event is set aside.
         assert app._running is not None
-        await app._running.views.close()
+        await app._running.read_store.close()
 
         async def gone(*_: object, **__: object) -> None:
             raise OSError("the disk of the read store is gone")
@@ -146,7 +146,7 @@ def test_a_stopping_server_is_not_ready_but_still_answers_while_it_gives_notice(
 
 
 def test_what_was_acknowledged_before_a_stop_is_there_after_it(start: Callable[..., Server], tmp_path: Path) -> None:
-    urls = ["--store", f"sqlite:///{tmp_path}/log.db", "--views", f"sqlite:///{tmp_path}/views.db"]
+    urls = ["--write-store", f"sqlite:///{tmp_path}/log.db", "--read-store", f"sqlite:///{tmp_path}/views.db"]
     first = start(*urls)
     receipt = httpx.post(f"{first.url}/commands/deposit", json=DEPOSIT).json()
     assert first.stop()[0] == 0
@@ -177,7 +177,7 @@ async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
 async def test_an_app_that_cannot_start_is_told_to_the_server_in_a_sentence(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    app = the_bank.open_bank(store=f"sqlite:///{blocked}/log.db")
+    app = the_bank.open_bank(write_store=f"sqlite:///{blocked}/log.db")
     sent: list[Any] = []
 
     async def receive() -> Any:

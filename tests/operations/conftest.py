@@ -14,7 +14,7 @@ from twofold.world import RealWorld
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "mongodb", "cassandra"])
-async def views(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WholeReadStore]:
+async def read_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WholeReadStore]:
     """An empty read store of each kind."""
     match request.param:
         case "memory":
@@ -27,8 +27,8 @@ async def views(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             url = str(request.getfixturevalue("mongodb").url_of(fresh_database()))
         case _:
             url = str(request.getfixturevalue("cassandra").url(fresh_keyspace()))
-    store = await open_read_store(url, RealWorld())
+    write_store = await open_read_store(url, RealWorld())
     try:
-        yield store
+        yield write_store
     finally:
-        await store.close()
+        await write_store.close()

@@ -14,8 +14,8 @@ from twofold.domain.events import Metadata, Position
 from twofold.errors import Conflict
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
-from twofold.read_store.port import Change, Checkpoint, ReadModel, Stored, WholeReadStore
-from twofold.synchronization.control import Control, Generation, Generations
+from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, WholeReadStore
+from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector, Skips
 from twofold.write_store.memory import MemoryWriteStore
@@ -59,13 +59,13 @@ class JitteryViews(MemoryReadStore):
         await turns(self._random)
         return found
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         await turns(self._random)
         found = await super().stored(name, generation, after, limit)
         await turns(self._random)
         return found
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         await turns(self._random)
         found = await super().inspect(model, keys)
         await turns(self._random)
@@ -89,14 +89,14 @@ class JitteryViews(MemoryReadStore):
         await turns(self._random)
 
 
-async def serves(store: WriteStore, views: WholeReadStore, name: str, number: int, version: int = 1) -> None:
+async def serves(write_store: WriteStore, read_store: WholeReadStore, name: str, number: int, version: int = 1) -> None:
     """Note that a generation serves."""
 
     async def append(append: Append) -> Outcome:
-        (outcome,) = await store.append([append])
+        (outcome,) = await write_store.append([append])
         return outcome
 
-    control = Control(store, append, App().world, views.identity)
+    control = ClusterStateStore(write_store, append, App().world, read_store.identity)
     noted = (await control.look()).generations(name)
     record = Generations({number: Generation(version, "serving", 0)}, number)
     assert await control.write(control.generations(name, record, noted.version))
@@ -105,37 +105,43 @@ async def serves(store: WriteStore, views: WholeReadStore, name: str, number: in
 class Log:
     """What happens in the domain of the counters."""
 
-    def __init__(self, app: App, store: WriteStore, random: Random, keys: Sequence[str]) -> None:
+    def __init__(self, app: App, write_store: WriteStore, random: Random, keys: Sequence[str]) -> None:
         self._app = app
-        self._store = store
+        self._write_store = write_store
         self._random = random
         self._keys = keys
 
     async def happen(self, events: int) -> None:
         """Some events about some of the keys, a few of them of no interest."""
         for _ in range(events):
-            head = (await self._store.read(NO_EVENTS)).head
+            head = (await self._write_store.read(NO_EVENTS)).head
             counters = self._random.sample(self._keys, self._random.randint(1, 3))
             kind = self._random.random()
             event: Any = Counted(counters, self._random.randint(1, 9))
             if kind < 0.3:
                 event = Ended(counters) if kind < 0.2 else Ignored(counters)
             new = self._app.events.encode(event, f"c{head}", 0)
-            await self._store.append([Append(Metadata(head, f"c{head}", f"c{head}"), (new,))])
+            await self._write_store.append([Append(Metadata(head, f"c{head}", f"c{head}"), (new,))])
 
 
 class Following:
     """A generation of the read model `totals`, followed for in partitions, each at a pace of its own."""
 
     def __init__(
-        self, app: App, store: WriteStore, views: WholeReadStore, random: Random, number: int, partitions: int = 1
+        self,
+        app: App,
+        write_store: WriteStore,
+        read_store: WholeReadStore,
+        random: Random,
+        number: int,
+        partitions: int = 1,
     ) -> None:
         self.projection = app.wiring.projections["totals"]
         self.model = ReadModel("totals", number, self.projection.row, partitions=partitions)
         self.skips: Skips = frozenset()
         self._app = app
-        self._store = store
-        self._views = views
+        self._write_store = write_store
+        self._read_store = read_store
         self._random = random
         self._epoch = 0
 
@@ -145,8 +151,8 @@ class Following:
         return Projector(
             self.projection,
             self.model,
-            self._store,
-            self._views,
+            self._write_store,
+            self._read_store,
             self._app.events.decode,
             self._app.world,
             partition=partition,
@@ -157,12 +163,12 @@ class Following:
 
     async def prepare(self) -> "Following":
         """Make room for it."""
-        await self._views.prepare([self.model])
+        await self._read_store.prepare([self.model])
         return self
 
     async def catch_up(self, to: Position | None = None) -> None:
         """Follow up to a position, the head if none is given."""
-        head = (await self._store.read(NO_EVENTS)).head if to is None else to
+        head = (await self._write_store.read(NO_EVENTS)).head if to is None else to
         for partition in shares(self.model.partitions):
             await self._follow(partition, head)
 
@@ -175,7 +181,7 @@ class Following:
         position = await projector.open()
         while to is None or position < to:
             await turns(self._random, 8)
-            page = await self._store.read(projector.query, position, self._random.randint(1, 12))
+            page = await self._write_store.read(projector.query, position, self._random.randint(1, 12))
             if page.upto == position:
                 await asyncio.sleep(0)
                 continue

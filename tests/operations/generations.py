@@ -8,7 +8,7 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Kept, Parked, ReadModel, WholeReadStore
+from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow, WholeReadStore
 from twofold.write_store.port import Append, WriteStore
 
 
@@ -25,23 +25,23 @@ class Named(msgspec.Struct, frozen=True):
     label: str | None = None
 
 
-async def log_of(store: WriteStore, events: int) -> None:
+async def log_of(write_store: WriteStore, events: int) -> None:
     """Let a log have so many events."""
     by = Metadata(0, "test", "test")
-    head = (await store.read(NO_EVENTS)).head
+    head = (await write_store.read(NO_EVENTS)).head
     for n in range(head, events):
-        await store.append([Append(by, (NewEvent(f"e{n}", "counted", 1, ("counter:c",), b"{}"),))])
+        await write_store.append([Append(by, (NewEvent(f"e{n}", "counted", 1, ("counter:c",), b"{}"),))])
 
 
 class Built:
     """One generation of the read model `totals`."""
 
     def __init__(
-        self, store: WriteStore, views: WholeReadStore, number: int, row: type = Total, partitions: int = 1
+        self, write_store: WriteStore, read_store: WholeReadStore, number: int, row: type = Total, partitions: int = 1
     ) -> None:
         self.model = ReadModel("totals", number, row, partitions=partitions)
-        self._store = store
-        self._views = views
+        self._write_store = write_store
+        self._read_store = read_store
         self._rows: dict[str, Any] = {}
 
     async def save(
@@ -54,18 +54,18 @@ class Built:
         partition: Partition = WHOLE,
     ) -> "Built":
         """Bring the checkpoint to `at`, with rows (None: deleted) and the positions of their last events."""
-        await self._views.prepare([self.model])
+        await self._read_store.prepare([self.model])
         (before,) = [
             each.progress.position
-            for each in await self._views.checkpoints()
+            for each in await self._read_store.checkpoints()
             if (each.generation, each.partition) == (self.model.generation, partition)
         ]
         kept = {
-            key: Kept(row, position, repair, (self._rows[key],) if self._rows.get(key) is not None else ())
+            key: VersionedRow(row, position, repair, (self._rows[key],) if self._rows.get(key) is not None else ())
             for key, (row, position) in (rows or {}).items()
         }
         self._rows |= {key: each.row for key, each in kept.items()}
-        stamp = self._store.identity.stamp
+        stamp = self._write_store.identity.stamp
         change = Change(self.model, stamp, before, at, 0, kept, parked or {}, partition=partition)
-        await self._views.save(change)
+        await self._read_store.save(change)
         return self

@@ -38,10 +38,10 @@ from twofold.operations.key_folds import KeyFolds
 from twofold.operations.looking import Field
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import WHOLE
-from twofold.read_store.port import Kept, Parked, ReadModel, Stored, WholeReadStore
+from twofold.read_store.port import Parked, RawRow, ReadModel, VersionedRow, WholeReadStore
 from twofold.settings import Settings
 from twofold.stores import open_read_store, open_write_store
-from twofold.synchronization.control import ACTS, Act
+from twofold.synchronization.cluster_state import ACTS, OperatorAction
 from twofold.synchronization.projector import Projector
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
@@ -56,12 +56,12 @@ def counts(found: Audited) -> dict[str, int]:
     return {name: told[name] for name in told if name not in left_out and told[name]}
 
 
-async def write(app: App, store: WriteStore, *events: object) -> None:
+async def write(app: App, write_store: WriteStore, *events: object) -> None:
     """Let these events be in the log."""
     for event in events:
-        head = (await store.read(NO_EVENTS)).head
+        head = (await write_store.read(NO_EVENTS)).head
         new = app.events.encode(event, f"c{head}", 0)
-        await store.append([Append(Metadata(head, f"c{head}", f"c{head}"), (new,))])
+        await write_store.append([Append(Metadata(head, f"c{head}", f"c{head}"), (new,))])
 
 
 def by_hand(counter: str, *by: int) -> Total:
@@ -101,7 +101,7 @@ def app() -> App:
 # -------------------------------------------------------------------------------------------------- what is found wrong
 
 
-async def everything_wrong(app: App, log: MemoryWriteStore, views: WholeReadStore) -> None:
+async def everything_wrong(app: App, log: MemoryWriteStore, read_store: WholeReadStore) -> None:
     """A read model with one row of each kind."""
     await write(app, log, Counted(["right", "other", "behind", "lost"], 1), Counted(["behind", "right"], 2))
     await write(app, log, Counted(["ended", "parked", "lost"], 4), Ended(["ended"]), Counted(["early"], 5))
@@ -114,15 +114,15 @@ async def everything_wrong(app: App, log: MemoryWriteStore, views: WholeReadStor
         "early": (by_hand("early", 5), 4),
     }
     parked = {"parked": Parked("parked", 3, "ValueError: no", 0)}
-    await Built(log, views, 3, Total).save(5, rows, parked)
-    await serves(log, views, "totals", 3)
+    await Built(log, read_store, 3, Total).save(5, rows, parked)
+    await serves(log, read_store, "totals", 3)
 
 
 async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
-    app: App, log: MemoryWriteStore, views: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: WholeReadStore
 ) -> None:
-    await everything_wrong(app, log, views)
-    found = await audit(app, log, views, "totals")
+    await everything_wrong(app, log, read_store)
+    found = await audit(app, log, read_store, "totals")
     assert counts(found) == {"right": 1, "different": 3, "missing": 1, "extra": 2, "parked": 1}
     assert (found.name, found.generation, found.position, found.rows) == ("totals", 3, 5, 8)
     assert (found.wrong, found.all_right) == (6, False)
@@ -140,44 +140,44 @@ async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
 
 
 async def test_some_keys_are_judged_as_they_are_among_all(
-    app: App, log: MemoryWriteStore, views: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: WholeReadStore
 ) -> None:
-    await everything_wrong(app, log, views)
+    await everything_wrong(app, log, read_store)
     wrong = {"other": "different", "behind": "different", "early": "different", "lost": "missing", "ended": "extra"}
     for key, kind in {**wrong, "made up": "extra", "right": "right", "parked": "parked", "never": "right"}.items():
-        found = await audit(app, log, views, "totals", keys=[key, key])
+        found = await audit(app, log, read_store, "totals", keys=[key, key])
         assert counts(found) == {kind: 1}, key
         assert found.rows == 1
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 1_000])
 async def test_every_row_is_looked_at_once_however_it_is_paged(app: App, log: MemoryWriteStore, page: int) -> None:
-    views = MemoryReadStore()
-    await everything_wrong(app, log, views)
-    found = await audit(app, log, views, "totals", page=page)
+    read_store = MemoryReadStore()
+    await everything_wrong(app, log, read_store)
+    found = await audit(app, log, read_store, "totals", page=page)
     assert counts(found) == {"right": 1, "different": 3, "missing": 1, "extra": 2, "parked": 1}
 
 
 async def test_the_sample_is_bounded(app: App, log: MemoryWriteStore) -> None:
-    views = MemoryReadStore()
-    await everything_wrong(app, log, views)
-    assert len((await audit(app, log, views, "totals", sample=2)).sample) == 2
+    read_store = MemoryReadStore()
+    await everything_wrong(app, log, read_store)
+    assert len((await audit(app, log, read_store, "totals", sample=2)).sample) == 2
 
 
 async def test_what_operators_had_passed_over_is_passed_over_for_the_version_they_said_it_of(
-    app: App, log: MemoryWriteStore, views: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: WholeReadStore
 ) -> None:
     await write(app, log, Counted(["a", "b"], 1), Counted(["a", "b"], 2), Counted(["a", "b"], 3))
-    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3), "b": (by_hand("b", 1, 2, 3), 3)})
-    await serves(log, views, "totals", 1)
-    assert counts(await audit(app, log, views, "totals")) == {"right": 1, "different": 1}
+    await Built(log, read_store, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3), "b": (by_hand("b", 1, 2, 3), 3)})
+    await serves(log, read_store, "totals", 1)
+    assert counts(await audit(app, log, read_store, "totals")) == {"right": 1, "different": 1}
     for n, (version, done) in enumerate([(2, True), (1, False), (1, True)]):
-        act = Act("skip", "totals", "a", None, n, done, "", 1, version, 2, views.identity)
+        act = OperatorAction("skip", "totals", "a", None, n, done, "", 1, version, 2, read_store.identity)
         row = RowWrite(ACTS, f"{n}", msgspec.json.encode(act), 0)
         await log.append([Append(Metadata(0, "", ""), rows=(row,))])
         right = {"right": 1, "different": 1} if n < 2 else {"right": 2}
-        assert counts(await audit(app, log, views, "totals")) == right
-        assert ("right" in counts(await audit(app, log, views, "totals", keys=["a"]))) == (n == 2)
+        assert counts(await audit(app, log, read_store, "totals")) == right
+        assert ("right" in counts(await audit(app, log, read_store, "totals", keys=["a"]))) == (n == 2)
 
 
 async def test_a_row_that_can_not_be_folded_any_more_is_wrong_and_says_where(log: MemoryWriteStore) -> None:
@@ -187,12 +187,12 @@ async def test_a_row_that_can_not_be_folded_any_more_is_wrong_and_says_where(log
         return add_up(row, event, counter)
 
     app = App(counters(fragile))
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, Counted(["a", "b"], 1), Counted(["b"], 13), Counted(["a", "b"], 2))
-    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
-    await serves(log, views, "totals", 1)
+    await Built(log, read_store, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
+    await serves(log, read_store, "totals", 1)
     for keys in (None, ["a", "b"]):
-        found = await audit(app, log, views, "totals", keys=keys)
+        found = await audit(app, log, read_store, "totals", keys=keys)
         assert counts(found) == {"right": 1, "different": 1}
         assert found.sample[0].error == "The fold fails at position 2: ValueError: unlucky"
 
@@ -208,23 +208,23 @@ async def test_one_key_that_can_not_be_folded_any_more_does_not_keep_the_audit_f
     # A follower would wait before this event with everything; the rows were made before the fold was changed.
     waits = Projection("totals", fragile, key=CounterId, parks="partition")
     app = App(Module("m", events=[Counted, Ended], projections=[waits]))
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, Counted(["a", "b"], 1), Counted(["b"], 13), Counted(["a", "b"], 2))
-    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
-    await serves(log, views, "totals", 1)
-    assert counts(await audit(app, log, views, "totals")) == {"right": 1, "different": 1}
+    await Built(log, read_store, 1, Total).save(3, {"a": (by_hand("a", 1, 2), 3), "b": (by_hand("b", 1, 13, 2), 3)})
+    await serves(log, read_store, "totals", 1)
+    assert counts(await audit(app, log, read_store, "totals")) == {"right": 1, "different": 1}
 
 
 async def test_a_field_that_is_not_stored_is_missed_although_it_has_a_default(app: App, log: MemoryWriteStore) -> None:
     class OnlyName(msgspec.Struct, frozen=True):
         counter: str
 
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, Counted(["a"], 0))
-    await Built(log, views, 1, OnlyName).save(1, {"a": (OnlyName("a"), 1)})
-    await serves(log, views, "totals", 1)
+    await Built(log, read_store, 1, OnlyName).save(1, {"a": (OnlyName("a"), 1)})
+    await serves(log, read_store, "totals", 1)
     for keys in (None, ["a"]):
-        found = await audit(app, log, views, "totals", keys=keys)
+        found = await audit(app, log, read_store, "totals", keys=keys)
         assert counts(found) == {"different": 1}
         assert found.sample[0].fields == {"total": Field(after=0), "trail": Field(after=0)}
 
@@ -234,33 +234,33 @@ async def test_keys_that_no_tag_stands_for_are_audited_alike(log: MemoryWriteSto
         return [f"size-{event.by % 3}", "all"] if isinstance(event, Counted) else []
 
     app = App(counters(add_up, key=by_size))
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, *(Counted(["c"], n) for n in range(1, 8)))
-    following = await Following(app, log, views, Random(1), 1).prepare()
+    following = await Following(app, log, read_store, Random(1), 1).prepare()
     await following.catch_up()
-    await serves(log, views, "totals", 1)
-    assert counts(await audit(app, log, views, "totals")) == {"right": 4}
-    spoil(views, 1, "size-1", lambda kept: Kept(Total("x", 1), kept.position))
-    assert counts(await audit(app, log, views, "totals")) == {"right": 3, "different": 1}
-    found = await audit(app, log, views, "totals", keys=["size-1", "all", "never"])
+    await serves(log, read_store, "totals", 1)
+    assert counts(await audit(app, log, read_store, "totals")) == {"right": 4}
+    spoil(read_store, 1, "size-1", lambda kept: VersionedRow(Total("x", 1), kept.position))
+    assert counts(await audit(app, log, read_store, "totals")) == {"right": 3, "different": 1}
+    found = await audit(app, log, read_store, "totals", keys=["size-1", "all", "never"])
     assert counts(found) == {"right": 2, "different": 1}
 
 
 async def test_the_order_in_which_a_set_was_stored_is_no_difference(log: MemoryWriteStore) -> None:
     app = App(Module("m", events=[Counted], projections=[Projection("groups", gather, key=CounterId)]))
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, *(Counted(["c"], n) for n in range(6)))
 
     backwards = GroupAsStored([f"m{n}" for n in (5, 4, 3, 2, 1, 0)], [0, 1, 2, 3, 4, 5])
-    built = Built(log, views, 1, GroupAsStored)
+    built = Built(log, read_store, 1, GroupAsStored)
     built.model = msgspec.structs.replace(built.model, name="groups")
     await built.save(6, {"c": (backwards, 6)})
-    await serves(log, views, "groups", 1)
-    assert counts(await audit(app, log, views, "groups")) == {"right": 1}
-    assert counts(await audit(app, log, views, "groups", keys=["c"])) == {"right": 1}
+    await serves(log, read_store, "groups", 1)
+    assert counts(await audit(app, log, read_store, "groups")) == {"right": 1}
+    assert counts(await audit(app, log, read_store, "groups", keys=["c"])) == {"right": 1}
     mixed_up = GroupAsStored(backwards.members, [5, 4, 3, 2, 1, 0])
-    views._models["groups", 1].rows["c"] = Kept(mixed_up, 6)
-    assert counts(await audit(app, log, views, "groups")) == {"different": 1}
+    read_store._models["groups", 1].rows["c"] = VersionedRow(mixed_up, 6)
+    assert counts(await audit(app, log, read_store, "groups")) == {"different": 1}
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -276,13 +276,13 @@ def pay_in(row: Account | None, event: Counted, counter: CounterId) -> Account:
 async def test_a_whole_number_in_a_field_of_floats_is_right_however_it_is_written(log: MemoryWriteStore) -> None:
     app = App(Module("m", events=[Counted], projections=[Projection("accounts", pay_in, key=CounterId)]))
     await write(app, log, *(Counted(["a", "b", "c"], n) for n in range(1, 4)))
-    views = MemoryReadStore()
-    built = Built(log, views, 1, Account)
+    read_store = MemoryReadStore()
+    built = Built(log, read_store, 1, Account)
     built.model = msgspec.structs.replace(built.model, name="accounts")
     await built.save(3, {"a": (Account("a", 6), 3), "b": (Account("b", 6.0), 3), "c": (Account("c", 6.5), 3)})
-    await serves(log, views, "accounts", 1)
+    await serves(log, read_store, "accounts", 1)
     for keys in (None, ["a", "b", "c"]):
-        found = await audit(app, log, views, "accounts", keys=keys)
+        found = await audit(app, log, read_store, "accounts", keys=keys)
         assert counts(found) == {"right": 2, "different": 1}
         assert found.sample[0].fields.keys() == {"balance"}
 
@@ -301,43 +301,43 @@ def remark(row: Remark | None, event: Counted, counter: CounterId) -> Remark:
 async def test_a_field_that_instances_do_not_compare_is_compared(log: MemoryWriteStore) -> None:
     app = App(Module("m", events=[Counted], projections=[Projection("remarks", remark, key=CounterId)]))
     await write(app, log, Counted(["a", "b"], 1))
-    views = MemoryReadStore()
-    built = Built(log, views, 1, Remark)
+    read_store = MemoryReadStore()
+    built = Built(log, read_store, 1, Remark)
     built.model = msgspec.structs.replace(built.model, name="remarks")
     await built.save(1, {"a": (Remark("a", 1, "said"), 1), "b": (Remark("b", 1, "hacked"), 1)})
-    await serves(log, views, "remarks", 1)
+    await serves(log, read_store, "remarks", 1)
     for keys in (None, ["a", "b"]):
-        found = await audit(app, log, views, "remarks", keys=keys)
+        found = await audit(app, log, read_store, "remarks", keys=keys)
         assert counts(found) == {"right": 1, "different": 1}
         assert found.sample[0].fields == {"text": Field("hacked", "said")}
 
 
 async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: MemoryWriteStore) -> None:
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     with pytest.raises(UnknownMessage, match=r"no projection 'x'\. There are: totals"):
-        await audit(app, log, views, "x")
+        await audit(app, log, read_store, "x")
     with pytest.raises(Unavailable, match="Version 1 of 'totals' has not been built yet"):
-        await audit(app, log, views, "totals")
-    await serves(log, views, "totals", 1, version=2)
+        await audit(app, log, read_store, "totals")
+    await serves(log, read_store, "totals", 1, version=2)
     with pytest.raises(Unavailable, match="Version 1 of 'totals' has not been built yet"):
-        await audit(app, log, views, "totals")
-    await serves(log, views, "totals", 1)
-    await Built(log, views, 1, Total).save(0)
+        await audit(app, log, read_store, "totals")
+    await serves(log, read_store, "totals", 1)
+    await Built(log, read_store, 1, Total).save(0)
     for key in ("", "x" * 1_025):
         with pytest.raises(InvalidMessage, match="A key has 1 to 1024 characters"):
-            await audit(app, log, views, "totals", keys=[key])
+            await audit(app, log, read_store, "totals", keys=[key])
     live = App(
         Module("m", events=[Counted, Ended], projections=[Projection("t", add_up, key=CounterId, lifecycle="live")])
     )
     with pytest.raises(InvalidMessage, match="'t' is live: it is folded when it is asked"):
-        await audit(live, log, views, "t")
+        await audit(live, log, read_store, "t")
 
 
 async def test_inline_rows_are_audited_by_key_beside_commands() -> None:
     inline = Projection("totals", add_up, key=CounterId, lifecycle="inline")
     module = Module("counters", events=[Counted, Ended], decisions=[count], projections=[inline], queries=[total_of])
-    async with App(module, store="memory:", views="memory:") as app:
-        store, views = app._running.store, app._running.views  # type: ignore[union-attr]
+    async with App(module, write_store="memory:", read_store="memory:") as app:
+        write_store, read_store = app._running.write_store, app._running.read_store  # type: ignore[union-attr]
         for n in range(20):
             await app.send(Count([f"c{n % 3}", "hot"], n + 1))
         await app.send(Count(["c2"], 0))
@@ -350,41 +350,41 @@ async def test_inline_rows_are_audited_by_key_beside_commands() -> None:
         loading = asyncio.create_task(load())
         for _ in range(10):
             keys = ["c0", "c1", "c2", "hot", "never"]
-            assert counts(await audit(app, store, views, "totals", keys=keys)) == {"right": 5}
+            assert counts(await audit(app, write_store, read_store, "totals", keys=keys)) == {"right": 5}
             await asyncio.sleep(0)
         space = "inline:1:totals"
-        stored = await store.rows(space, ["c0", "c1"])
+        stored = await write_store.rows(space, ["c0", "c1"])
         wrong = [
             RowWrite(space, "c0", b'{"counter":"c0","total":1,"trail":1}', stored["c0"].version),
             RowWrite(space, "c1", None, stored["c1"].version),
             RowWrite(space, "c2", b'{"counter":"c2","total":1,"trail":1}', 0),
         ]
-        await store.append([Append(Metadata(0, "", ""), rows=tuple(wrong))])
-        found = await audit(app, store, views, "totals", keys=keys)
+        await write_store.append([Append(Metadata(0, "", ""), rows=tuple(wrong))])
+        found = await audit(app, write_store, read_store, "totals", keys=keys)
         assert counts(found) == {"right": 2, "different": 1, "missing": 1, "extra": 1}
         assert found.sample[0].fields["total"] == Field(1, sum(n + 1 for n in range(0, 20, 3)))
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         with pytest.raises(InvalidMessage, match="'totals' is inline: its rows are read by key"):
-            await audit(app, store, views, "totals")
+            await audit(app, write_store, read_store, "totals")
         with pytest.raises(InvalidMessage, match="no follower repairs them"):
-            await audit(app, store, views, "totals", keys=["c0"], repair=app.projections.repair)
+            await audit(app, write_store, read_store, "totals", keys=["c0"], repair=app.projections.repair)
     with pytest.raises(Unavailable, match="Version 1 of 'totals' is not kept in the log"):
-        await audit(App(module), MemoryWriteStore(), views, "totals", keys=["c0"])
+        await audit(App(module), MemoryWriteStore(), read_store, "totals", keys=["c0"])
 
 
 async def test_an_event_that_has_no_key_any_more_is_named(log: MemoryWriteStore) -> None:
     def no_key(event: Counted | Ended) -> str:
         raise KeyError("gone")
 
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     app = App(counters(add_up, key=no_key))
     await write(app, log, Counted(["a"], 1))
-    await Built(log, views, 1, Total).save(1)
-    await serves(log, views, "totals", 1)
+    await Built(log, read_store, 1, Total).save(1)
+    await serves(log, read_store, "totals", 1)
     for keys in (None, ["a"]):
         with pytest.raises(WiringError, match="no key for the 'counted' event at position 1: KeyError: 'gone'"):
-            await audit(app, log, views, "totals", keys=keys)
+            await audit(app, log, read_store, "totals", keys=keys)
 
 
 # ------------------------------------------------------------------------------------------------------------- damaged
@@ -397,35 +397,35 @@ class DamagedViews(MemoryReadStore):
         super().__init__()
         self.damage: dict[str, tuple[str, bool]] = {}
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         found = await super().stored(name, generation, after, limit)
         return [(key, self._seen(key, each)) for key, each in found]
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         found = await super().inspect(model, keys)
         return {key: self._seen(key, each) for key, each in found.items()}
 
-    def _seen(self, key: str, stored: Stored) -> Stored:
+    def _seen(self, key: str, stored: RawRow) -> RawRow:
         if key not in self.damage:
             return stored
         why, readable = self.damage[key]
-        return Stored(stored.row if readable else None, stored.position, stored.repair, why)
+        return RawRow(stored.row if readable else None, stored.position, stored.repair, why)
 
 
-async def damaged(app: App, log: MemoryWriteStore) -> tuple[DamagedViews, Following]:
+async def corrupt_row(app: App, log: MemoryWriteStore) -> tuple[DamagedViews, Following]:
     """Rows of which three are damaged: one without events, one whose JSON is right."""
-    views = DamagedViews()
+    read_store = DamagedViews()
     await write(app, log, Counted(["a", "b", "c", "d"], 1), Counted(["b"], 2), Counted(["other"], 1))
-    following = await Following(app, log, views, Random(1), 1).prepare()
-    await serves(log, views, "totals", 1)
+    following = await Following(app, log, read_store, Random(1), 1).prepare()
+    await serves(log, read_store, "totals", 1)
     await following.catch_up()
-    views._models["totals", 1].rows["made up"] = Kept(by_hand("made up", 9), 3)
-    views.damage = {
+    read_store._models["totals", 1].rows["made up"] = VersionedRow(by_hand("made up", 9), 3)
+    read_store.damage = {
         "b": ("It is no JSON.", False),
         "c": ("Its column total says 77.", True),
         "made up": ("It is no JSON.", False),
     }
-    return views, following
+    return read_store, following
 
 
 class Sum(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -443,30 +443,30 @@ async def test_what_finds_read_is_held_against_the_row_whatever_its_fields_are_c
 ) -> None:
     found_by = Projection("sums", sum_up, key=CounterId, find_by=["total_sum"])
     module = Module("m", events=[Counted, Ended], decisions=[count], projections=[found_by])
-    app = App(module, store=f"sqlite:///{tmp_path}/log.db", views=f"sqlite:///{tmp_path}/views.db")
+    app = App(module, write_store=f"sqlite:///{tmp_path}/log.db", read_store=f"sqlite:///{tmp_path}/views.db")
     async with app:
         await app.send(Count(["a", "b"], 2))
         await app.send(Count(["zero"], 1), wait_for=["sums"])
-        connection = app._running.views._connection  # type: ignore[union-attr]
+        connection = app._running.read_store._connection  # type: ignore[union-attr]
         ((table,),) = connection.execute("select name from sqlite_schema where type = 'table' and name like 'rows of%'")
         connection.execute(f'update "{table}" set "total_sum:number" = 77 where key = ?', (key,)).fetchall()
-        store = await open_write_store(app.settings.store, app.settings, app.world, read_only=True)
-        views = await open_read_store(app.settings.views, app.world, read_only=True)
+        write_store = await open_write_store(app.settings.write_store, app.settings, app.world, read_only=True)
+        read_store = await open_read_store(app.settings.read_store, app.world, read_only=True)
         for keys in (None, ["a", "b", "zero"]):
-            found = await audit(app, store, views, "sums", keys=keys)
+            found = await audit(app, write_store, read_store, "sums", keys=keys)
             assert counts(found) == {"right": 2, "different": 1}
             assert "column total_sum holds 77, the row says" in str(found.sample[0].error)
-        await store.close()
-        await views.close()
+        await write_store.close()
+        await read_store.close()
 
 
 @pytest.mark.parametrize("page", [1, 2, 1_000])
 async def test_a_damaged_row_is_wrong_whatever_it_says_and_keeps_nobody_from_the_others(
     app: App, log: MemoryWriteStore, page: int
 ) -> None:
-    views, _ = await damaged(app, log)
+    read_store, _ = await corrupt_row(app, log)
     for keys in (None, ["a", "b", "c", "d", "made up", "other"]):
-        found = await audit(app, log, views, "totals", keys=keys, page=page)
+        found = await audit(app, log, read_store, "totals", keys=keys, page=page)
         assert counts(found) == {"right": 3, "different": 2, "extra": 1}
         shown = {each.key: each for each in found.sample}
         assert (shown["b"].before, shown["b"].after, shown["b"].error) == (2, 2, "It is no JSON.")
@@ -479,7 +479,7 @@ async def test_a_damaged_row_is_wrong_whatever_it_says_and_keeps_nobody_from_the
 async def test_a_damaged_row_is_repaired_and_where_that_does_not_help_the_cure_is_told(
     app: App, log: MemoryWriteStore
 ) -> None:
-    views, following = await damaged(app, log)
+    read_store, following = await corrupt_row(app, log)
     owner = following.projector(WHOLE)
     at = await owner.open()
     asked: list[str] = []
@@ -487,13 +487,13 @@ async def test_a_damaged_row_is_repaired_and_where_that_does_not_help_the_cure_i
     async def repair(name: str, key: str) -> object:
         asked.append(key)
         if key == "made up":
-            return Act("repair", name, key, None, 0, False, "It cannot be folded.")
+            return OperatorAction("repair", name, key, None, 0, False, "It cannot be folded.")
         if key == "b":
-            del views.damage[key]
-            spoil(views, 1, key, lambda kept: None)
+            del read_store.damage[key]
+            spoil(read_store, 1, key, lambda kept: None)
         return await owner.mend("repair", key, at)
 
-    found = await audit(app, log, views, "totals", repair=repair)
+    found = await audit(app, log, read_store, "totals", repair=repair)
     assert sorted(asked) == ["b", "c", "made up"]
     assert counts(found) == {"right": 3, "different": 2, "extra": 1, "repaired": 1, "failed": 2}
     assert sorted(found.failures) == [
@@ -505,10 +505,10 @@ async def test_a_damaged_row_is_repaired_and_where_that_does_not_help_the_cure_i
 async def test_a_damaged_row_in_one_of_two_generations_differs_at_whatever_position(
     app: App, log: MemoryWriteStore
 ) -> None:
-    views, following = await damaged(app, log)
+    read_store, following = await corrupt_row(app, log)
     following.model = msgspec.structs.replace(following.model, generation=2)
     await (await following.prepare()).catch_up(1)
-    found = await compare(log, views, "totals", 1, 2, app.world, row=Total, patience=0.0)
+    found = await compare(log, read_store, "totals", 1, 2, app.world, row=Total, patience=0.0)
     told = msgspec.structs.asdict(found)
     assert {name: told[name] for name in ("equal", "different", "only_old", "undecided")} == {
         "equal": 2,
@@ -522,9 +522,11 @@ async def test_a_damaged_row_in_one_of_two_generations_differs_at_whatever_posit
 # ---------------------------------------------------------------------------------------------------------- under load
 
 
-def spoil(views: MemoryReadStore, number: int, key: str, how: Callable[[Kept], Kept | None]) -> None:
+def spoil(
+    read_store: MemoryReadStore, number: int, key: str, how: Callable[[VersionedRow], VersionedRow | None]
+) -> None:
     """Change a row behind everybody's back."""
-    rows = views._models["totals", number].rows
+    rows = read_store._models["totals", number].rows
     spoilt = how(rows[key])
     del rows[key]
     if spoilt is not None:
@@ -548,10 +550,10 @@ async def test_an_audit_beside_events_and_followers_at_any_pace_calls_nothing_wr
         counters(no_even_thirteen if seed % 3 == 0 else add_up),
         settings=Settings(catch_up_page_events=random.choice([3, 7, 500])),
     )
-    log, views = JitteryLog(random), JitteryViews(random, loose=loose)
+    log, read_store = JitteryLog(random), JitteryViews(random, loose=loose)
     happening = Log(app, log, random, KEYS)
-    following = await Following(app, log, views, random, 1, random.choice([1, 2, 5])).prepare()
-    await serves(log, views, "totals", 1)
+    following = await Following(app, log, read_store, random, 1, random.choice([1, 2, 5])).prepare()
+    await serves(log, read_store, "totals", 1)
     await happening.happen(random.choice([0, 5, 40]))
     await following.catch_up(random.randint(0, (await log.read(NO_EVENTS)).head))
 
@@ -566,7 +568,7 @@ async def test_an_audit_beside_events_and_followers_at_any_pace_calls_nothing_wr
     looked_at = 0
     for n in range(6):
         keys = None if n % 2 else random.sample([*KEYS, "never"], 5)
-        found = await audit(app, log, views, "totals", keys=keys, page=random.randint(2, 15))
+        found = await audit(app, log, read_store, "totals", keys=keys, page=random.randint(2, 15))
         assert found.all_right, found
         looked_at += found.rows
     assert looked_at
@@ -582,17 +584,17 @@ async def test_an_audit_beside_events_and_followers_at_any_pace_calls_nothing_wr
 async def test_what_is_spoilt_behind_our_back_is_found_under_load_and_nothing_else(seed: int, loose: bool) -> None:
     random = Random(1_000 + seed)
     app = App(counters())
-    log, views = JitteryLog(random), JitteryViews(random, loose=loose)
-    following = await Following(app, log, views, random, 1, random.choice([1, 3])).prepare()
-    await serves(log, views, "totals", 1)
+    log, read_store = JitteryLog(random), JitteryViews(random, loose=loose)
+    following = await Following(app, log, read_store, random, 1, random.choice([1, 3])).prepare()
+    await serves(log, read_store, "totals", 1)
     quiet = [f"q{n}" for n in range(8)]
     await write(app, log, *(Counted([key], n + 1) for n, key in enumerate(quiet)))
     await Log(app, log, random, KEYS).happen(20)
     await following.catch_up()
-    spoil(views, 1, "q1", lambda kept: Kept(Total("q1", 99), kept.position))
-    spoil(views, 1, "q2", lambda kept: None)
-    spoil(views, 1, "q3", lambda kept: Kept(kept.row, kept.position - 1))
-    views._models["totals", 1].rows["q9"] = Kept(Total("q9", 1), 2)
+    spoil(read_store, 1, "q1", lambda kept: VersionedRow(Total("q1", 99), kept.position))
+    spoil(read_store, 1, "q2", lambda kept: None)
+    spoil(read_store, 1, "q3", lambda kept: VersionedRow(kept.row, kept.position - 1))
+    read_store._models["totals", 1].rows["q9"] = VersionedRow(Total("q9", 1), 2)
 
     async def load() -> None:
         for _ in range(100):
@@ -603,7 +605,7 @@ async def test_what_is_spoilt_behind_our_back_is_found_under_load_and_nothing_el
     tasks = [asyncio.create_task(load()), asyncio.create_task(following.run())]
     for n in range(4):
         keys = [*quiet, "q9"] if n % 2 else None
-        found = await audit(app, log, views, "totals", keys=keys, page=random.randint(2, 15))
+        found = await audit(app, log, read_store, "totals", keys=keys, page=random.randint(2, 15))
         assert (found.different, found.missing, found.extra) == (2, 1, 1)
         assert {each.key for each in found.sample} == {"q1", "q2", "q3", "q9"}
     for task in tasks:
@@ -613,11 +615,11 @@ async def test_what_is_spoilt_behind_our_back_is_found_under_load_and_nothing_el
 
 @pytest.mark.timeout(300)
 async def test_an_audit_beside_a_running_follower_finds_on_every_store_just_what_is_wrong(
-    app: App, log: MemoryWriteStore, views: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: WholeReadStore
 ) -> None:
     random = Random(5)
-    following = await Following(app, log, views, random, 1, 2).prepare()
-    await serves(log, views, "totals", 1)
+    following = await Following(app, log, read_store, random, 1, 2).prepare()
+    await serves(log, read_store, "totals", 1)
     quiet = [f"q{n}" for n in range(4)]
     await write(app, log, Counted(quiet, 1))
     await Log(app, log, random, KEYS).happen(30)
@@ -632,7 +634,7 @@ async def test_an_audit_beside_a_running_follower_finds_on_every_store_just_what
     tasks = [asyncio.create_task(load()), asyncio.create_task(following.run())]
     audits = 0
     while (await log.read(NO_EVENTS)).head < head + 20 or audits < 2:
-        found = await audit(app, log, views, "totals", page=(1_000, 5)[audits % 2])
+        found = await audit(app, log, read_store, "totals", page=(1_000, 5)[audits % 2])
         assert found.all_right, found
         assert found.rows >= len(quiet)
         audits += 1
@@ -648,7 +650,7 @@ async def test_an_audit_beside_a_running_follower_finds_on_every_store_just_what
 
 def spoil_file(app: App, key: str, row: str | None) -> None:
     """Change a row in the file of a running app behind its back."""
-    connection = app._running.views._connection  # type: ignore[union-attr]
+    connection = app._running.read_store._connection  # type: ignore[union-attr]
     ((table,),) = connection.execute("select name from sqlite_schema where type = 'table' and name like '%totals%'")
     if row is None:
         connection.execute(f'delete from "{table}" where key = ?', (key,)).fetchall()
@@ -660,8 +662,8 @@ def spoil_file(app: App, key: str, row: str | None) -> None:
 async def test_repair_under_load_mends_what_is_wrong_and_loses_nothing_newer(tmp_path: Path) -> None:
     app = app_in(tmp_path)
     async with app:
-        store = await open_write_store(app.settings.store, app.settings, app.world, read_only=True)
-        views = await open_read_store(app.settings.views, app.world, read_only=True)
+        write_store = await open_write_store(app.settings.write_store, app.settings, app.world, read_only=True)
+        read_store = await open_read_store(app.settings.read_store, app.world, read_only=True)
         for n in range(10):
             await app.send(Count([f"quiet{n}", f"hot{n % 2}"], n + 1))
         await settled(app)
@@ -677,21 +679,21 @@ async def test_repair_under_load_mends_what_is_wrong_and_loses_nothing_newer(tmp
             spoil_file(app, f"quiet{n}", None)
             spoil_file(app, f"quiet{n + 3}", '{"counter":"nobody"}')
             spoil_file(app, "hot0", '{"counter":"nobody","total":-1}')
-            found = await audit(app, store, views, "totals", repair=app.projections.repair, page=3)
+            found = await audit(app, write_store, read_store, "totals", repair=app.projections.repair, page=3)
             assert found.all_right, found
             assert (found.missing, found.failed, found.failures) == (1, 0, [])
             # The hot row may have been folded on, and saved over what was spoilt, before it was looked at.
             assert found.repaired in (2, 3)
             repaired += found.repaired
-            again = await audit(app, store, views, "totals")
+            again = await audit(app, write_store, read_store, "totals")
             assert counts(again) == {"right": again.rows}
         assert repaired == len(await app.projections.acts("totals"))
         assert not loading.done()
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         assert await settled(app) == await folded(app)
-        await store.close()
-        await views.close()
+        await write_store.close()
+        await read_store.close()
     async with app_in(tmp_path) as app:
         assert await settled(app) == await folded(app)
 
@@ -703,12 +705,12 @@ def off_by_one(row: Total | None, event: Counted | Ended, counter: CounterId) ->
 
 
 async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
-    app: App, log: MemoryWriteStore, views: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: WholeReadStore
 ) -> None:
-    await serves(log, views, "totals", 1)
+    await serves(log, read_store, "totals", 1)
     await write(app, log, Counted(["a", "b"], 1), Counted(["a"], 2), Ended(["b"]))
     wrong = App(counters(off_by_one)).wiring.projections["totals"]
-    following = await Following(app, log, views, Random(3), 1).prepare()
+    following = await Following(app, log, read_store, Random(3), 1).prepare()
     right, following.projection = following.projection, wrong
 
     async def page(after: int) -> Slice:
@@ -720,7 +722,7 @@ async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
     zombie = follower()
     await zombie.open()
     await zombie.apply(await page(0), 0)
-    found = await audit(app, log, views, "totals")
+    found = await audit(app, log, read_store, "totals")
     assert counts(found) == {"different": 1}
 
     following.projection = right
@@ -730,31 +732,31 @@ async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
     async def repair(name: str, key: str) -> str:
         return await owner.mend("repair", key, at)
 
-    mended = await audit(app, log, views, "totals", repair=repair)
+    mended = await audit(app, log, read_store, "totals", repair=repair)
     assert counts(mended) == {"different": 1, "repaired": 1}
     await write(app, log, Counted(["a", "b"], 3))
     # It was paused, with the wrong rows in its memory, and wakes up.
     with pytest.raises(Conflict):
         await zombie.apply(await page(at), at)
-    assert (await audit(app, log, views, "totals")).all_right
+    assert (await audit(app, log, read_store, "totals")).all_right
     await owner.apply(await page(at), at)
-    assert counts(await audit(app, log, views, "totals")) == {"right": 2}
+    assert counts(await audit(app, log, read_store, "totals")) == {"right": 2}
     for _ in range(2):
         # Everything once more, as after a crash between rows and checkpoint.
         again = follower()
         await again.apply(await page(0), await again.open())
         with pytest.raises(Conflict):
             await zombie.apply(await page(at), at)
-        assert counts(await audit(app, log, views, "totals")) == {"right": 2}
-        assert counts(await audit(app, log, views, "totals", keys=["a", "b"])) == {"right": 2}
+        assert counts(await audit(app, log, read_store, "totals")) == {"right": 2}
+        assert counts(await audit(app, log, read_store, "totals", keys=["a", "b"])) == {"right": 2}
 
 
 async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else_from_being_repaired(
     app: App, log: MemoryWriteStore
 ) -> None:
-    views = MemoryReadStore()
-    await everything_wrong(app, log, views)
-    owner = (await Following(app, log, views, Random(1), 3).prepare()).projector(WHOLE)
+    read_store = MemoryReadStore()
+    await everything_wrong(app, log, read_store)
+    owner = (await Following(app, log, read_store, Random(1), 3).prepare()).projector(WHOLE)
     at = await owner.open()
     while await owner.tend(at) is not None:
         assert owner._parked
@@ -766,7 +768,7 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
         if key != "other":
             await owner.mend("repair", key, at)
 
-    found = await audit(app, log, views, "totals", repair=repair)
+    found = await audit(app, log, read_store, "totals", repair=repair)
     assert counts(found) == {"right": 2, "different": 3, "missing": 1, "extra": 2, "repaired": 4, "failed": 2}
     assert sorted(found.failures) == [
         "lost: Nobody came to it.",
@@ -778,17 +780,17 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
 async def test_what_is_passed_over_while_an_audit_runs_is_no_finding(
     app: App, log: MemoryWriteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views = MemoryReadStore()
+    read_store = MemoryReadStore()
     await write(app, log, *(Counted(["a"], by) for by in (1, 2, 3)))
-    await Built(log, views, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3)})
-    await serves(log, views, "totals", 1)
+    await Built(log, read_store, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3)})
+    await serves(log, read_store, "totals", 1)
     look = KeyFolds.fold
 
     async def said_first(folds: KeyFolds, claims: Any) -> Any:
-        act = Act("skip", "totals", "a", None, 1, True, "", 1, 1, 2, views.identity)
+        act = OperatorAction("skip", "totals", "a", None, 1, True, "", 1, 1, 2, read_store.identity)
         await log.append([Append(Metadata(0, "", ""), rows=(RowWrite(ACTS, "1", msgspec.json.encode(act), 0),))])
         return await look(folds, claims)
 
-    assert counts(await audit(app, log, views, "totals", keys=["a"])) == {"different": 1}
+    assert counts(await audit(app, log, read_store, "totals", keys=["a"])) == {"different": 1}
     monkeypatch.setattr(KeyFolds, "fold", said_first)
-    assert counts(await audit(app, log, views, "totals", keys=["a"])) == {"right": 1}
+    assert counts(await audit(app, log, read_store, "totals", keys=["a"])) == {"right": 1}

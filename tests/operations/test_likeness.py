@@ -11,8 +11,8 @@ import pytest
 
 from tests.operations.generations import Built, log_of
 from twofold.operations.compare import compare
-from twofold.operations.likeness import alike
 from twofold.operations.looking import Field
+from twofold.operations.row_equality import rows_equal
 from twofold.read_store.memory import MemoryReadStore
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
@@ -122,8 +122,8 @@ class Row(msgspec.Struct, rename="camel"):
 )
 def test_what_a_type_gives_no_meaning_to_is_no_difference(one: Any, other: Any) -> None:
     before = msgspec.json.encode([one, other])
-    assert alike(one, other, Row)
-    assert alike(other, one, Row)
+    assert rows_equal(one, other, Row)
+    assert rows_equal(other, one, Row)
     assert msgspec.json.encode([one, other]) == before, "neither is changed"
 
 
@@ -158,24 +158,24 @@ def test_what_a_type_gives_no_meaning_to_is_no_difference(one: Any, other: Any) 
     ],
 )
 def test_everything_else_is_one(one: Any, other: Any) -> None:
-    assert not alike(one, other, Row)
-    assert not alike(other, one, Row)
+    assert not rows_equal(one, other, Row)
+    assert not rows_equal(other, one, Row)
 
 
 @pytest.mark.parametrize("row", [Identical, Noted, Row, Positional, Tree])
 def test_what_does_not_fit_its_type_is_compared_all_the_same(row: type) -> None:
     odd: list[Any] = [{}, [], [[]], ["Positional"], 5, "text", None, {"members": 1, "marks": {"a": 1}, "tree": [1]}]
     for value in odd:
-        assert alike(value, value, row)
-        assert not alike(value, [value], row)
+        assert rows_equal(value, value, row)
+        assert not rows_equal(value, [value], row)
 
 
 def test_how_instances_compare_neither_hides_nor_invents_a_difference() -> None:
-    assert alike({"members": ["a", "b"], "amount": 1}, {"members": ["b", "a"], "amount": 1}, Identical)
-    assert not alike({"members": ["a", "b"], "amount": 1}, {"members": ["b", "a"], "amount": 2}, Identical)
+    assert rows_equal({"members": ["a", "b"], "amount": 1}, {"members": ["b", "a"], "amount": 1}, Identical)
+    assert not rows_equal({"members": ["a", "b"], "amount": 1}, {"members": ["b", "a"], "amount": 2}, Identical)
     one, other = {"name": "n", "note": "", "marks": ["a", "b"]}, {"name": "n", "note": "hacked", "marks": ["b", "a"]}
-    assert not alike(one, other, Noted)
-    assert alike(one, other | {"note": ""}, Noted)
+    assert not rows_equal(one, other, Noted)
+    assert rows_equal(one, other | {"note": ""}, Noted)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -200,12 +200,14 @@ def test_any_row_written_again_in_another_order_of_its_sets_is_alike_and_any_oth
         }
 
     one = written(list)
-    assert alike(one, written(shuffled), Row)
+    assert rows_equal(one, written(shuffled), Row)
     fits: Row = msgspec.convert(one, Row)
-    assert alike(msgspec.json.decode(msgspec.json.encode(fits)), msgspec.json.decode(msgspec.json.encode(fits)), Row)
+    assert rows_equal(
+        msgspec.json.decode(msgspec.json.encode(fits)), msgspec.json.decode(msgspec.json.encode(fits)), Row
+    )
     spoilt: list[list[str]] = random.choice([sets, trees])
     spoilt[random.randrange(len(spoilt))].append("z")
-    assert not alike(one, written(shuffled), Row)
+    assert not rows_equal(one, written(shuffled), Row)
 
 
 async def test_only_fields_that_differ_are_shown_beside_sets_in_another_order() -> None:
@@ -219,12 +221,12 @@ async def test_only_fields_that_differ_are_shown_beside_sets_in_another_order() 
         ratio: float
         name: str
 
-    log, views = MemoryWriteStore(), MemoryReadStore()
+    log, read_store = MemoryWriteStore(), MemoryReadStore()
     await log_of(log, 1)
-    await Built(log, views, 1, Members).save(1, {"a": (Members(["x", "y"], 5, "ann"), 1)})
-    await Built(log, views, 2, Members).save(1, {"a": (Members(["y", "x"], 5.0, "eve"), 1)})
-    found = await compare(log, views, "totals", 1, 2, RealWorld(), row=Typed)
+    await Built(log, read_store, 1, Members).save(1, {"a": (Members(["x", "y"], 5, "ann"), 1)})
+    await Built(log, read_store, 2, Members).save(1, {"a": (Members(["y", "x"], 5.0, "eve"), 1)})
+    found = await compare(log, read_store, "totals", 1, 2, RealWorld(), row=Typed)
     (shown,) = found.sample
     assert shown.fields == {"name": Field("ann", "eve")}
-    found = await compare(log, views, "totals", 1, 2, RealWorld())
+    found = await compare(log, read_store, "totals", 1, 2, RealWorld())
     assert found.sample[0].fields.keys() == {"members", "ratio", "name"}

@@ -135,16 +135,16 @@ async def moved(source: str, target: str) -> Moved:
 
 
 async def events_of(url: str) -> Sequence[RecordedEvent]:
-    store = await open_write_store(url, Settings(), RealWorld(), read_only=True)
-    found = await store.read(ALL_EVENTS)
-    await store.close()
+    write_store = await open_write_store(url, Settings(), RealWorld(), read_only=True)
+    found = await write_store.read(ALL_EVENTS)
+    await write_store.close()
     return found.events
 
 
 async def test_an_app_goes_on_in_postgresql_where_it_was_in_sqlite(postgres: Postgres, tmp_path: Path) -> None:
-    before, views = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/views.db"
+    before, read_store = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/views.db"
     reacted: list[str] = []
-    async with App(rooms(reacted), store=before, views=views) as app:
+    async with App(rooms(reacted), write_store=before, read_store=read_store) as app:
         for n in range(20):
             await app.send(Book(f"r{n % 4}"), command_id=f"b-{n}")
         last = await app.send(Book("r9"), command_id="b-last")
@@ -156,7 +156,7 @@ async def test_an_app_goes_on_in_postgresql_where_it_was_in_sqlite(postgres: Pos
     assert (done.head, done.epoch, done.commands) == (21, 2, 21)
     assert await events_of(after) == await events_of(before)
 
-    async with App(rooms(reacted), store=after, views=views) as app:
+    async with App(rooms(reacted), write_store=after, read_store=read_store) as app:
         status = await app.status()
         assert [(each.name, each.position) for each in status.followers] == [("counts", 21), ("free-later", 21)]
         assert (await app.ask(CountOf("r9"), position=last.token)).value == Count("r9", 1)
@@ -167,7 +167,7 @@ async def test_an_app_goes_on_in_postgresql_where_it_was_in_sqlite(postgres: Pos
         await until(app, lambda status: not status.followers[1].lag)
     assert len(reacted) == 22, "what was reacted to before is not reacted to again"
 
-    async with App(rooms(reacted), store=after, views=views, world=Tomorrow()) as app:
+    async with App(rooms(reacted), write_store=after, read_store=read_store, world=Tomorrow()) as app:
         await until(app, lambda status: status.head == 44)
     assert [each.type for each in await events_of(after)].count("freed") == 22, "what was due later still comes"
 
@@ -182,28 +182,28 @@ async def test_a_command_id_that_begins_like_the_stores_own_goes_along(
     )
     odd = Append(Metadata(0, "~odd", "~odd"), command_id="~odd")
     nobodys = msgspec.structs.replace(odd, command_id=None)
-    store = await opened(before)
-    await store.append([odd])
-    await store.close()
+    write_store = await opened(before)
+    await write_store.append([odd])
+    await write_store.close()
     assert (await moved(before, between)).commands == 1
-    store = await opened(between)
-    await store.append([nobodys, nobodys])
-    await store.close()
+    write_store = await opened(between)
+    await write_store.append([nobodys, nobodys])
+    await write_store.close()
     assert (await moved(between, after)).commands == 1, "what the store called itself stays behind"
-    store = await opened(after)
-    assert await store.append([odd]) == [Appended(0, 0, repeated=True)]
-    await store.close()
+    write_store = await opened(after)
+    assert await write_store.append([odd]) == [Appended(0, 0, repeated=True)]
+    await write_store.close()
 
 
 async def test_who_goes_on_with_the_old_log_is_found_out(postgres_newest: Postgres, tmp_path: Path) -> None:
     before = f"sqlite:///{tmp_path}/log.db"
-    async with App(rooms([]), store=before, views="memory:") as app:
+    async with App(rooms([]), write_store=before, read_store="memory:") as app:
         await app.send(Book("r1"))
     after = await fresh_log(postgres_newest.dsn)
     await moved(before, after)
-    async with App(rooms([]), store=before, views="memory:") as forgotten:
+    async with App(rooms([]), write_store=before, read_store="memory:") as forgotten:
         late = await forgotten.send(Book("r2"))
-    async with App(rooms([]), store=after, views="memory:") as app:
+    async with App(rooms([]), write_store=after, read_store="memory:") as app:
         await app.send(Book("r3"))
         with pytest.raises(InvalidMessage, match="cut off"):
             await app.ask(CountOf("r2"), position=late.token)
@@ -243,7 +243,7 @@ async def _there_and_back(dsn: str, history: list[list[Append]]) -> None:
 
 async def filled(folder: Path) -> str:
     url = f"sqlite:///{folder}/log.db"
-    async with App(rooms([]), store=url, views="memory:") as app:
+    async with App(rooms([]), write_store=url, read_store="memory:") as app:
         for n in range(5):
             await app.send(Book(f"r{n}"))
     return url
@@ -264,13 +264,13 @@ async def test_a_copy_that_differs_does_not_count(
     source, target = await filled(tmp_path), await fresh_log(postgres_newest.dsn)
     add = PostgresEmptyLog.add_events
 
-    async def damaged(self: PostgresEmptyLog, events: Sequence[RecordedEvent]) -> None:
+    async def corrupt_row(self: PostgresEmptyLog, events: Sequence[RecordedEvent]) -> None:
         third = events[2]
         changed = RecordedEvent(3, third.type, third.version, third.payload.replace(b"r2", b"r9"), third.envelope)
         await add(self, [*events[:2], changed, *events[3:]])
 
     with monkeypatch.context() as broken:
-        broken.setattr(PostgresEmptyLog, "add_events", damaged)
+        broken.setattr(PostgresEmptyLog, "add_events", corrupt_row)
         with pytest.raises(WiringError, match="the event at position 3 differs"):
             await moved(source, target)
     assert await events_of(target) == []
@@ -309,8 +309,8 @@ async def test_nobody_writes_a_log_while_it_is_moved(postgres_newest: Postgres, 
 
     await move(old, new, write)
     assert refused == ["5 of 10", "10 of 10"]
-    for store in (old, new):
-        await store.close()
+    for write_store in (old, new):
+        await write_store.close()
 
 
 async def test_a_log_that_was_written_just_before_is_not_moved(
@@ -329,8 +329,8 @@ async def test_a_log_that_was_written_just_before_is_not_moved(
     monkeypatch.setattr(PostgresWriteStore, "content", written_first)
     with pytest.raises(WiringError, match="was written while it was moved; nothing was moved"):
         await move(old, new)
-    for store in (old, new):
-        await store.close()
+    for write_store in (old, new):
+        await write_store.close()
     assert await events_of(target) == []
 
 
@@ -342,7 +342,7 @@ async def test_a_log_that_has_begun_another_epoch_is_not_moved_into(postgres_new
 
 
 async def test_a_log_in_memory_is_not_moved(tmp_path: Path) -> None:
-    store = await opened(f"sqlite:///{tmp_path}/log.db")
+    write_store = await opened(f"sqlite:///{tmp_path}/log.db")
     with pytest.raises(WiringError, match="MemoryWriteStore cannot be moved"):
-        await move(MemoryWriteStore(), store)
-    await store.close()
+        await move(MemoryWriteStore(), write_store)
+    await write_store.close()

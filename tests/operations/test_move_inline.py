@@ -17,7 +17,7 @@ from twofold.operations import move
 from twofold.settings import Settings
 from twofold.stores import open_write_store
 from twofold.world import RealWorld
-from twofold.write_store.inline import look
+from twofold.write_store.inline_state import look
 from twofold.write_store.port import WriteStore
 
 
@@ -31,16 +31,16 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
 ) -> None:
     urls = [f"sqlite:///{tmp_path}/a.db", await fresh_log(postgres_newest.dsn), f"sqlite:///{tmp_path}/b.db"]
     random = Random(page)
-    store = await opened(urls[0])
-    async with Services(store, TWO) as services:
+    write_store = await opened(urls[0])
+    async with Services(write_store, TWO) as services:
         for n in range(60):
             try:
                 await services.handle(any_command(random, accounts=20), f"{n}")
             except Rejected:
                 continue
-    rows, noted = await stored(store), await look(store)
+    rows, noted = await stored(write_store), await look(write_store)
     assert len(rows["balances"]) > 7
-    await store.close()
+    await write_store.close()
     monkeypatch.setattr(move, "PAGE", page)
     for before, after in pairwise(urls):
         source, target = await opened(before), await opened(after)
@@ -48,13 +48,13 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
         assert done.rows >= len(rows["balances"])
         await source.close()
         await target.close()
-        store = await opened(after)
-        assert (await stored(store), await look(store)) == (rows, noted)
-        async with Services(store, TWO) as services:
+        write_store = await opened(after)
+        assert (await stored(write_store), await look(write_store)) == (rows, noted)
+        async with Services(write_store, TWO) as services:
             await services.handle(Deposit("a1", 1), f"in {after}")
-            await check_rows(store)
-        rows = await stored(store)
-        await store.close()
+            await check_rows(write_store)
+        rows = await stored(write_store)
+        await write_store.close()
 
 
 async def test_an_app_goes_on_with_its_rows_where_its_log_was_moved(tmp_path: Path, postgres_newest: Postgres) -> None:

@@ -78,16 +78,20 @@ def book_one_desk(command: BookDesk, guest: Guesthood) -> DeskBookedByGuest | No
     return DeskBookedByGuest(command.desk, command.guest)
 
 
-def old_app(store: str) -> App:
+def old_app(write_store: str) -> App:
     models = [DecisionModel(Desk, by=DeskId)]
     desks = Module("desks", events=[Event(DeskBooked, name="desk-booked")], models=models, decisions=[book_desk])
-    return App(desks, store=store, views="memory:")
+    return App(desks, write_store=write_store, read_store="memory:")
 
 
-def new_app(store: str) -> App:
+def new_app(write_store: str) -> App:
     events = [Event(DeskBookedByGuest, name="desk-booked")]
     models = [DecisionModel(Guesthood, by=Guest)]
-    return App(Module("desks", events=events, models=models, decisions=[book_one_desk]), store=store, views="memory:")
+    return App(
+        Module("desks", events=events, models=models, decisions=[book_one_desk]),
+        write_store=write_store,
+        read_store="memory:",
+    )
 
 
 async def booked(folder: Path, bookings: int) -> str:
@@ -99,7 +103,7 @@ async def booked(folder: Path, bookings: int) -> str:
 
 
 async def opened(app: App) -> WriteStore:
-    return await open_write_store(app.settings.store, app.settings, app.world)
+    return await open_write_store(app.settings.write_store, app.settings, app.world)
 
 
 async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_by_it(tmp_path: Path) -> None:
@@ -107,10 +111,10 @@ async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_
     with pytest.raises(WiringError, match=r"has got the tag 'guest'.*`twofold reindex`"):
         await app.start()
 
-    store = await opened(app)
+    write_store = await opened(app)
     heard: list[tuple[int, int]] = []
-    done = await reindex(app, store, lambda position, end: heard.append((position, end)))
-    await store.close()
+    done = await reindex(app, write_store, lambda position, end: heard.append((position, end)))
+    await write_store.close()
     assert (done.types, done.looked_at, done.retagged) == ({"desk-booked": ["guest"]}, 3, 3)
     assert heard[-1] == (3, 3)
 
@@ -124,11 +128,11 @@ async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_
 
 async def test_what_is_done_already_is_not_done_again(tmp_path: Path) -> None:
     app = new_app(await booked(tmp_path, 2))
-    store = await opened(app)
-    assert (await reindex(app, store)).retagged == 2
-    assert await reindex(app, store) == await reindex(app, store)
-    assert (await reindex(app, store)).types == {}
-    await store.close()
+    write_store = await opened(app)
+    assert (await reindex(app, write_store)).retagged == 2
+    assert await reindex(app, write_store) == await reindex(app, write_store)
+    assert (await reindex(app, write_store)).types == {}
+    await write_store.close()
 
 
 class BrokenOff(Exception):
@@ -144,18 +148,18 @@ async def test_broken_off_half_way_the_app_does_not_start_and_the_rest_can_be_do
     def break_off(position: int, end: int) -> None:
         raise BrokenOff
 
-    store = await opened(app)
+    write_store = await opened(app)
     with pytest.raises(BrokenOff):
-        await reindex(app, store, break_off)
-    await store.close()
+        await reindex(app, write_store, break_off)
+    await write_store.close()
     with pytest.raises(WiringError, match="twofold reindex"):
         await app.start()
 
-    store = await opened(app)
-    done = await reindex(app, store)
+    write_store = await opened(app)
+    done = await reindex(app, write_store)
     assert (done.looked_at, done.retagged) == (5, 3)
-    await check_log(store, app.wiring)
-    await store.close()
+    await check_log(write_store, app.wiring)
+    await write_store.close()
 
 
 async def test_an_event_that_cannot_be_tagged_is_named_with_the_cure(tmp_path: Path) -> None:
@@ -163,33 +167,35 @@ async def test_an_event_that_cannot_be_tagged_is_named_with_the_cure(tmp_path: P
     async with old_app(url) as app:
         await app.send(BookDesk("d1", "ann"))
         await app.send(BookDesk("d2", ""))
-    store = await opened(new_app(url))
+    write_store = await opened(new_app(url))
     with pytest.raises(WiringError, match=r"'desk-booked' event at position 2 cannot be tagged.*upcaster"):
-        await reindex(new_app(url), store)
-    await store.close()
+        await reindex(new_app(url), write_store)
+    await write_store.close()
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_store_adds_tags_to_envelope_and_index_and_takes_none_away(tmp_path: Path, kind: str) -> None:
     memory = MemoryWriteStore()
-    store = memory if kind == "memory" else await open_write_store(f"sqlite:///{tmp_path}/l.db", Settings(), _WORLD)
-    assert isinstance(store, Reindexable)
+    write_store = (
+        memory if kind == "memory" else await open_write_store(f"sqlite:///{tmp_path}/l.db", Settings(), _WORLD)
+    )
+    assert isinstance(write_store, Reindexable)
     new = [NewEvent(f"e{n}", "a", 1, ("k:1", "n:1"), b"{}") for n in range(4)]
-    await store.append([Append(_BY, events=tuple(new))])
-    await store.retag({2: ["m:1"], 4: ["a:1", "m:1", "k:1"]})
-    await store.retag({4: ["m:1"]})
+    await write_store.append([Append(_BY, events=tuple(new))])
+    await write_store.retag({2: ["m:1"], 4: ["a:1", "m:1", "k:1"]})
+    await write_store.retag({4: ["m:1"]})
 
     async def found(*tags: str) -> list[tuple[int, tuple[str, ...]]]:
-        return [(e.position, e.tags) for e in (await store.read(EventQuery((QueryItem((), tags),)))).events]
+        return [(e.position, e.tags) for e in (await write_store.read(EventQuery((QueryItem((), tags),)))).events]
 
     assert await found("m:1") == [(2, ("k:1", "m:1", "n:1")), (4, ("a:1", "k:1", "m:1", "n:1"))]
     assert await found("m:1", "a:1") == [(4, ("a:1", "k:1", "m:1", "n:1"))]
     assert [position for position, _ in await found("k:1")] == [1, 2, 3, 4]
 
     with pytest.raises(LookupError, match="no event at 5"):
-        await store.retag({1: ["z:1"], 5: ["z:1"]})
+        await write_store.retag({1: ["z:1"], 5: ["z:1"]})
     assert await found("z:1") == []
     seen_by_tag = AppendCondition(EventQuery((QueryItem(("a",), ("m:1",)),)), after=3)
-    (outcome,) = await store.append([Append(_BY, events=(new[0],), conditions=(seen_by_tag,))])
+    (outcome,) = await write_store.append([Append(_BY, events=(new[0],), conditions=(seen_by_tag,))])
     assert isinstance(outcome, Conflict)
-    await store.close()
+    await write_store.close()

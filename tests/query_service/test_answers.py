@@ -52,8 +52,8 @@ async def test_a_service_that_does_not_wait_is_found_out(tmp_path: Path, monkeyp
     async with app_in(tmp_path, page_events=3) as app:
         answer = app.queries.answer
 
-        async def at_once(store: Any, query: object, at_least: int, timeout: float) -> Any:
-            return await answer(store, query, 0, timeout)
+        async def at_once(write_store: Any, query: object, at_least: int, timeout: float) -> Any:
+            return await answer(write_store, query, 0, timeout)
 
         monkeypatch.setattr(app.queries, "answer", at_once)
         with pytest.raises(AssertionError, match="not yet at"):
@@ -68,12 +68,12 @@ async def test_an_answer_that_does_not_come_in_time_is_unavailable_and_names_the
         await settled(app)
         running = app._running
         assert running is not None
-        save = running.views.save
+        save = running.read_store.save
 
         async def away(change: Any) -> None:
             raise Unavailable("away")
 
-        monkeypatch.setattr(running.views, "save", away)
+        monkeypatch.setattr(running.read_store, "save", away)
         for _ in range(4):
             receipt = await app.send(Count(["a"], 1))
         with pytest.raises(Unavailable, match="4 events behind") as caught:
@@ -81,7 +81,7 @@ async def test_an_answer_that_does_not_come_in_time_is_unavailable_and_names_the
         assert caught.value.lag == 4
         assert (await app.ask(TotalOf("a"))).value.total == 1
         waiting = asyncio.create_task(app.ask(TotalOf("a"), position=receipt.token, timeout=20))
-        monkeypatch.setattr(running.views, "save", save)
+        monkeypatch.setattr(running.read_store, "save", save)
         assert (await waiting).value.total == 5
 
 
@@ -236,8 +236,8 @@ def test_a_query_function_that_does_not_fit_is_refused_at_start(
 
 
 async def test_live_gives_each_new_answer_once_and_ends_with_the_app(tmp_path: Path) -> None:
-    for views in ("memory:", f"sqlite:///{tmp_path}/views.db"):
-        app = App(counters(), store="memory:", views=views)
+    for read_store in ("memory:", f"sqlite:///{tmp_path}/views.db"):
+        app = App(counters(), write_store="memory:", read_store=read_store)
         await app.start()
         seen: list[int | None] = []
 
@@ -267,9 +267,9 @@ async def test_one_answer_is_one_snapshot(tmp_path: Path) -> None:
         second = await totals.get("y")
         return [first.total if first else 0, second.total if second else 0]
 
-    for views in ("memory:", f"sqlite:///{tmp_path}/views.db"):
+    for read_store in ("memory:", f"sqlite:///{tmp_path}/views.db"):
         interrupt.clear()
-        async with App(with_queries(both), store="memory:", views=views) as app:
+        async with App(with_queries(both), write_store="memory:", read_store=read_store) as app:
             await app.send(Count(["x", "y"], 1))
             await until(lambda app=app: at_head(app), "caught up")
 

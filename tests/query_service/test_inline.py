@@ -31,8 +31,8 @@ from twofold.query_service.view import View
 async def test_it_is_as_new_as_the_receipt_without_waiting_for_anybody(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
-    store = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/log.db"}.get(kind)
-    async with three_lives(store or await fresh_log(postgres_newest.dsn)) as app:
+    write_store = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/log.db"}.get(kind)
+    async with three_lives(write_store or await fresh_log(postgres_newest.dsn)) as app:
 
         async def caller(account: str) -> None:
             for n in range(1, 20):
@@ -57,7 +57,7 @@ async def test_nobody_follows_for_it_and_the_read_store_does_not_know_it(tmp_pat
         assert "balances" not in app.models
         running = app._running
         assert running is not None
-        assert {each.name for each in await running.views.checkpoints()} == {"turnovers"}
+        assert {each.name for each in await running.read_store.checkpoints()} == {"turnovers"}
 
 
 async def test_rows_outlive_the_read_database(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def module(version: int) -> Module:
 
 async def test_another_version_answers_with_its_own_rows_and_the_old_one_not_at_all(postgres: Postgres) -> None:
     url = await fresh_log(postgres.dsn)
-    async with App(module(1), store=url, views="memory:") as old:
+    async with App(module(1), write_store=url, read_store="memory:") as old:
         await old.send(Deposit("a", 100))
-        async with App(module(2), store=url, views="memory:") as new:
+        async with App(module(2), write_store=url, read_store="memory:") as new:
             assert (await new.ask(BalanceOf("a"))).value == Balance("a", 200)
             with pytest.raises(Unavailable, match="'balances' version 1 are not kept any more"):
                 await old.ask(BalanceOf("a"))
@@ -126,4 +126,4 @@ def test_one_row_type_stands_for_one_projection_whatever_its_lifecycle() -> None
 
     twice = [BALANCES, Projection("again", second, key=AccountId, lifecycle="live")]
     with pytest.raises(WiringError, match=r"View\[Balance\] must mean one projection, but these .*: balances, again"):
-        App(Module("m", events=EVENTS, projections=twice, queries=[ask]), store="memory:", views="memory:")
+        App(Module("m", events=EVENTS, projections=twice, queries=[ask]), write_store="memory:", read_store="memory:")

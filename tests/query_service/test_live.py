@@ -24,7 +24,7 @@ from tests.write_store.postgres import fresh_log
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import InvalidMessage, Rejected, Unavailable, UndeclaredAccess
-from twofold.query_service import live
+from twofold.query_service import live_views
 
 
 async def folded(app: App, account: str) -> Statement | None:
@@ -32,8 +32,8 @@ async def folded(app: App, account: str) -> Statement | None:
     row: Statement | None = None
     for recorded in (await app.log(ALL_EVENTS, limit=100_000)).events:
         event = app.events.decode(recorded)
-        touched = [event.source, event.target] if hasattr(event, "source") else [event.account]
-        if account in touched:
+        events_by_key = [event.source, event.target] if hasattr(event, "source") else [event.account]
+        if account in events_by_key:
             row = state(row, event, account, recorded)
     return row
 
@@ -43,10 +43,10 @@ async def folded(app: App, account: str) -> Statement | None:
 async def test_it_is_the_fold_of_the_log(
     kind: str, page: int, tmp_path: Path, postgres_newest: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "PAGE", page)
-    store = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/log.db"}.get(kind)
+    monkeypatch.setattr(live_views, "PAGE", page)
+    write_store = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/log.db"}.get(kind)
     random = Random(page)
-    async with three_lives(store or await fresh_log(postgres_newest.dsn)) as app:
+    async with three_lives(write_store or await fresh_log(postgres_newest.dsn)) as app:
         for _ in range(10):
             sent = [app.send(any_command(random)) for _ in range(12)]
             outcomes = await asyncio.gather(*sent, return_exceptions=True)
@@ -80,7 +80,7 @@ async def test_a_row_that_a_fold_takes_away_is_not_there() -> None:
 async def test_all_rows_of_one_answer_are_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async with three_lives() as app:
         await app.send(Deposit("a", 100))
-        (rows,) = (await app.queries._of_log.rows(["statements"], _store(app))).values()
+        (rows,) = (await app.queries._of_log.rows(["statements"], _write_store(app))).values()
         assert await rows.get(rows.model, "b") is None
         await app.send(Transfer("a", "b", 40))
         for key, cents in (("a", [100]), ("b", None)):
@@ -97,7 +97,7 @@ async def test_nothing_is_kept_and_nobody_follows_for_it(tmp_path: Path) -> None
         assert list(app.models) == ["turnovers"]
         running = app._running
         assert running is not None
-        assert {each.name for each in await running.views.checkpoints()} == {"turnovers"}
+        assert {each.name for each in await running.read_store.checkpoints()} == {"turnovers"}
 
 
 async def test_it_cannot_be_searched() -> None:
@@ -139,7 +139,7 @@ async def test_it_does_not_need_the_read_store(tmp_path: Path, monkeypatch: pyte
         def away() -> Any:
             raise Unavailable("the read store is away")
 
-        monkeypatch.setattr(running.views, "snapshot", away)
+        monkeypatch.setattr(running.read_store, "snapshot", away)
         assert (await app.ask(StatementOf("a"))).value.cents == [100]
         with pytest.raises(Unavailable, match="the read store is away"):
             await app.ask(AllOf("a"))
@@ -162,7 +162,7 @@ async def test_an_answer_of_several_views_is_as_new_as_the_oldest_of_them(tmp_pa
             await app.ask(AllOf("a"), position=late.token, timeout=0.01)
 
 
-def _store(app: App) -> Any:
+def _write_store(app: App) -> Any:
     running = app._running
     assert running is not None
-    return running.store
+    return running.write_store

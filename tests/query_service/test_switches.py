@@ -15,10 +15,10 @@ from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable, WiringError
 from twofold.query_service.answer import Answered, QueryService
-from twofold.query_service.switches import Switches
+from twofold.query_service.switches import MonotonicReads
 from twofold.read_store.memory import MemoryReadStore, _MemorySnapshot
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Kept, Parked, ReadModel
+from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append
@@ -37,7 +37,7 @@ class Serving:
         self.wiring = Wiring([Module("counters", events=[Counted, Ended], projections=[projection], queries=[query])])
         self.codec = EventCodec(self.wiring.events.values())
         self.log = MemoryWriteStore()
-        self.views = MemoryReadStore()
+        self.read_store = MemoryReadStore()
         self.head = 0
         self.at: dict[tuple[int, Partition], int] = {}
         self.models = {"totals": self.model(1)}
@@ -48,7 +48,7 @@ class Serving:
         return ReadModel("totals", generation, Total, partitions=self._partitions)
 
     async def begin(self) -> "Serving":
-        await self.views.prepare([self.model(1), self.model(2)])
+        await self.read_store.prepare([self.model(1), self.model(2)])
         return self
 
     async def happen(self, count: int = 1) -> None:
@@ -63,17 +63,17 @@ class Serving:
     ) -> None:
         """Bring a partition to a checkpoint, and the row of KEY to a total, which is the position it was folded to."""
         before = self.at.get((generation, share), 0)
-        rows = {KEY: Kept(Total(KEY, row), row)} if row else {}
+        rows = {KEY: VersionedRow(Total(KEY, row), row)} if row else {}
         stamp = self.log.identity.stamp
         change = Change(self.model(generation), stamp, before, upto, 0, rows, parked or {}, partition=share)
-        await self.views.save(change)
+        await self.read_store.save(change)
         self.at[generation, share] = upto
 
     def switch(self, generation: int) -> None:
         self.models["totals"] = self.model(generation)
 
     async def ask(self, at_least: int = 0, timeout: float = 0.0) -> Answered:
-        return await self.queries.answer(self.views, TotalOf(KEY), at_least, timeout)
+        return await self.queries.answer(self.read_store, TotalOf(KEY), at_least, timeout)
 
     async def total(self) -> int:
         value = (await self.ask()).value
@@ -208,7 +208,7 @@ class NeverStill(MemoryReadStore):
 
 
 async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: asyncio.Event) -> Answered:
-    app.views = NeverStill()
+    app.read_store = NeverStill()
     await app.begin()
     await app.happen(1)
     await app.save(1, 1, row=1)
@@ -216,7 +216,7 @@ async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: as
     asked = asyncio.create_task(app.ask())
     await begun.wait()
     change()
-    await app.views.drop("totals", 1)
+    await app.read_store.drop("totals", 1)
     gate.set()
     return await asked
 
@@ -283,7 +283,7 @@ async def test_a_service_that_holds_nothing_back_is_found_out(monkeypatch: pytes
     async def never(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(Switches, "late", never)
+    monkeypatch.setattr(MonotonicReads, "late", never)
     with pytest.raises(AssertionError, match="after"):
         for seed in range(40):
             await _back_and_forth(Random(seed))

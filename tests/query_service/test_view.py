@@ -111,7 +111,7 @@ async def some(query: Some, uses: View[Uses]) -> list[Uses]:
     return await uses.find(limit=query.limit)
 
 
-def colours(lifecycle: Any, views: str = "memory:") -> App:
+def colours(lifecycle: Any, read_store: str = "memory:") -> App:
     module = Module(
         "colours",
         events=[Mixed],
@@ -119,7 +119,9 @@ def colours(lifecycle: Any, views: str = "memory:") -> App:
         projections=[Projection("uses", used, key=Annotated[str, Tag("colour")], lifecycle=lifecycle)],
         queries=[of, some],
     )
-    return App(module, store="memory:", views=views, settings=Settings(wait_seconds=2.0, fold_retries=0))
+    return App(
+        module, write_store="memory:", read_store=read_store, settings=Settings(wait_seconds=2.0, fold_retries=0)
+    )
 
 
 @pytest.mark.parametrize("lifecycle", ["async", "inline", "live"])
@@ -145,11 +147,11 @@ async def test_the_row_of_an_enum_that_is_set_aside_does_not_pose_as_fresh() -> 
 
 
 @pytest.mark.parametrize("lifecycle", ["async", "inline", "live"])
-@pytest.mark.parametrize("store", ["memory:", "sqlite"])
+@pytest.mark.parametrize("write_store", ["memory:", "sqlite"])
 async def test_half_a_surrogate_pair_is_the_callers_mistake_and_told_alike(
-    lifecycle: str, store: str, tmp_path: Path
+    lifecycle: str, write_store: str, tmp_path: Path
 ) -> None:
-    async with colours(lifecycle, store if store == "memory:" else f"sqlite:///{tmp_path}/views.db") as app:
+    async with colours(lifecycle, write_store if write_store == "memory:" else f"sqlite:///{tmp_path}/views.db") as app:
         with pytest.raises(InvalidMessage, match=r"^key contains half of a surrogate pair") as refused:
             await app.ask(Of("a\ud800"))
         assert refused.value.field == "key"

@@ -136,9 +136,9 @@ THREE_LIVES = Module(
 )
 
 
-def three_lives(store: str = "memory:", views: str = "memory:") -> App:
+def three_lives(write_store: str = "memory:", read_store: str = "memory:") -> App:
     """The app, on stores of these URLs."""
-    return App(THREE_LIVES, store=store, views=views, settings=Settings(wait_seconds=2.0))
+    return App(THREE_LIVES, write_store=write_store, read_store=read_store, settings=Settings(wait_seconds=2.0))
 
 
 def three_lives_in(folder: Path) -> App:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from twofold.read_store.cassandra import CassandraReadStore
 from twofold.read_store.cassandra.driver import Driver
 from twofold.read_store.memory import MemoryReadStore
-from twofold.read_store.port import Change, Kept, ReadModel, ReadStore
+from twofold.read_store.port import Change, ReadModel, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, Order, find
 
 MODEL = ReadModel("moves", 1, Order, (("customer",), ("customer", "note")), ("total",))
@@ -90,12 +90,12 @@ async def change_of(store: ReadStore, model: ReadModel, log: Log, page: int) -> 
         return None
     events = list(enumerate(log[before:upto], before + 1))
     known = await store.load(model, [key for _, (key, _) in events])
-    changed: dict[str, Kept] = {}
+    changed: dict[str, VersionedRow] = {}
     for position, (key, row) in events:
-        kept = changed.get(key) or known.get(key) or Kept(None, 0)
+        kept = changed.get(key) or known.get(key) or VersionedRow(None, 0)
         if position > kept.position:
             passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
-            changed[key] = Kept(row, position, kept.repair, passed)
+            changed[key] = VersionedRow(row, position, kept.repair, passed)
     return Change(model, LOG, before, upto, 0, changed)
 
 

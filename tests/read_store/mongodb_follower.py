@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.mongodb.standing import Standings
-from twofold.read_store.port import Change, Kept, ReadStore
+from twofold.read_store.port import Change, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order
 from twofold.world import RealWorld, microseconds
 
@@ -45,16 +45,16 @@ async def change(store: ReadStore, before: int, position: int, *, epoch: int = 0
     """The change that the events from a checkpoint to a position make, folded on what the store has."""
     events = range(before + 1, position + 1)
     known = await store.load(ORDERS, list(dict.fromkeys(key for n in events for key in keys_of(n))))
-    changed: dict[str, Kept] = {}
+    changed: dict[str, VersionedRow] = {}
     for n in events:
         for key in keys_of(n):
-            kept = changed.get(key) or known.get(key) or Kept(None, 0)
+            kept = changed.get(key) or known.get(key) or VersionedRow(None, 0)
             if n <= kept.position:
                 continue
             passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
             after = folded(kept.row, n, key)
             if after is not None or kept.row is not None:
-                changed[key] = Kept(after, n, 0, passed)
+                changed[key] = VersionedRow(after, n, 0, passed)
     # The real time, by which what is deleted is kept for a while.
     return Change(ORDERS, log, before, position, microseconds(RealWorld().now()), changed, epoch=epoch)
 

@@ -8,7 +8,7 @@ import asyncio
 import sys
 
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Kept, Parked, ReadModel
+from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, progress
 
@@ -18,9 +18,9 @@ def step(
 ) -> Change:
     """The change from a position to the next: twenty rows renewed, one added, the one before last deleted."""
     position = before + 1
-    rows = {f"k{n}": Kept(Order("ann", position, "x" * (position % 3)), position) for n in range(20)}
-    rows[f"new{position}"] = Kept(Order("bob", position), position)
-    rows[f"new{before}"] = Kept(None, position)
+    rows = {f"k{n}": VersionedRow(Order("ann", position, "x" * (position % 3)), position) for n in range(20)}
+    rows[f"new{position}"] = VersionedRow(Order("bob", position), position)
+    rows[f"new{before}"] = VersionedRow(None, position)
     parked = {"p": Parked("p", position, "no", 0), f"q{before}": None, f"q{position}": Parked("q", position, "", 0)}
     return Change(
         model,

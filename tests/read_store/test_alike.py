@@ -126,10 +126,10 @@ async def _compare(store: WholeReadStore, random: Random, generation: int) -> No
     (projection,) = wiring.projections.values()
     model = ReadModel("things", generation, Thing, projection.find_by, projection.order_by, random.choice([1, 1, 3]))
     plain = MemoryReadStore()
-    for views in (plain, store):
-        await views.prepare([model])
+    for read_store in (plain, store):
+        await read_store.prepare([model])
         for partition in shares(model.partitions):
-            await _follow(views, log, codec, projection, model, partition, random)
+            await _follow(read_store, log, codec, projection, model, partition, random)
     async with plain.snapshot() as expected, store.snapshot() as found:
         assert (await found.progress(model)).position == (await expected.progress(model)).position
         for _ in range(25):
@@ -157,7 +157,7 @@ async def _log(codec: EventCodec, random: Random) -> MemoryWriteStore:
 
 
 async def _follow(
-    views: WholeReadStore,
+    read_store: WholeReadStore,
     log: MemoryWriteStore,
     codec: EventCodec,
     projection: Any,
@@ -172,7 +172,15 @@ async def _follow(
 
     def follower() -> Projector:
         return Projector(
-            projection, model, log, views, codec.decode, RealWorld(), partition=share, epoch=epoch, cached_rows=cached
+            projection,
+            model,
+            log,
+            read_store,
+            codec.decode,
+            RealWorld(),
+            partition=share,
+            epoch=epoch,
+            cached_rows=cached,
         )
 
     projector = follower()

@@ -18,7 +18,7 @@ from tests.servers.cassandra import Cassandra, fresh_keyspace
 from tests.servers.server import free_port
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.cassandra import CassandraReadStore
-from twofold.read_store.port import Change, Kept
+from twofold.read_store.port import Change, VersionedRow
 from twofold.stores import open_read_store
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, find, found_rows, keep, keys, progress
 from twofold.world import RealWorld
@@ -62,7 +62,7 @@ async def test_a_server_killed_during_saves_is_unavailable_and_they_are_made_goo
 ) -> None:
     make_interruptible(store)
     models = [msgspec.structs.replace(ORDERS, generation=n) for n in range(2, 7)]
-    rows = {"a": Kept(Order("cid", 2), 2, 0, (Order(),)), "b": Kept(None, 2, 0, (Order("bob"),))}
+    rows = {"a": VersionedRow(Order("cid", 2), 2, 0, (Order(),)), "b": VersionedRow(None, 2, 0, (Order("bob"),))}
     changes = [Change(model, LOG, 1, 2, 0, rows) for model in models]
     for model in models:
         await keep(store, model, {"a": Order(), "b": Order("bob")})

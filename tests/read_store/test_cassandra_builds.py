@@ -13,7 +13,7 @@ from tests.servers.cassandra import Cassandra, fresh_keyspace
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.cassandra import CassandraReadStore
 from twofold.read_store.cassandra.tables import Tables
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, find, found_rows, keep, keys, loaded, progress
 
 BARE = ReadModel("orders", 1, Order)
@@ -172,10 +172,10 @@ async def test_what_is_copied_while_the_old_ones_come_back_is_not_taken(
 async def test_deleted_rows_are_still_told_of_after_building_anew(
     old: CassandraReadStore, new: CassandraReadStore
 ) -> None:
-    await old.save(Change(BARE, LOG, 0, 5, 0, {"a": Kept(Order(), 4), "b": Kept(Order(total=1), 5, 2)}))
-    await old.save(Change(BARE, LOG, 5, 6, 0, {"a": Kept(None, 6, 0, (Order(),))}))
+    await old.save(Change(BARE, LOG, 0, 5, 0, {"a": VersionedRow(Order(), 4), "b": VersionedRow(Order(total=1), 5, 2)}))
+    await old.save(Change(BARE, LOG, 5, 6, 0, {"a": VersionedRow(None, 6, 0, (Order(),))}))
     await new.prepare([ORDERS])
-    assert await new.load(ORDERS, ["a", "b"]) == {"a": Kept(None, 6), "b": Kept(Order(total=1), 5, 2)}
+    assert await new.load(ORDERS, ["a", "b"]) == {"a": VersionedRow(None, 6), "b": VersionedRow(Order(total=1), 5, 2)}
     assert await keys(new, ORDERS) == ["b"]
 
 
@@ -260,7 +260,7 @@ async def test_no_batch_is_larger_than_cassandra_likes(cassandra: Cassandra, old
     await old.prepare([ORDERS])
     rows = {f"k{n}": Order(f"c{n % 50}", n, "x" * (n % 300)) for n in range(1_500)} | {"long": Order(note="x" * 60_000)}
     await keep(old, ORDERS, rows)
-    moved = {key: Kept(Order("dan", row.total), 2, 0, (row,)) for key, row in rows.items()}
+    moved = {key: VersionedRow(Order("dan", row.total), 2, 0, (row,)) for key, row in rows.items()}
     await old.save(Change(ORDERS, LOG, 1, 2, 0, moved))
     assert len(await keys(old, ORDERS, {"customer": "dan"}, order_by="total")) == 1_501
     assert await keys(old, ORDERS, {"customer": "c1"}) == []

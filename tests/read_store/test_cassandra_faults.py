@@ -33,7 +33,7 @@ from twofold.errors import Conflict
 from twofold.read_store.cassandra import CassandraReadStore, tables
 from twofold.read_store.cassandra.driver import Doubtful
 from twofold.read_store.partition import Partition, shares
-from twofold.read_store.port import Change, Kept, Parked, Progress
+from twofold.read_store.port import Change, Parked, Progress, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
 
 ROOT = Path(__file__).parents[2]
@@ -136,25 +136,27 @@ async def test_an_older_version_that_comes_late_from_elsewhere_never_wins_whatev
         for each in (store, fast, slow):
             await each.prepare([ORDERS])
         newer, older = Order("bob", 9), Order("ann", 5)
-        await slow.save(Change(ORDERS, LOG, 0, 1, 0, {"a": Kept(newer, 9, 0, (older,)), "b": Kept(newer, 9, 1)}))
-        await fast.save(Change(ORDERS, LOG, 1, 2, 0, {"a": Kept(older, 8), "b": Kept(newer, 99, 0)}))
-        assert await store.load(ORDERS, ["a", "b"]) == {"a": Kept(newer, 9), "b": Kept(newer, 9, 1)}
+        await slow.save(
+            Change(ORDERS, LOG, 0, 1, 0, {"a": VersionedRow(newer, 9, 0, (older,)), "b": VersionedRow(newer, 9, 1)})
+        )
+        await fast.save(Change(ORDERS, LOG, 1, 2, 0, {"a": VersionedRow(older, 8), "b": VersionedRow(newer, 99, 0)}))
+        assert await store.load(ORDERS, ["a", "b"]) == {"a": VersionedRow(newer, 9), "b": VersionedRow(newer, 9, 1)}
         assert await keys(store, ORDERS, {"customer": "ann"}) == []
         assert await keys(store, ORDERS, {"customer": "bob"}, order_by="total") == ["a", "b"]
-        await fast.save(Change(ORDERS, LOG, 2, 3, 0, {"a": Kept(None, 10, 0, (newer,))}))
-        await fast.save(Change(ORDERS, LOG, 3, 4, 0, {"a": Kept(newer, 9, 0, (older,))}))
-        assert await store.load(ORDERS, ["a"]) == {"a": Kept(None, 10)}
+        await fast.save(Change(ORDERS, LOG, 2, 3, 0, {"a": VersionedRow(None, 10, 0, (newer,))}))
+        await fast.save(Change(ORDERS, LOG, 3, 4, 0, {"a": VersionedRow(newer, 9, 0, (older,))}))
+        assert await store.load(ORDERS, ["a"]) == {"a": VersionedRow(None, 10)}
         assert await keys(store, ORDERS) == ["b"]
-        await slow.save(Change(ORDERS, LOG, 4, 5, 0, {"a": Kept(older, 11)}))
+        await slow.save(Change(ORDERS, LOG, 4, 5, 0, {"a": VersionedRow(older, 11)}))
         assert await found_rows(store, ORDERS, {"customer": "ann"}) == [("a", older)]
 
 
 async def test_a_deleted_row_is_told_of_for_a_week_and_one_that_comes_again_stays(url: str) -> None:
     async with _opened(url) as store:
         await store.prepare([ORDERS])
-        await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": Kept(Order(), 1), "b": Kept(Order(), 1)}))
-        await store.save(Change(ORDERS, LOG, 1, 2, 0, {key: Kept(None, 2, 0, (Order(),)) for key in "ab"}))
-        await store.save(Change(ORDERS, LOG, 2, 3, 0, {"b": Kept(Order(total=3), 3)}))
+        await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": VersionedRow(Order(), 1), "b": VersionedRow(Order(), 1)}))
+        await store.save(Change(ORDERS, LOG, 1, 2, 0, {key: VersionedRow(None, 2, 0, (Order(),)) for key in "ab"}))
+        await store.save(Change(ORDERS, LOG, 2, 3, 0, {"b": VersionedRow(Order(total=3), 3)}))
         ttl = f"select key, ttl(row) from {store._models['orders', 1].rows}"
         left = dict(await store._driver.rows(ttl))
         assert left["b"] is None
@@ -168,13 +170,13 @@ async def test_that_a_repaired_row_was_deleted_is_never_forgotten_so_that_it_can
     row = Order("ann", 1)
     async with _opened(url) as store:
         await store.prepare([ORDERS])
-        await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": Kept(row, 1, 1), "b": Kept(row, 1)}))
-        gone = {"a": Kept(None, 2, 1, (row,)), "b": Kept(None, 2, 0, (row,))}
+        await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": VersionedRow(row, 1, 1), "b": VersionedRow(row, 1)}))
+        gone = {"a": VersionedRow(None, 2, 1, (row,)), "b": VersionedRow(None, 2, 0, (row,))}
         await store.save(Change(ORDERS, LOG, 1, 2, 0, gone))
         await asyncio.sleep(2.5)
         known = await store.load(ORDERS, ["a", "b"])
-        assert known == {"a": Kept(None, 2, 1)}, "the other one may be forgotten"
-        again = {key: Kept(row, 3, known[key].repair if key in known else 0) for key in ("a", "b")}
+        assert known == {"a": VersionedRow(None, 2, 1)}, "the other one may be forgotten"
+        again = {key: VersionedRow(row, 3, known[key].repair if key in known else 0) for key in ("a", "b")}
         await store.save(Change(ORDERS, LOG, 2, 3, 0, again))
         assert await loaded(store, ORDERS, ["a", "b"]) == {"a": row, "b": row}
         assert await found_rows(store, ORDERS, {"customer": "ann"}) == [("a", row), ("b", row)]
@@ -197,9 +199,9 @@ async def test_a_follower_that_is_overtaken_while_it_writes_is_refused_and_spoil
             await each.prepare([ORDERS])
         await store.save(Change(ORDERS, LOG, 0, 1, 0, at(1, {"a": Order()})))
         hanging = Interruption(2, waits=True)
-        old = Change(ORDERS, LOG, 1, 5, 0, {"a": Kept(Order("bob", 5), 5, 0, (Order(),))}, epoch=1)
+        old = Change(ORDERS, LOG, 1, 5, 0, {"a": VersionedRow(Order("bob", 5), 5, 0, (Order(),))}, epoch=1)
         saving = await start_save(stale, old, hanging)
-        moved = {"a": Kept(Order("cid", 6), 6, 0, (Order(), Order("bob", 5)))}
+        moved = {"a": VersionedRow(Order("cid", 6), 6, 0, (Order(), Order("bob", 5)))}
         await store.save(Change(ORDERS, LOG, 1, 6, 0, moved, epoch=2))
         hanging.release()
         with pytest.raises(Conflict, match="'orders' is at 6"):

@@ -22,7 +22,7 @@ from twofold.read_store.cassandra.layout import (
 )
 from twofold.read_store.cassandra.tables import timestamp_of, version_of
 from twofold.read_store.columns import ColumnValue
-from twofold.read_store.port import Kept, ReadModel
+from twofold.read_store.port import ReadModel, VersionedRow
 from twofold.testing.read_store_rows import ORDERS, Order
 
 _INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -54,7 +54,7 @@ def test_texts_sort_as_the_values_do_by_their_bytes(values: tuple[ColumnValue, C
 @settings(deadline=None)
 @given(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 2**47 - 1)), st.tuples(st.integers(0, 9), st.integers(0, 9)))
 def test_timestamps_sort_as_versions_do_and_tell_them(first: tuple[int, int], second: tuple[int, int]) -> None:
-    one, other = (timestamp_of(Kept(None, position, repair)) for repair, position in (first, second))
+    one, other = (timestamp_of(VersionedRow(None, position, repair)) for repair, position in (first, second))
     assert (one > other) == (first > second)
     assert version_of(one) == first[::-1]
     assert 0 <= one < 2**63
@@ -63,7 +63,7 @@ def test_timestamps_sort_as_versions_do_and_tell_them(first: tuple[int, int], se
 @pytest.mark.parametrize(("position", "repair"), [(2**47, 0), (0, 2**16), (-1, 0)])
 def test_a_version_without_a_timestamp_is_refused(position: int, repair: int) -> None:
     with pytest.raises(InvalidMessage, match="beyond"):
-        timestamp_of(Kept(None, position, repair))
+        timestamp_of(VersionedRow(None, position, repair))
 
 
 NAMES = ["orders", "Orders", "ORDERS", "or ders", "or-ders", "a" * 60, "a" * 61, "é", "", "1", "orders_1", "💥" * 9]

@@ -20,7 +20,7 @@ from twofold.errors import Unavailable
 from twofold.read_store.cassandra import CassandraReadStore
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.port import Change, Kept, ReadModel, Stored, WholeReadStore
+from twofold.read_store.port import Change, RawRow, ReadModel, VersionedRow, WholeReadStore
 from twofold.stores import open_read_store
 from twofold.testing.read_store_rows import LOG, found_rows
 from twofold.world import RealWorld
@@ -73,7 +73,9 @@ async def opened(url: str, *, read_only: bool = False) -> AsyncIterator[WholeRea
 
 async def filled(store: WholeReadStore) -> None:
     await store.prepare([MODEL])
-    await store.save(Change(MODEL, LOG, 0, 4, 0, {key: Kept(row, n + 1) for n, (key, row) in enumerate(ROWS.items())}))
+    await store.save(
+        Change(MODEL, LOG, 0, 4, 0, {key: VersionedRow(row, n + 1) for n, (key, row) in enumerate(ROWS.items())})
+    )
 
 
 async def spoil(url: str, store: WholeReadStore, what: str) -> None:
@@ -153,7 +155,7 @@ async def test_damage_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(u
             for found in (dict(listed), inspected):
                 for n, key in enumerate(ROWS):
                     if key != "b":
-                        assert found[key] == Stored(PLAIN[key], n + 1)
+                        assert found[key] == RawRow(PLAIN[key], n + 1)
                 if what != UNTOLD or found is inspected or each is store:
                     assert_matches(SAID[what], found["b"].damage)
                 row = {"text": None, "copy": PLAIN["b"]}.get(what, {"name": "bob", "total": found["b"].row and 77})
@@ -174,9 +176,9 @@ async def test_a_row_that_is_written_above_what_is_told_is_whole_again(url: str,
         await filled(store)
         await spoil(url, store, what)
         told = (await store.inspect(MODEL, ["b"]))["b"]
-        mended = Kept(ROWS["b"], 4, told.repair + 1)
+        mended = VersionedRow(ROWS["b"], 4, told.repair + 1)
         await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": mended}))
-        assert await store.inspect(MODEL, ["b"]) == {"b": Stored(PLAIN["b"], 4, told.repair + 1)}
+        assert await store.inspect(MODEL, ["b"]) == {"b": RawRow(PLAIN["b"], 4, told.repair + 1)}
         assert (await store.load(MODEL, ["b"]))["b"].row == ROWS["b"]
         assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
 
@@ -188,7 +190,7 @@ async def test_a_row_that_is_no_json_keeps_nobody_from_starting_and_whoever_need
     bare = msgspec.structs.replace(MODEL, find_by=())
     async with opened(url) as store:
         await store.prepare([MODEL])
-        await store.save(Change(MODEL, LOG, 0, 4, 0, {key: Kept(row, 2) for key, row in rows.items()}))
+        await store.save(Change(MODEL, LOG, 0, 4, 0, {key: VersionedRow(row, 2) for key, row in rows.items()}))
         await spoil(url, store, "text")
         if not url.startswith("cassandra"):
             # There, tables are made anew for other accesses, and a row must not get lost on the way.
@@ -199,7 +201,7 @@ async def test_a_row_that_is_no_json_keeps_nobody_from_starting_and_whoever_need
             with pytest.raises(Unavailable, match=r"A stored row of 'Things' is damaged: .*`twofold audit`"):
                 await reading
         told = (await store.inspect(MODEL, ["b"]))["b"]
-        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": Kept(ROWS["b"], 4, told.repair + 1)}))
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))
         assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
         assert (await store.inspect(MODEL, ["b"]))["b"].damage == ""
 
@@ -213,14 +215,14 @@ async def test_a_row_in_memory_that_is_no_json_is_told_of_too() -> None:
     store = MemoryReadStore()
     await filled(store)
     rows = store._models["Things", 3].rows
-    rows["b"] = Kept(object(), 2)
-    rows["c"] = Kept(Thing("c", "two"), 3)  # type: ignore[arg-type]
+    rows["b"] = VersionedRow(object(), 2)
+    rows["c"] = VersionedRow(Thing("c", "two"), 3)  # type: ignore[arg-type]
     found = dict(await store.stored("Things", 3, "", 10))
     assert found == await store.inspect(MODEL, list(ROWS))
     assert found["b"].row is None
     assert_matches("The row cannot be written as JSON", found["b"].damage)
     assert_matches("The row does not fit Thing", found["c"].damage)
-    assert (found["a"], found["d"].damage) == (Stored(PLAIN["a"], 1), "")
+    assert (found["a"], found["d"].damage) == (RawRow(PLAIN["a"], 1), "")
 
 
 @asynccontextmanager
@@ -230,7 +232,7 @@ async def on_cassandra(server: Cassandra) -> AsyncIterator[CassandraReadStore]:
         yield store
 
 
-async def told_of(store: CassandraReadStore, key: str = "b") -> Stored | None:
+async def told_of(store: CassandraReadStore, key: str = "b") -> RawRow | None:
     """What is told of a row, in both ways; they agree where it is listed."""
     listed = dict(await store.stored("Things", 3, "", 10))
     inspected = await store.inspect(MODEL, [key])
@@ -245,13 +247,13 @@ async def test_a_row_that_is_found_but_not_there_by_key_is_told_of_and_so_is_the
     async with on_cassandra(cassandra) as store:
         await filled(store)
         await store._driver.rows(f"delete from {store._models['Things', 3].rows} using timestamp 2 where key = 'b'")
-        alone = Stored(PLAIN["b"], 2, 0, "It is found under '*', but there is no row of its key.")
+        alone = RawRow(PLAIN["b"], 2, 0, "It is found under '*', but there is no row of its key.")
         assert await told_of(store) == alone
     async with on_cassandra(cassandra) as store:
         await filled(store)
         await lose_copy(store, "*")
         assert "b" not in dict(await store.stored("Things", 3, "", 10))
-        assert await told_of(store) == Stored(PLAIN["b"], 2, 0, "Its copy under '*' is missing.")
+        assert await told_of(store) == RawRow(PLAIN["b"], 2, 0, "Its copy under '*' is missing.")
 
 
 async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_checkpoint_has_passed(
@@ -266,7 +268,7 @@ async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_c
             where = "where access = ? and part = ? and place = ? and key = 'b'"
             put = f"update {tables.finds} using timestamp 6 set row = ? {where}"
             await store._driver.rows(put, text, spot.access, list(spot.part), spot.place)
-        assert await told_of(store) == Stored(msgspec.json.decode(text), 6)
+        assert await told_of(store) == RawRow(msgspec.json.decode(text), 6)
         await store.save(Change(MODEL, LOG, 4, 6, 0))
         told = await told_of(store)
         assert told is not None
@@ -285,10 +287,10 @@ async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that
         await store._driver.rows(put, spot.access, list(spot.part), spot.place)
         told = await told_of(store)
         assert told is not None
-        assert told == Stored(PLAIN["b"], 2, told.repair, "Its copy under '* by total' says otherwise.")
+        assert told == RawRow(PLAIN["b"], 2, told.repair, "Its copy under '* by total' says otherwise.")
         assert told.repair > 0
-        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": Kept(ROWS["b"], 4, told.repair + 1)}))
-        assert await told_of(store) == Stored(PLAIN["b"], 4, told.repair + 1)
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))
+        assert await told_of(store) == RawRow(PLAIN["b"], 4, told.repair + 1)
         assert len(await found_rows(store, MODEL, order_by="total")) == 4
 
 
@@ -301,9 +303,9 @@ async def test_rows_that_are_being_saved_all_the_time_are_not_called_damaged(cas
             nonlocal row, position
             while True:
                 new = Thing(f"bob {position % 3}", position % 5)
-                change = {"b": Kept(new, position + 1, 0, (row,))}
+                change = {"b": VersionedRow(new, position + 1, 0, (row,))}
                 if position % 7 == 0:
-                    change["b"] = Kept(None, position + 1, 0, (row,))
+                    change["b"] = VersionedRow(None, position + 1, 0, (row,))
                 await store.save(Change(MODEL, LOG, position, position + 1, 0, change))
                 row, position = new, position + 1
 

@@ -9,7 +9,7 @@ import pytest
 from tests.read_store.mongodb_stores import database, opened
 from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.partition import WHOLE
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, find, keep, keys, progress
 
 Call = Callable[[MongoReadStore, int], Awaitable[object]]
@@ -33,7 +33,7 @@ async def split(store: MongoReadStore, turn: int) -> None:
 async def save(store: MongoReadStore, turn: int) -> None:
     """Save at the checkpoint as it is."""
     position = (await progress(store, ORDERS)).position
-    rows = {f"late-{turn}": Kept(Order(total=turn), position + 1)}
+    rows = {f"late-{turn}": VersionedRow(Order(total=turn), position + 1)}
     await store.save(Change(ORDERS, LOG, position, position + 1, 0, rows))
 
 

@@ -18,7 +18,7 @@ from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.mongodb.finds import Table
 from twofold.read_store.mongodb.names import id_of
 from twofold.read_store.mongodb.rows import LARGEST
-from twofold.read_store.port import Change, Kept, Parked, ReadModel
+from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import HOSTILE, LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
 from twofold.world import RealWorld, microseconds
 
@@ -125,7 +125,7 @@ async def test_integers_beyond_64_bits_come_back_from_fields_that_nobody_sorts_b
 @given(st.dictionaries(TEXT, VALUES, max_size=4))
 def test_a_table_gives_back_what_the_json_of_a_row_says(values: dict[str, Any]) -> None:
     table = Table(ODD)
-    rows = {key: Kept(Odd(value), n, n) for n, (key, value) in enumerate(values.items())}
+    rows = {key: VersionedRow(Odd(value), n, n) for n, (key, value) in enumerate(values.items())}
     for (key, kept), document in zip(rows.items(), table.documents(rows, 0), strict=True):
         found = bson.decode(document.raw)
         assert found["_id"] == key
@@ -143,9 +143,9 @@ async def test_text_that_is_no_unicode_is_refused_and_nothing_is_saved(
 ) -> None:
     async with opened(mongodb_url) as store:
         await keep(store, ORDERS, {"fine": Order()})
-        for rows, parked in (({key: Kept(row, 2)}, {}), ({}, {"\ud800": None})):
+        for rows, parked in (({key: VersionedRow(row, 2)}, {}), ({}, {"\ud800": None})):
             with pytest.raises(InvalidMessage, match="cannot be stored"):
-                await store.save(Change(ORDERS, LOG, 1, 2, 0, {"other": Kept(Order(), 2), **rows}, parked))
+                await store.save(Change(ORDERS, LOG, 1, 2, 0, {"other": VersionedRow(Order(), 2), **rows}, parked))
         assert await keys(store, ORDERS) == ["fine"]
         assert (await progress(store, ORDERS)).position == 1
         for asked in (store.load(ORDERS, ["fine", "\ud800"]), keys(store, ORDERS, {"customer": "\ud800"})):
@@ -165,16 +165,16 @@ async def test_an_error_that_is_no_unicode_does_not_keep_a_key_from_being_parked
 async def test_a_row_that_is_too_large_is_refused_by_its_key_and_the_largest_is_kept(mongodb_url: str) -> None:
     async with opened(mongodb_url) as store:
         await store.prepare([ODD])
-        spare = LARGEST - len(Table(ODD).documents({"k": Kept(Odd(""), 1)}, 0)[0].raw)
+        spare = LARGEST - len(Table(ODD).documents({"k": VersionedRow(Odd(""), 1)}, 0)[0].raw)
         with pytest.raises(InvalidMessage, match=r"'huge' of 'odd' takes 16,\d+,\d+ bytes"):
             await keep(store, ODD, {"small": Odd(), "huge": Odd("x" * (spare + 1))})
         assert await keys(store, ODD) == []
         largest = Odd("x" * (spare - 10))
         await keep(store, ODD, {"k": largest})
-        await store.save(Change(ODD, LOG, 1, 2, 0, {"k": Kept(largest, 2, 0, (largest,))}))
-        assert await store.load(ODD, ["k"]) == {"k": Kept(largest, 2)}
+        await store.save(Change(ODD, LOG, 1, 2, 0, {"k": VersionedRow(largest, 2, 0, (largest,))}))
+        assert await store.load(ODD, ["k"]) == {"k": VersionedRow(largest, 2)}
         # Several that are more than one message of the protocol holds.
-        many = {f"k{n}": Kept(largest, 3) for n in range(4)}
+        many = {f"k{n}": VersionedRow(largest, 3) for n in range(4)}
         await store.save(Change(ODD, LOG, 2, 3, 0, many))
         assert await loaded(store, ODD, list(many)) == dict.fromkeys(many, largest)
 
@@ -204,13 +204,13 @@ async def test_what_was_deleted_is_forgotten_by_the_server_after_a_week(mongodb_
     old, young = (microseconds(now - timedelta(days=days)) for days in (8, 6))
     async with opened(mongodb_url) as store, database(mongodb_url) as found:
         await keep(store, ORDERS, {"stays": Order()}, parked={"p": Parked("p", 1, "no", 0)})
-        await store.save(Change(ORDERS, LOG, 1, 2, old, {"old": Kept(None, 2)}, {"gone": None}))
-        await store.save(Change(ORDERS, LOG, 2, 3, young, {"young": Kept(None, 3)}, {"here": None}))
+        await store.save(Change(ORDERS, LOG, 1, 2, old, {"old": VersionedRow(None, 2)}, {"gone": None}))
+        await store.save(Change(ORDERS, LOG, 2, 3, young, {"young": VersionedRow(None, 3)}, {"here": None}))
         async with asyncio.timeout(60):
             while {"old", "gone"} & await _kept(found):
                 continue
         assert await _kept(found) == {"stays", "young", "p", "here"}
-        assert await store.load(ORDERS, ["old", "young"]) == {"young": Kept(None, 3)}
+        assert await store.load(ORDERS, ["old", "young"]) == {"young": VersionedRow(None, 3)}
 
 
 async def _kept(found: Any) -> set[str]:
@@ -239,7 +239,7 @@ async def test_not_a_number_is_what_json_makes_of_it(mongodb_url: str) -> None:
 
 
 def test_the_moment_of_a_deletion_is_that_of_the_save() -> None:
-    (made,) = Table(ORDERS).documents({"a": Kept(None, 1)}, 1_700_000_000_123_456)
+    (made,) = Table(ORDERS).documents({"a": VersionedRow(None, 1)}, 1_700_000_000_123_456)
     assert dict(made)["_d"].replace(tzinfo=UTC) == datetime.fromtimestamp(1_700_000_000.123, UTC)
 
 

@@ -16,7 +16,7 @@ from tests.read_store.mongodb_stores import WITH_SERVERS_AWAY, opened
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from tests.servers.server import wait_until
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.port import Change, Kept
+from twofold.read_store.port import Change, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, progress
 
 pytestmark = WITH_SERVERS_AWAY
@@ -109,7 +109,7 @@ async def test_rows_are_loaded_as_they_were_acknowledged_though_the_new_primary_
                     await asyncio.to_thread(wait_until, partial(_has_row, url, name), "the others to know of the row")
                     # From now on they write what they are sent, and do not learn that a majority has it.
                     node.ask("configureFailPoint", "disableSnapshotting", mode="alwaysOn")
-            await store.save(Change(ORDERS, LOG, 1, 2, 0, {"a": Kept(Order(total=2), 2, 0, (Order(total=1),))}))
+            await store.save(Change(ORDERS, LOG, 1, 2, 0, {"a": VersionedRow(Order(total=2), 2, 0, (Order(total=1),))}))
             first.kill()
             second = await asyncio.to_thread(lambda: servers.primary)
             assert second is not first
@@ -117,7 +117,7 @@ async def test_rows_are_loaded_as_they_were_acknowledged_though_the_new_primary_
             majority = await store._client.patiently(lambda: rows.find_one({"_id": "a"}))
             assert majority is not None
             assert majority["_p"] == 1, "which is what this is about"
-            assert await store.load(ORDERS, ["a"]) == {"a": Kept(Order(total=2), 2)}
+            assert await store.load(ORDERS, ["a"]) == {"a": VersionedRow(Order(total=2), 2)}
             second.ask("configureFailPoint", "disableSnapshotting", mode="off")
 
 

@@ -11,7 +11,7 @@ from tests.read_store.mongodb_stores import database, opened
 from twofold.errors import WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.mongodb.finds import Find, Table
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, find, keep, keys
 
 Stage = Mapping[str, Any]
@@ -41,7 +41,7 @@ async def test_every_declared_find_is_a_range_of_its_index(mongodb_url: str, mod
     async with opened(mongodb_url) as store:
         await keep(store, model, rows)
         await store.save(
-            Change(model, LOG, 1, 2, 2**52, {f"k{n}": Kept(None, 2, 0, (rows[f"k{n}"],)) for n in range(20)})
+            Change(model, LOG, 1, 2, 2**52, {f"k{n}": VersionedRow(None, 2, 0, (rows[f"k{n}"],)) for n in range(20)})
         )
         for group, order, descending in product(((), *model.find_by), (None, *model.order_by), (False, True)):
             filters = {field: getattr(model.row(), field) for field in group}
@@ -75,7 +75,7 @@ async def test_deleted_rows_are_in_the_way_of_nobody(mongodb_url: str) -> None:
     async with opened(mongodb_url) as store:
         rows = {f"k{n:04}": ORDERS.row() for n in range(2_000)}
         await keep(store, ORDERS, rows)
-        gone = {key: Kept(None, 2, 0, (row,)) for key, row in list(rows.items())[:-3]}
+        gone = {key: VersionedRow(None, 2, 0, (row,)) for key, row in list(rows.items())[:-3]}
         await store.save(Change(ORDERS, LOG, 1, 2, 2**52, gone))
         assert await keys(store, ORDERS) == ["k1997", "k1998", "k1999"]
         asked = Find(table, check_access(ORDERS, table.columns, {}, None, False, 3, None))

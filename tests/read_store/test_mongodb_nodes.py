@@ -15,7 +15,7 @@ from twofold.read_store.mongodb import MongoReadStore, writing
 from twofold.read_store.mongodb.finds import Table
 from twofold.read_store.mongodb.standing import Standings
 from twofold.read_store.partition import WHOLE, Partition, shares
-from twofold.read_store.port import Change, Kept, Parked, Progress, ReadModel
+from twofold.read_store.port import Change, Parked, Progress, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
 
 BARE = ReadModel("orders", 1, Order)
@@ -52,12 +52,12 @@ async def test_a_node_that_knows_less_columns_saves_no_row_without_them(mongodb_
         await keep(old, BARE, {"a": Order("ann"), "b": Order("bob")})
         await new.prepare([ORDERS])
         with pytest.raises(Unavailable, match=r"'orders' has been declared .*customer:text.* Restart this process"):
-            await old.save(Change(BARE, LOG, 1, 2, 0, {"c": Kept(Order("ann"), 2)}))
+            await old.save(Change(BARE, LOG, 1, 2, 0, {"c": VersionedRow(Order("ann"), 2)}))
         assert await keys(new, ORDERS, {"customer": "ann"}) == ["a"]
         assert (await progress(new, ORDERS)).position == 1
         # Who knows more does no harm.
         await old.prepare([BARE])
-        await new.save(Change(ORDERS, LOG, 1, 2, 0, {"c": Kept(Order("ann"), 2)}))
+        await new.save(Change(ORDERS, LOG, 1, 2, 0, {"c": VersionedRow(Order("ann"), 2)}))
         await new.prepare([ORDERS])
         assert await keys(new, ORDERS, {"customer": "ann"}) == ["a", "c"]
 
@@ -80,7 +80,7 @@ async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_
             await quiet(self, table)
 
         with patch("twofold.read_store.mongodb.write_rows", held_up), patch.object(Standings, "quiet", waiting):
-            saving = asyncio.create_task(old.save(Change(BARE, LOG, 1, 2, 0, {"b": Kept(Order("ann"), 2)})))
+            saving = asyncio.create_task(old.save(Change(BARE, LOG, 1, 2, 0, {"b": VersionedRow(Order("ann"), 2)})))
             # Less than the patience with which it would wait for a save that nobody ends.
             async with asyncio.timeout(15):
                 await under_way.wait()
@@ -140,7 +140,7 @@ async def test_a_row_saved_while_rows_are_given_columns_keeps_its_own(mongodb_ur
         def overtaken(self: Table, row: Order) -> object:
             # What the save of another node would have written by now.
             with pymongo.MongoClient[dict[str, Any]](mongodb_url) as client:
-                (newer,) = table.documents({"a": Kept(Order("bob"), 2)}, 0)
+                (newer,) = table.documents({"a": VersionedRow(Order("bob"), 2)}, 0)
                 client.get_default_database()[table.collection].replace_one({"_id": "a", "_p": 1}, newer)
             return values(self, row)
 
@@ -172,7 +172,7 @@ async def test_a_reader_reads_beside_the_writer_and_writes_nothing(mongodb_url: 
             await reader.prepare([ORDERS])
             assert await keys(reader, ORDERS, {"customer": "ann"}, order_by="total") == ["a", "b"]
             assert await loaded(reader, ORDERS, ["a"]) == {"a": Order("ann")}
-            await writer.save(Change(ORDERS, LOG, 2, 3, 7, {"c": Kept(Order("ann"), 3)}))
+            await writer.save(Change(ORDERS, LOG, 2, 3, 7, {"c": VersionedRow(Order("ann"), 3)}))
             assert await progress(reader, ORDERS) == Progress(3, LOG, 7, (Parked("p", 1, "no", 0),))
             assert await keys(reader, ORDERS) == ["a", "b", "c"]
         for refused in (
@@ -195,7 +195,7 @@ async def test_partitions_are_saved_by_nodes_at_once_each_as_if_it_were_alone(mo
     async def save_all(node: MongoReadStore, part: Partition) -> None:
         mine = [key for key in (f"k{n}" for n in range(400)) if part.holds(key)][:50]
         for n, key in enumerate(mine):
-            rows = {key: Kept(Order(total=n), n + 1)}
+            rows = {key: VersionedRow(Order(total=n), n + 1)}
             await node.save(Change(model, LOG, n, n + 1, 0, rows, {key: Parked(key, n + 1, "no", 0)}, partition=part))
 
     await asyncio.gather(*(save_all(node, part) for node, part in zip(nodes, parts, strict=True)))
@@ -213,6 +213,6 @@ async def test_a_generation_that_was_dropped_is_saved_by_nobody(mongodb_url: str
         await late.prepare([ORDERS])
         await store.drop("orders", 1)
         with pytest.raises(Conflict, match="no partition 0-4096"):
-            await late.save(Change(ORDERS, LOG, 1, 2, 0, {"b": Kept(Order(), 2)}, {"b": None}))
+            await late.save(Change(ORDERS, LOG, 1, 2, 0, {"b": VersionedRow(Order(), 2)}, {"b": None}))
         assert await store.checkpoints() == []
         assert await store.stored("orders", 1, "", 9) == []

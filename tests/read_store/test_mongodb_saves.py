@@ -17,7 +17,7 @@ from tests.servers.mongodb import ReplicaSet
 from twofold.errors import Conflict
 from twofold.read_store.mongodb import writing
 from twofold.read_store.mongodb.standing import Standings
-from twofold.read_store.port import Change, Kept, Parked, ReadStore, Stored
+from twofold.read_store.port import Change, Parked, RawRow, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, loaded, progress
 
 ROOT = Path(__file__).parents[2]
@@ -135,26 +135,29 @@ async def test_a_late_older_row_does_not_bring_a_deleted_one_to_life(mongodb_url
     async with opened(mongodb_url) as store:
         await keep(store, ORDERS, {"a": Order(total=1), "b": Order(total=1)}, position=3)
         now = 4_000_000_000_000_000
-        gone = {"a": Kept(None, 9, 0, (Order(total=1),)), "never": Kept(None, 9)}
+        gone = {"a": VersionedRow(None, 9, 0, (Order(total=1),)), "never": VersionedRow(None, 9)}
         await store.save(Change(ORDERS, LOG, 3, 9, now, gone))
         with patch.object(Standings, "enter", _nothing):
-            for older in ({"a": Kept(Order(total=2), 5)}, {"a": Kept(Order(total=2), 9, 0, (Order(total=1),))}):
-                late = Change(ORDERS, LOG, 3, 5, now, {**older, "never": Kept(Order(), 8)})
+            for older in (
+                {"a": VersionedRow(Order(total=2), 5)},
+                {"a": VersionedRow(Order(total=2), 9, 0, (Order(total=1),))},
+            ):
+                late = Change(ORDERS, LOG, 3, 5, now, {**older, "never": VersionedRow(Order(), 8)})
                 with pytest.raises(Conflict):
                     await store.save(late)
         assert await found_rows(store, ORDERS) == [("b", Order(total=1))]
         assert await store.stored("orders", 1, "", 9) == [
-            ("b", Stored({"customer": "ann", "total": 1, "note": None}, 3))
+            ("b", RawRow({"customer": "ann", "total": 1, "note": None}, 3))
         ]
         assert await store.load(ORDERS, ["a", "b", "never"]) == {
-            "a": Kept(None, 9),
-            "b": Kept(Order(total=1), 3),
-            "never": Kept(None, 9),
+            "a": VersionedRow(None, 9),
+            "b": VersionedRow(Order(total=1), 3),
+            "never": VersionedRow(None, 9),
         }
         async with store.snapshot() as snapshot:
             assert await snapshot.get(ORDERS, "a") is None
         # Newer than the deletion, it lives.
-        await store.save(Change(ORDERS, LOG, 9, 12, now, {"a": Kept(Order(total=7), 12)}))
+        await store.save(Change(ORDERS, LOG, 9, 12, now, {"a": VersionedRow(Order(total=7), 12)}))
         assert await loaded(store, ORDERS, ["a"]) == {"a": Order(total=7)}
 
 
@@ -177,7 +180,7 @@ async def test_of_racing_saves_of_new_and_known_keys_the_newest_row_stays_each_t
                             0,
                             0,
                             {
-                                key: Kept(Order(total=10 * repair + p), p, repair, (Order(),) if m % 2 else ())
+                                key: VersionedRow(Order(total=10 * repair + p), p, repair, (Order(),) if m % 2 else ())
                                 for key in keys
                             },
                         )
@@ -189,7 +192,7 @@ async def test_of_racing_saves_of_new_and_known_keys_the_newest_row_stays_each_t
                     assert outcome is None or isinstance(outcome, Conflict), outcome
                 repair, p = max(versions)
                 assert await store.load(ORDERS, keys) == {
-                    key: Kept(Order(total=10 * repair + p), p, repair) for key in keys
+                    key: VersionedRow(Order(total=10 * repair + p), p, repair) for key in keys
                 }
 
 
@@ -203,7 +206,10 @@ async def test_a_save_whose_answer_is_lost_is_no_conflict(mongodb_url: str, mong
         assert (await progress(store, ORDERS)).position == 2
         for command in ("findAndModify", "insert", "update"):
             position = (await progress(store, ORDERS)).position
-            rows = {"a": Kept(Order(total=position), position + 1, 0, (Order(),)), f"{command}": Kept(Order(), 9)}
+            rows = {
+                "a": VersionedRow(Order(total=position), position + 1, 0, (Order(),)),
+                f"{command}": VersionedRow(Order(), 9),
+            }
             fail(mongodb, command, **lost)
             parked = {"p": Parked("p", 1, command, 0)}
             await store.save(Change(ORDERS, LOG, position, position + 1, 0, rows, parked))
@@ -221,7 +227,14 @@ async def test_what_fails_in_passing_is_tried_again(
         await keep(store, ORDERS, {"a": Order()})
         fail(mongodb, command, **how)
         await store.save(
-            Change(ORDERS, LOG, 1, 2, 0, {"a": Kept(Order(total=2), 2, 0, (Order(),)), "b": Kept(Order(), 2)})
+            Change(
+                ORDERS,
+                LOG,
+                1,
+                2,
+                0,
+                {"a": VersionedRow(Order(total=2), 2, 0, (Order(),)), "b": VersionedRow(Order(), 2)},
+            )
         )
         assert await loaded(store, ORDERS, ["a", "b"]) == {"a": Order(total=2), "b": Order()}
         assert (await progress(store, ORDERS)).position == 2
@@ -241,6 +254,8 @@ async def test_thousands_of_rows_new_changed_and_deleted_are_one_save(mongodb_ur
     async with opened(mongodb_url) as store:
         rows = {f"k{n}": Order(total=n, note="x" * 500) for n in range(12_000)}
         await keep(store, ORDERS, rows)
-        changed = {key: Kept(Order(total=-1) if n % 2 else None, 2, 0, (rows[key],)) for n, key in enumerate(rows)}
+        changed = {
+            key: VersionedRow(Order(total=-1) if n % 2 else None, 2, 0, (rows[key],)) for n, key in enumerate(rows)
+        }
         await store.save(Change(ORDERS, LOG, 1, 2, 0, changed))
         assert await loaded(store, ORDERS, list(rows)) == dict.fromkeys(list(rows)[1::2], Order(total=-1))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.errors import InvalidMessage
 from twofold.read_store.memory import MemoryReadStore
-from twofold.read_store.port import Change, Kept, ReadModel, Stored
+from twofold.read_store.port import Change, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres.names import fitting, table_name
 from twofold.read_store.postgres.table import Table
@@ -242,7 +242,7 @@ async def test_rows_come_back_exactly_and_the_server_can_look_into_them(store: P
     }
     await keep(store, model, rows)
     assert await loaded(store, model, list(rows)) == rows
-    plain = [(key, Stored(msgspec.json.decode(msgspec.json.encode(row)), 1)) for key, row in rows.items()]
+    plain = [(key, RawRow(msgspec.json.decode(msgspec.json.encode(row)), 1)) for key, row in rows.items()]
     assert await store.stored("odd", 1, "", 9) == plain
     async with store.snapshot() as snapshot:
         native = snapshot.native(model)
@@ -258,7 +258,7 @@ async def test_text_that_is_none_is_refused_and_absent(store: PostgresReadStore)
         with pytest.raises(InvalidMessage, match="cannot be stored"):
             await store.save(Change(ORDERS, LOG, 1, 2, 0, at(2, rows)))
     with pytest.raises(InvalidMessage, match="cannot be stored"):
-        await store.save(Change(ORDERS, LOG, 1, 2, 0, {"\ud800": Kept(None, 2)}))
+        await store.save(Change(ORDERS, LOG, 1, 2, 0, {"\ud800": VersionedRow(None, 2)}))
     assert await loaded(store, ORDERS, ["\ud800", "a"]) == {"a": Order()}
     async with store.snapshot() as snapshot:
         assert await snapshot.get(ORDERS, "\ud800") is None

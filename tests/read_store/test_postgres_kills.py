@@ -13,7 +13,7 @@ from tests.architecture.rules import ROOT
 from tests.read_store.postgres_follower import step, whole_at
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.errors import Conflict
-from twofold.read_store.port import Change, Kept
+from twofold.read_store.port import Change, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, progress
 
@@ -97,7 +97,7 @@ async def test_a_repair_that_was_answered_is_there_after_the_server_was_killed(p
         await store.prepare([ORDERS])
         await store.save(step(0))
         for repair in range(1, 6):
-            mended = Kept(Order("mended", repair), 1, repair)
+            mended = VersionedRow(Order("mended", repair), 1, repair)
             await store.save(Change(ORDERS, LOG, 1, 1, 0, {"k1": mended}))
             server.kill()
             server.start()

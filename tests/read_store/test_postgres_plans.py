@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.read_store.access import check_access
-from twofold.read_store.port import Change, Kept, ReadModel
+from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.read_store.postgres import PLANS, PostgresReadStore
 from twofold.read_store.postgres.saving import save_statement
 from twofold.read_store.postgres.snapshot import begin
@@ -176,7 +176,7 @@ async def test_a_load_and_a_save_find_their_rows_by_key_though_their_plans_were_
     await connection.execute(f"vacuum analyze {table.name}")
 
     def changed(before: int) -> tuple[str, list[Any]]:
-        rows = {f"k{n:05}": Kept(Order(total=before) if n % 2 else None, before + 1) for n in range(100, 110)}
+        rows = {f"k{n:05}": VersionedRow(Order(total=before) if n % 2 else None, before + 1) for n in range(100, 110)}
         return save_statement(table, Change(ORDERS, LOG, before, before + 1, 0, rows), store._address.schema)
 
     loading = await connection.prepare(f"explain (analyze, format json) {table.select_many}")

@@ -14,7 +14,7 @@ from tests.servers.proxy import At, Proxy
 from tests.servers.server import wait_until
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE, Partition, shares
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel
+from twofold.read_store.port import Change, Checkpoint, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
 from twofold.world import RealWorld
@@ -67,7 +67,9 @@ async def test_a_save_that_moves_to_another_log_or_stays_where_it_is_may_break_t
         await through.prepare([ORDERS])
         for change in (
             Change(ORDERS, LOG, 0, 4, 1, at(4, {"a": Order(), "b": Order()})),
-            Change(ORDERS, LOG, 4, 4, 2, {"a": Kept(Order(total=2), 4, 1), "b": Kept(None, 4, 1)}, epoch=3),
+            Change(
+                ORDERS, LOG, 4, 4, 2, {"a": VersionedRow(Order(total=2), 4, 1), "b": VersionedRow(None, 4, 1)}, epoch=3
+            ),
             Change(ORDERS, "log-b", 4, 4, 2, epoch=3, was=LOG),
             Change(ORDERS, "log-c\0", 4, 5, 2, at(5, {"c": Order()}), epoch=3, was="log-b"),
         ):
@@ -246,9 +248,15 @@ async def test_a_zombie_waits_for_who_took_over_and_leaves_no_row_behind(
     await store.save(Change(ORDERS, LOG, 0, 1, 0, at(1, {"a": Order(), "gone": Order()}), epoch=1))
     async with Held(postgres, store) as held:
         # Not even its position need move for that: the epoch does.
-        over = asyncio.create_task(other.save(Change(ORDERS, LOG, 1, 1, 0, {"a": Kept(Order("bob"), 1, 1)}, epoch=2)))
+        over = asyncio.create_task(
+            other.save(Change(ORDERS, LOG, 1, 1, 0, {"a": VersionedRow(Order("bob"), 1, 1)}, epoch=2))
+        )
         await held.until_there_wait(1)
-        late = {"zombie": Kept(Order(), 9), "gone": Kept(None, 9), "a": Kept(Order("zombie"), 9, 9)}
+        late = {
+            "zombie": VersionedRow(Order(), 9),
+            "gone": VersionedRow(None, 9),
+            "a": VersionedRow(Order("zombie"), 9, 9),
+        }
         zombie = asyncio.create_task(store.save(Change(ORDERS, LOG, 1, 9, 0, late, step(0).parked, epoch=1)))
         await held.until_there_wait(2)
     await over

@@ -15,7 +15,7 @@ from tests.servers import pgbouncer
 from tests.servers.pgbouncer import find_pgbouncer
 from tests.servers.postgres import HOW_TO_GET_ONE, Postgres, installed, versions
 
-Running = Callable[[str], Postgres]
+Runtime = Callable[[str], Postgres]
 
 
 def do_without(reason: str) -> NoReturn:
@@ -26,7 +26,7 @@ def do_without(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def running_postgres() -> Iterator[Running]:
+def running_postgres() -> Iterator[Runtime]:
     """From a version to its server."""
     with ExitStack() as stack:
         running: dict[str, Postgres] = {}
@@ -40,7 +40,7 @@ def running_postgres() -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session", params=versions())
-def postgres(request: pytest.FixtureRequest, running_postgres: Running) -> Postgres:
+def postgres(request: pytest.FixtureRequest, running_postgres: Runtime) -> Postgres:
     """A running server with fast settings; the test runs once for each version.
 
     It is everybody's: take a `fresh_schema()`. A test that kills, stops or configures a server starts one of its own,
@@ -51,7 +51,7 @@ def postgres(request: pytest.FixtureRequest, running_postgres: Running) -> Postg
 
 
 @pytest.fixture(scope="session")
-def postgres_newest(running_postgres: Running) -> Postgres:
+def postgres_newest(running_postgres: Runtime) -> Postgres:
     """The server of the newest version, shared as `postgres` is."""
     return running_postgres(versions()[0])
 

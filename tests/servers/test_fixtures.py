@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import fixtures
-from tests.servers.fixtures import Running, do_without
+from tests.servers.fixtures import Runtime, do_without
 from tests.servers.postgres import Postgres, installed, versions
 
 
@@ -15,7 +15,7 @@ def test_each_version_runs_and_says_so(postgres: Postgres, request: pytest.Fixtu
     assert postgres.sql("show synchronous_commit") == "off"
 
 
-def test_a_server_is_started_once(postgres: Postgres, running_postgres: Running, postgres_newest: Postgres) -> None:
+def test_a_server_is_started_once(postgres: Postgres, running_postgres: Runtime, postgres_newest: Postgres) -> None:
     version = postgres.sql("show server_version").split(".")[0]
     assert running_postgres(version) is postgres
     assert running_postgres(versions()[0]) is postgres_newest
@@ -34,7 +34,7 @@ def test_two_versions_are_wanted_even_where_none_is(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
 def test_a_missing_server_is_a_skip_and_in_ci_a_failure(
-    ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, running_postgres: Running
+    ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, running_postgres: Runtime
 ) -> None:
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(fixtures, "installed", dict)

@@ -105,8 +105,8 @@ def counters(
 def app_in(folder: Path, module: Module | None = None, *, world: World | None = None, **settings: Any) -> App:
     """An app over the two databases in `folder`."""
     chosen = Settings(**({"poll_seconds": 0.02} | settings))
-    store, views = f"sqlite:///{folder}/log.db", f"sqlite:///{folder}/views.db"
-    return App(module or counters(), store=store, views=views, settings=chosen, world=world)
+    write_store, read_store = f"sqlite:///{folder}/log.db", f"sqlite:///{folder}/views.db"
+    return App(module or counters(), write_store=write_store, read_store=read_store, settings=chosen, world=world)
 
 
 async def until(holds: Callable[[], Any], what: str) -> None:
@@ -137,7 +137,7 @@ async def folded(app: App, fold: Callable[..., Any] = add_up) -> dict[str, Total
     rows: dict[str, Any] = {}
     running = app._running
     assert running is not None
-    for recorded in (await running.store.read(ALL_EVENTS)).events:
+    for recorded in (await running.write_store.read(ALL_EVENTS)).events:
         event = app.events.decode(recorded)
         if isinstance(event, Ignored):
             continue

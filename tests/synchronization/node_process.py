@@ -9,11 +9,13 @@ from tests.synchronization.nodes import counting_app
 from twofold.domain.projection import Projection
 
 
-async def main(store: str, views: str, lease: float) -> None:
+async def main(write_store: str, read_store: str, lease: float) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     projection = Projection("totals", add_up, key=CounterId, partitions=4)
-    async with counting_app([projection], store=store, views=views, lease_seconds=lease, page_events=50):
+    async with counting_app(
+        [projection], write_store=write_store, read_store=read_store, lease_seconds=lease, page_events=50
+    ):
         sys.stdout.write("following\n")
         sys.stdout.flush()
         await stop.wait()

@@ -25,7 +25,7 @@ from twofold.domain.projection import Projection
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change
 from twofold.settings import Settings
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome
 
@@ -67,21 +67,21 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log = SharedLog()
-        self.views = SharedViews()
+        self.read_store = SharedViews()
 
         async def write_store(*_: Any, **__: Any) -> SharedLog:
             return self.log
 
         async def read_store(*_: Any, **__: Any) -> SharedViews:
-            return self.views
+            return self.read_store
 
         monkeypatch.setattr("twofold.app.open_write_store", write_store)
         monkeypatch.setattr("twofold.app.open_read_store", read_store)
 
     def views_apart(self) -> "SharedViews":
         """Let nodes that start from now on have another read store."""
-        self.views = SharedViews()
-        return self.views
+        self.read_store = SharedViews()
+        return self.read_store
 
     def app(
         self, projections: Sequence[Projection] | None = None, policies: Sequence[Policy] = (), **settings: Any
@@ -122,7 +122,7 @@ def follows(app: App) -> set[str]:
     return set() if running is None else {share.partition.name for share in running.supervisor.workers}
 
 
-def shares(app: App) -> dict[Share, Any]:
+def shares(app: App) -> dict[WorkUnit, Any]:
     """The workers of a node by share."""
     running = app._running
     assert running is not None
@@ -137,8 +137,8 @@ async def happen(app: App, commands: int, keys: int = 40, start: int = 0) -> Non
 
 async def rows(cluster: Cluster) -> dict[str, Any]:
     """The rows of the generation that was built last."""
-    (*_, at) = await cluster.views.checkpoints()
-    found = await cluster.views.stored(at.name, at.generation, "", 10_000)
+    (*_, at) = await cluster.read_store.checkpoints()
+    found = await cluster.read_store.stored(at.name, at.generation, "", 10_000)
     return {key: kept.row for key, kept in found}
 
 

@@ -21,7 +21,7 @@ from twofold.http import asgi
 from twofold.settings import Settings
 from twofold.status import Status
 from twofold.synchronization.follower import FollowerStatus
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.synchronization.worker import Worker
 from twofold.testing import FrozenWorld
 from twofold.world import World
@@ -29,7 +29,7 @@ from twofold.world import World
 STALL = 0.3
 TOTALS = {"name": "totals", "kind": "projection"}
 WATCH = {"name": "watch", "kind": "policy"}
-Sabotage = Callable[[App, Share, pytest.MonkeyPatch], Callable[[], None]]
+Sabotage = Callable[[App, WorkUnit, pytest.MonkeyPatch], Callable[[], None]]
 
 
 async def react(event: Counted, recorded: RecordedEvent) -> None:
@@ -53,7 +53,7 @@ def counters(
         queries=[total_of],
     )
     chosen = Settings(**({"poll_seconds": 0.02, "fold_retries": 0} | (settings or {})))
-    return App(module, store="memory:", views="memory:", settings=chosen, world=world)
+    return App(module, write_store="memory:", read_store="memory:", settings=chosen, world=world)
 
 
 @asynccontextmanager
@@ -98,7 +98,7 @@ class Liar:
         return None
 
 
-def replaced(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+def replaced(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Another answers in its place."""
     worker = shares(app)[share]
     worker._task.cancel()
@@ -111,7 +111,7 @@ def replaced(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], 
     return heal
 
 
-def hanging(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+def hanging(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """It waits for an answer that never comes."""
     follower, go_on = shares(app)[share].follower, asyncio.Event()
     apply = follower.apply
@@ -124,21 +124,21 @@ def hanging(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], N
     return go_on.set
 
 
-def deaf(app: App, share: Share, patch: pytest.MonkeyPatch) -> Callable[[], None]:
+def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """It takes it that there is nothing new."""
     worker = shares(app)[share]
-    store, told = worker._store, worker._query
+    write_store, told = worker._write_store, worker._query
 
     class Empty:
         async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
-            page = await store.read(told, after, 0)
+            page = await write_store.read(told, after, 0)
             return type(page)([], after, after)
 
         async def wait(self, after: int, timeout: float) -> None:
             await asyncio.sleep(0.01)
 
     patch.setattr(worker, "_store", Empty())
-    return lambda: setattr(worker, "_store", store)
+    return lambda: setattr(worker, "_store", write_store)
 
 
 @pytest.mark.parametrize("name", ["totals", "watch"])

@@ -16,7 +16,7 @@ from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.partition import shares as parts
 from twofold.synchronization.projector import Projector
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import RealWorld
 
 
@@ -30,7 +30,7 @@ ALL = {each.name for each in parts(4)}
 
 async def caught_up(cluster: Cluster) -> bool:
     head = (await cluster.log.read(NO_EVENTS)).head
-    at = [each for each in await cluster.views.checkpoints()]
+    at = [each for each in await cluster.read_store.checkpoints()]
     return bool(at) and all(each.progress.position == head for each in at)
 
 
@@ -69,16 +69,16 @@ async def test_nodes_with_read_stores_of_their_own_follow_for_all_of_them_and_sh
 
     policies = [Policy("watch", react)]
     async with cluster.node(policies=policies) as first:
-        here = cluster.views
+        here = cluster.read_store
         there = cluster.views_apart()
         async with cluster.node(policies=policies) as second:
             await happen(first, 30)
-            for views in (here, there):
-                cluster.views = views
+            for read_store in (here, there):
+                cluster.read_store = read_store
                 await agrees(cluster, first)
             assert follows(first) | {WHOLE.name} > ALL
             assert follows(second) | {WHOLE.name} > ALL
-            policy = Share("policy", "watch")
+            policy = WorkUnit("policy", "watch")
             assert [policy in shares(app) for app in (first, second)].count(True) == 1
             await until(lambda: len(reacted) == 30, "reacted")
             assert reacted == list(range(1, 31))
@@ -262,7 +262,7 @@ async def test_a_query_waits_for_the_slowest_partition(cluster: Cluster, monkeyp
         await happen(app, 20)
         token = app.token((await app.log()).head)
         asking = asyncio.create_task(app.ask(Totals(), position=token))
-        await until(lambda: len([s for s in cluster.views.saves if s.position == 20]) >= 3, "the others are there")
+        await until(lambda: len([s for s in cluster.read_store.saves if s.position == 20]) >= 3, "the others are there")
         assert not asking.done()
         go_on.set()
         assert {row.counter for row in (await asking).value} == set(await folded(cluster, app))
@@ -275,7 +275,7 @@ def _begin(name: str) -> int:
 def _each_in_order(cluster: Cluster) -> bool:
     """Whether each key's rows were saved in the order of their events, each event once."""
     last: dict[str, int] = {}
-    for change in cluster.views.saves:
+    for change in cluster.read_store.saves:
         for key, kept in change.rows.items():
             if kept.position <= last.get(key, 0):
                 return False
@@ -289,17 +289,17 @@ async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_reco
     async with cluster.app([totals(1)]) as app:
         await happen(app, 5)
         await until(lambda: caught_up(cluster), "caught up")
-        model: Any = cluster.views._models["totals", 1]
+        model: Any = cluster.read_store._models["totals", 1]
         key, kept = next(iter(model.rows.items()))
         model.rows[key] = type(kept)(type(kept.row)(key, 666, 6), kept.position, kept.repair)
-        save = cluster.views.save
+        save = cluster.read_store.save
 
         async def slow(change: Any) -> None:
             if change.rows:
                 await asyncio.sleep(0.3)
             await save(change)
 
-        monkeypatch.setattr(cluster.views, "save", slow)
+        monkeypatch.setattr(cluster.read_store, "save", slow)
         with pytest.raises(Unavailable, match="Nobody who follows"):
             await app.projections.repair("totals", key, timeout=0.1)
         await until(lambda: recorded(app, "repair"), "on record")
@@ -342,7 +342,7 @@ async def test_partitions_that_cannot_be_brought_to_one_position_are_not_merged_
 
 
 async def one_stands(cluster: Cluster) -> bool:
-    return sorted(each.progress.position for each in await cluster.views.checkpoints()) == [10, 21]
+    return sorted(each.progress.position for each in await cluster.read_store.checkpoints()) == [10, 21]
 
 
 async def test_a_full_queue_of_commands_refuses_commands_and_no_sign_of_life(

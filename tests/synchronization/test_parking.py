@@ -321,7 +321,7 @@ async def test_a_key_is_freed_while_events_come_and_partitions_move_between_node
                     await until(lambda: nothing_parked(first), "freed")
         await until(lambda: caught_up(first), "caught up")
         assert await rows(first) == await folded(first, set())
-    assert each_row_moved_on(cluster.views.saves)
+    assert each_row_moved_on(cluster.read_store.saves)
 
 
 async def nothing_parked(app: App) -> bool:
@@ -401,14 +401,14 @@ async def test_a_skip_is_done_although_the_read_store_was_away_for_a_moment(monk
     poison = Poison({13})
     async with cluster.app([Projection("totals", poison.fold, key=CounterId)], fold_retries=0) as app:
         await sent(app, 1, 13, 3)
-        save, away = cluster.views.save, iter([True, True])
+        save, away = cluster.read_store.save, iter([True, True])
 
         async def fails(change: Change) -> None:
             if HOT in change.parked and next(away, False):
                 raise Unavailable("away for a moment")
             await save(change)
 
-        monkeypatch.setattr(cluster.views, "save", fails)
+        monkeypatch.setattr(cluster.read_store, "save", fails)
         assert (await app.projections.skip("totals", HOT)).done
         await until(lambda: free(app), "freed without anybody asking again")
         assert next(away, None) is None
@@ -548,15 +548,15 @@ async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(d
     )
     async with app_in(tmp_path, wide) as app:
         await sent(app, 1, 2)
-        views: Any = app._running.views  # type: ignore[union-attr]
-        (table,) = views._tables.values()
+        read_store: Any = app._running.read_store  # type: ignore[union-attr]
+        (table,) = read_store._tables.values()
         column = table.column_names["total"].strip('"')
-        views._connection.execute(f"update {table.name} set {damage.replace('total:n', column)}")
+        read_store._connection.execute(f"update {table.name} set {damage.replace('total:n', column)}")
         views_model = table.model
         act = await app.projections.repair("totals", HOT)
         assert act.outcome == "The row is repaired."
         assert await rows(app) == await folded(app, set())
-        assert (await views.inspect(views_model, [HOT]))[HOT].damage == ""
+        assert (await read_store.inspect(views_model, [HOT]))[HOT].damage == ""
         await app.send(Count([HOT], 3))
         await until(lambda: caught_up(app), "caught up")
         assert await rows(app) == await folded(app, set())
@@ -565,9 +565,11 @@ async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(d
 
 def spoil(app: App, key: str) -> None:
     """Let the row of a key be no JSON, behind everybody's back."""
-    views: Any = app._running.views  # type: ignore[union-attr]
-    (table,) = views._tables.values()
-    assert views._connection.execute(f"update {table.name} set row = 'no JSON' where key = ? returning 1", (key,)).get
+    read_store: Any = app._running.read_store  # type: ignore[union-attr]
+    (table,) = read_store._tables.values()
+    assert read_store._connection.execute(
+        f"update {table.name} set row = 'no JSON' where key = ? returning 1", (key,)
+    ).get
 
 
 async def test_an_event_that_meets_a_damaged_row_parks_its_key_alone_until_the_row_is_repaired(tmp_path: Path) -> None:
@@ -600,7 +602,7 @@ async def test_a_damaged_row_of_a_parked_key_keeps_nobody_else_and_is_mended(tmp
         running = app._running
         assert running is not None
         if way == "audit":
-            found = await audit(app, running.store, running.views, "totals", repair=app.projections.repair)
+            found = await audit(app, running.write_store, running.read_store, "totals", repair=app.projections.repair)
             assert (found.different, found.repaired, found.failed) == (1, 1, 0)
         elif way == "repair":
             assert (await app.projections.repair("totals", HOT)).outcome == "The row is repaired."

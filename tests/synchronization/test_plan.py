@@ -5,17 +5,17 @@ from hypothesis import strategies as st
 
 from twofold.read_store.partition import shares as partitions
 from twofold.synchronization.plan import plan
-from twofold.synchronization.share import Share, share_of
+from twofold.synchronization.work_unit import WorkUnit, work_unit_named
 
 NODES = ["n1", "n2", "n3", "n4"]
 
 
-def some(count: int) -> list[Share]:
-    return [Share("projection", "p", 1, each) for each in partitions(count)]
+def some(count: int) -> list[WorkUnit]:
+    return [WorkUnit("projection", "p", 1, each) for each in partitions(count)]
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[Share], dict[Share, str | None], list[str]]:
+def worlds(draw: st.DrawFn) -> tuple[list[WorkUnit], dict[WorkUnit, str | None], list[str]]:
     shares = some(draw(st.integers(1, 12)))
     nodes = NODES[: draw(st.integers(1, 4))]
     owners = {share: draw(st.none() | st.sampled_from(nodes)) for share in shares}
@@ -24,7 +24,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Share], dict[Share, str | None], list[
 
 @given(worlds(), st.randoms(use_true_random=False))
 def test_nodes_that_look_one_after_another_come_to_fair_parts_and_then_move_nothing(
-    world: tuple[list[Share], dict[Share, str | None], list[str]], random: st.DrawFn
+    world: tuple[list[WorkUnit], dict[WorkUnit, str | None], list[str]], random: st.DrawFn
 ) -> None:
     shares, owners, nodes = world
     for _ in range(2 * len(shares) + 2):
@@ -43,7 +43,7 @@ def test_nodes_that_look_one_after_another_come_to_fair_parts_and_then_move_noth
 
 @given(worlds())
 def test_a_visitor_takes_what_is_free_and_nothing_else(
-    world: tuple[list[Share], dict[Share, str | None], list[str]],
+    world: tuple[list[WorkUnit], dict[WorkUnit, str | None], list[str]],
 ) -> None:
     shares, owners, nodes = world
     todo = plan(shares, owners, "visitor", nodes)
@@ -53,7 +53,7 @@ def test_a_visitor_takes_what_is_free_and_nothing_else(
 
 def test_a_reserved_share_goes_to_the_node_it_is_meant_for() -> None:
     first, second, third = some(3)
-    owners: dict[Share, str | None] = {first: "n1", second: "n2", third: "n1"}
+    owners: dict[WorkUnit, str | None] = {first: "n1", second: "n2", third: "n1"}
     reserved = {first: "n1", second: "n1"}
     assert plan([first, second, third], owners, "n2", ["n1", "n2"], reserved).release == [second]
     owners[second] = None
@@ -63,5 +63,5 @@ def test_a_reserved_share_goes_to_the_node_it_is_meant_for() -> None:
 
 
 def test_the_name_of_a_lease_leads_back_to_its_share() -> None:
-    for share in [*some(3), Share("policy", "a:b/0-3"), Share("build", "x:y", 7)]:
-        assert share_of(share.resource) == share
+    for share in [*some(3), WorkUnit("policy", "a:b/0-3"), WorkUnit("build", "x:y", 7)]:
+        assert work_unit_named(share.resource) == share

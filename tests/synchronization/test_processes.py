@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def node(store: str, views: str) -> Iterator["subprocess.Popen[str]"]:
+def node(write_store: str, read_store: str) -> Iterator["subprocess.Popen[str]"]:
     """A node in a process of its own, killed at the end if it still runs."""
-    command = [sys.executable, "-m", "tests.synchronization.node_process", store, views, str(LEASE)]
+    command = [sys.executable, "-m", "tests.synchronization.node_process", write_store, read_store, str(LEASE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
@@ -37,9 +37,9 @@ def node(store: str, views: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 @asynccontextmanager
-async def onlooker(store: str, views: str) -> AsyncIterator[App]:
+async def onlooker(write_store: str, read_store: str) -> AsyncIterator[App]:
     """An app that sends and asks, and follows for nothing."""
-    app = counting_app([totals()], store=store, views=views, lease_seconds=LEASE)
+    app = counting_app([totals()], write_store=write_store, read_store=read_store, lease_seconds=LEASE)
     await app.start(only=())
     try:
         yield app
@@ -62,17 +62,17 @@ async def folded(app: App) -> dict[str, Any]:
     running = app._running
     assert running is not None
     rows: dict[str, Any] = {}
-    for recorded in (await running.store.read(ALL_EVENTS)).events:
+    for recorded in (await running.write_store.read(ALL_EVENTS)).events:
         event = app.events.decode(recorded)
         for counter in dict.fromkeys(event.counters):
             rows[counter] = add_up(rows.get(counter), event, counter)
     return {counter: row for counter, row in rows.items() if row is not None}
 
 
-async def pause_kill_and_compare(store: str, views: str) -> None:
+async def pause_kill_and_compare(write_store: str, read_store: str) -> None:
     """The whole story. `Total.trail` depends on the order of events, so an event out of order or twice shows."""
-    async with onlooker(store, views) as app:
-        with node(store, views) as paused, node(store, views) as killed:
+    async with onlooker(write_store, read_store) as app:
+        with node(write_store, read_store) as paused, node(write_store, read_store) as killed:
             await until(lambda: owned_by(app, paused, killed), "shared out")
             done, sent = asyncio.Event(), 0
 
@@ -90,7 +90,7 @@ async def pause_kill_and_compare(store: str, views: str) -> None:
             await until(lambda: owned_by(app, paused, killed), "shared out with the one that woke up")
             killed.kill()
             await until(lambda: owned_by(app, paused), "taken over from the one that is dead")
-            with node(store, views) as joined:
+            with node(write_store, read_store) as joined:
                 await until(lambda: owned_by(app, paused, joined), "shared out with the one that came")
                 await until(lambda: sent > 50, "enough is written")
                 done.set()
@@ -102,8 +102,8 @@ async def pause_kill_and_compare(store: str, views: str) -> None:
 
 
 async def test_on_postgresql(postgres_newest: Postgres) -> None:
-    store = await fresh_log(postgres_newest.dsn)
-    await pause_kill_and_compare(store, f"{postgres_newest.dsn}?schema={fresh_schema()}")
+    write_store = await fresh_log(postgres_newest.dsn)
+    await pause_kill_and_compare(write_store, f"{postgres_newest.dsn}?schema={fresh_schema()}")
 
 
 async def test_on_mongodb(postgres_newest: Postgres, mongodb: ReplicaSet) -> None:

@@ -95,8 +95,8 @@ async def test_rows_and_checkpoint_are_saved_together_or_not_at_all(
     async with app_in(tmp_path, page_events=4, catch_up_page_events=4) as app:
         running = app._running
         assert running is not None
-        views: Any = running.views
-        park, left = views._park, iter([True, True, False, True, False, False, True] * 3)
+        read_store: Any = running.read_store
+        park, left = read_store._park, iter([True, True, False, True, False, False, True] * 3)
 
         def dies(change: Change) -> None:
             # Called after the rows were written and before the commit.
@@ -105,7 +105,7 @@ async def test_rows_and_checkpoint_are_saved_together_or_not_at_all(
                 raise OSError("the process ends here")
             park(change)
 
-        monkeypatch.setattr(views, "_park", dies)
+        monkeypatch.setattr(read_store, "_park", dies)
         await happen(app, Random(3), 60)
         assert await settled(app) == await folded(app)
     assert len(from_the_disk) > 5
@@ -258,12 +258,12 @@ async def test_lost_notifications_cost_no_more_than_the_polling_interval(
     async with app_in(tmp_path, poll_seconds=0.05) as app:
         running = app._running
         assert running is not None
-        store: Any = running.store
+        write_store: Any = running.write_store
         await settled(app)
         # Whoever waits for news waits on an event that nobody will set.
-        monkeypatch.setattr(store, "_news", asyncio.Event())
-        append = store._writer.append
-        monkeypatch.setattr(store, "append", lambda batch: deaf(append, batch))
+        monkeypatch.setattr(write_store, "_news", asyncio.Event())
+        append = write_store._writer.append
+        monkeypatch.setattr(write_store, "append", lambda batch: deaf(append, batch))
         for n in range(10):
             await app.send(Count(["a"], n + 1))
         assert await settled(app) == await folded(app)
@@ -293,17 +293,17 @@ async def test_a_full_read_disk_stops_no_command_and_is_caught_up_later(
     async with app_in(tmp_path) as app:
         running = app._running
         assert running is not None
-        save = running.views.save
+        save = running.read_store.save
 
         async def full(change: Change) -> None:
             raise Unavailable("no room")
 
-        monkeypatch.setattr(running.views, "save", full)
+        monkeypatch.setattr(running.read_store, "save", full)
         for n in range(5):
             await app.send(Count(["a"], n + 1))
         await until(lambda: retrying(app), "retrying")
         assert (await status_of(app)).lag == 5
-        monkeypatch.setattr(running.views, "save", save)
+        monkeypatch.setattr(running.read_store, "save", save)
         assert await settled(app) == await folded(app)
         assert (await app.ask(TotalOf("a"))).value.total == 15
 

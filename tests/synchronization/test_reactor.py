@@ -35,7 +35,7 @@ def with_policy(react: Callable[..., Awaitable[Any]], **said: Any) -> Module:
 async def answers(app: App) -> list[int]:
     running = app._running
     assert running is not None
-    events = [app.events.decode(each) for each in (await running.store.read(ALL_EVENTS)).events]
+    events = [app.events.decode(each) for each in (await running.write_store.read(ALL_EVENTS)).events]
     return [event.by for event in events if isinstance(event, Counted) and event.by >= MARK]
 
 
@@ -209,7 +209,7 @@ async def test_what_falls_due_while_another_is_being_sent_is_sent_as_well(tmp_pa
         await passes(world, app, 5.0)
         assert sorted(sent) == [MARK + 10, MARK + 98, MARK + 99]
         assert sorted(await answers(app)) == [MARK + 10, MARK + 98, MARK + 99]
-        rows = await running.store.rows("policy:answers")
+        rows = await running.write_store.rows("policy:answers")
         assert [key for key in rows if key.startswith("due:")] == []
 
 
@@ -226,7 +226,7 @@ async def test_a_due_command_that_is_rejected_is_dropped(tmp_path: Path, monkeyp
 
         monkeypatch.setattr(reactor, "_send", rejects)
         await passes(world, app, 2)
-        assert [k for k in await running.store.rows("policy:answers") if k.startswith("due:")] == []
+        assert [k for k in await running.write_store.rows("policy:answers") if k.startswith("due:")] == []
         assert (await policy_of(app)).parked == ()
     async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
         await passes(world, app, 60)
@@ -401,13 +401,13 @@ async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> Non
     async def nothing(event: Counted) -> None:
         return None
 
-    store = Meeting()
+    write_store = Meeting()
     wiring = with_policy(nothing)
-    apps = [App(wiring, store="memory:", views="memory:") for _ in range(2)]
+    apps = [App(wiring, write_store="memory:", read_store="memory:") for _ in range(2)]
     with pytest.MonkeyPatch.context() as patched:
 
         async def shared(*_: object, **__: object) -> MemoryWriteStore:
-            return store
+            return write_store
 
         patched.setattr("twofold.app.open_write_store", shared)
         await asyncio.gather(*(app.start() for app in apps))

@@ -35,7 +35,7 @@ from twofold.domain.process import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.query_service.view import View
-from twofold.synchronization.share import share_of
+from twofold.synchronization.work_unit import work_unit_named
 
 ROOT = Path(__file__).parents[2]
 
@@ -338,7 +338,7 @@ async def stands(app: App, head: int, generation: int) -> bool:
     """Whether each projection but one partition of the first has come to the head."""
     running = app._running
     assert running is not None
-    at = [each for each in await running.views.checkpoints() if each.generation == generation]
+    at = [each for each in await running.read_store.checkpoints() if each.generation == generation]
     return sorted(each.progress.position for each in at) == [60, head, head]
 
 
@@ -364,7 +364,7 @@ async def test_no_partition_of_the_new_generation_may_be_behind_that_of_the_one_
         await until(lambda: caught_up(app), "caught up")
         await app.projections.rebuild(["totals"])
         await until(lambda: built_one(app), "built")
-        checkpoints = cluster.views.checkpoints
+        checkpoints = cluster.read_store.checkpoints
 
         async def partly() -> Any:
             """One partition of each stands at 4, as if it were halted there; of the new one the other is behind."""
@@ -379,10 +379,10 @@ async def test_no_partition_of_the_new_generation_may_be_behind_that_of_the_one_
                 for at in await checkpoints()
             ]
 
-        monkeypatch.setattr(cluster.views, "checkpoints", partly)
+        monkeypatch.setattr(cluster.read_store, "checkpoints", partly)
         with pytest.raises(Unavailable, match="Generation 2 of 'totals' is 5 events behind"):
             await app.projections.switch("totals")
-        monkeypatch.setattr(cluster.views, "checkpoints", checkpoints)
+        monkeypatch.setattr(cluster.read_store, "checkpoints", checkpoints)
         assert await app.projections.switch("totals", generation=2) == 2
 
 
@@ -399,7 +399,7 @@ async def test_a_build_that_is_begun_while_old_ones_are_dropped_is_not_dropped(
         await app.projections.rebuild(["totals"])
         await until(lambda: built_one(app), "built")
         await app.projections.switch("totals")
-        checkpoints, once = cluster.views.checkpoints, iter([True])
+        checkpoints, once = cluster.read_store.checkpoints, iter([True])
         dropping: asyncio.Task[Any] | None = None
 
         async def between() -> Any:
@@ -411,7 +411,7 @@ async def test_a_build_that_is_begun_while_old_ones_are_dropped_is_not_dropped(
         async def stored(generation: int) -> bool:
             return generation in {each.generation for each in await checkpoints()}
 
-        monkeypatch.setattr(cluster.views, "checkpoints", between)
+        monkeypatch.setattr(cluster.read_store, "checkpoints", between)
         dropping = asyncio.create_task(app.projections.drop("totals"))
         assert await dropping == [1]
         await until(lambda: built_one(app), "built")
@@ -432,7 +432,7 @@ async def test_a_generation_that_is_dropped_leaves_no_lease_behind(cluster: Clus
             running = app._running
             assert running is not None
             leases = (await running.control.look()).leases
-            assert {share_of(resource).generation for resource in leases} == {generation}
+            assert {work_unit_named(resource).generation for resource in leases} == {generation}
 
 
 async def test_a_query_that_began_before_switch_and_drop_is_answered(tmp_path: Path) -> None:

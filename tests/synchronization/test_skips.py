@@ -94,7 +94,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
     async with node(cluster, poison) as app:
         await sent(app, 1, 2, 3)
         poison.amounts = set()
-        save, slow, going = cluster.views.save, asyncio.Event(), asyncio.Event()
+        save, slow, going = cluster.read_store.save, asyncio.Event(), asyncio.Event()
 
         async def save_slowly(change: Change) -> None:
             if change.parked.get(HOT, 1) is None:
@@ -102,7 +102,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
                 await slow.wait()
             await save(change)
 
-        monkeypatch.setattr(cluster.views, "save", save_slowly)
+        monkeypatch.setattr(cluster.read_store, "save", save_slowly)
         retry = asyncio.create_task(app.projections.retry("totals", HOT))
         await going.wait()
         skip = asyncio.create_task(app.projections.skip("totals", HOT))
@@ -113,7 +113,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
         await until(asked, "asked for while the retry is under way")
         slow.set()
         assert ((await retry).done, (await skip).done) == (True, False)
-        assert (await audit(app, cluster.log, cluster.views, "totals")).all_right
+        assert (await audit(app, cluster.log, cluster.read_store, "totals")).all_right
 
 
 def control(app: App) -> Any:
@@ -195,7 +195,7 @@ async def test_what_only_a_build_is_parked_at_can_be_skipped_whoever_builds(clus
 
 
 async def audited(app: App, cluster: Cluster) -> bool:
-    return (await audit(app, cluster.log, cluster.views, "totals")).all_right
+    return (await audit(app, cluster.log, cluster.read_store, "totals")).all_right
 
 
 @pytest.mark.parametrize("which", ["build", "kept"])
@@ -355,7 +355,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
     acts = (await app.projections.acts()).values()
     skipped = {(act.key, act.position) for act in acts if act.what == "skip" and act.done}
     right = {key: msgspec.to_builtins(row) for key, row in (await folded(app, skipped)).items()}
-    stored = await cluster.views.stored("totals", (await status_of(app)).generation, "", 100)
+    stored = await cluster.read_store.stored("totals", (await status_of(app)).generation, "", 100)
     assert {key: each.row for key, each in stored if each.row is not None} == right
     for each in reversed(apps):
         await each.stop()

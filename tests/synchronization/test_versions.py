@@ -17,7 +17,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 async def all_stand_at_the_head(cluster: Cluster) -> bool:
     head = (await cluster.log.read(NO_EVENTS)).head
-    return {at.progress.position for at in await cluster.views.checkpoints()} == {head}
+    return {at.progress.position for at in await cluster.read_store.checkpoints()} == {head}
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
@@ -33,7 +33,7 @@ async def test_two_versions_of_a_projection_are_each_followed_by_the_nodes_that_
             await until(lambda: len(follows(old)) == len(follows(new)) == partitions, "each follows for its own")
             await happen(old, 20, start=5)
             await until(lambda: all_stand_at_the_head(cluster), "both versions follow")
-            assert {at.generation for at in await cluster.views.checkpoints()} == {1, 2}
+            assert {at.generation for at in await cluster.read_store.checkpoints()} == {1, 2}
             # Nothing moves to and fro either.
             workers = dict(shares(old)), dict(shares(new))
             await happen(new, 20, start=25)
@@ -88,7 +88,7 @@ async def test_what_served_a_version_that_nobody_follows_any_more_is_dropped_and
             await until(lambda: all_stand_at_the_head(cluster), "both versions follow")
             assert await new.projections.drop("totals") == []
         assert await new.projections.drop("totals") == [2 if generation(new) == 1 else 1]
-        assert {at.generation for at in await cluster.views.checkpoints()} == {generation(new)}
+        assert {at.generation for at in await cluster.read_store.checkpoints()} == {generation(new)}
 
 
 def generation(app: App) -> int:

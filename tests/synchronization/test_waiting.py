@@ -98,7 +98,7 @@ async def test_a_command_is_not_lost_with_the_read_store_it_waits_for(
         async def away() -> Any:
             raise Unavailable("the read store is away")
 
-        monkeypatch.setattr(running.views, "checkpoints", away)
+        monkeypatch.setattr(running.read_store, "checkpoints", away)
         receipt = await app.send(Count(["a"]), wait_for=["totals"])
         assert (receipt.position, receipt.late) == (1, ["totals"])
         monkeypatch.undo()
@@ -116,14 +116,14 @@ async def test_who_leaves_while_it_waits_disturbs_nobody_who_shares_its_look(
     async with app_in(tmp_path) as app:
         running = app._running
         assert running is not None
-        checkpoints, looking, go_on = running.views.checkpoints, asyncio.Event(), asyncio.Event()
+        checkpoints, looking, go_on = running.read_store.checkpoints, asyncio.Event(), asyncio.Event()
 
         async def slowly() -> Any:
             looking.set()
             await go_on.wait()
             return await checkpoints()
 
-        monkeypatch.setattr(running.views, "checkpoints", slowly)
+        monkeypatch.setattr(running.read_store, "checkpoints", slowly)
         waiting = [asyncio.create_task(app.send(Count(["a"]), wait_for=["totals"])) for _ in range(20)]
         await until(lambda: written(app, 20), "written")
         await looking.wait()

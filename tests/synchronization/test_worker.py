@@ -82,7 +82,7 @@ async def test_what_was_read_ahead_of_another_history_is_not_used(
 ) -> None:
     await filled(cluster, 40)
     pages = Pages(cluster, monkeypatch)
-    save, identity = cluster.views.save, cluster.log.identity
+    save, identity = cluster.read_store.save, cluster.log.identity
     async with cluster.app([totals(1)], page_events=10, catch_up_page_events=10) as app:
 
         async def fails_over(change: Any) -> None:
@@ -93,7 +93,7 @@ async def test_what_was_read_ahead_of_another_history_is_not_used(
                     await app.world.sleep(0)
                 cluster.log.identity = msgspec.structs.replace(identity, epoch=identity.epoch + 1)
 
-        monkeypatch.setattr(cluster.views, "save", fails_over)
+        monkeypatch.setattr(cluster.read_store, "save", fails_over)
         await until(lambda: (20, 10, 10) in pages.taken, "read ahead")
         await until(lambda: pages.taken.count((20, 10, 10)) == 2, "read anew")
 

@@ -66,7 +66,7 @@ class KilledShop:
 
     @property
     def urls(self) -> dict[str, str]:
-        return {"store": f"sqlite:///{self._folder}/log.db", "views": f"sqlite:///{self._folder}/views.db"}
+        return {"write_store": f"sqlite:///{self._folder}/log.db", "read_store": f"sqlite:///{self._folder}/views.db"}
 
     async def live(self) -> None:
         """One life of the server: start, take orders, die at a random moment."""
@@ -86,7 +86,7 @@ class KilledShop:
 
     def _start(self) -> tuple["subprocess.Popen[str]", str]:
         environment = os.environ | {"SHOP_OUTBOX": str(self._folder / "outbox"), "SHOP_UNPAID_MINUTES": "1000000"}
-        stores = ["--store", self.urls["store"], "--views", self.urls["views"]]
+        stores = ["--write-store", self.urls["write_store"], "--read-store", self.urls["read_store"]]
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, "serve", "shop.app:app", "--port", "0", "--json", *stores],
             stdout=subprocess.PIPE,
@@ -186,7 +186,7 @@ async def rows_of(app: App, projection: BoundProjection) -> dict[str, Any]:
     assert running is not None
     rows: dict[str, Any] = {}
     cursor: str | None = None
-    async with running.views.snapshot() as snapshot:
+    async with running.read_store.snapshot() as snapshot:
         while True:
             found = await snapshot.find(app.models[projection.name], {}, limit=10_000, cursor=cursor)
             rows.update(found.rows)

@@ -216,7 +216,7 @@ async def test_a_reader_on_a_standby_sees_a_beginning_of_the_log_and_never_a_hol
         head = await check_log(there, load, followed=False)
         assert load.seen_live == list(range(1, len(load.seen_live) + 1)), "the live reader saw a hole"
         shown = subprocess.run(
-            [TWOFOLD, "log", "--store", there, "--json", "--limit", str(head)],
+            [TWOFOLD, "log", "--write-store", there, "--json", "--limit", str(head)],
             capture_output=True,
             text=True,
             check=True,

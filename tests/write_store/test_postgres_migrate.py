@@ -201,7 +201,7 @@ async def old_log(server: Postgres) -> str:
 async def test_an_old_log_is_refused_at_start_with_the_command_that_cures_it(postgres_newest: Postgres) -> None:
     schema = await old_log(postgres_newest)
     url = f"{postgres_newest.dsn}?schema={schema}"
-    with pytest.raises(WiringError, match="`twofold migrate --store URL`"):
+    with pytest.raises(WiringError, match="`twofold migrate --write-store URL`"):
         await PostgresWriteStore.open(url)
     assert (await migrate(url, RealWorld())).steps == STEPS[-1:]
     await is_a_working_log(url)
@@ -211,7 +211,7 @@ async def test_a_log_that_only_lacks_the_entry_of_a_step_is_refused_too(postgres
     url = await fresh_log(postgres_newest.dsn)
     schema = url.rpartition("=")[2]
     postgres_newest.sql(f"delete from {schema}.migrations where number = {len(STEPS)}")
-    with pytest.raises(WiringError, match="`twofold migrate --store URL`"):
+    with pytest.raises(WiringError, match="`twofold migrate --write-store URL`"):
         await PostgresWriteStore.open(url)
 
 

@@ -6,8 +6,8 @@ from typing import NoReturn
 
 import click
 
-from twofold.cli.logged import show_warnings
-from twofold.cli.outcome import Exit, fail, unexpected
+from twofold.cli.log_handler import show_warnings
+from twofold.cli.output import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
 COMMANDS = (
@@ -36,7 +36,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"twofold.cli.{cmd_name}").command
+        command: click.Command = import_module(f"twofold.cli.{cmd_name}_command").command
         return command
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from twofold.cli.outcome import printable
-from twofold.cli.progress import Bars
-from twofold.cli.verbs import By, Seen
+from twofold.cli.output import printable
+from twofold.cli.progress_bar import Bars
+from twofold.cli.rebuild_client import By, Seen
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 

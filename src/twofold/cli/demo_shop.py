@@ -60,9 +60,9 @@ class Shop:
             len(orders),
         )
 
-    def open(self, *, store: str, views: str, outbox: Path) -> App:
+    def open(self, *, write_store: str, read_store: str, outbox: Path) -> App:
         """The shop's app over these stores."""
-        app: App = self._shop.open_shop(store=store, views=views, outbox=outbox)
+        app: App = self._shop.open_shop(write_store=write_store, read_store=read_store, outbox=outbox)
         return app
 
     async def seed(self, app: App) -> None:

@@ -1,7 +1,7 @@
 """The only place that knows bytes: stored name ↔ type, versions, upcasters, JSON, JSON Schema."""
 
-from twofold.codec.events import EventCodec
-from twofold.codec.messages import MessageCodec
-from twofold.codec.rows import RowCodec
+from twofold.codec.event_codec import EventCodec
+from twofold.codec.message_codec import MessageCodec
+from twofold.codec.row_codec import RowCodec
 
 __all__ = ["EventCodec", "MessageCodec", "RowCodec"]

@@ -25,8 +25,10 @@ class _Waiting(NamedTuple):
 class Batcher:
     """The one writer of a process. Callers wait for their own outcome; cancelling one never touches the batch."""
 
-    def __init__(self, store: WriteStore, folds: Folds, world: World, *, commands: int, size: int, queue: int) -> None:
-        self._store = store
+    def __init__(
+        self, write_store: WriteStore, folds: Folds, world: World, *, commands: int, size: int, queue: int
+    ) -> None:
+        self._write_store = write_store
         self._folds = folds
         self._world = world
         self._commands = commands
@@ -87,7 +89,7 @@ class Batcher:
                 continue
             batch = self._next_batch()
             try:
-                outcomes = await self._store.append([waiting.append for waiting in batch])
+                outcomes = await self._write_store.append([waiting.append for waiting in batch])
             except TwofoldError as error:
                 _answer_all(batch, error)
                 continue

@@ -58,8 +58,8 @@ class Folds:
     append nothing are given only after `refresh`.
     """
 
-    def __init__(self, store: WriteStore, codec: EventCodec, size: int) -> None:
-        self._store = store
+    def __init__(self, write_store: WriteStore, codec: EventCodec, size: int) -> None:
+        self._write_store = write_store
         self._codec = codec
         self._size = size
         self._cached: OrderedDict[Fold, _Entry] = OrderedDict()
@@ -87,7 +87,7 @@ class Folds:
         """The folds as of one moment of the log, and what is remembered of a command id by then."""
         states = dict(folded)
         while True:
-            found, outcome = await self._store.newer(conditions(states), command_id, PAGE)
+            found, outcome = await self._write_store.newer(conditions(states), command_id, PAGE)
             if len(states) == 1:
                 # Whatever came back is this fold's own; asking each event for its tags costs as much as folding it.
                 ((fold, (state, upto)),) = states.items()

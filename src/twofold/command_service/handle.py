@@ -7,7 +7,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folded, Folds, conditions
-from twofold.command_service.inline import Inline, Rows
+from twofold.command_service.inline_projections import Inline, Rows
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring

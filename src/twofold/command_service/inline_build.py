@@ -8,7 +8,7 @@ from twofold.codec import EventCodec
 from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.errors import WiringError
-from twofold.write_store.inline import COMPLETE, Built, InlineProjection, Kept, Noted, look, space_of
+from twofold.write_store.inline_state import COMPLETE, Built, InlineProjection, InlineRow, InlineState, look, space_of
 from twofold.write_store.port import Append, Appended, RowGuard, RowWrite, WriteStore
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ class InlineBuild:
     Every step is written on what was seen, so it may be killed anywhere, and run on several nodes at once.
     """
 
-    def __init__(self, store: WriteStore, kept: Sequence[InlineProjection], events: EventCodec) -> None:
-        self._store = store
+    def __init__(self, write_store: WriteStore, kept: Sequence[InlineProjection], events: EventCodec) -> None:
+        self._write_store = write_store
         self._kept = {each.label: each for each in kept}
         self._list = {each.name: each.projection.version for each in kept}
         self._events = events
 
     async def guard(self) -> RowGuard | None:
         """The guard under which appends may be made; None where others keep something else, or it is not built."""
-        noted = await look(self._store)
+        noted = await look(self._write_store)
         built = all(_state(noted, label) == "complete" for label in self._kept)
         return noted.guard if built and noted.listed == self._list else None
 
@@ -50,7 +50,7 @@ class InlineBuild:
         before: Position | None = None
         while True:
             behind = max([await self._build(each) for each in self._kept.values()], default=0)
-            noted = await look(self._store)
+            noted = await look(self._write_store)
             if noted.listed != self._list:
                 if behind > PAGE and (before is None or 2 * behind < before):
                     before = behind
@@ -68,9 +68,9 @@ class InlineBuild:
 
     async def _build(self, kept: InlineProjection) -> Position:
         """Fold up to where the head is now, unless that was done before. How far behind it is by then."""
-        target = (await self._store.read(NO_EVENTS)).head
+        target = (await self._write_store.read(NO_EVENTS)).head
         while True:
-            noted = await look(self._store)
+            noted = await look(self._write_store)
             state = _state(noted, kept.label)
             if state == "complete":
                 return 0
@@ -80,13 +80,13 @@ class InlineBuild:
                 log.info("The inline projection %s is built from the log", kept.label)
                 await self._append([noted.build(kept.label, Built("building"))])
             elif (position := noted.built[kept.label][0].position) >= target:
-                return (await self._store.read(NO_EVENTS)).head - position
+                return (await self._write_store.read(NO_EVENTS)).head - position
             else:
                 await self._fold_page(kept, noted)
 
-    async def _fold_page(self, kept: InlineProjection, noted: Noted) -> None:
+    async def _fold_page(self, kept: InlineProjection, noted: InlineState) -> None:
         after = noted.built[kept.label][0].position
-        page = await self._store.read(EventQuery((QueryItem(kept.projection.types),)), after, PAGE)
+        page = await self._write_store.read(EventQuery((QueryItem(kept.projection.types),)), after, PAGE)
         rows = await self._folded(kept, page.events)
         await self._append([noted.build(kept.label, Built("building", page.upto)), *rows])
 
@@ -96,7 +96,7 @@ class InlineBuild:
             event = self._events.decode(recorded)
             work += [(recorded, event, key) for key in _keys(kept, event, recorded)]
         keys = list(dict.fromkeys(key for _, _, key in work))
-        stored = await self._store.rows(kept.space, keys)
+        stored = await self._write_store.rows(kept.space, keys)
         before = {key: kept.read(key, stored.get(key)) for key in keys}
         rows: dict[str, Any] = {key: each.row for key, each in before.items()}
         for recorded, event, key in work:
@@ -107,7 +107,7 @@ class InlineBuild:
         after = {key: _formed(kept, key, row) for key, row in rows.items()}
         return [RowWrite(kept.space, key, each.value, before[key].version, each.version) for key, each in after.items()]
 
-    async def _replace_list(self, noted: Noted) -> None:
+    async def _replace_list(self, noted: InlineState) -> None:
         """List what this process keeps, and give up the rows of everything else in the same moment."""
         writes = [noted.list(self._list)]
         for label, (built, _) in noted.built.items():
@@ -118,11 +118,11 @@ class InlineBuild:
                     writes.append(RowWrite(space_of(label), COMPLETE, None, 1))
         await self._append(writes)
 
-    async def _complete(self, kept: InlineProjection, noted: Noted) -> None:
+    async def _complete(self, kept: InlineProjection, noted: InlineState) -> None:
         """Note that all rows are there, if that is so, and if what was noted holds: nobody can have written since."""
         if _state(noted, kept.label) != "building":
             return
-        head = (await self._store.read(NO_EVENTS)).head
+        head = (await self._write_store.read(NO_EVENTS)).head
         if noted.built[kept.label][0].position < head:
             return
         complete = noted.build(kept.label, Built("complete", head))
@@ -132,10 +132,10 @@ class InlineBuild:
         """Throw away the rows of what was given up."""
         space = space_of(label)
         while True:
-            noted = await look(self._store)
+            noted = await look(self._write_store)
             if _state(noted, label) != "dropping":
                 return
-            rows = await self._store.rows(space, limit=PAGE)
+            rows = await self._write_store.rows(space, limit=PAGE)
             gone = [RowWrite(space, key, None, row.version) for key, row in rows.items()]
             if len(rows) < PAGE:
                 await self._append([*gone, noted.build(label, None)])
@@ -144,11 +144,11 @@ class InlineBuild:
 
     async def _append(self, rows: Sequence[RowWrite], *guards: RowGuard) -> bool:
         """Whether it was written; if not, another node has come first, and it is looked at anew."""
-        (outcome,) = await self._store.append([Append(_BY, rows=tuple(rows), guards=guards)])
+        (outcome,) = await self._write_store.append([Append(_BY, rows=tuple(rows), guards=guards)])
         return isinstance(outcome, Appended)
 
 
-def _state(noted: Noted, label: str) -> str | None:
+def _state(noted: InlineState, label: str) -> str | None:
     return noted.built[label][0].state if label in noted.built else None
 
 
@@ -159,7 +159,7 @@ def _keys(kept: InlineProjection, event: object, recorded: RecordedEvent) -> tup
         raise _failed(kept, f"it has no key {_at(recorded)}", error) from error
 
 
-def _formed(kept: InlineProjection, key: str, row: Any | None) -> Kept:
+def _formed(kept: InlineProjection, key: str, row: Any | None) -> InlineRow:
     try:
         return kept.written(row)
     except Exception as error:

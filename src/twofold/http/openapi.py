@@ -5,14 +5,14 @@ from typing import Any, cast
 
 from twofold.app import App, Receipt
 from twofold.errors import WiringError
-from twofold.http.commands import WAIT_FOR, names_to_wait_for
-from twofold.http.events import MOST_EVENTS, EventPage, ShownEvent
+from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
+from twofold.http.event_routes import MOST_EVENTS, EventPage, ShownEvent
 from twofold.http.examples import example_of
-from twofold.http.health import Health
+from twofold.http.health_routes import Health
 from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
-from twofold.http.projections import (
+from twofold.http.projection_routes import (
     MOST_ACTS,
     SEVERAL,
     VERBS,
@@ -23,7 +23,7 @@ from twofold.http.projections import (
     Several,
     followed_names,
 )
-from twofold.http.queries import QueryAnswer
+from twofold.http.query_routes import QueryAnswer
 from twofold.status import Status
 
 Json = dict[str, Any]

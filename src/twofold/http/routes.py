@@ -11,17 +11,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.app import App
 from twofold.errors import TwofoldError, UnknownMessage
-from twofold.http.commands import command_handler
+from twofold.http.command_routes import command_handler
 from twofold.http.docs import docs_routes
-from twofold.http.events import events_handler
+from twofold.http.event_routes import events_handler
 from twofold.http.exchange import ClientGone, Exchange
-from twofold.http.health import live_handler, ready_handler, status_handler
+from twofold.http.health_routes import live_handler, ready_handler, status_handler
 from twofold.http.limits import Deadlines, Gate, Limits, took_too_long
 from twofold.http.metrics import metrics_handler
 from twofold.http.openapi import describe
 from twofold.http.problems import UNEXPECTED, HttpRefused
-from twofold.http.projections import projection_routes
-from twofold.http.queries import query_handler
+from twofold.http.projection_routes import projection_routes
+from twofold.http.query_routes import query_handler
 from twofold.http.routing import Route
 from twofold.http.security import HEADERS, Trust
 from twofold.http.streams import Streams

@@ -16,7 +16,7 @@ from twofold.operations.key_folds import KeyFolds, Skips
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
 from twofold.operations.scratch import OnProgress, Scratch, scratch
 from twofold.read_store.port import WholeReadStore
-from twofold.synchronization.control import Act, acts_on_record, look_at_board, passed_over
+from twofold.synchronization.cluster_state import OperatorAction, operator_actions, read_cluster_state, skipped_events
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -66,8 +66,8 @@ class Audited(msgspec.Struct, frozen=True):
 
 async def audit(
     app: App,
-    store: WriteStore,
-    views: WholeReadStore,
+    write_store: WriteStore,
+    read_store: WholeReadStore,
     name: str,
     *,
     keys: Sequence[str] | None = None,
@@ -78,7 +78,8 @@ async def audit(
 ) -> Audited:
     """Hold the rows of the generation that serves against the fold of the log: all of them, or those of `keys`.
 
-    `app` tells the fold, and need not run; `store` and `views` are its stores, which may be open for reading only, also
+    `app` tells the fold, and need not run; `write_store` and `read_store` are its stores, which may be open for reading
+    only, also
     while other processes write. Events that operators had passed over are passed over. What differs is judged by its
     own events up to the very position its row stands for: nobody has to stop. With `repair` each row that is wrong is
     repaired, and looked at again.
@@ -90,30 +91,34 @@ async def audit(
     if keys is not None:
         _check_keys(keys)
     if projection.lifecycle == "inline":
-        return await _audit_inline(app, store, projection, keys, repair, sample)
-    board = await look_at_board(store, views.identity)
+        return await _audit_inline(app, write_store, projection, keys, repair, sample)
+    board = await read_cluster_state(write_store, read_store.identity)
     generation = board.generations(name).record.find(projection.version, "serving")
     if generation is None:
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
 
     async def said() -> Skips:
-        return passed_over((await acts_on_record(store)).values(), name, projection.version, views.identity)
+        return skipped_events(
+            (await operator_actions(write_store)).values(), name, projection.version, read_store.identity
+        )
 
     skips = await said()
-    folds = KeyFolds(store, projection, app.events.decode, app.world, skips)
-    look = Look(store, views, name, generation, model=structs.replace(app.models[name], generation=generation))
+    folds = KeyFolds(write_store, projection, app.events.decode, app.world, skips)
+    look = Look(
+        write_store, read_store, name, generation, model=structs.replace(app.models[name], generation=generation)
+    )
     auditing = _Auditing(look, folds, projection, repair, sample, said)
     if keys is not None:
         await auditing.take(dict.fromkeys(keys))
         return auditing.result(0)
-    async with scratch(app, store, projection, skips) as fold:
+    async with scratch(app, write_store, projection, skips) as fold:
         await auditing.run(look, fold, app.world, page, on_progress)
         return auditing.result(fold.position)
 
 
 async def _audit_inline(
     app: App,
-    store: WriteStore,
+    write_store: WriteStore,
     projection: BoundProjection,
     keys: Sequence[str] | None,
     repair: Repair | None,
@@ -127,8 +132,8 @@ async def _audit_inline(
             "they are built anew at the next start.",
             field="name",
         )
-    folds = KeyFolds(store, projection, app.events.decode, app.world)
-    auditing = _Auditing(InlineLook(store, projection), folds, projection, None, sample)
+    folds = KeyFolds(write_store, projection, app.events.decode, app.world)
+    auditing = _Auditing(InlineLook(write_store, projection), folds, projection, None, sample)
     await auditing.take(dict.fromkeys(keys))
     return auditing.result(0)
 
@@ -268,7 +273,7 @@ class _Auditing:
             except TwofoldError as error:
                 reasons[key] = str(error)
             else:
-                if isinstance(done, Act) and not done.done:
+                if isinstance(done, OperatorAction) and not done.done:
                     reasons[key] = done.outcome
 
         for n in range(0, len(keys), _REPAIRS):

@@ -46,8 +46,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 async def compare(
-    store: WriteStore,
-    views: WholeReadStore,
+    write_store: WriteStore,
+    read_store: WholeReadStore,
     name: str,
     old: int,
     new: int,
@@ -67,7 +67,9 @@ async def compare(
     where it is known: then the order that sets are stored in is no difference. UnknownMessage where one generation is
     not there.
     """
-    comparing = _Comparing(Look(store, views, name, old), Look(store, views, name, new), row, world, sample, patience)
+    comparing = _Comparing(
+        Look(write_store, read_store, name, old), Look(write_store, read_store, name, new), row, world, sample, patience
+    )
     await comparing.run(page, on_rows or _tell_nobody)
     return comparing.result()
 

@@ -9,8 +9,8 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import WiringError
-from twofold.operations.likeness import alike
 from twofold.operations.looking import Seen
+from twofold.operations.row_equality import rows_equal
 from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -38,14 +38,14 @@ class KeyFolds:
 
     def __init__(
         self,
-        store: WriteStore,
+        write_store: WriteStore,
         projection: BoundProjection,
         decode: Callable[[RecordedEvent], Any],
         world: World,
         skips: Skips = frozenset(),
     ) -> None:
         self._world = world
-        self._store = store
+        self._write_store = write_store
         self._projection = projection
         self._decode = decode
         self.skips = skips
@@ -63,7 +63,7 @@ class KeyFolds:
         query = self._query(claims)
         position: Position = 0
         while position < last:
-            page = await self._store.read(query, position, PAGE)
+            page = await self._write_store.read(query, position, PAGE)
             if page.upto <= position:
                 break
             for recorded in page.events:
@@ -139,7 +139,7 @@ class _Folding:
         if claim.row is None or kept.row is None:
             self._right |= claim.row is kept.row
         elif claim.position in (kept.position, None):
-            self._right |= alike(claim.row, _plain(kept.row), self._projection.row)
+            self._right |= rows_equal(claim.row, _plain(kept.row), self._projection.row)
 
 
 def _plain(row: Any | None) -> Any | None:

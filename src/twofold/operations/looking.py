@@ -9,8 +9,8 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import UnknownMessage, WiringError
-from twofold.operations.likeness import alike, settled
-from twofold.read_store.port import Checkpoint, ReadModel, Stored, WholeReadStore
+from twofold.operations.row_equality import normalised, rows_equal
+from twofold.read_store.port import Checkpoint, RawRow, ReadModel, WholeReadStore
 from twofold.write_store.port import WriteStore
 
 _NEAR = 4
@@ -77,8 +77,8 @@ class Look:
 
     def __init__(
         self,
-        store: WriteStore,
-        views: WholeReadStore,
+        write_store: WriteStore,
+        read_store: WholeReadStore,
         name: str,
         generation: int,
         *,
@@ -87,8 +87,8 @@ class Look:
     ) -> None:
         self.name = name
         self.generation = generation
-        self._store = store
-        self._views = views
+        self._write_store = write_store
+        self._read_store = read_store
         self._model = model
         self._still = still
         self._at: list[Checkpoint] = []
@@ -103,11 +103,11 @@ class Look:
     async def page(self, after: str, limit: int) -> Page:
         """At most `limit` rows behind a key."""
         await self._begin()
-        found = await self._views.stored(self.name, self.generation, after, limit)
+        found = await self._read_store.stored(self.name, self.generation, after, limit)
         there = dict(found)
         if self._model is not None and (self._model.find_by or self._model.order_by):
             # The JSON alone does not say of every field what its column has to hold.
-            there = await self._views.inspect(self._model, list(there))
+            there = await self._read_store.inspect(self._model, list(there))
         rows = self._rows(there)
         await self._end()
         return Page(rows, found[-1][0] if len(found) == limit else None)
@@ -133,18 +133,18 @@ class Look:
     async def _end(self) -> None:
         """After rows are read: so they are no newer than this."""
         if not self._still:
-            self._head = (await self._store.read(NO_EVENTS)).head
+            self._head = (await self._write_store.read(NO_EVENTS)).head
 
     async def _checkpoints(self) -> list[Checkpoint]:
-        at = [each for each in await self._views.checkpoints() if (each.name, each.generation) == self._mine]
+        at = [each for each in await self._read_store.checkpoints() if (each.name, each.generation) == self._mine]
         if not at:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
         for each in at:
             position, stamp = each.progress.position, each.progress.log
-            if position and not self._store.identity.holds(stamp, position):
+            if position and not self._write_store.identity.holds(stamp, position):
                 raise WiringError(
                     f"The read model '{self.name}' stands at position {position} of the log {stamp}, but the log is "
-                    f"{self._store.identity.stamp}. Name the stores that belong together."
+                    f"{self._write_store.identity.stamp}. Name the stores that belong together."
                 )
         return at
 
@@ -152,27 +152,27 @@ class Look:
     def _mine(self) -> tuple[str, int]:
         return self.name, self.generation
 
-    def _rows(self, stored: Mapping[str, Stored]) -> dict[str, Seen]:
+    def _rows(self, stored: Mapping[str, RawRow]) -> dict[str, Seen]:
         """Those that are there: some stores tell of deleted ones, too."""
         return {key: self._present(key, each) for key, each in stored.items() if each.row is not None or each.damage}
 
-    def _present(self, key: str, stored: Stored) -> Seen:
+    def _present(self, key: str, stored: RawRow) -> Seen:
         last = max(stored.position, self._reached(key))
         return Seen(stored.row, stored.position, stored.position, last, key in self._parked, stored.damage)
 
     def _reached(self, key: str) -> Position:
         return next((at.progress.position for at in self._at if at.partition.holds(key)), 0)
 
-    async def _of(self, keys: Sequence[str]) -> dict[str, Stored]:
+    async def _of(self, keys: Sequence[str]) -> dict[str, RawRow]:
         if self._model is not None:
-            return await self._views.inspect(self._model, keys)
+            return await self._read_store.inspect(self._model, keys)
         found = {key: await self._stored(key) for key in keys}
         return {key: each for key, each in found.items() if each is not None}
 
-    async def _stored(self, key: str) -> Stored | None:
+    async def _stored(self, key: str) -> RawRow | None:
         after = just_before(key)
         while True:
-            found = await self._views.stored(self.name, self.generation, after, _NEAR)
+            found = await self._read_store.stored(self.name, self.generation, after, _NEAR)
             for other, stored in found:
                 if other >= key:
                     return stored if other == key else None
@@ -201,7 +201,7 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
         return "same"
     if not _of_one_position(one, other):
         return None
-    return "same" if alike(one.row, other.row, row) else "different"
+    return "same" if rows_equal(one.row, other.row, row) else "different"
 
 
 def difference(key: str, before: Seen, after: Seen, row: type | None, error: str | None = None) -> Difference:
@@ -225,11 +225,11 @@ def _changed(seen: Seen) -> Position | None:
 
 def _fields_that_differ(before: Any | None, after: Any | None, row: type | None) -> dict[str, Field]:
     old, new = _fields(before), _fields(after)
-    one, other = (old, new) if row is None else (_fields(settled(before, row)), _fields(settled(after, row)))
+    one, other = (old, new) if row is None else (_fields(normalised(before, row)), _fields(normalised(after, row)))
     return {
         name: Field(old.get(name, msgspec.UNSET), new.get(name, msgspec.UNSET))
         for name in [*old, *(name for name in new if name not in old)]
-        if not (name in old and name in new and alike(one[name], other[name]))
+        if not (name in old and name in new and rows_equal(one[name], other[name]))
     }
 
 

@@ -51,10 +51,10 @@ def _tell_nobody(done: int, total: int) -> None:
     return None
 
 
-def _movable(store: WriteStore) -> Movable:
-    if not isinstance(store, Movable):
-        raise WiringError(f"The log in a {type(store).__name__} cannot be moved: it lives inside of its process.")
-    return store
+def _movable(write_store: WriteStore) -> Movable:
+    if not isinstance(write_store, Movable):
+        raise WiringError(f"The log in a {type(write_store).__name__} cannot be moved: it lives inside of its process.")
+    return write_store
 
 
 def _next_epoch(identity: LogIdentity, head: Position) -> LogIdentity:

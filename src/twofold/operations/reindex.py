@@ -26,31 +26,34 @@ class Reindexed(msgspec.Struct, frozen=True):
     retagged: int
 
 
-async def reindex(app: App, store: WriteStore, on_progress: Progress | None = None) -> Reindexed:
+async def reindex(app: App, write_store: WriteStore, on_progress: Progress | None = None) -> Reindexed:
     """Give every stored event the tags that the present code gives it, where its type has got new ones.
 
-    `app` is not running, `store` is its write store, open for writing. Safe to break off and to repeat: what has its
+    `app` is not running, `write_store` is its write store, open for writing. Safe to break off and to repeat: what has
+    its
     tags already is only read. WiringError where the store cannot do it, or where an event of the log cannot be tagged.
     """
-    if not isinstance(store, Reindexable):
-        raise WiringError(f"{type(store).__name__} cannot index its events anew: copy the log into a store that can.")
-    types = await types_to_reindex(store, app.wiring)
+    if not isinstance(write_store, Reindexable):
+        raise WiringError(
+            f"{type(write_store).__name__} cannot index its events anew: copy the log into a store that can."
+        )
+    types = await types_to_reindex(write_store, app.wiring)
     if not types:
         return Reindexed({}, 0, 0)
     query = EventQuery((QueryItem(tuple(types)),))
     looked_at = retagged = position = 0
     while True:
-        page = await store.read(query, position, PAGE)
+        page = await write_store.read(query, position, PAGE)
         missing = _missing_tags(app, page.events)
         if missing:
-            await store.retag(missing)
+            await write_store.retag(missing)
         looked_at, retagged, position = looked_at + len(page.events), retagged + len(missing), page.upto
         if on_progress is not None:
             on_progress(position, page.head)
         if position >= page.head:
             break
     # Last, so that the app does not start on a log that is indexed by half.
-    await record_reindexed(store, app.wiring, types)
+    await record_reindexed(write_store, app.wiring, types)
     return Reindexed(types, looked_at, retagged)
 
 

@@ -28,18 +28,18 @@ _ROWS = 200_000
 class Scratch:
     """Rows folded from the first event on by an ordinary projector, up to where it was told to go."""
 
-    def __init__(self, projector: Projector, store: WriteStore, look: Look, world: World, page: int) -> None:
+    def __init__(self, projector: Projector, write_store: WriteStore, look: Look, world: World, page: int) -> None:
         self.look = look
         self._world = world
         self.position: Position = 0
         self._projector = projector
-        self._store = store
+        self._write_store = write_store
         self._page = page
 
     async def advance(self, to: Position, on_progress: OnProgress | None = None) -> None:
         """Fold up to a position, in pages. A key that cannot be folded is set aside here, as it would be elsewhere."""
         while self.position < to:
-            page = await self._store.read(self._projector.query, self.position, self._page)
+            page = await self._write_store.read(self._projector.query, self.position, self._page)
             events = [event for event in page.events if event.position <= to]
             upto = min(page.upto, to)
             await self._take(Slice(events, upto, page.head))
@@ -85,21 +85,23 @@ class Scratch:
 
 
 @asynccontextmanager
-async def scratch(app: App, store: WriteStore, projection: BoundProjection, skips: Skips) -> AsyncGenerator[Scratch]:
+async def scratch(
+    app: App, write_store: WriteStore, projection: BoundProjection, skips: Skips
+) -> AsyncGenerator[Scratch]:
     """A fold that has not begun, in a folder for temporary files."""
     by_key = copy.copy(projection)
     # What waits behind a key is no question here: who asks has the others judged, too.
     by_key.parks = "key"
     model = ReadModel(projection.name, _NUMBER, projection.row)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        views = await open_read_store(f"sqlite:///{quote(folder)}/scratch.db", app.world)
+        read_store = await open_read_store(f"sqlite:///{quote(folder)}/scratch.db", app.world)
         try:
-            await views.prepare([model])
+            await read_store.prepare([model])
             projector = Projector(
-                by_key, model, store, views, app.events.decode, app.world, skips=skips, cached_rows=_ROWS
+                by_key, model, write_store, read_store, app.events.decode, app.world, skips=skips, cached_rows=_ROWS
             )
             await projector.open()
-            look = Look(store, views, projection.name, _NUMBER, still=True)
-            yield Scratch(projector, store, look, app.world, app.settings.catch_up_page_events)
+            look = Look(write_store, read_store, projection.name, _NUMBER, still=True)
+            yield Scratch(projector, write_store, look, app.world, app.settings.catch_up_page_events)
         finally:
-            await views.close()
+            await read_store.close()

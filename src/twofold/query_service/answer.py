@@ -12,9 +12,9 @@ from twofold.domain.module import check_message
 from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import hints_of
 from twofold.errors import Unavailable, UnknownMessage, WiringError
-from twofold.query_service.of_log import OfLog
-from twofold.query_service.switches import Late, Switches
-from twofold.query_service.unfollowed import Unfollowed
+from twofold.query_service.log_view import LogView
+from twofold.query_service.log_views import LogViews
+from twofold.query_service.switches import Late, MonotonicReads
 from twofold.query_service.view import View
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.world import World
@@ -70,9 +70,9 @@ class QueryService:
         for name, projection in projections.items():
             by_row.setdefault(projection.row, []).append(name)
         self._models = models
-        self._of_log = OfLog(projections, events)
+        self._of_log = LogViews(projections, events)
         self._log: WriteStore | None = None
-        self._switches = Switches(projections)
+        self._switches = MonotonicReads(projections)
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
         self._world = world
@@ -90,7 +90,7 @@ class QueryService:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def answer(self, store: ReadStore, query: object, at_least: Position, timeout: float) -> Answered:
+    async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> Answered:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
         Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
@@ -102,10 +102,10 @@ class QueryService:
         while True:
             moved = self._moved
             models = {name: self._models[name] for name in function.views.values() if name not in self._of_log}
-            late = await self._switches.late(models, store, self._log)
+            late = await self._switches.late(models, read_store, self._log)
             if late is None:
                 try:
-                    found = await self._answer(function, query, store, models, at_least)
+                    found = await self._answer(function, query, read_store, models, at_least)
                 except (Unavailable, WiringError):
                     if all(self._models[name] == model for name, model in models.items()):
                         raise
@@ -128,13 +128,13 @@ class QueryService:
         self,
         function: QueryFunction,
         query: object,
-        store: ReadStore,
+        read_store: ReadStore,
         models: Mapping[str, ReadModel],
         at_least: Position,
     ) -> Answered | Late:
         """The answer, or the read model that is too far behind for one."""
         async with AsyncExitStack() as opened:
-            asked = await self._open(function, store, models, opened)
+            asked = await self._open(function, read_store, models, opened)
             progress = {each: await snapshot.progress(model) for each, (model, snapshot) in asked.items()}
             late = _late(asked, progress, at_least)
             if late is not None:
@@ -145,28 +145,28 @@ class QueryService:
             return answered
 
     async def _open(
-        self, function: QueryFunction, store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
+        self, function: QueryFunction, read_store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
     ) -> dict[str, Asked]:
         """What each parameter stands for: a read model, all in one snapshot, or rows of the write store."""
-        of_log: dict[str, Unfollowed] = {}
+        of_log: dict[str, LogView] = {}
         if self._log is not None:
             of_log = await self._of_log.rows(function.views.values(), self._log)
         asked = {
             each: Asked(of_log[name].model, of_log[name]) for each, name in function.views.items() if name in of_log
         }
         if models:
-            snapshot = await opened.enter_async_context(store.snapshot())
+            snapshot = await opened.enter_async_context(read_store.snapshot())
             asked |= {each: Asked(models[name], snapshot) for each, name in function.views.items() if name in models}
         return asked
 
     async def live(
-        self, store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
+        self, read_store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
     ) -> AsyncIterator[Answered]:
         """The answer now, and again whenever it has become another, as long as it is `going_on`."""
         last: Answered | None = None
         while going_on():
             moved = self._moved
-            answered = await self.answer(store, query, 0, _SETTLE)
+            answered = await self.answer(read_store, query, 0, _SETTLE)
             if last is None or (answered.value, answered.parked) != (last.value, last.parked):
                 last = answered
                 yield answered

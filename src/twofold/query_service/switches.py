@@ -12,7 +12,7 @@ Late = tuple[str, Position, Position]
 """A read model that is behind: its name, where it is, and where it has to be."""
 
 
-class Switches:
+class MonotonicReads:
     """Which generation has answered last, and how far another one has to come before it answers.
 
     How far the rows of an answer reached nobody knows: its position is that of its lowest partition, and a store
@@ -39,7 +39,7 @@ class Switches:
             self._ended[name] = self._ended.get(name, 0) + 1
             self._wanted.pop(name, None)
 
-    async def late(self, models: Mapping[str, ReadModel], store: ReadStore, log: WriteStore | None) -> Late | None:
+    async def late(self, models: Mapping[str, ReadModel], read_store: ReadStore, log: WriteStore | None) -> Late | None:
         """The one of these read models that is furthest behind what was answered before a switch; None if none is.
 
         To be asked before their rows are. A partition that is halted is not waited for: it has come to where it stays.
@@ -47,7 +47,7 @@ class Switches:
         wanted = await self._noted(models, log) if log is not None else {}
         if not wanted:
             return None
-        at = await store.checkpoints()
+        at = await read_store.checkpoints()
         reached = {name: self._reached(models[name], at, there) for name, there in wanted.items()}
         behind = [(name, reached[name], there) for name, there in wanted.items() if reached[name] < there]
         return min(behind, key=lambda each: each[1], default=None)

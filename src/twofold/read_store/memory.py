@@ -9,9 +9,19 @@ import msgspec
 from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.damage import Reader, stored_as
+from twofold.read_store.corruption import Reader, stored_as
 from twofold.read_store.partition import Partition, same_slots, shares
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel, Stored
+from twofold.read_store.port import (
+    Change,
+    Checkpoint,
+    FindPage,
+    Native,
+    Parked,
+    Progress,
+    RawRow,
+    ReadModel,
+    VersionedRow,
+)
 from twofold.world import RealWorld
 
 _Order = tuple[bool, ColumnValue, str]
@@ -32,7 +42,7 @@ class _Model:
     def __init__(self, columns: dict[str, Column], reader: Reader, at: Mapping[Partition, _At]) -> None:
         self.columns = columns
         self.reader = reader
-        self.rows: dict[str, Kept] = {}
+        self.rows: dict[str, VersionedRow] = {}
         self.parked: dict[str, Parked] = {}
         self.at = dict(at)
         self.seen = False
@@ -67,7 +77,7 @@ class MemoryReadStore:
             kept.columns, kept.reader = columns_of(model), Reader({}, model)
             self._models[model.name, model.generation] = kept
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         rows = _of(self._models, model).rows
         return {key: rows[key] for key in keys if key in rows}
 
@@ -85,7 +95,7 @@ class MemoryReadStore:
         for key, new in change.rows.items():
             known = kept.rows.get(key)
             if known is None or (new.repair, new.position) > (known.repair, known.position):
-                _put(kept.rows, key, None if new.row is None else Kept(new.row, new.position, new.repair))
+                _put(kept.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
         for key, parked in change.parked.items():
             _put(kept.parked, key, parked)
         kept.at[change.partition] = _At(change.position, change.log, change.now, change.epoch)
@@ -119,12 +129,12 @@ class MemoryReadStore:
         kept.at |= {each: at for each in new}
         self._models[model.name, model.generation] = kept
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         kept = self._models.get((name, generation))
         keys = sorted(key for key in kept.rows if key > after)[:limit] if kept else []
         return [(key, _stored(kept, key)) for key in keys if kept]
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         kept = self._models.get((model.name, model.generation))
         return {key: _stored(kept, key) for key in keys if kept and key in kept.rows}
 
@@ -149,18 +159,18 @@ class _MemorySnapshot:
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         kept = _of(self._models, model)
         access = check_access(model, kept.columns, filters, order_by, descending, limit, cursor)
         if access.vain:
-            return Found([], None)
+            return FindPage([], None)
         ordered = sorted(_matching(kept, access), reverse=descending)
         if access.after is not None:
             behind = _place(*access.after)
             ordered = [each for each in ordered if (each < behind if descending else each > behind)]
         page = ordered[:limit]
         more = len(ordered) > limit
-        return Found([(key, kept.rows[key].row) for *_, key in page], access.cursor(*page[-1][1:]) if more else None)
+        return FindPage([(key, kept.rows[key].row) for *_, key in page], access.cursor(*page[-1][1:]) if more else None)
 
     async def progress(self, model: ReadModel) -> Progress:
         return _of(self._models, model).progress()
@@ -185,12 +195,12 @@ def _place(value: ColumnValue, key: str) -> _Order:
     return (value is not None, value, key)
 
 
-def _stored(model: _Model, key: str) -> Stored:
+def _stored(model: _Model, key: str) -> RawRow:
     kept = model.rows[key]
     try:
         text = msgspec.json.encode(kept.row)
     except (TypeError, ValueError) as error:
-        return Stored(None, kept.position, kept.repair, f"The row cannot be written as JSON: {error}.")
+        return RawRow(None, kept.position, kept.repair, f"The row cannot be written as JSON: {error}.")
     return stored_as(model.reader.read(text), kept.position, kept.repair, {})
 
 

@@ -27,7 +27,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     partitions: int = 1
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class VersionedRow(msgspec.Struct, frozen=True, gc=False):
     """A row with its version: the position of the last event folded into it, and how often it was repaired.
 
     `row` None says that it was deleted there. Of two versions of a row the one with the larger (repair, position) is
@@ -41,7 +41,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     passed: tuple[Any, ...] = ()
 
 
-class Stored(msgspec.Struct, frozen=True):
+class RawRow(msgspec.Struct, frozen=True):
     """What is stored of a row, for whoever looks for damage: as plain JSON data, with its version.
 
     `damage` says what is wrong with it, in sentences: it can not be read as what it should be, or its copies (columns,
@@ -105,7 +105,7 @@ class Change(msgspec.Struct, frozen=True):
     before: Position
     position: Position
     now: int
-    rows: Mapping[str, Kept] = {}
+    rows: Mapping[str, VersionedRow] = {}
     parked: Mapping[str, Parked | None] = {}
     was: str | None = None
     partition: Partition = WHOLE
@@ -117,7 +117,7 @@ class Change(msgspec.Struct, frozen=True):
         return self.log if self.was is None else self.was
 
 
-class Found(msgspec.Struct, frozen=True):
+class FindPage(msgspec.Struct, frozen=True):
     """Rows of one find, in order, with their keys. `cursor` continues after the last one; None where that was all."""
 
     rows: list[tuple[str, Any]]
@@ -156,7 +156,7 @@ class Snapshot(Protocol):
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         """At most `limit` rows whose fields equal `filters`, ordered by a field (ties by key) or by key.
 
         None sorts first. UndeclaredAccess, naming the cure, where the model declares no such filter or order;
@@ -173,7 +173,7 @@ class Snapshot(Protocol):
         ...
 
 
-class Damaged(Unavailable):
+class CorruptRow(Unavailable):
     """A stored row cannot be read. `changed`: nor, most likely, can others, since it is of another row type."""
 
     def __init__(self, message: str, *, changed: bool) -> None:
@@ -194,7 +194,7 @@ class ReadStore(Protocol):
         """Make room for these models: tables and indexes, where they are not there yet. Safe to repeat."""
         ...
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         """The rows of many keys in one read, as of the last save; absent keys are absent.
 
         A store without transactions also tells of deleted rows (`row` None), as long as their events may come again.
@@ -235,7 +235,7 @@ class Upkeep(Protocol):
         """
         ...
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         """Rows by key behind `after`, as plain JSON values whatever type they have; deleted ones left out.
 
         Nothing where there is no such read model. Works for models not prepared in this process; for those that are,
@@ -243,7 +243,7 @@ class Upkeep(Protocol):
         """
         ...
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         """What is stored of these keys, held against the model's row type; absent keys are absent.
 
         Deleted rows are told of (`row` None) as far as the store keeps them. Works for models not prepared in this

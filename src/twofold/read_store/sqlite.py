@@ -16,7 +16,17 @@ import msgspec
 from twofold.errors import Conflict, Unavailable, WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.partition import Partition, same_slots
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Parked, Progress, ReadModel, Stored
+from twofold.read_store.port import (
+    Change,
+    Checkpoint,
+    FindPage,
+    Native,
+    Parked,
+    Progress,
+    RawRow,
+    ReadModel,
+    VersionedRow,
+)
 from twofold.read_store.sqlite_looking import stored_behind, stored_of
 from twofold.read_store.sqlite_schema import TABLES, missing, prepare_table
 from twofold.read_store.sqlite_table import Table, table_name
@@ -100,12 +110,12 @@ class SqliteReadStore:
                     prepare_table(self._connection, table)
             self._tables[model.name, model.generation] = table
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         table = _table(self._tables, model)
         with DiskErrors(self._path):
             wanted = msgspec.json.encode(keys).decode()
             found = list(self._connection.execute(table.select_many, (wanted,)))
-        return {key: Kept(table.row(row), position, repair) for key, row, position, repair in found}
+        return {key: VersionedRow(table.row(row), position, repair) for key, row, position, repair in found}
 
     async def save(self, change: Change) -> None:
         table = _table(self._tables, change.model)
@@ -173,12 +183,12 @@ class SqliteReadStore:
             for each in new:
                 connection.execute(_SHARE, (*mine, each.first, each.end, log, position, epoch, updated))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         with DiskErrors(self._path):
             return stored_behind(self._connection, name, generation, known.model if known else None, after, limit)
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         with DiskErrors(self._path):
             return stored_of(self._connection, model, keys)
 
@@ -280,11 +290,11 @@ class _SqliteSnapshot:
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         table = _table(self._tables, model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
         if access.vain:
-            return Found([], None)
+            return FindPage([], None)
         found: list[Any] = []
         with DiskErrors(self._path):
             for sql, parameters in table.finds(access):
@@ -294,9 +304,9 @@ class _SqliteSnapshot:
                     break
         page = [(key, table.row(row)) for key, row, _ in found[:limit]]
         if len(found) <= limit:
-            return Found(page, None)
+            return FindPage(page, None)
         key, _, value = found[limit - 1]
-        return Found(page, access.cursor(value, key))
+        return FindPage(page, access.cursor(value, key))
 
     async def progress(self, model: ReadModel) -> Progress:
         _table(self._tables, model)

@@ -6,8 +6,8 @@ import apsw
 import msgspec
 
 from twofold.read_store.access import is_text
-from twofold.read_store.damage import Reader, stored_as
-from twofold.read_store.port import ReadModel, Stored
+from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.port import RawRow, ReadModel
 from twofold.read_store.sqlite_schema import columns_there
 from twofold.read_store.sqlite_table import field_and_kind, table_name
 
@@ -16,13 +16,13 @@ _ALWAYS = ("key", "row", "position", "repair")
 
 def stored_behind(
     connection: apsw.Connection, name: str, generation: int, model: ReadModel | None, after: str, limit: int
-) -> list[tuple[str, Stored]]:
+) -> list[tuple[str, RawRow]]:
     """See `Upkeep.stored`. `model` is None where it was not prepared."""
     looking = _Looking(connection, table_name(name, generation), model)
     return looking.look(f"from {looking.table} kept where key > ? order by key limit ?", (after, limit))
 
 
-def stored_of(connection: apsw.Connection, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+def stored_of(connection: apsw.Connection, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
     """See `Upkeep.inspect`."""
     looking = _Looking(connection, table_name(model.name, model.generation), model)
     wanted = msgspec.json.encode([key for key in keys if is_text(key)]).decode()
@@ -42,12 +42,12 @@ class _Looking:
         self._there = bool(there)
         self._reader = Reader({field: (kind,) for field, kind in self._columns.values()}, model)
 
-    def look(self, source: str, parameters: Iterable[str | int]) -> list[tuple[str, Stored]]:
+    def look(self, source: str, parameters: Iterable[str | int]) -> list[tuple[str, RawRow]]:
         if not self._there:
             return []
         names = ", ".join(f"kept.{name}" for name in (*_ALWAYS, *self._columns))
         fields = [field for field, _ in self._columns.values()]
-        found: list[tuple[str, Stored]] = []
+        found: list[tuple[str, RawRow]] = []
         for key, row, position, repair, *values in self._connection.execute(
             f"select {names} {source}", tuple(parameters)
         ):

@@ -6,9 +6,9 @@ from typing import Any
 import apsw
 
 from twofold.errors import WiringError
-from twofold.read_store.damage import UNREADABLE, type_changed, unreadable
+from twofold.read_store.corruption import UNREADABLE, type_changed, unreadable
 from twofold.read_store.partition import shares
-from twofold.read_store.port import Kept
+from twofold.read_store.port import VersionedRow
 from twofold.read_store.sqlite_table import Table, quoted
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,10 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
     while True:
         sql = f"select key, row, position, repair from {table.name} where key > ? order by key limit ?"
         stored: list[Any] = list(connection.execute(sql, (after, _PAGE if added else 1)))
-        rows: dict[str, Kept] = {}
+        rows: dict[str, VersionedRow] = {}
         for key, row, position, repair in stored:
             try:
-                rows[key] = Kept(table.decode(row), position, repair)
+                rows[key] = VersionedRow(table.decode(row), position, repair)
             except UNREADABLE as error:
                 if type_changed(error):
                     raise WiringError(unreadable(table.model, error)) from error

@@ -15,8 +15,8 @@ import msgspec
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.damage import UNREADABLE, damaged
-from twofold.read_store.port import Kept, ReadModel
+from twofold.read_store.corruption import UNREADABLE, corrupt_row
+from twofold.read_store.port import ReadModel, VersionedRow
 
 _ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
 _encode = msgspec.json.Encoder().encode
@@ -54,7 +54,7 @@ class Table:
         self.decode = _decoder(model)
         self._plain = all(column.plain for column in self.columns.values())
 
-    def parameters(self, rows: Mapping[str, Kept]) -> Iterator[tuple[Any, ...]]:
+    def parameters(self, rows: Mapping[str, VersionedRow]) -> Iterator[tuple[Any, ...]]:
         """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value.
 
         One by one: as a list they would wake the garbage collector, for nothing.
@@ -79,7 +79,7 @@ class Table:
                 if row is not None:
                     yield key, _encode(row), kept.position, kept.repair, *[get(row) for get in getters]
 
-    def check(self, rows: Mapping[str, Kept]) -> None:
+    def check(self, rows: Mapping[str, VersionedRow]) -> None:
         """InvalidMessage, naming key and field, for the first row that cannot be stored."""
         for key, kept in rows.items():
             try:
@@ -97,7 +97,7 @@ class Table:
         try:
             return self.decode(stored)
         except UNREADABLE as error:
-            raise damaged(self.model, error) from error
+            raise corrupt_row(self.model, error) from error
 
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:
         """The statements, with parameters, that answer a find, one by one until there are enough rows.

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Checkpoint, Progress, WholeReadStore
-from twofold.synchronization.control import Act, Control, Generation, Generations
-from twofold.synchronization.share import share_of
+from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction
+from twofold.synchronization.work_unit import work_unit_named
 from twofold.world import World
 from twofold.write_store.port import RowWrite
 
@@ -24,9 +24,11 @@ class Builds:
     The same write puts on record what was done, and which `actor` asked for it.
     """
 
-    def __init__(self, board: Control, views: WholeReadStore, world: World, versions: Mapping[str, int]) -> None:
+    def __init__(
+        self, board: ClusterStateStore, read_store: WholeReadStore, world: World, versions: Mapping[str, int]
+    ) -> None:
         self._control = board
-        self._views = views
+        self._read_store = read_store
         self._world = world
         self._versions = versions
 
@@ -110,19 +112,19 @@ class Builds:
         else:
             raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
         # In this order: a build that is begun meanwhile is noted before it is stored.
-        stored = {at.generation for at in await self._views.checkpoints() if at.name == name}
+        stored = {at.generation for at in await self._read_store.checkpoints() if at.name == name}
         noted = (await self._control.look()).generations(name)
         gone = sorted((stored | idle.keys()) - noted.record.builds.keys())
         for number in gone:
             await self._nobody_follows(name, number)
-            await self._views.drop(name, number)
+            await self._read_store.drop(name, number)
         await self._forget_leases(name)
         return gone
 
     async def progress(self, name: str, generation: int) -> Progress:
         """How far a generation has come: its lowest checkpoint, and all that is parked."""
         found = [
-            at.progress for at in await self._views.checkpoints() if (at.name, at.generation) == (name, generation)
+            at.progress for at in await self._read_store.checkpoints() if (at.name, at.generation) == (name, generation)
         ]
         if not found:
             return Progress(0, "", 0)
@@ -146,7 +148,7 @@ class Builds:
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
     async def _refuse_worse(self, name: str, old: int, new: int, *, force: bool) -> None:
-        checkpoints = [at for at in await self._views.checkpoints() if at.name == name]
+        checkpoints = [at for at in await self._read_store.checkpoints() if at.name == name]
         lag = _behind(
             [at for at in checkpoints if at.generation == old], [at for at in checkpoints if at.generation == new]
         )
@@ -170,7 +172,7 @@ class Builds:
         """
         for n in range(_LOOKS):
             board = await self._control.look()
-            shares = [share_of(resource) for resource, noted in board.leases.items() if noted.record.owner]
+            shares = [work_unit_named(resource) for resource, noted in board.leases.items() if noted.record.owner]
             held = (name, number) in [(each.name, each.generation) for each in shares if each.kind != "policy"]
             if not held and (len(board.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
                 return
@@ -185,7 +187,7 @@ class Builds:
         known = board.generations(name).record.builds
         gone = [
             self._control.lease(share, None, noted.version)
-            for share, noted in ((share_of(resource), noted) for resource, noted in board.leases.items())
+            for share, noted in ((work_unit_named(resource), noted) for resource, noted in board.leases.items())
             if share.kind != "policy" and share.name == name and share.generation not in known
         ]
         # Each by itself: one that has changed meanwhile keeps no other.
@@ -193,7 +195,7 @@ class Builds:
 
     def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
         now = self._control.now()
-        act = Act(what, name, "", actor, now, True, outcome, generation, self._versions[name])
+        act = OperatorAction(what, name, "", actor, now, True, outcome, generation, self._versions[name])
         return self._control.act(f"{now}-{self._world.new_id()}", act)
 
     def _retire(self, record: Generations, number: int) -> dict[int, Generation]:

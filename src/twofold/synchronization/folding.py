@@ -9,10 +9,10 @@ import msgspec
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import MAX_TAG_VALUE
-from twofold.read_store.port import Damaged, Kept, ReadModel, WholeReadStore
+from twofold.read_store.port import CorruptRow, ReadModel, VersionedRow, WholeReadStore
 
 Work = tuple[RecordedEvent, object, str]
-ABSENT = Kept(None, 0)
+ABSENT = VersionedRow(None, 0)
 
 
 class FoldFailed(Exception):
@@ -26,7 +26,7 @@ class FoldFailed(Exception):
         self.position = position
 
 
-class Touches:
+class KeyedEvents:
     """Which events touch which keys, in order. Columns: a tuple for each would wake the garbage collector."""
 
     __slots__ = ("events", "keys", "recorded")
@@ -42,17 +42,17 @@ class Touches:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def where(self, holds: Callable[[str], bool]) -> "Touches":
+    def where(self, holds: Callable[[str], bool]) -> "KeyedEvents":
         """Those of some keys."""
-        left = Touches([], [], [])
+        left = KeyedEvents([], [], [])
         for recorded, event, key in self:
             if holds(key):
                 left.add(recorded, event, key)
         return left
 
-    def before(self, position: Position) -> "Touches":
+    def before(self, position: Position) -> "KeyedEvents":
         """Those of earlier events."""
-        left = Touches([], [], [])
+        left = KeyedEvents([], [], [])
         for recorded, event, key in self:
             if recorded.position < position:
                 left.add(recorded, event, key)
@@ -81,12 +81,12 @@ class Rows:
     Whoever fails to save, or learns that others have, must `forget`.
     """
 
-    def __init__(self, projection: BoundProjection, model: ReadModel, views: WholeReadStore, most: int) -> None:
+    def __init__(self, projection: BoundProjection, model: ReadModel, read_store: WholeReadStore, most: int) -> None:
         self._projection = projection
         self._model = model
-        self._views = views
+        self._read_store = read_store
         self._most = most
-        self._known: dict[str, Kept] = {}
+        self._known: dict[str, VersionedRow] = {}
         self._knows_all = False
 
     def start_empty(self) -> None:
@@ -94,22 +94,22 @@ class Rows:
         self._known.clear()
         self._knows_all = True
 
-    async def fold(self, work: Touches, skips: frozenset[tuple[str, Position]]) -> dict[str, Kept]:
+    async def fold(self, work: KeyedEvents, skips: frozenset[tuple[str, Position]]) -> dict[str, VersionedRow]:
         """The rows that `work` changes. FoldFailed where a fold raises, or the row of a key is damaged."""
         try:
             rows = await self._load(work.keys)
-        except Damaged as error:
+        except CorruptRow as error:
             if error.changed:
                 # That is most likely so of all rows: nothing is to be set aside, the projection is to be built anew.
                 raise
-            stored = await self._views.inspect(self._model, list(dict.fromkeys(work.keys)))
+            stored = await self._read_store.inspect(self._model, list(dict.fromkeys(work.keys)))
             found = next((each for each in work if each[2] in stored and stored[each[2]].damage), None)
             if found is None:
                 raise
             raise FoldFailed(found[2], found[0].position, error) from error
         return fold_all(self._projection, work, rows, skips)
 
-    def saved(self, changed: dict[str, Kept]) -> None:
+    def saved(self, changed: dict[str, VersionedRow]) -> None:
         """Remember what has been saved."""
         known = self._known
         if len(known) + len(changed) > self._most:
@@ -119,7 +119,7 @@ class Rows:
         known.update(changed)
         for key, kept in changed.items():
             if kept.passed:
-                known[key] = Kept(kept.row, kept.position, kept.repair)
+                known[key] = VersionedRow(kept.row, kept.position, kept.repair)
         self._trim()
 
     def forget(self) -> None:
@@ -127,7 +127,7 @@ class Rows:
         self._known.clear()
         self._knows_all = False
 
-    async def _load(self, keys: Iterable[str]) -> Mapping[str, Kept]:
+    async def _load(self, keys: Iterable[str]) -> Mapping[str, VersionedRow]:
         """The rows there are of these keys, and maybe others."""
         known = self._known
         if self._knows_all:
@@ -135,7 +135,7 @@ class Rows:
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         if not missing:
             return known
-        loaded = await self._views.load(self._model, missing)
+        loaded = await self._read_store.load(self._model, missing)
         return {key: known[key] for key in keys if key in known} | loaded
 
     def _trim(self) -> None:
@@ -149,9 +149,9 @@ class Rows:
 def fold_all(
     projection: BoundProjection,
     work: Iterable[Work],
-    rows: Mapping[str, Kept],
+    rows: Mapping[str, VersionedRow],
     skips: frozenset[tuple[str, Position]] = frozenset(),
-) -> dict[str, Kept]:
+) -> dict[str, VersionedRow]:
     """The rows that `work` makes of `rows`, those that change only. FoldFailed where a fold raises.
 
     An event that a row has in it already, by the row's position, is passed over; so are `skips` (key, position).
@@ -179,13 +179,15 @@ def fold_all(
             continue
         row.row, row.position, row.changed = after, position, True
     return {
-        key: Kept(row.row, row.position, row.repair, tuple(row.passed) if row.passed else ())
+        key: VersionedRow(row.row, row.position, row.repair, tuple(row.passed) if row.passed else ())
         for key, row in under_way.items()
         if row.changed
     }
 
 
-def touched(projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]) -> Touches:
+def events_by_key(
+    projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]
+) -> KeyedEvents:
     """What these events touch: recorded, and decoded in the same order."""
     sole = projection.sole_key
     keys: list[str] = []
@@ -197,8 +199,8 @@ def touched(projection: BoundProjection, recorded: Sequence[RecordedEvent], even
         keys.append(key)
     else:
         # One key each: nearly all are of this kind, and there are many.
-        return Touches(recorded, events, keys)
-    found = Touches([], [], [])
+        return KeyedEvents(recorded, events, keys)
+    found = KeyedEvents([], [], [])
     for each, event in zip(recorded, events, strict=True):
         for several in projection.keys(event):
             found.add(each, event, several)

@@ -84,7 +84,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "backslashreplace").decode()
 
 
-class ShareStatus(msgspec.Struct, frozen=True):
+class PartitionStatus(msgspec.Struct, frozen=True):
     """How one partition of a projection, or one policy, is doing. `owner` is the node that follows for it, if any.
 
     `stalled` is the number of seconds it has not moved while it was behind.
@@ -118,7 +118,7 @@ class FollowerStatus(msgspec.Struct, frozen=True):
     parked: tuple[Parked, ...] = ()
     generation: int = 0
     freshness: float | None = None
-    shares: tuple[ShareStatus, ...] = ()
+    shares: tuple[PartitionStatus, ...] = ()
 
 
 class BuildStatus(msgspec.Struct, frozen=True):

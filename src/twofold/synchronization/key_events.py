@@ -6,7 +6,7 @@ from typing import Any
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
-from twofold.synchronization.folding import Touches
+from twofold.synchronization.folding import KeyedEvents
 from twofold.write_store.port import WriteStore
 
 _PAGE = 1_000
@@ -15,17 +15,19 @@ _PAGE = 1_000
 class KeyEvents:
     """Reads the log for single keys of a projection."""
 
-    def __init__(self, projection: BoundProjection, store: WriteStore, decode: Callable[[RecordedEvent], Any]) -> None:
+    def __init__(
+        self, projection: BoundProjection, write_store: WriteStore, decode: Callable[[RecordedEvent], Any]
+    ) -> None:
         self._projection = projection
-        self._store = store
+        self._write_store = write_store
         self._decode = decode
 
-    async def of(self, key: str, after: Position, last: Position) -> Touches:
+    async def of(self, key: str, after: Position, last: Position) -> KeyedEvents:
         """The events that touch a key, behind `after` up to `last`."""
-        work = Touches([], [], [])
+        work = KeyedEvents([], [], [])
         position, query = after, self._projection.events_of(key)
         while position < last:
-            page = await self._store.read(query, position, _PAGE)
+            page = await self._write_store.read(query, position, _PAGE)
             for recorded in page.events:
                 event = self._decode(recorded)
                 if recorded.position <= last and key in self._projection.keys(event):
@@ -36,7 +38,7 @@ class KeyEvents:
     async def touch(self, position: Position, key: str) -> bool:
         """Whether the event at a position touches a key, whatever tags it is stored under."""
         query = EventQuery((QueryItem(self._projection.types),))
-        page = await self._store.read(query, position - 1, 1) if position > 0 else None
+        page = await self._write_store.read(query, position - 1, 1) if position > 0 else None
         return page is not None and any(
             each.position == position and key in self._projection.keys(self._decode(each)) for each in page.events
         )

@@ -3,22 +3,22 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 
 
 class Plan(NamedTuple):
     """What a node should do now: ask for the leases of some shares, give others back."""
 
-    claim: list[Share]
-    release: list[Share]
+    claim: list[WorkUnit]
+    release: list[WorkUnit]
 
 
 def plan(
-    shares: Sequence[Share],
-    owners: Mapping[Share, str | None],
+    shares: Sequence[WorkUnit],
+    owners: Mapping[WorkUnit, str | None],
     me: str,
     nodes: Collection[str],
-    reserved: Mapping[Share, str] | None = None,
+    reserved: Mapping[WorkUnit, str] | None = None,
 ) -> Plan:
     """What `me` should claim and release, so that all `nodes` have nearly equally many shares.
 

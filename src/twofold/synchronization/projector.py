@@ -11,8 +11,17 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Checkpoint, Damaged, Kept, Parked, ReadModel, Stored, WholeReadStore
-from twofold.synchronization.folding import ABSENT, FoldFailed, Rows, Touches, fold_all, touched
+from twofold.read_store.port import (
+    Change,
+    Checkpoint,
+    CorruptRow,
+    Parked,
+    RawRow,
+    ReadModel,
+    VersionedRow,
+    WholeReadStore,
+)
+from twofold.synchronization.folding import ABSENT, FoldFailed, KeyedEvents, Rows, events_by_key, fold_all
 from twofold.synchronization.follower import Skips, told
 from twofold.synchronization.key_events import KeyEvents
 from twofold.world import World, microseconds
@@ -40,8 +49,8 @@ class Projector:
         self,
         projection: BoundProjection,
         model: ReadModel,
-        store: WriteStore,
-        views: WholeReadStore,
+        write_store: WriteStore,
+        read_store: WholeReadStore,
         decode: Callable[[RecordedEvent], Any],
         world: World,
         *,
@@ -57,15 +66,15 @@ class Projector:
         self.generation = model.generation
         self._projection = projection
         self._model = model
-        self._store = store
-        self._views = views
+        self._write_store = write_store
+        self._read_store = read_store
         self._decode = decode
         self._world = world
         self._epoch = epoch
         self._skips = skips
         self._takes_up = takes_up
-        self._events = KeyEvents(projection, store, decode)
-        self._rows = Rows(projection, model, views, cached_rows)
+        self._events = KeyEvents(projection, write_store, decode)
+        self._rows = Rows(projection, model, read_store, cached_rows)
         self._parked: dict[str, Parked] = {}
         self._halted: dict[str, Parked] = {}
         self._to_take_up: list[str] = []
@@ -156,7 +165,7 @@ class Projector:
     # ----------------------------------------------------------------------------------------------------- at the start
 
     async def _checkpoint(self) -> Checkpoint:
-        for each in await self._views.checkpoints():
+        for each in await self._read_store.checkpoints():
             if (each.name, each.generation, each.partition) == (self.name, self.generation, self.partition):
                 return each
         raise Conflict(
@@ -164,8 +173,8 @@ class Projector:
         )
 
     async def _refuse_other_history(self, position: Position, stamp: str) -> None:
-        head = (await self._store.read(NO_EVENTS)).head
-        here = self._store.identity
+        head = (await self._write_store.read(NO_EVENTS)).head
+        here = self._write_store.identity
         if position and (not here.holds(stamp, position) or position > head):
             raise WiringError(
                 f"The read model '{self.name}' stands at position {position} of the log {stamp}, but the log is "
@@ -177,7 +186,7 @@ class Projector:
 
     async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
         decoded = await self._decoded(page.events)
-        work = touched(self._projection, page.events, decoded)
+        work = events_by_key(self._projection, page.events, decoded)
         if self.partition != WHOLE:
             work = work.where(self.partition.holds)
         parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._halted)}
@@ -198,9 +207,11 @@ class Projector:
             found += [decode(each) for each in events[start : start + _PAGE]]
         return found
 
-    def _without_parked(self, work: Touches, parked: dict[str, Parked | None], aside: Mapping[str, Parked]) -> Touches:
+    def _without_parked(
+        self, work: KeyedEvents, parked: dict[str, Parked | None], aside: Mapping[str, Parked]
+    ) -> KeyedEvents:
         """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
-        left = Touches([], [], [])
+        left = KeyedEvents([], [], [])
         for recorded, event, key in work:
             if key in aside:
                 continue
@@ -212,10 +223,10 @@ class Projector:
         return left
 
     async def _write(
-        self, rows: dict[str, Kept], parked: Mapping[str, Parked | None], before: Position, position: Position
+        self, rows: dict[str, VersionedRow], parked: Mapping[str, Parked | None], before: Position, position: Position
     ) -> None:
         now = microseconds(self._world.now())
-        stamp = self._store.identity.stamp
+        stamp = self._write_store.identity.stamp
         change = Change(
             self._model,
             stamp,
@@ -229,7 +240,7 @@ class Projector:
             epoch=self._epoch,
         )
         try:
-            await self._views.save(change)
+            await self._read_store.save(change)
         except BaseException:
             # Whether it was saved is unknown: what is in memory may be older than what is kept.
             self._rows.forget()
@@ -301,10 +312,10 @@ class Projector:
             log.exception("%s: '%s' is folded step by step", self.name, key)
             return await self._step_by_step(parked, work, at)
 
-    async def _step_by_step(self, parked: Parked, work: Touches, at: Position) -> Parked | None:
+    async def _step_by_step(self, parked: Parked, work: KeyedEvents, at: Position) -> Parked | None:
         for recorded, event, key in work:
             try:
-                changed = await self._folded_again(key, Touches([recorded], [event], [key]))
+                changed = await self._folded_again(key, KeyedEvents([recorded], [event], [key]))
                 parked = await self._stands(parked, recorded.position, None, work, changed, at)
             except (Conflict, Unavailable):
                 raise
@@ -314,13 +325,13 @@ class Projector:
         await self._free(parked.key, {}, at)
         return None
 
-    async def _folded_again(self, key: str, work: Touches) -> dict[str, Kept]:
+    async def _folded_again(self, key: str, work: KeyedEvents) -> dict[str, VersionedRow]:
         try:
             return await self._rows.fold(work, self._skips)
-        except Damaged as error:
+        except CorruptRow as error:
             raise FoldFailed(key, work.recorded[0].position, error) from error
 
-    async def _free(self, key: str, changed: dict[str, Kept], at: Position) -> None:
+    async def _free(self, key: str, changed: dict[str, VersionedRow], at: Position) -> None:
         await self._write(changed, {key: None}, at, at)
         del self._parked[key]
 
@@ -329,8 +340,8 @@ class Projector:
         parked: Parked,
         position: Position,
         error: BaseException | None,
-        work: Touches,
-        changed: dict[str, Kept],
+        work: KeyedEvents,
+        changed: dict[str, VersionedRow],
         at: Position,
     ) -> Parked:
         """Save how far a parked key has come, and what it waits for now."""
@@ -348,7 +359,7 @@ class Projector:
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
         # Not loaded as a row: one that nobody can read is to be repaired all the more.
-        there = (await self._views.inspect(self._model, [key])).get(key, Stored(None, 0))
+        there = (await self._read_store.inspect(self._model, [key])).get(key, RawRow(None, 0))
         work = await self._events.of(key, 0, at)
         if there.position not in {each.position for each in work.recorded} and await self._events.touch(
             there.position, key
@@ -370,10 +381,10 @@ class Projector:
             folded = fold_all(self._projection, work.before(failed.position), {}, self._skips)
         right = folded.get(key, ABSENT)
         same = right.row is None or right.position == there.position
-        changed: dict[str, Kept] = {}
+        changed: dict[str, VersionedRow] = {}
         if not same or there.damage or _written(right.row) != _written(there.row):
             states = (*right.passed, *self._as_row(there.row))
-            changed = {key: Kept(right.row, max(right.position, 1), there.repair + 1, states)}
+            changed = {key: VersionedRow(right.row, max(right.position, 1), there.repair + 1, states)}
         if changed or parked is not None:
             await self._write(changed, {} if parked is None else {key: still}, at, at)
             self._parked.pop(key, None)

@@ -78,7 +78,7 @@ class Reactor:
     def __init__(
         self,
         policy: BoundPolicy,
-        store: WriteStore,
+        write_store: WriteStore,
         events: EventCodec,
         messages: MessageCodec,
         commands: Mapping[str, type],
@@ -91,7 +91,7 @@ class Reactor:
         self.name = policy.name
         self.query = EventQuery((QueryItem(policy.types),))
         self._policy = policy
-        self._store = store
+        self._write_store = write_store
         self._events = events
         self._messages = messages
         self._commands = commands
@@ -114,10 +114,10 @@ class Reactor:
 
     async def open(self) -> Position:
         # In this order: what another owner writes meanwhile moves the checkpoint, and then nothing of ours is saved.
-        checkpoint = (await self._store.rows(_CHECKPOINTS)).get(self._space)
-        rows = await self._store.rows(self._space)
+        checkpoint = (await self._write_store.rows(_CHECKPOINTS)).get(self._space)
+        rows = await self._write_store.rows(self._space)
         if checkpoint is None:
-            head = (await self._store.read(EventQuery())).head
+            head = (await self._write_store.read(EventQuery())).head
             position = 0 if self._policy.from_start else head
             self._version = 0
             await self._write(position, [])
@@ -128,7 +128,7 @@ class Reactor:
         self._due = [(each.at, key, each) for key, each in due.items()]
         heapq.heapify(self._due)
         self._new_due.set()
-        self._parked = {each.key: each for each in _parked(await self._store.rows(self._aside))}
+        self._parked = {each.key: each for each in _parked(await self._write_store.rows(self._aside))}
         # The code, or the world outside, may have been mended since.
         now = self._world.monotonic()
         self._again = sorted(
@@ -200,7 +200,7 @@ class Reactor:
 
     async def _react(self, recorded: RecordedEvent) -> list[tuple[str, Due]]:
         event = self._events.decode(recorded)
-        command_id = str(uuid.uuid5(_IDS, f"{self._store.identity.log}/{self.name}/{recorded.id}"))
+        command_id = str(uuid.uuid5(_IDS, f"{self._write_store.identity.log}/{self.name}/{recorded.id}"))
         context = Context(command_id, recorded.time, recorded.actor)
         wanted = _as_list(await _not_cancelled(self._policy.react(event, recorded, context)))
         correlation_id = recorded.metadata.correlation_id
@@ -274,7 +274,7 @@ class Reactor:
 
     async def _react_again(self, parked: Parked) -> "list[tuple[str, Due]] | None":
         """What is to be sent later. None where the policy does not take the event any more."""
-        page = await self._store.read(self.query, parked.position - 1, 1)
+        page = await self._write_store.read(self.query, parked.position - 1, 1)
         if [each.position for each in page.events] != [parked.position]:
             return None
         return await self._react(page.events[0])
@@ -287,7 +287,7 @@ class Reactor:
 
     async def _send_again(self, key: str) -> str:
         """Put a due command that could not be sent back among those that are due."""
-        row = (await self._store.rows(self._space)).get(key)
+        row = (await self._write_store.rows(self._space)).get(key)
         self._due = [each for each in self._due if each[1] != key]
         heapq.heapify(self._due)
         self._late.pop(key, None)
@@ -368,13 +368,13 @@ def _pause(tries: int) -> int:
     return min(1 << min(tries - 1, 6), 60)
 
 
-async def policy_checkpoints(store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:
+async def policy_checkpoints(write_store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:
     """The checkpoint and the parked events of every policy that ever ran on this log, by its name."""
     found: dict[str, tuple[Position, tuple[Parked, ...]]] = {}
-    for space, row in (await store.rows(_CHECKPOINTS)).items():
+    for space, row in (await write_store.rows(_CHECKPOINTS)).items():
         position = msgspec.json.decode(row.value, type=int)
         name = space.removeprefix(_POLICY)
-        found[name] = position, _parked(await store.rows(f"{_PARKED}{name}"))
+        found[name] = position, _parked(await write_store.rows(f"{_PARKED}{name}"))
     return found
 
 

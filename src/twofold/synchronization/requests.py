@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.read_store.partition import SLOTS, Partition, partition_named
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
-from twofold.synchronization.control import Act, Board, Control, Request
+from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, OperatorAction, Request
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.follower import told
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
-from twofold.synchronization.share import Share
 from twofold.synchronization.supervisor import Supervisor, follows
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 
@@ -28,17 +28,22 @@ class Requests:
     """Deals with the requests that concern what this node follows. Each is done again until it is on record as done."""
 
     def __init__(
-        self, board: Control, supervisor: Supervisor, store: WriteStore, views: WholeReadStore, world: World
+        self,
+        board: ClusterStateStore,
+        supervisor: Supervisor,
+        write_store: WriteStore,
+        read_store: WholeReadStore,
+        world: World,
     ) -> None:
         self._control = board
         self._supervisor = supervisor
-        self._store = store
-        self._views = views
+        self._write_store = write_store
+        self._read_store = read_store
         self._world = world
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._board = supervisor.board
 
-    def look(self, board: Board, checkpoints: Sequence[Checkpoint]) -> None:
+    def look(self, board: ClusterState, checkpoints: Sequence[Checkpoint]) -> None:
         """Begin with what is new."""
         self._board = board
         for each in [name for name, task in self._under_way.items() if task.done()]:
@@ -55,7 +60,7 @@ class Requests:
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
-    def _share(self, board: Board, request: Request, checkpoints: Sequence[Checkpoint]) -> Share | None:
+    def _share(self, board: ClusterState, request: Request, checkpoints: Sequence[Checkpoint]) -> WorkUnit | None:
         """The share of this node that a request is for, if it is one of this node's."""
         generation = _generation(board, request, checkpoints)
         for share in self._supervisor.workers:
@@ -70,7 +75,7 @@ class Requests:
                 return share
         return None
 
-    async def _deal_with(self, name: str, request: Request, seen: int, share: Share) -> None:
+    async def _deal_with(self, name: str, request: Request, seen: int, share: WorkUnit) -> None:
         try:
             act = await self._done(name, request, seen, share)
             if act is None:
@@ -82,7 +87,7 @@ class Requests:
         except (Conflict, Unavailable) as error:
             log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
 
-    async def _done(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+    async def _done(self, name: str, request: Request, seen: int, share: WorkUnit) -> OperatorAction | None:
         try:
             return await self._do(name, request, seen, share)
         except (Conflict, Unavailable):
@@ -92,7 +97,7 @@ class Requests:
             log.exception("%s of '%s' failed", request.what, request.name)
             return self._act(request, share, False, f"It failed: {told(error)}")
 
-    async def _do(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+    async def _do(self, name: str, request: Request, seen: int, share: WorkUnit) -> OperatorAction | None:
         """What was done, for the record; None where that is to be tried again or is on record already."""
         worker = self._supervisor.workers.get(share)
         if worker is None:
@@ -106,7 +111,7 @@ class Requests:
             elif what == "split":
                 model = self._model(share)
                 halves = share.partition.halves()
-                await worker.between_pages(lambda: self._views.repartition(model, [share.partition], halves))
+                await worker.between_pages(lambda: self._read_store.repartition(model, [share.partition], halves))
                 outcome = f"Parted into {halves[0].name} and {halves[1].name}."
             elif what == "merge":
                 return await self._merge(request, share)
@@ -120,7 +125,7 @@ class Requests:
         self._supervisor.wake()
         return self._act(request, share, True, outcome)
 
-    async def _skip(self, name: str, request: Request, seen: int, share: Share) -> Act | None:
+    async def _skip(self, name: str, request: Request, seen: int, share: WorkUnit) -> OperatorAction | None:
         """Put on record what is to be passed over, and let it be: what had no record would look like a lost event.
 
         This is done between two pages, so that no retry takes the event up meanwhile. One of a policy is taken away in
@@ -131,7 +136,7 @@ class Requests:
         key, member = request.key, worker.member(share.generation, request.key)
         follower = member.follower
 
-        async def put_on_record() -> Act | None:
+        async def put_on_record() -> OperatorAction | None:
             at = follower.skipped(key)
             if at is None:
                 return self._act(request, share, False, f"'{key}' of '{request.name}' is not parked.")
@@ -152,7 +157,7 @@ class Requests:
 
         return await worker.between_pages(put_on_record)
 
-    async def _merge(self, request: Request, first: Share) -> Act | None:
+    async def _merge(self, request: Request, first: WorkUnit) -> OperatorAction | None:
         seconds = [share for share in self._supervisor.workers if follows(first, share)]
         if not seconds:
             # Whoever has it now is about to give it up; the last partition has none behind it.
@@ -168,7 +173,7 @@ class Requests:
             except FoldFailed as error:
                 return self._act(request, first, False, f"The two cannot be brought to one position: {error}.")
             merged = Partition(first.partition.first, second.partition.end)
-            await self._views.repartition(self._model(first), [first.partition, second.partition], [merged])
+            await self._read_store.repartition(self._model(first), [first.partition, second.partition], [merged])
         self._supervisor.wake()
         return self._act(request, first, True, f"Merged into {merged.name}.")
 
@@ -176,7 +181,7 @@ class Requests:
         """Let a follower take the log up to a position."""
         assert isinstance(follower, Projector)
         while position < target:
-            page = await self._store.read(follower.query, position, _PAGE)
+            page = await self._write_store.read(follower.query, position, _PAGE)
             events = [each for each in page.events if each.position <= target]
             upto = min(page.upto, target)
             await follower.apply(Slice(events, upto, page.head), position)
@@ -184,13 +189,13 @@ class Requests:
             # Stores on this machine answer at once: others on this loop have their turn.
             await self._world.sleep(0)
 
-    def _model(self, share: Share) -> ReadModel:
+    def _model(self, share: WorkUnit) -> ReadModel:
         return self._supervisor.model(share)
 
-    def _act(self, request: Request, share: Share, done: bool, outcome: str, position: int = 0) -> Act:
+    def _act(self, request: Request, share: WorkUnit, done: bool, outcome: str, position: int = 0) -> OperatorAction:
         version = self._supervisor.version(share.name)
-        views = "" if share.kind == "policy" else self._control.views
-        return Act(
+        read_store = "" if share.kind == "policy" else self._control.read_store
+        return OperatorAction(
             request.what,
             request.name,
             request.key,
@@ -201,11 +206,11 @@ class Requests:
             share.generation,
             version,
             position,
-            views,
+            read_store,
         )
 
 
-def _generation(board: Board, request: Request, checkpoints: Sequence[Checkpoint]) -> int:
+def _generation(board: ClusterState, request: Request, checkpoints: Sequence[Checkpoint]) -> int:
     """The generation that a request is about: the one that serves, unless a key is parked in another one only."""
     builds = board.generations(request.name).record.builds
     mine = [number for number, each in sorted(builds.items()) if each.version == request.version]
@@ -219,7 +224,7 @@ def _generation(board: Board, request: Request, checkpoints: Sequence[Checkpoint
     return next(iter(aside or mine), 0)
 
 
-def _is_meant(share: Share, request: Request) -> bool:
+def _is_meant(share: WorkUnit, request: Request) -> bool:
     """Whether a partition is what a request is about, or what it has become by it: parted, or merged with the next."""
     try:
         meant = partition_named(request.key)

@@ -8,11 +8,18 @@ from typing import Any, Protocol
 
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
-from twofold.synchronization.control import Board, Control, Generation, Lease, followed, passed_over
+from twofold.synchronization.cluster_state import (
+    ClusterState,
+    ClusterStateStore,
+    Generation,
+    Lease,
+    followed,
+    skipped_events,
+)
 from twofold.synchronization.follower import Skips
+from twofold.synchronization.membership import BEATS, Membership
 from twofold.synchronization.plan import Plan, plan
-from twofold.synchronization.presence import BEATS, Presence
-from twofold.synchronization.share import Share
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.synchronization.worker import Worker
 from twofold.world import World
 
@@ -25,7 +32,7 @@ class Crew(Protocol):
     """Makes what a node runs."""
 
     def worker(
-        self, shares: Mapping[Share, int], skips: Mapping[str, Skips], held: Callable[[], bool], *, bulk: bool
+        self, shares: Mapping[WorkUnit, int], skips: Mapping[str, Skips], held: Callable[[], bool], *, bulk: bool
     ) -> Worker:
         """A worker for shares under the epochs of their leases: one alone, or (`bulk`) the partitions of all builds."""
         ...
@@ -45,8 +52,8 @@ class Supervisor:
 
     def __init__(
         self,
-        board: Control,
-        views: WholeReadStore,
+        board: ClusterStateStore,
+        read_store: WholeReadStore,
         world: World,
         crew: Crew,
         versions: Mapping[str, int],
@@ -56,14 +63,14 @@ class Supervisor:
         lease_seconds: float,
         exclusive: bool,
         served: Callable[[str, int], None],
-        looked: Callable[[Board, Sequence[Checkpoint]], Awaitable[None]],
+        looked: Callable[[ClusterState, Sequence[Checkpoint]], Awaitable[None]],
         only: frozenset[str] | None = None,
     ) -> None:
-        self.workers: dict[Share, Worker] = {}
-        self.board = Board({}, {}, {}, {})
+        self.workers: dict[WorkUnit, Worker] = {}
+        self.board = ClusterState({}, {}, {}, {})
         self.problem: str | None = None
         self._control = board
-        self._views = views
+        self._read_store = read_store
         self._world = world
         self._crew = crew
         self._versions = versions
@@ -74,12 +81,12 @@ class Supervisor:
         self._only = only
         self._serving: dict[str, int] = {}
         self._prepared: set[tuple[str, int]] = set()
-        self._epochs: dict[Share, int] = {}
-        self._busy: set[Share] = set()
+        self._epochs: dict[WorkUnit, int] = {}
+        self._busy: set[WorkUnit] = set()
         self._skips_seen = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.presence = Presence(
+        self.presence = Membership(
             board,
             world,
             name=name,
@@ -123,7 +130,7 @@ class Supervisor:
         presence.hear(self.board)
         await presence.bury(self.board)
         await self._serve()
-        checkpoints = await self._views.checkpoints()
+        checkpoints = await self._read_store.checkpoints()
         shares = self.shares(checkpoints)
         owners = {share: self._owner(share) for share in shares}
         lost = [share for share in shares if share in self._epochs and owners[share] != presence.node]
@@ -146,12 +153,12 @@ class Supervisor:
             self._skips_seen = self.board.skips
         await self._looked(self.board, checkpoints)
 
-    def owner(self, share: Share) -> str | None:
+    def owner(self, share: WorkUnit) -> str | None:
         """The name of the node that follows for a share, if one does."""
         owner = self._owner(share)
         return None if owner is None else self.presence.told(owner, self.board)
 
-    def model(self, share: Share) -> ReadModel:
+    def model(self, share: WorkUnit) -> ReadModel:
         """The read model of a share."""
         return self._crew.model(share.name, share.generation)
 
@@ -160,7 +167,7 @@ class Supervisor:
         return self._versions.get(name, 0)
 
     @asynccontextmanager
-    async def taken_off(self, *shares: Share) -> AsyncGenerator[list[Worker]]:
+    async def taken_off(self, *shares: WorkUnit) -> AsyncGenerator[list[Worker]]:
         """The workers of shares, stopped, and not started again before the context ends."""
         workers = [self.workers[share] for share in shares]
         self._busy.update(shares)
@@ -205,7 +212,7 @@ class Supervisor:
                 n for known, n in self._prepared if known == name
             }
             for each in sorted(fresh):
-                await self._views.prepare([self._crew.model(name, each)])
+                await self._read_store.prepare([self._crew.model(name, each)])
                 self._prepared.add((name, each))
             if self._serving.get(name) != number:
                 self._serving[name] = number
@@ -223,32 +230,32 @@ class Supervisor:
             await self._control.write(self._control.generations(name, record, noted.version))
             self.board = await self._control.look()
 
-    def shares(self, checkpoints: Sequence[Checkpoint]) -> list[Share]:
+    def shares(self, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
         """Everything there is to follow for, on this node or another, in the generations that were last seen."""
-        shares: list[Share] = []
+        shares: list[WorkUnit] = []
         for name, version in self._versions.items():
             for number, each in self.board.generations(name).record.builds.items():
                 if each.version != version:
                     continue
                 if each.state == "building":
-                    shares.append(Share("build", name, number))
+                    shares.append(WorkUnit("build", name, number))
                 else:
                     shares += [
-                        Share("projection", name, number, at.partition)
+                        WorkUnit("projection", name, number, at.partition)
                         for at in checkpoints
                         if (at.name, at.generation) == (name, number)
                     ]
-        shares += [Share("policy", name) for name in self._policies]
+        shares += [WorkUnit("policy", name) for name in self._policies]
         return shares
 
-    def _owner(self, share: Share) -> str | None:
+    def _owner(self, share: WorkUnit) -> str | None:
         owner = self.board.lease(share.resource).record.owner
         return owner if owner and self.presence.alive(owner) else None
 
-    def _plan(self, shares: Sequence[Share], owners: Mapping[Share, str | None]) -> Plan:
+    def _plan(self, shares: Sequence[WorkUnit], owners: Mapping[WorkUnit, str | None]) -> Plan:
         """Each share goes to one of the nodes that can follow for it, those of the same nodes evenly among them."""
         me, reserved = self.presence.node, self._reserved(shares, owners)
-        among: dict[tuple[str, ...], list[Share]] = {}
+        among: dict[tuple[str, ...], list[WorkUnit]] = {}
         for share in shares:
             if self._only is None or share.name in self._only:
                 what = followed(share.name, self.version(share.name))
@@ -260,9 +267,9 @@ class Supervisor:
             todo = Plan([*todo.claim, *part.claim], [*todo.release, *part.release])
         return todo
 
-    def _reserved(self, shares: Iterable[Share], owners: Mapping[Share, str | None]) -> dict[Share, str]:
+    def _reserved(self, shares: Iterable[WorkUnit], owners: Mapping[WorkUnit, str | None]) -> dict[WorkUnit, str]:
         """Partitions that are to be merged: the second of them goes to whoever has the first."""
-        wanted: dict[Share, str] = {}
+        wanted: dict[WorkUnit, str] = {}
         for noted in self.board.requests.values():
             if noted.record.what != "merge":
                 continue
@@ -274,8 +281,8 @@ class Supervisor:
 
     # -------------------------------------------------------------------------------------------------- leases, workers
 
-    async def _claim(self, shares: Sequence[Share], checkpoints: Sequence[Checkpoint]) -> None:
-        async def claim(share: Share) -> None:
+    async def _claim(self, shares: Sequence[WorkUnit], checkpoints: Sequence[Checkpoint]) -> None:
+        async def claim(share: WorkUnit) -> None:
             noted = self.board.lease(share.resource)
             epoch = max([noted.record.epoch, *(at.epoch for at in checkpoints if _is_of(at, share))]) + 1
             if await self._control.write(self._control.lease(share, Lease(self.presence.node, epoch), noted.version)):
@@ -285,7 +292,7 @@ class Supervisor:
         if shares:
             self.board = await self._control.look()
 
-    async def _release(self, shares: Sequence[Share]) -> None:
+    async def _release(self, shares: Sequence[WorkUnit]) -> None:
         await self._stop(shares)
         for share in shares:
             epoch = self._epochs.pop(share, 0)
@@ -294,7 +301,7 @@ class Supervisor:
                 self._control.lease(share, Lease("", max(epoch, noted.record.epoch)), noted.version)
             )
 
-    async def _run_workers(self, shares: Sequence[Share], checkpoints: Sequence[Checkpoint]) -> None:
+    async def _run_workers(self, shares: Sequence[WorkUnit], checkpoints: Sequence[Checkpoint]) -> None:
         """A worker for each share; builds have one together, made anew when there are more or fewer of them."""
         builds = {share for share in shares if share.kind == "build"}
         running = {share for share in self.workers if share.kind == "build"}
@@ -331,9 +338,9 @@ class Supervisor:
     async def _skips(self) -> dict[str, Skips]:
         """What operators have said to pass over, by projection, as far as it was said of the present version."""
         acts = list((await self._control.acts()).values())
-        return {n: passed_over(acts, n, version, self._control.views) for n, version in self._versions.items()}
+        return {n: skipped_events(acts, n, version, self._control.read_store) for n, version in self._versions.items()}
 
-    async def _stop(self, shares: Iterable[Share]) -> None:
+    async def _stop(self, shares: Iterable[WorkUnit]) -> None:
         stopped: list[Any] = []
         for share in shares:
             worker = self.workers.pop(share, None)
@@ -346,19 +353,19 @@ class Supervisor:
             await worker.stop()
 
 
-def follows(first: Share, second: Share) -> bool:
+def follows(first: WorkUnit, second: WorkUnit) -> bool:
     """Whether a share is the next partition of the same generation."""
     same = (first.kind, first.name, first.generation) == (second.kind, second.name, second.generation)
     return same and first.kind == "projection" and second.partition.first == first.partition.end
 
 
-def _parts(share: Share, checkpoints: Sequence[Checkpoint]) -> list[Share]:
+def _parts(share: WorkUnit, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
     """What a follower each is made for: a build is made of the partitions of its generation."""
     if share.kind != "build":
         return [share]
-    return [Share("projection", at.name, at.generation, at.partition) for at in checkpoints if _is_of(at, share)]
+    return [WorkUnit("projection", at.name, at.generation, at.partition) for at in checkpoints if _is_of(at, share)]
 
 
-def _is_of(at: Checkpoint, share: Share) -> bool:
+def _is_of(at: Checkpoint, share: WorkUnit) -> bool:
     whole = (at.name, at.generation) == (share.name, share.generation)
     return whole and (share.kind == "build" or (share.kind == "projection" and at.partition == share.partition))

@@ -10,7 +10,7 @@ from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.synchronization.follower import Skips, State, WholeFollower
-from twofold.synchronization.member import Member
+from twofold.synchronization.follower_run import FollowerRun
 from twofold.world import World
 from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
@@ -44,7 +44,7 @@ class Worker:
     def __init__(
         self,
         followers: Sequence[WholeFollower],
-        store: WriteStore,
+        write_store: WriteStore,
         world: World,
         *,
         page: int,
@@ -55,9 +55,9 @@ class Worker:
         held: Callable[[], bool] = lambda: True,
         begin: Callable[[], None] | None = None,
     ) -> None:
-        self.members = [Member(each) for each in followers]
+        self.members = [FollowerRun(each) for each in followers]
         self._query = _union(followers)
-        self._store = store
+        self._write_store = write_store
         self._world = world
         self._page = self._limit = page
         self._most = max(page, most)
@@ -81,7 +81,7 @@ class Worker:
         (member,) = self.members
         return member.follower
 
-    def member(self, generation: int, key: str) -> Member:
+    def member(self, generation: int, key: str) -> FollowerRun:
         """The one that keeps a key in a generation; the only one of a policy. Unavailable where it is here no more."""
         found = next((each for each in self.members if each.keeps(generation, key)), None)
         if found is None:
@@ -197,7 +197,7 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                     self._note([member], error)
 
-    def _note(self, members: Sequence[Member], error: Exception) -> None:
+    def _note(self, members: Sequence[FollowerRun], error: Exception) -> None:
         """Let them rest for as long as they have failed in a row."""
         now = self._world.monotonic()
         for member in members:
@@ -258,7 +258,7 @@ class Worker:
             rests += [member.rests_until - now for member in self.members if member not in ready]
             rest = min(rests)
             # Where there is more to do at once, others on this loop have their turn all the same.
-            await (self._store.wait(position, rest) if rest > 0 else self._world.sleep(0))
+            await (self._write_store.wait(position, rest) if rest > 0 else self._world.sleep(0))
             return
         self._look_ahead(page)
         began = self._world.monotonic()
@@ -295,10 +295,10 @@ class Worker:
     async def _read(self, position: Position) -> Slice:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            if (ahead.after, ahead.log) == (position, self._store.identity):
+            if (ahead.after, ahead.log) == (position, self._write_store.identity):
                 return await ahead.reading
             _drop(ahead)
-        return await self._store.read(self._query, position, self._limit)
+        return await self._write_store.read(self._query, position, self._limit)
 
     def _look_ahead(self, page: Slice) -> None:
         """Far behind, take more at a time, and read the next page while this one is folded and saved."""
@@ -308,17 +308,17 @@ class Worker:
         self._limit = min(fitting, self._most, self._limit * 2 if far else self._page)
         if not far:
             return
-        reading = asyncio.ensure_future(self._store.read(self._query, page.upto, self._limit))
-        self._ahead = _Ahead(page.upto, self._store.identity, reading)
+        reading = asyncio.ensure_future(self._write_store.read(self._query, page.upto, self._limit))
+        self._ahead = _Ahead(page.upto, self._write_store.identity, reading)
 
-    async def _take(self, member: Member, page: Slice) -> None:
+    async def _take(self, member: FollowerRun, page: Slice) -> None:
         if member.failures > self._retries:
             await self._one_by_one(member, page)
             return
         await member.follower.apply(page, member.position)
         self._advance(member, page.upto, len(page.events))
 
-    async def _one_by_one(self, member: Member, page: Slice) -> None:
+    async def _one_by_one(self, member: FollowerRun, page: Slice) -> None:
         """Find the event that fails by taking each alone; what still fails is set aside."""
         for event in page.events:
             alone = Slice([event], event.position, page.head)
@@ -334,7 +334,7 @@ class Worker:
             await member.follower.apply(Slice([], page.upto, page.head), member.position)
             self._advance(member, page.upto, 0)
 
-    def _advance(self, member: Member, position: Position, events: int) -> None:
+    def _advance(self, member: FollowerRun, position: Position, events: int) -> None:
         member.position = position
         now = self._world.monotonic()
         self._forget_before(now - _RATE_SECONDS)

@@ -4,7 +4,7 @@ The contracts need pytest and hypothesis, so they are imported from modules of t
 `twofold.testing.write_store_contract` and `twofold.testing.read_store_contract`.
 """
 
+from twofold.testing.frozen_world import FrozenWorld
 from twofold.testing.kit import DecisionSpec, ProjectionSpec, spec
-from twofold.testing.world import FrozenWorld
 
 __all__ = ["DecisionSpec", "FrozenWorld", "ProjectionSpec", "spec"]

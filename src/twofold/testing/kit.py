@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, NoReturn, TypeVar, cast, overload
 
 import msgspec
 
-from twofold.codec.events import EventCodec
+from twofold.codec.event_codec import EventCodec
 from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, arms_of, returned_events
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Envelope, Metadata, RecordedEvent

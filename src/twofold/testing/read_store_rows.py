@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from hypothesis import strategies as st
 
-from twofold.read_store.port import Change, Found, Kept, Parked, Progress, ReadModel, ReadStore
+from twofold.read_store.port import Change, FindPage, Parked, Progress, ReadModel, ReadStore, VersionedRow
 
 LOG = "log-a"
 HOSTILE = (
@@ -108,13 +108,13 @@ async def keep(
     await store.prepare([model])
     reached = before + 1 if position is None else position
     known = await loaded(store, model, list(rows))
-    changed = {key: Kept(row, reached, 0, (known[key],) if key in known else ()) for key, row in rows.items()}
+    changed = {key: VersionedRow(row, reached, 0, (known[key],) if key in known else ()) for key, row in rows.items()}
     await store.save(Change(model, LOG, before, reached, 0, changed, parked or {}))
 
 
-def at(position: int, rows: Mapping[str, Any]) -> dict[str, Kept]:
+def at(position: int, rows: Mapping[str, Any]) -> dict[str, VersionedRow]:
     """Rows as the event at a position made them."""
-    return {key: Kept(row, position) for key, row in rows.items()}
+    return {key: VersionedRow(row, position) for key, row in rows.items()}
 
 
 async def loaded(store: ReadStore, model: ReadModel, keys: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ async def find(
     descending: bool = False,
     limit: int = 10_000,
     cursor: str | None = None,
-) -> Found:
+) -> FindPage:
     """One find in a snapshot of its own."""
     async with store.snapshot() as snapshot:
         return await snapshot.find(

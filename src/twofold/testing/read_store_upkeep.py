@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twofold.errors import Conflict
 from twofold.read_store.partition import WHOLE, Partition, shares
-from twofold.read_store.port import Change, Kept, Parked, Progress, Stored, WholeReadStore
+from twofold.read_store.port import Change, Parked, Progress, RawRow, VersionedRow, WholeReadStore
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
@@ -102,22 +102,30 @@ class UpkeepContract(abc.ABC):
     async def test_a_row_tells_the_event_it_was_folded_from_last(self) -> None:
         async with self.opened() as store:
             await store.prepare([ORDERS])
-            await store.save(Change(ORDERS, LOG, 0, 9, 0, {"a": Kept(Order(), 4), "b": Kept(Order(), 7, 2)}))
-            assert await store.load(ORDERS, ["a", "b"]) == {"a": Kept(Order(), 4), "b": Kept(Order(), 7, 2)}
+            await store.save(
+                Change(ORDERS, LOG, 0, 9, 0, {"a": VersionedRow(Order(), 4), "b": VersionedRow(Order(), 7, 2)})
+            )
+            assert await store.load(ORDERS, ["a", "b"]) == {
+                "a": VersionedRow(Order(), 4),
+                "b": VersionedRow(Order(), 7, 2),
+            }
 
     async def test_an_older_version_of_a_row_never_takes_the_place_of_a_newer_one(self) -> None:
-        newer, older = Kept(Order(total=1), 7, 1), [Kept(Order(total=2), p, r) for p, r in ((7, 1), (6, 1), (99, 0))]
+        newer, older = (
+            VersionedRow(Order(total=1), 7, 1),
+            [VersionedRow(Order(total=2), p, r) for p, r in ((7, 1), (6, 1), (99, 0))],
+        )
         async with self.opened() as store:
             await store.prepare([ORDERS])
             await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": newer}))
             for n, each in enumerate(older, 1):
                 # The same event again makes the same row: only that has to be harmless.
                 same = newer if (each.position, each.repair) == (7, 1) else each
-                await store.save(Change(ORDERS, LOG, n, n + 1, 0, {"a": same, "b": Kept(Order(), n)}))
+                await store.save(Change(ORDERS, LOG, n, n + 1, 0, {"a": same, "b": VersionedRow(Order(), n)}))
                 assert await store.load(ORDERS, ["a"]) == {"a": newer}
-            await store.save(Change(ORDERS, LOG, 4, 5, 0, {"a": Kept(None, 6, 1)}))
+            await store.save(Change(ORDERS, LOG, 4, 5, 0, {"a": VersionedRow(None, 6, 1)}))
             assert await found_rows(store, ORDERS) == [("a", Order(total=1)), ("b", Order())]
-            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"a": Kept(Order(total=3), 1, 2, (Order(total=1),))}))
+            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"a": VersionedRow(Order(total=3), 1, 2, (Order(total=1),))}))
             assert await loaded(store, ORDERS, ["a"]) == {"a": Order(total=3)}
 
     async def test_a_row_that_moves_is_found_where_it_is_and_nowhere_else(self) -> None:
@@ -125,13 +133,13 @@ class UpkeepContract(abc.ABC):
         rows = [Order(name, n) for n, name in enumerate(names)]
         async with self.opened() as store:
             await store.prepare([ORDERS])
-            await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": Kept(rows[0], 1)}))
-            await store.save(Change(ORDERS, LOG, 1, 4, 0, {"a": Kept(rows[3], 4, 0, tuple(rows[:3]))}))
+            await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": VersionedRow(rows[0], 1)}))
+            await store.save(Change(ORDERS, LOG, 1, 4, 0, {"a": VersionedRow(rows[3], 4, 0, tuple(rows[:3]))}))
             assert [await keys(store, ORDERS, {"customer": name}) for name in names[:3]] == [["a"], [], []]
-            await store.save(Change(ORDERS, LOG, 4, 5, 0, {"a": Kept(rows[4], 5, 0, (rows[3],))}))
+            await store.save(Change(ORDERS, LOG, 4, 5, 0, {"a": VersionedRow(rows[4], 5, 0, (rows[3],))}))
             assert [await keys(store, ORDERS, {"customer": name}) for name in ("ann", "dan")] == [[], ["a"]]
             assert await keys(store, ORDERS, order_by="total") == ["a"]
-            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"a": Kept(None, 6, 0, (rows[4],))}))
+            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"a": VersionedRow(None, 6, 0, (rows[4],))}))
             assert await keys(store, ORDERS, {"customer": "dan"}) == []
             assert await keys(store, ORDERS, order_by="total") == []
 
@@ -226,7 +234,7 @@ class UpkeepContract(abc.ABC):
             await keep(store, ORDERS, {"b": None}, before=3)
             assert [key for key, _ in await store.stored("orders", 1, "", 10)] == ["Z", "a", "é"]
             page = await store.stored("orders", 1, "Z", 1)
-            assert page == [("a", Stored({"customer": "ann", "total": 0, "note": "a"}, 3))]
+            assert page == [("a", RawRow({"customer": "ann", "total": 0, "note": "a"}, 3))]
             assert await store.stored("orders", 2, "", 10) == []
 
     async def test_stored_rows_come_in_the_order_of_whole_keys_however_long_they_are(self) -> None:
@@ -245,11 +253,13 @@ class UpkeepContract(abc.ABC):
             assert await store.inspect(ORDERS, ["a"]) == {}
             await store.prepare([ORDERS])
             gone, never = Order("bob", 2), ["never", "", "x" * 5_000, "\ud800"]
-            await store.save(Change(ORDERS, LOG, 0, 5, 0, {"a": Kept(Order(), 4, 2), "b": Kept(gone, 5)}))
-            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"b": Kept(None, 6, 0, (gone,))}))
+            await store.save(
+                Change(ORDERS, LOG, 0, 5, 0, {"a": VersionedRow(Order(), 4, 2), "b": VersionedRow(gone, 5)})
+            )
+            await store.save(Change(ORDERS, LOG, 5, 6, 0, {"b": VersionedRow(None, 6, 0, (gone,))}))
             found = await store.inspect(ORDERS, ["b", "a", "a", *never])
-            assert found.pop("a") == Stored({"customer": "ann", "total": 0, "note": None}, 4, 2)
-            assert found in ({}, {"b": Stored(None, 6)})
+            assert found.pop("a") == RawRow({"customer": "ann", "total": 0, "note": None}, 4, 2)
+            assert found in ({}, {"b": RawRow(None, 6)})
             if not self.transactional:
                 assert found, "who keeps deleted rows says so"
             assert await store.inspect(ORDERS, []) == {}

@@ -13,7 +13,7 @@ from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWri
 METADATA = Metadata(time=946_728_000_000_000, command_id="c", correlation_id="k", causation_id="e.0", actor="ann")
 
 
-class Kept(msgspec.Struct, frozen=True):
+class LogEntry(msgspec.Struct, frozen=True):
     """An event of the model, with its position."""
 
     position: Position
@@ -24,7 +24,7 @@ class LogModel:
     """A list of events, looked through from the start each time. Outcomes are told as plain tuples."""
 
     def __init__(self) -> None:
-        self.events: list[Kept] = []
+        self.events: list[LogEntry] = []
         self.commands: dict[str, tuple[bytes, Position, int]] = {}
         self.rows: dict[str, dict[str, tuple[bytes, int]]] = {}
 
@@ -42,7 +42,7 @@ class LogModel:
         if self.matching(append.conditions) or not rows_hold:
             return ("conflict",)
         for event in append.events:
-            self.events.append(Kept(self.head + 1, event))
+            self.events.append(LogEntry(self.head + 1, event))
         for row in append.rows:
             space = self.rows.setdefault(row.space, {})
             space.pop(row.key, None)
@@ -52,7 +52,7 @@ class LogModel:
             self.commands[append.command_id] = (append.request_hash, self.head, len(append.events))
         return ("appended", self.head, len(append.events), False)
 
-    def matching(self, conditions: Sequence[AppendCondition]) -> list[Kept]:
+    def matching(self, conditions: Sequence[AppendCondition]) -> list[LogEntry]:
         """The events that break any of the conditions."""
         return [
             kept

@@ -14,22 +14,22 @@ _SPACE = "event-types"
 _BY = Metadata(0, "inventory", "inventory")
 
 
-async def check_log(store: WriteStore, wiring: Wiring) -> None:
+async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
     """Compare what was listed when the log was written with what is listed now, and remember the latter.
 
     WiringError, with the cure, where the log holds events of a type no module lists, or where a type has got a tag its
     older events are not indexed by.
     """
-    known: Mapping[str, Row] = await store.rows(_SPACE)
+    known: Mapping[str, Row] = await write_store.rows(_SPACE)
     changes: list[RowWrite] = []
     for name in known.keys() - wiring.events.keys():
-        if await _is_stored(store, name):
+        if await _is_stored(write_store, name):
             raise WiringError(
                 f"The log holds '{name}' events, but no module lists an event of that name. If the class was renamed, "
                 f"list it as Event(TheClass, name='{name}')."
             )
         changes.append(RowWrite(_SPACE, name, None, known[name].version))
-    for name, new in (await types_to_reindex(store, wiring)).items():
+    for name, new in (await types_to_reindex(write_store, wiring)).items():
         raise WiringError(
             f"{wiring.events[name].type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are "
             f"not found by it, so rules would silently miss them. Index them anew: `twofold reindex`."
@@ -40,28 +40,28 @@ async def check_log(store: WriteStore, wiring: Wiring) -> None:
         if row is None or _listed(row) != kinds:
             changes.append(_listing(name, kinds, row))
     if changes:
-        (outcome,) = await store.append([Append(_BY, rows=tuple(changes))])
+        (outcome,) = await write_store.append([Append(_BY, rows=tuple(changes))])
         if isinstance(outcome, Conflict):
-            await check_log(store, wiring)
+            await check_log(write_store, wiring)
 
 
-async def types_to_reindex(store: WriteStore, wiring: Wiring) -> dict[str, list[str]]:
+async def types_to_reindex(write_store: WriteStore, wiring: Wiring) -> dict[str, list[str]]:
     """The stored types that have got tags their older events are not found by: each name with the new kinds."""
-    known = await store.rows(_SPACE)
+    known = await write_store.rows(_SPACE)
     found: dict[str, list[str]] = {}
     for name in wiring.events.keys() & known.keys():
         before = _listed(known[name])
         new = [kind for kind in _kinds(wiring, name) if kind not in before]
-        if new and await _is_stored(store, name):
+        if new and await _is_stored(write_store, name):
             found[name] = new
     return dict(sorted(found.items()))
 
 
-async def record_reindexed(store: WriteStore, wiring: Wiring, names: Iterable[str]) -> None:
+async def record_reindexed(write_store: WriteStore, wiring: Wiring, names: Iterable[str]) -> None:
     """Remember that all events of these types are found by their present tags. Conflict if another came first."""
-    known = await store.rows(_SPACE)
+    known = await write_store.rows(_SPACE)
     rows = tuple(_listing(name, _kinds(wiring, name), known.get(name)) for name in names)
-    (outcome,) = await store.append([Append(_BY, rows=rows)])
+    (outcome,) = await write_store.append([Append(_BY, rows=rows)])
     if isinstance(outcome, Conflict):
         raise outcome
 
@@ -78,5 +78,5 @@ def _listing(name: str, kinds: list[str], row: Row | None) -> RowWrite:
     return RowWrite(_SPACE, name, msgspec.json.encode(kinds), row.version if row else 0)
 
 
-async def _is_stored(store: WriteStore, name: str) -> bool:
-    return bool((await store.read(EventQuery((QueryItem((name,)),)), limit=1)).events)
+async def _is_stored(write_store: WriteStore, name: str) -> bool:
+    return bool((await write_store.read(EventQuery((QueryItem((name,)),)), limit=1)).events)

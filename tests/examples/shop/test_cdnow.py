@@ -24,7 +24,7 @@ class BrokenOff(Exception):
 
 
 def shop_in(folder: Path) -> App:
-    urls = {name: f"sqlite:///{folder / name}.db" for name in ("store", "views")}
+    urls = {name: f"sqlite:///{folder / name}.db" for name in ("write_store", "read_store")}
     return open_shop(**urls, outbox=folder / "outbox")
 
 
@@ -86,7 +86,7 @@ async def test_the_replay_ends_at_the_known_totals_even_when_it_is_broken_off(tm
 async def test_a_customer_s_orders_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in old_orders() if row.customer == "1901"]
     monkeypatch.setattr("shop.cdnow.old_orders", lambda: rows)
-    async with open_shop(store="memory:", views="memory:") as app:
+    async with open_shop(write_store="memory:", read_store="memory:") as app:
         await replay(app, concurrency=16)
         page = await app.log(EventQuery((QueryItem(("order-placed",), ("customer:cdnow-1901",)),)), 0, 1_000)
         assert [app.events.decode(event).order_id for event in page.events] == [row.order_id for row in rows]
@@ -107,6 +107,6 @@ async def test_a_replay_at_a_chosen_speed_takes_its_time(monkeypatch: pytest.Mon
             slept.append(seconds)
 
     old: list[OldOrder] = old_orders()
-    async with open_shop(store="memory:", views="memory:") as app:
+    async with open_shop(write_store="memory:", read_store="memory:") as app:
         await asyncio.wait_for(replay(app, speed=20, world=Watched()), 30)
     assert slept == pytest.approx([n / 20 for n in range(10)])

@@ -23,7 +23,9 @@ HOST = "http://127.0.0.1"
 
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[App]:
-    async with App(*modules(tmp_path, timedelta(hours=1)), store="memory:", views="memory:", pages=pages) as app:
+    async with App(
+        *modules(tmp_path, timedelta(hours=1)), write_store="memory:", read_store="memory:", pages=pages
+    ) as app:
         await seed_catalogue(app)
         token = app.token((await app.status()).head)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi(app)), base_url=HOST) as client:

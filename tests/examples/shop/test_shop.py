@@ -42,7 +42,7 @@ def outbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def app(world: FrozenWorld, outbox: Path) -> AsyncIterator[App]:
-    async with App(*modules(outbox, AN_HOUR), store="memory:", views="memory:", world=world) as app:
+    async with App(*modules(outbox, AN_HOUR), write_store="memory:", read_store="memory:", world=world) as app:
         await app.send(AddProduct("a", "Album", 10_00))
         await app.send(RestockProduct("a", 5))
         await app.send(RegisterCustomer("ann", "Ann"))

@@ -16,7 +16,7 @@ from twofold.read_store.cassandra.looking import Looking
 from twofold.read_store.cassandra.preparing import Preparing, make_keyspace
 from twofold.read_store.cassandra.tables import Tables
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, Found, Kept, Native, Progress, ReadModel, Stored
+from twofold.read_store.port import Change, Checkpoint, FindPage, Native, Progress, RawRow, ReadModel, VersionedRow
 from twofold.world import RealWorld, World
 
 _Models = dict[tuple[str, int], Tables]
@@ -75,7 +75,7 @@ class CassandraReadStore:
             except Forbidden as error:
                 raise WiringError(f"{error} Let it create, alter and drop tables, read and write them.") from error
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         return await _of(self._models, model).load(keys)
 
     async def save(self, change: Change) -> None:
@@ -104,12 +104,12 @@ class CassandraReadStore:
         _of(self._models, model)
         await self._checkpoints.repartition(model, old, new, self._world.new_id())
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._models.get((name, generation))
         looking = await self._looking(name, generation, known.layout.model if known else None)
         return [] if looking is None else await looking.behind(after, limit)
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         looking = await self._looking(model.name, model.generation, model)
         return {} if looking is None else await looking.of(keys)
 
@@ -154,12 +154,12 @@ class _CassandraSnapshot:
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         tables = _of(self._models, model)
         layout = tables.layout
         access = check_access(model, layout.columns, filters, order_by, descending, limit, cursor)
         if access.vain:
-            return Found([], None)
+            return FindPage([], None)
         parts = layout.parts(access.group, access.values)
         after = None if access.after is None else (text_of(access.after[0]), access.after[1])
         name = access_name(access.group, access.order)
@@ -167,9 +167,9 @@ class _CassandraSnapshot:
         found = await find(self._driver, tables.finds, name, parts, limit + 1, after=after, back=descending)
         rows = [(each.key, layout.decode(each.row)) for each in found[:limit]]
         if len(found) <= limit:
-            return Found(rows, None)
+            return FindPage(rows, None)
         key, row = rows[-1]
-        return Found(rows, access.cursor(layout.value(row, access.order), key))
+        return FindPage(rows, access.cursor(layout.value(row, access.order), key))
 
     async def progress(self, model: ReadModel) -> Progress:
         _of(self._models, model)

@@ -22,7 +22,7 @@ import msgspec
 
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.damage import UNREADABLE, damaged, type_changed, unreadable
+from twofold.read_store.corruption import UNREADABLE, corrupt_row, type_changed, unreadable
 from twofold.read_store.partition import slot_of
 from twofold.read_store.port import ReadModel
 
@@ -94,7 +94,7 @@ class Layout:
         try:
             return self._decode(stored)
         except UNREADABLE as error:
-            raise damaged(self.model, error) from error
+            raise corrupt_row(self.model, error) from error
 
     def check(self, stored: str) -> None:
         """WiringError, naming the cure, where stored rows no longer fit the row type.

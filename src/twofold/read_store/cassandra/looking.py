@@ -17,8 +17,8 @@ from twofold.read_store.cassandra.finding import Entry, find_by_key
 from twofold.read_store.cassandra.layout import EVERYTHING_BY_KEY, Spot, bucket_of, declared_as, table_names, text_of
 from twofold.read_store.cassandra.tables import is_key, version_of
 from twofold.read_store.columns import ColumnValue
-from twofold.read_store.damage import Reader, stored_as
-from twofold.read_store.port import ReadModel, Stored
+from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.port import RawRow, ReadModel
 
 T = TypeVar("T")
 
@@ -69,14 +69,14 @@ class Looking:
         self._accesses, kinds = declared_as(now.declared)
         self._reader = Reader({field: (kind,) for field, kind in kinds.items()}, model)
 
-    async def behind(self, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def behind(self, after: str, limit: int) -> list[tuple[str, RawRow]]:
         """See `Upkeep.stored`."""
         page = await find_by_key(self._driver, self._finds, after, limit)
         found = await self.of([each.key for each in page])
         # One that was deleted since was there when the page was read.
         return [(each.key, found[each.key] if _there(found.get(each.key)) else self._entry(each)) for each in page]
 
-    async def of(self, keys: Sequence[str]) -> dict[str, Stored]:
+    async def of(self, keys: Sequence[str]) -> dict[str, RawRow]:
         """See `Upkeep.inspect`."""
         seen = await self._look([key for key in dict.fromkeys(keys) if is_key(key)])
         doubtful: set[str] = {key for key, each in seen.items() if each.damage}
@@ -89,19 +89,19 @@ class Looking:
             seen = {key: each for key, each in seen.items() if key not in doubtful} | again
             doubtful = {key for key in changed if key in again and again[key].damage}
         # What is another with each look is being saved all the time.
-        moving = {key: Stored(seen[key].row, seen[key].position, seen[key].repair) for key in doubtful}
+        moving = {key: RawRow(seen[key].row, seen[key].position, seen[key].repair) for key in doubtful}
         return seen | moving
 
-    def _entry(self, entry: Entry) -> Stored:
+    def _entry(self, entry: Entry) -> RawRow:
         position, repair = version_of(entry.written or 0)
         return stored_as(self._reader.read(entry.row), position, repair, {})
 
-    async def _look(self, keys: Sequence[str]) -> dict[str, Stored]:
+    async def _look(self, keys: Sequence[str]) -> dict[str, RawRow]:
         standing = await self._standing()
         by_key = await self._by_key(keys)
         spots = {key: self._spots(key, by_key.get(key)) for key in keys}
         entries = await self._entries((key, spot) for key in keys for spot in spots[key])
-        judged: dict[str, Stored] = {}
+        judged: dict[str, RawRow] = {}
         for key in keys:
             checkpoint = next((at.position for at in standing.at if at.partition.holds(key)), 0)
             there = {spot.access: entries.get((key, spot)) for spot in spots[key]}
@@ -110,7 +110,7 @@ class Looking:
                 judged[key] = stored
         return judged
 
-    def _judge(self, found: _Found) -> Stored | None:
+    def _judge(self, found: _Found) -> RawRow | None:
         row, entry = found.by_key, found.entries[EVERYTHING_BY_KEY]
         if entry is not None and _ahead(entry, row, found.checkpoint):
             return self._told(entry)
@@ -121,14 +121,14 @@ class Looking:
             if entry is not None:
                 more = [f"It is found under '{EVERYTHING_BY_KEY}', but there is no row of its key."]
                 return self._told(entry, more, repair)
-            return None if row is None else Stored(None, *row.version)
+            return None if row is None else RawRow(None, *row.version)
         return self._told(row, _disagreeing(row, found.entries), repair)
 
-    def _told(self, cell: _Cell, more: Iterable[str] = (), repair: int = 0) -> Stored:
+    def _told(self, cell: _Cell, more: Iterable[str] = (), repair: int = 0) -> RawRow:
         position, own = cell.version
         stored = stored_as(self._reader.read(cell.row), position, max(own, repair), {})
         damage = " ".join([*([stored.damage] if stored.damage else []), *more])
-        return Stored(stored.row, stored.position, stored.repair, damage)
+        return RawRow(stored.row, stored.position, stored.repair, damage)
 
     def _spots(self, key: str, cell: _Cell | None) -> list[Spot]:
         """Where a row has to be: under its key always, and elsewhere as far as it says so."""
@@ -184,7 +184,7 @@ def _ahead(entry: _Cell, row: _Cell | None, checkpoint: Position) -> bool:
     return repair == (row.version[1] if row else 0) and position > checkpoint
 
 
-def _there(stored: Stored | None) -> bool:
+def _there(stored: RawRow | None) -> bool:
     return stored is not None and (stored.row is not None or bool(stored.damage))
 
 

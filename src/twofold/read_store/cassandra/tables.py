@@ -20,7 +20,7 @@ from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import is_text
 from twofold.read_store.cassandra.driver import Driver, Row, Statement, batch, token_of
 from twofold.read_store.cassandra.layout import Layout, Spot, table_names
-from twofold.read_store.port import Kept
+from twofold.read_store.port import VersionedRow
 
 _POSITIONS = 2**47
 """A timestamp has 63 bits: 47 for the position, 16 for how often a row was repaired."""
@@ -90,7 +90,7 @@ class Tables:
         found = await self._driver.rows(f"select row from {self.rows} where key = ?", key)
         return self.layout.decode(found[0][0]) if found and found[0][0] else None
 
-    async def load(self, keys: Iterable[str]) -> dict[str, Kept]:
+    async def load(self, keys: Iterable[str]) -> dict[str, VersionedRow]:
         """The rows of many keys, deleted ones too."""
         wanted = [key for key in dict.fromkeys(keys) if is_key(key)]
         select = await self._driver.prepare(f"select key, row, writetime(row) from {self.rows} where key in ?")
@@ -103,7 +103,7 @@ class Tables:
             if row:
                 return self.layout.check(row)
 
-    async def save(self, rows: Mapping[str, Kept]) -> None:
+    async def save(self, rows: Mapping[str, VersionedRow]) -> None:
         """Write rows, where newer than those kept. InvalidMessage, and nothing written, if one cannot be."""
         placed = [self._place(key, kept) for key, kept in rows.items()]
         for n in range(0, len(placed), _IN_ONE_GO):
@@ -120,15 +120,15 @@ class Tables:
             except InvalidMessage as error:
                 raise WiringError(f"Rows that are kept cannot be found as is declared now. {error}") from error
 
-    def _kept(self, found: Iterable[Row]) -> dict[str, Kept]:
+    def _kept(self, found: Iterable[Row]) -> dict[str, VersionedRow]:
         decode = self.layout.decode
         return {
-            key: Kept(decode(row) if row else None, *version_of(written))
+            key: VersionedRow(decode(row) if row else None, *version_of(written))
             for key, row, written in found
             if row is not None
         }
 
-    def _place(self, key: str, kept: Kept) -> _Placed:
+    def _place(self, key: str, kept: VersionedRow) -> _Placed:
         layout, row = self.layout, kept.row
         try:
             key.encode()
@@ -168,7 +168,7 @@ class Tables:
             await self._driver.run(_batches(each))
 
 
-def timestamp_of(kept: Kept) -> int:
+def timestamp_of(kept: VersionedRow) -> int:
     """The timestamp a row is written at. Versions in order have timestamps in order."""
     if not 0 <= kept.position < _POSITIONS or not 0 <= kept.repair < _REPAIRS:
         raise InvalidMessage(f"Position {kept.position} and repair {kept.repair} are beyond what this store can order.")

@@ -17,7 +17,7 @@ from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
 from twofold.read_store.mongodb.standing import Standings
 from twofold.read_store.mongodb.writing import parked_updates, write_parked, write_rows
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, Stored
+from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.world import RealWorld, World
 
 
@@ -64,7 +64,7 @@ class MongoReadStore:
             await self._client.uncancelled(self._prepare(table))
             self._tables[model.name, model.generation] = table
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         table = self._table(model)
         check_text(model, *keys)
         return await self._client.uncancelled(self._load(table, keys))
@@ -92,14 +92,14 @@ class MongoReadStore:
         self._refuse_reader()
         await self._client.uncancelled(self._standings.repartition(self._table(model), old, new))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         behind = {"_id": {"$gt": after}, **NOT_GONE}
         return await self._client.uncancelled(
             self._look(id_of(name, generation), known.model if known else None, behind, limit)
         )
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         wanted = {"_id": {"$in": [key for key in keys if is_text(key)]}}
         return dict(
             await self._client.uncancelled(
@@ -123,7 +123,7 @@ class MongoReadStore:
                 f"{table.model.generation} yet. Start the app that writes it with the same modules."
             )
 
-    async def _load(self, table: Table, keys: Sequence[str]) -> dict[str, Kept]:
+    async def _load(self, table: Table, keys: Sequence[str]) -> dict[str, VersionedRow]:
         # A row older than the checkpoint would be folded on wrongly: hence the latest, not what the majority has.
         rows = self._client.collection(table.collection, latest=True)
         wanted = {"_id": {"$in": list(keys)}}
@@ -147,7 +147,7 @@ class MongoReadStore:
 
     async def _look(
         self, model: str, known: ReadModel | None, wanted: Document, limit: int
-    ) -> list[tuple[str, Stored]]:
+    ) -> list[tuple[str, RawRow]]:
         rows = self._client.collection(rows_of(model))
         columns = await self._standings.columns(model)
         found = await self._client.patiently(lambda: rows.find(wanted).sort("_id").limit(limit).to_list())

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import msgspec
 
-from twofold.read_store.damage import NO_JSON, Read, Reader, stored_as
+from twofold.read_store.corruption import NO_JSON, Read, Reader, stored_as
 from twofold.read_store.mongodb.names import field_and_kind
 from twofold.read_store.mongodb.rows import json_of
-from twofold.read_store.port import ReadModel, Stored
+from twofold.read_store.port import RawRow, ReadModel
 
 NOT_GONE: Mapping[str, Any] = {"_d": {"$exists": False}}
 """What all rows have that are there, also such as no find finds any more."""
@@ -21,7 +21,7 @@ class Looking:
         self._columns = {name: field_and_kind(name) for name in columns}
         self._reader = Reader({field: (kind,) for field, kind in self._columns.values()}, model)
 
-    def stored(self, document: Mapping[str, Any]) -> Stored:
+    def stored(self, document: Mapping[str, Any]) -> RawRow:
         """What is stored of a row, or of one that was deleted."""
         position, repair = document.get("_p"), document.get("_r")
         if "_d" in document:

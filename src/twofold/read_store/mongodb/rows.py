@@ -20,9 +20,9 @@ from bson.raw_bson import RawBSONDocument
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.damage import UNREADABLE, damaged, type_changed
+from twofold.read_store.corruption import UNREADABLE, corrupt_row, type_changed
 from twofold.read_store.mongodb.names import column_name, id_of, rows_of
-from twofold.read_store.port import Kept, ReadModel
+from twofold.read_store.port import ReadModel, VersionedRow
 
 Document = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Rows:
         except UnicodeEncodeError as error:
             raise WiringError(f"A read model cannot be called {model.name!r}: {error}.") from error
 
-    def documents(self, rows: Mapping[str, Kept], now: int) -> list[RawBSONDocument]:
+    def documents(self, rows: Mapping[str, VersionedRow], now: int) -> list[RawBSONDocument]:
         """Rows as documents, in order. InvalidMessage, naming key and field, for the first that cannot be stored."""
         gone = moment(now)
         made: list[RawBSONDocument] = []
@@ -79,9 +79,9 @@ class Rows:
         """The column values of a row, by column name. InvalidMessage where a field has none."""
         return {name: value(get(row)) for name, get, _, value in self._getters}
 
-    def kept(self, document: Mapping[str, Any]) -> Kept:
+    def kept(self, document: Mapping[str, Any]) -> VersionedRow:
         """The row with its version. Unavailable, naming the cure, where the row type has changed since."""
-        return Kept(self.row(document), int(document["_p"]), int(document["_r"]))
+        return VersionedRow(self.row(document), int(document["_p"]), int(document["_r"]))
 
     def row(self, document: Mapping[str, Any]) -> Any | None:
         """The row alone; None for one that was deleted."""
@@ -89,7 +89,7 @@ class Rows:
             text = json_of(document)
             return None if text is None else self._decode(text)
         except UNREADABLE as error:
-            raise damaged(self.model, error) from error
+            raise corrupt_row(self.model, error) from error
 
     def check(self, document: Mapping[str, Any]) -> None:
         """WiringError, naming the cure, where the row type has changed since this row was stored.
@@ -102,7 +102,7 @@ class Rows:
             if isinstance(error.__cause__, Exception) and type_changed(error.__cause__):
                 raise WiringError(str(error)) from error
 
-    def _document(self, key: str, kept: Kept) -> bytes:
+    def _document(self, key: str, kept: VersionedRow) -> bytes:
         text = _encode(kept.row)
         made = {"_id": key, "_r": kept.repair, "_p": kept.position, "row": _plain(text), "c": self._quick(kept.row)}
         stored = _exactly(text, made)

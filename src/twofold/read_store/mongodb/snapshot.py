@@ -13,7 +13,7 @@ from twofold.read_store.mongodb.client import Client, Document
 from twofold.read_store.mongodb.finds import Find, Table
 from twofold.read_store.mongodb.names import CHECKPOINTS
 from twofold.read_store.mongodb.progress import progress_of, reading
-from twofold.read_store.port import Found, Native, Progress, ReadModel
+from twofold.read_store.port import FindPage, Native, Progress, ReadModel
 
 T = TypeVar("T")
 
@@ -47,11 +47,11 @@ class MongoSnapshot:
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         table = self._table_of(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
         if access.vain:
-            return Found([], None)
+            return FindPage([], None)
         find = Find(table, access)
         found: list[Document] = []
         for step in find.steps():
@@ -61,10 +61,10 @@ class MongoSnapshot:
                 break
         page = [(each["_id"], table.row(each)) for each in found[:limit]]
         if len(found) <= limit:
-            return Found(page, None)
+            return FindPage(page, None)
         last = found[limit - 1]
         value = last["c"][table.column_names[access.order]] if access.order else None
-        return Found(page, access.cursor(int(value) if isinstance(value, Int64) else value, last["_id"]))
+        return FindPage(page, access.cursor(int(value) if isinstance(value, Int64) else value, last["_id"]))
 
     async def progress(self, model: ReadModel) -> Progress:
         """See `Snapshot.progress`. It is never behind the rows: of one moment as well."""

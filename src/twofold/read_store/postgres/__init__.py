@@ -21,7 +21,7 @@ from twofold.postgres_server import (
 )
 from twofold.read_store.access import is_text
 from twofold.read_store.partition import Partition, same_slots
-from twofold.read_store.port import Change, Checkpoint, Kept, ReadModel, Stored
+from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import looking, saving, schema
 from twofold.read_store.postgres.arguments import Statement
 from twofold.read_store.postgres.failing import refused, refused_at_start
@@ -114,11 +114,11 @@ class PostgresReadStore:
             await self._uncancelled(self._prepare(table))
             self._tables[model.name, model.generation] = table
 
-    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Kept]:
+    async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         table = self._table(model)
         statement: Statement = (table.select_many, [[short_key(key) for key in keys if is_text(key)]])
         found = await self._uncancelled(self._run(lambda connection: self._fetch(connection, statement)))
-        return {key_of(key, whole): Kept(table.row(row), position, n) for key, whole, row, position, n in found}
+        return {key_of(key, whole): VersionedRow(table.row(row), position, n) for key, whole, row, position, n in found}
 
     async def save(self, change: Change) -> None:
         self._refuse_reader()
@@ -156,13 +156,13 @@ class PostgresReadStore:
         if not done:
             raise Conflict(f"The partitions of read model '{model.name}' have changed, or stand at several positions.")
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, Stored]]:
+    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         table = qualified(self._address.schema, table_name(name, generation))
         found = await self._uncancelled(looking.behind(self._stored, table, after, limit))
         return looking.stored(found, known.model if known else None)
 
-    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, Stored]:
+    async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         table = qualified(self._address.schema, table_name(model.name, model.generation))
         found = await self._uncancelled(self._stored(looking.of(table, [key for key in keys if is_text(key)])))
         return dict(looking.stored(found, model))

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from twofold.read_store.damage import Reader, stored_as
-from twofold.read_store.port import ReadModel, Stored
+from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.port import RawRow, ReadModel
 from twofold.read_store.postgres.arguments import Statement
 from twofold.read_store.postgres.table import ALWAYS
 from twofold.read_store.postgres.text import begins_like, escaped, key_of, short_key, unescaped
@@ -43,7 +43,7 @@ def of(table: str, keys: Sequence[str]) -> Statement:
     return f"select * from {table} where key = any($1::text[])", [[short_key(key) for key in keys]]
 
 
-def stored(records: Sequence[Mapping[str, Any]], model: ReadModel | None) -> list[tuple[str, Stored]]:
+def stored(records: Sequence[Mapping[str, Any]], model: ReadModel | None) -> list[tuple[str, RawRow]]:
     """What these records hold. `model` is None where it was not prepared."""
     names = [name for name in (records[0].keys() if records else ()) if name not in ALWAYS]
     # A name that was too long tells nothing any more.

@@ -8,9 +8,9 @@ import msgspec
 
 from twofold.errors import WiringError
 from twofold.postgres_server import Connection
-from twofold.read_store.damage import unreadable
+from twofold.read_store.corruption import unreadable
 from twofold.read_store.partition import shares
-from twofold.read_store.port import Kept
+from twofold.read_store.port import VersionedRow
 from twofold.read_store.postgres.arguments import Arguments
 from twofold.read_store.postgres.names import quoted, table_name
 from twofold.read_store.postgres.table import ALWAYS, CHECKPOINTS, PARKED, Table, qualified
@@ -163,7 +163,7 @@ async def _fill(connection: Connection, table: Table, *, all_rows: bool) -> None
         stored: list[Any] = await connection.fetch(sql, after, _PAGE if all_rows else 1)
         try:
             rows = {
-                key_of(short, whole): Kept(table.decode(row), position, repair)
+                key_of(short, whole): VersionedRow(table.decode(row), position, repair)
                 for short, whole, row, position, repair in stored
             }
         except msgspec.DecodeError as error:

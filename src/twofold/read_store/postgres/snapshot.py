@@ -10,7 +10,7 @@ from twofold.errors import TwofoldError, Unavailable
 from twofold.postgres_server import LOST, Connection, closed_after
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Checkpoint, Found, Native, Parked, Progress, ReadModel
+from twofold.read_store.port import Checkpoint, FindPage, Native, Parked, Progress, ReadModel
 from twofold.read_store.postgres.table import CHECKPOINTS, PARKED, Table, qualified
 from twofold.read_store.postgres.text import key_of, short_key, unescaped
 
@@ -91,18 +91,18 @@ class PostgresSnapshot:
         descending: bool = False,
         limit: int,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> FindPage:
         table = self._table(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
         if access.vain:
-            return Found([], None)
+            return FindPage([], None)
         found = await self._find(table, access, exact=table.needs_exact(access))
         page = [(key_of(short, whole), table.row(row)) for short, whole, row, _ in found[:limit]]
         if len(found) <= limit:
-            return Found(page, None)
+            return FindPage(page, None)
         key, row = page[-1]
         order = table.columns[access.order] if access.order else None
-        return Found(page, access.cursor(order.value(order.get(row)) if order else None, key))
+        return FindPage(page, access.cursor(order.value(order.get(row)) if order else None, key))
 
     async def progress(self, model: ReadModel) -> Progress:
         rows_in = self._table(model).rows_in

@@ -17,8 +17,8 @@ import msgspec
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import columns_of
-from twofold.read_store.damage import damaged
-from twofold.read_store.port import Kept, ReadModel
+from twofold.read_store.corruption import corrupt_row
+from twofold.read_store.port import ReadModel, VersionedRow
 from twofold.read_store.postgres.arguments import Array, Statement, whole_numbers
 from twofold.read_store.postgres.fields import Field, fields_of
 from twofold.read_store.postgres.names import fitting, quoted, table_name
@@ -54,7 +54,7 @@ class Table:
         self.select_many = f"select {', '.join(ALWAYS)} from {self.name} where key = any($1::text[])"
         self.decode = _decoder(model)
 
-    def arrays(self, rows: Mapping[str, Kept]) -> list[Array]:
+    def arrays(self, rows: Mapping[str, VersionedRow]) -> list[Array]:
         """Keys, rows, versions and columns as arguments, in the order of `names`, and how each is written in SQL.
 
         For rows that are not None. TypeError, ValueError or InvalidMessage where one cannot be kept.
@@ -68,7 +68,7 @@ class Table:
             *(array for field in self.fields.values() for array in field.arrays(values)),
         ]
 
-    def check(self, rows: Mapping[str, Kept]) -> None:
+    def check(self, rows: Mapping[str, VersionedRow]) -> None:
         """InvalidMessage, naming key and field, for the first row that cannot be stored."""
         for key, kept in rows.items():
             try:
@@ -87,7 +87,7 @@ class Table:
         try:
             return self.decode(stored)
         except msgspec.DecodeError as error:
-            raise damaged(self.model, error) from error
+            raise corrupt_row(self.model, error) from error
 
     def finds(self, access: Access, *, exact: bool = False) -> Iterator[Statement]:
         """The statements, without their limit, that answer a find one by one until there are enough rows.

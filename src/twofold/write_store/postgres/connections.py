@@ -13,8 +13,8 @@ from twofold.write_store.postgres.functions import Caller, Function, Row
 def not_migrated(address: Address) -> WiringError:
     """What to say where there is no log."""
     return WiringError(
-        f"There is no log at {address.shown}, or an old one. Make it with `twofold migrate --store URL`, as a role "
-        "that may create schemas."
+        f"There is no log at {address.shown}, or an old one. Make it with `twofold migrate --write-store URL`, as a "
+        "role that may create schemas."
     )
 
 

@@ -1,0 +1,36 @@
+"""In charge of `twofold migrate`: the schema of a log in PostgreSQL, made or brought up to date."""
+
+import asyncio
+
+import click
+
+from twofold.cli.app_loading import json_option, store_option
+from twofold.cli.output import Exit, emit
+from twofold.settings import Settings
+from twofold.stores import migrate_write_store
+from twofold.world import RealWorld
+
+
+@click.command
+@store_option
+@click.option("--role", metavar="NAME", help="Let this role run the app: append and read, never update or delete.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL instead, and change nothing.")
+@json_option
+def command(write_store: str | None, role: str | None, dry_run: bool, as_json: bool) -> int:
+    """Make or update the schema of a log in PostgreSQL.
+
+    Run it before a new version of the app starts, as a role that may create schemas; apps of the version before go on
+    running meanwhile. Safe to repeat. A log in SQLite needs no migration: it sees to that when it is opened.
+    """
+    url = Settings.from_environment(write_store=write_store).write_store
+    done = asyncio.run(migrate_write_store(url, RealWorld(), role=role, dry_run=dry_run))
+    if as_json:
+        emit({"steps": list(done.steps), "sql": done.sql if dry_run else None})
+    elif dry_run:
+        click.echo(done.sql, nl=False)
+    elif done.steps:
+        for step in done.steps:
+            click.echo(f"applied {step}")
+    else:
+        click.echo("The log is up to date.")
+    return Exit.OK

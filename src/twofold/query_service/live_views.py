@@ -1,0 +1,54 @@
+"""In charge of live views: a row is folded from the log in the moment it is asked for."""
+
+import logging
+from typing import Any
+
+from twofold.codec import EventCodec
+from twofold.codec.edge import check_text
+from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.projection import BoundProjection
+from twofold.errors import Unavailable
+from twofold.query_service.log_view import LogView
+from twofold.read_store.port import ReadModel
+from twofold.write_store.port import WriteStore
+
+log = logging.getLogger(__name__)
+
+PAGE = 1_000
+"""Events read at once, so that a long past needs little memory."""
+
+
+class LiveRows(LogView):
+    """The rows of a live projection as of the head this answer began with: all of one moment."""
+
+    def __init__(self, projection: BoundProjection, events: EventCodec, log: WriteStore, head: Position) -> None:
+        super().__init__(projection, log, head)
+        self._events = events
+
+    async def get(self, model: ReadModel, key: str) -> Any | None:
+        """The fold of the key's events. Unavailable, naming the position, where it fails at one of them."""
+        check_text(key, "key")
+        row: Any | None = None
+        position, query = 0, self.projection.events_of(key)
+        while position < self.head:
+            page = await self.log.read(query, position, PAGE)
+            for recorded in page.events:
+                if recorded.position > self.head:
+                    return row
+                row = self._folded(row, key, recorded)
+            position = page.upto
+        return row
+
+    def _folded(self, row: Any | None, key: str, recorded: RecordedEvent) -> Any | None:
+        event = self._events.decode(recorded)
+        try:
+            # The index knows every tag an event ever had; which rows it touches is for the present code to say.
+            return self.projection.fold(row, event, key, recorded) if key in self.projection.keys(event) else row
+        except Exception as error:
+            name, position = self.projection.name, recorded.position
+            log.exception("%s: the row '%s' cannot be folded beyond position %d", name, key, position)
+            raise Unavailable(
+                f"The row '{key}' of '{name}' cannot be folded: the fold fails at position {position} "
+                f"('{recorded.type}'; {type(error).__name__}). Mend the fold, or the event.",
+                retry_after=30.0,
+            ) from error

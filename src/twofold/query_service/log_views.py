@@ -1,0 +1,39 @@
+"""In charge of which projections are asked in the write store, and of opening their rows for one answer."""
+
+from collections.abc import Iterable, Mapping
+
+from twofold.codec import EventCodec
+from twofold.domain.event_query import NO_EVENTS
+from twofold.domain.projection import BoundProjection
+from twofold.query_service.inline_views import InlineRows
+from twofold.query_service.live_views import LiveRows
+from twofold.query_service.log_view import LogView
+from twofold.write_store.inline_state import InlineProjection
+from twofold.write_store.port import WriteStore
+
+
+class LogViews:
+    """The live and inline projections of an app."""
+
+    def __init__(self, projections: Mapping[str, BoundProjection], events: EventCodec) -> None:
+        self._events = events
+        self._live = {name: each for name, each in projections.items() if each.lifecycle == "live"}
+        self._inline = {
+            name: InlineProjection(each) for name, each in projections.items() if each.lifecycle == "inline"
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._live or name in self._inline
+
+    async def rows(self, names: Iterable[str], log: WriteStore) -> dict[str, LogView]:
+        """The rows of those of these projections that are asked in `log`, at least as new as its present head."""
+        ours = [name for name in names if name in self]
+        if not ours:
+            return {}
+        head = (await log.read(NO_EVENTS)).head
+        return {
+            name: LiveRows(self._live[name], self._events, log, head)
+            if name in self._live
+            else InlineRows(self._inline[name], log, head)
+            for name in ours
+        }

@@ -1,0 +1,230 @@
+"""In charge of the parts of a started app: command side, followers, and the look of an eye on both."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import msgspec
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.command_service import CommandService
+from twofold.command_service.batcher import Batcher
+from twofold.command_service.folds import Folds
+from twofold.command_service.inline_projections import Inline
+from twofold.domain.event_query import NO_EVENTS
+from twofold.domain.events import Position
+from twofold.domain.module import Wiring
+from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
+from twofold.settings import Settings
+from twofold.synchronization.builds import Builds
+from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore
+from twofold.synchronization.decoding import memo
+from twofold.synchronization.follower import Skips, WholeFollower
+from twofold.synchronization.projector import Projector
+from twofold.synchronization.reactor import Reactor, Send, policy_checkpoints
+from twofold.synchronization.requests import Requests
+from twofold.synchronization.stall_detector import StallDetector
+from twofold.synchronization.supervisor import Supervisor
+from twofold.synchronization.work_unit import WorkUnit
+from twofold.synchronization.worker import Worker
+from twofold.world import World
+from twofold.write_store.port import Append, Outcome, WriteStore
+
+_BULK_ROWS = 10
+"""A build remembers so many times as many rows as a follower: it meets all of them, and often again."""
+
+
+class Plans(NamedTuple):
+    """What an app is made of before it runs. `models` is kept up to date: which generation of each one serves."""
+
+    wiring: Wiring
+    events: EventCodec
+    messages: MessageCodec
+    models: dict[str, ReadModel]
+    settings: Settings
+    world: World
+    send: Send
+    moved: Callable[[], None]
+
+
+class Runtime:
+    """The parts of a started app. `only` names what to follow for a visit; None follows for all of it."""
+
+    def __init__(
+        self, plans: Plans, write_store: WriteStore, read_store: WholeReadStore, *, only: frozenset[str] | None = None
+    ) -> None:
+        settings, world = plans.settings, plans.world
+        self.write_store = write_store
+        self.read_store = read_store
+        self.watch = StallDetector(world)
+        self._visit = only is not None
+        self._models = plans.models
+        folds = Folds(write_store, plans.events, settings.cached_folds)
+        self.batcher = Batcher(
+            write_store,
+            folds,
+            world,
+            commands=settings.batch_commands,
+            size=settings.batch_bytes,
+            queue=settings.queue_commands,
+        )
+        self.commands = CommandService(
+            plans.wiring,
+            folds,
+            plans.events,
+            plans.messages,
+            self.batcher,
+            world,
+            Inline(plans.wiring, write_store, plans.events, self.batcher, settings.cached_rows),
+            retries=settings.conflict_retries,
+        )
+        versions = {name: plans.wiring.projections[name].version for name in plans.models}
+        self.control = ClusterStateStore(write_store, self.append, world, read_store.identity)
+        self.builds = Builds(self.control, read_store, world, versions)
+        self.supervisor = Supervisor(
+            self.control,
+            read_store,
+            world,
+            _Crew(plans, write_store, read_store, self.append, takes_up=only is None),
+            versions,
+            list(plans.wiring.policies),
+            name=world.place(),
+            lease_seconds=settings.lease_seconds,
+            exclusive=write_store.exclusive,
+            served=self._served,
+            looked=self._looked,
+            only=only,
+        )
+        self._requests = Requests(self.control, self.supervisor, write_store, read_store, plans.world)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """What runs on this node, each once."""
+        return list(dict.fromkeys(self.supervisor.workers.values()))
+
+    async def append(self, append: Append) -> Outcome:
+        """Write what follows from no command, in one commit with the commands that wait."""
+        return await self.batcher.append(append, ())
+
+    async def start(self) -> None:
+        self.batcher.start()
+        await self.commands.start(visit=self._visit)
+        await self.supervisor.start()
+
+    async def stop(self) -> None:
+        # Whatever fails or is cancelled on the way: the rest is stopped, and files and locks are given back.
+        async with AsyncExitStack() as rest:
+            for stop in (self.write_store.close, self.read_store.close, self.batcher.stop, self.supervisor.stop):
+                rest.push_async_callback(stop)
+            await self._requests.stop()
+
+    def serves(self, share: WorkUnit) -> bool:
+        """Whether answers rest on a share."""
+        return share.kind == "projection" and self._models[share.name].generation == share.generation
+
+    async def positions(self, checkpoints: Sequence[Checkpoint]) -> dict[WorkUnit, Position]:
+        """Where each share stands that is to be followed, by what the stores keep."""
+        shares = self.supervisor.shares(checkpoints)
+        at = {
+            WorkUnit("projection", each.name, each.generation, each.partition): each.progress.position
+            for each in checkpoints
+        }
+        policies = await policy_checkpoints(self.write_store) if any(each.kind == "policy" for each in shares) else {}
+        found: dict[WorkUnit, Position] = {}
+        for share in shares:
+            if share.kind == "policy":
+                found[share] = policies[share.name][0] if share.name in policies else 0
+            elif share.kind == "projection":
+                found[share] = at.get(share, 0)
+            else:
+                mine = [p for each, p in at.items() if (each.name, each.generation) == (share.name, share.generation)]
+                found[share] = min(mine, default=0)
+        return found
+
+    def _served(self, name: str, generation: int) -> None:
+        self._models[name] = msgspec.structs.replace(self._models[name], generation=generation)
+
+    async def _looked(self, board: ClusterState, checkpoints: Sequence[Checkpoint]) -> None:
+        self._requests.look(board, checkpoints)
+        head = (await self.write_store.read(NO_EVENTS)).head
+        self.watch.observe(head, await self.positions(checkpoints))
+
+
+class _Crew:
+    """Makes the followers of a node."""
+
+    def __init__(
+        self,
+        plans: Plans,
+        write_store: WriteStore,
+        read_store: WholeReadStore,
+        append: Callable[[Append], Awaitable[Outcome]],
+        *,
+        takes_up: bool,
+    ) -> None:
+        self._plans = plans
+        # A visitor came for one thing: what is set aside is no business of his.
+        self._takes_up = takes_up
+        self._write_store = write_store
+        self._read_store = read_store
+        self._append = append
+
+    def worker(
+        self, shares: Mapping[WorkUnit, int], skips: Mapping[str, Skips], held: Callable[[], bool], *, bulk: bool
+    ) -> Worker:
+        settings = self._plans.settings
+        decode, begin = memo(self._plans.events.decode) if bulk else (self._plans.events.decode, None)
+        rows = settings.cached_rows * _BULK_ROWS if bulk else settings.cached_rows
+        followers = [
+            self._reactor(share)
+            if share.kind == "policy"
+            else self._projector(share, epoch, decode, skips.get(share.name, frozenset()), rows)
+            for share, epoch in shares.items()
+        ]
+        return Worker(
+            followers,
+            self._write_store,
+            self._plans.world,
+            page=settings.catch_up_page_events if bulk else settings.page_events,
+            # Policies take small pages always: a page of theirs is as many commands.
+            most=0 if any(share.kind == "policy" for share in shares) else settings.catch_up_page_events,
+            poll=settings.poll_seconds,
+            retries=settings.fold_retries,
+            moved=self._plans.moved,
+            held=held,
+            begin=begin,
+        )
+
+    def model(self, name: str, generation: int) -> ReadModel:
+        return msgspec.structs.replace(self._plans.models[name], generation=generation)
+
+    def _projector(
+        self, share: WorkUnit, epoch: int, decode: Callable[..., Any], skips: Skips, rows: int
+    ) -> WholeFollower:
+        return Projector(
+            self._plans.wiring.projections[share.name],
+            self.model(share.name, share.generation),
+            self._write_store,
+            self._read_store,
+            decode,
+            self._plans.world,
+            partition=share.partition,
+            epoch=epoch,
+            skips=skips,
+            cached_rows=rows,
+            takes_up=self._takes_up,
+        )
+
+    def _reactor(self, share: WorkUnit) -> WholeFollower:
+        plans = self._plans
+        return Reactor(
+            plans.wiring.policies[share.name],
+            self._write_store,
+            plans.events,
+            plans.messages,
+            plans.wiring.commands,
+            plans.send,
+            self._append,
+            plans.world,
+            takes_up=self._takes_up,
+        )
