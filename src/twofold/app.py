@@ -15,6 +15,7 @@ from twofold.query_service.answer import QueryService
 from twofold.read_store.port import ReadModel
 from twofold.runtime import Plans, Runtime
 from twofold.settings import Settings
+from twofold.signal import Signal
 from twofold.status import Status, measure
 from twofold.stores import open_read_store, open_write_store
 from twofold.world import RealWorld, World
@@ -79,9 +80,12 @@ class App:
             if p.lifecycle == "async"
         }
         functions = [function for module in self.wiring.modules for function in module.queries]
-        self.queries = QueryService(functions, self.models, self.wiring.projections, self.events, self.world)
+        self._moved = Signal()
+        self.queries = QueryService(
+            functions, self.models, self.wiring.projections, self.events, self.world, self._moved
+        )
         self.projections = Projections(
-            self._open, self.models, self.wiring.policies, self.wiring.projections, self.world
+            self._open, self.models, self.wiring.policies, self.wiring.projections, self.world, self._moved
         )
         self._running: Runtime | None = None
         self._commands = self._rejected = self._asked = 0
@@ -117,7 +121,7 @@ class App:
         """Finish the commands under way, stop the followers, close the stores."""
         running, self._running = self._running, None
         if running is not None:
-            self.queries.moved()  # Whoever waits for an answer to change looks up, and sees that this is over.
+            self._moved.fire()  # Live queries wake, and see that the app has stopped.
             await running.stop()
 
     async def __aenter__(self) -> "App":
@@ -250,10 +254,6 @@ class App:
             self.send_from_policy,
             self._moved,
         )
-
-    def _moved(self) -> None:
-        self.queries.moved()
-        self.projections.moved()
 
     async def _late(self, names: list[str], position: Position, seconds: float | None) -> list[str]:
         try:

@@ -8,6 +8,7 @@ from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
 from twofold.read_store.partition import WHOLE, partition_named
 from twofold.runtime import Runtime
+from twofold.signal import Signal, wait_for
 from twofold.synchronization.cluster_state import OperatorAction, Request
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -31,13 +32,14 @@ class Projections:
         policies: Iterable[str],
         unfollowed: Iterable[str],
         world: World,
+        moved: Signal,
     ) -> None:
         self._open = running
         self._names = frozenset(names)
         self._policies = frozenset(policies)
         self._unfollowed = frozenset(unfollowed) - self._names
         self._world = world
-        self._moved = asyncio.Event()
+        self._moved = moved
         self._looking: asyncio.Task[dict[str, Position]] | None = None
 
     async def rebuild(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
@@ -146,27 +148,19 @@ class Projections:
             self.check_waited_for(name)
         deadline = self._world.monotonic() + timeout
         while True:
-            moved = self._moved
+            moved = self._moved.next
             at = await self._positions()
             followed = [name for name in wanted if name not in self._unfollowed]
             late = {name: at.get(name, 0) for name in followed if at.get(name, 0) < position}
             left = deadline - self._world.monotonic()
             if not late or left <= 0:
                 return late
-            try:
-                await self._world.within(min(left, _POLL), moved.wait())
-            except TimeoutError:
-                continue
+            await wait_for(moved, min(left, _POLL), self._world)
 
     def check_waited_for(self, name: str) -> None:
         """UnknownMessage where nothing of this name can be waited for."""
         if name not in self._unfollowed:
             self._check(name, or_policy=True)
-
-    def moved(self) -> None:
-        """A hint that some follower has come further."""
-        self._moved.set()
-        self._moved = asyncio.Event()
 
     async def _positions(self) -> dict[str, Position]:
         """Where everything stands, by one look for all who ask while it lasts."""

@@ -16,6 +16,7 @@ from twofold.domain.events import Position
 from twofold.domain.module import Wiring
 from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
 from twofold.settings import Settings
+from twofold.signal import Signal
 from twofold.synchronization.builds import Builds
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore
 from twofold.synchronization.decoding import memo
@@ -44,7 +45,7 @@ class Plans(NamedTuple):
     settings: Settings
     world: World
     send: Send
-    moved: Callable[[], None]
+    moved: Signal
 
 
 class Runtime:
@@ -190,7 +191,7 @@ class _Crew:
             most=0 if any(share.kind == "policy" for share in shares) else settings.catch_up_page_events,
             poll=settings.poll_seconds,
             retries=settings.fold_retries,
-            moved=self._plans.moved,
+            moved=self._plans.moved.fire,
             held=held,
             begin=begin,
         )

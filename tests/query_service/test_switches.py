@@ -19,6 +19,7 @@ from twofold.query_service.switches import MonotonicReads
 from twofold.read_store.memory import MemoryReadStore, _MemorySnapshot
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
+from twofold.signal import Signal
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append
@@ -41,7 +42,7 @@ class Serving:
         self.head = 0
         self.at: dict[tuple[int, Partition], int] = {}
         self.models = {"totals": self.model(1)}
-        self.queries = QueryService([query], self.models, self.wiring.projections, self.codec, RealWorld())
+        self.queries = QueryService([query], self.models, self.wiring.projections, self.codec, RealWorld(), Signal())
         self.queries.begin(self.log)
 
     def model(self, generation: int) -> ReadModel:

@@ -1,6 +1,5 @@
 """In charge of one query: wait until its read models are new enough, ask them in one snapshot, say how new it is."""
 
-import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -17,6 +16,7 @@ from twofold.query_service.log_views import LogViews
 from twofold.query_service.switches import Late, MonotonicReads
 from twofold.query_service.view import View
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
+from twofold.signal import Signal, wait_for
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -54,7 +54,8 @@ class Answered(NamedTuple):
 class QueryService:
     """Answers typed queries from the read store, or for live and inline projections from the write store.
 
-    `models` tells by projection which generation serves now; it may change at any time. What has been answered from one
+    `models` tells by projection which generation serves now; it may change at any time. `moved` fires when a read model
+    has come further. What has been answered from one
     generation is never followed by an older answer from the next: it is waited for as for a position.
     """
 
@@ -65,6 +66,7 @@ class QueryService:
         projections: Mapping[str, BoundProjection],
         events: EventCodec,
         world: World,
+        moved: Signal,
     ) -> None:
         by_row: dict[type, list[str]] = {}
         for name, projection in projections.items():
@@ -76,7 +78,7 @@ class QueryService:
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
         self._world = world
-        self._moved = asyncio.Event()
+        self._moved = moved
         for function in functions:
             self._add(read_query_function(function, by_row))
 
@@ -84,11 +86,6 @@ class QueryService:
         """Answer from this log, and forget what was answered before: another run may know another history."""
         self._log = log
         self._switches.forget()
-
-    def moved(self) -> None:
-        """A hint that some read model has come further."""
-        self._moved.set()
-        self._moved = asyncio.Event()
 
     async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> Answered:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
@@ -100,7 +97,7 @@ class QueryService:
         function = self.function_of(type(query))
         deadline = self._world.monotonic() + timeout
         while True:
-            moved = self._moved
+            moved = self._moved.next
             models = {name: self._models[name] for name in function.views.values() if name not in self._of_log}
             late = await self._switches.late(models, read_store, self._log)
             if late is None:
@@ -122,7 +119,7 @@ class QueryService:
                     f"asked for (at {reached}, wanted {wanted}). Ask again.",
                     lag=wanted - reached,
                 )
-            await self._hint(moved, min(left, _POLL))
+            await wait_for(moved, min(left, _POLL), self._world)
 
     async def _answer(
         self,
@@ -165,24 +162,18 @@ class QueryService:
         """The answer now, and again whenever it has become another, as long as it is `going_on`."""
         last: Answered | None = None
         while going_on():
-            moved = self._moved
+            moved = self._moved.next
             answered = await self.answer(read_store, query, 0, _SETTLE)
             if last is None or (answered.value, answered.parked) != (last.value, last.parked):
                 last = answered
                 yield answered
-            await self._hint(moved, pause)
+            await wait_for(moved, pause, self._world)
 
     def function_of(self, query: type) -> QueryFunction:
         """The function that answers a type of query. UnknownMessage where there is none."""
         if query not in self._by_type:
             raise UnknownMessage(f"No query function takes {query.__name__}. Add one to `queries=[…]`.")
         return self._by_type[query]
-
-    async def _hint(self, moved: asyncio.Event, timeout: float) -> None:
-        try:
-            await self._world.within(timeout, moved.wait())
-        except TimeoutError:
-            return
 
     def _add(self, function: QueryFunction) -> None:
         known = self._by_type.setdefault(function.query, function)
