@@ -14,7 +14,7 @@ from twofold.command_service.inline_projections import Inline
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.module import Wiring
-from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
+from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.synchronization.builds import Builds
@@ -52,7 +52,7 @@ class Runtime:
     """The parts of a started app. `only` names what to follow for a visit; None follows for all of it."""
 
     def __init__(
-        self, plans: Plans, write_store: WriteStore, read_store: WholeReadStore, *, only: frozenset[str] | None = None
+        self, plans: Plans, write_store: WriteStore, read_store: ReadStore, *, only: frozenset[str] | None = None
     ) -> None:
         settings, world = plans.settings, plans.world
         self.write_store = write_store
@@ -158,7 +158,7 @@ class _Crew:
         self,
         plans: Plans,
         write_store: WriteStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         append: Callable[[Append], Awaitable[Outcome]],
         *,
         takes_up: bool,

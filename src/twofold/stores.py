@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from twofold.errors import WiringError
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.settings import Settings
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -71,19 +71,19 @@ _READ_STORES = {
 """Read stores on a server, by scheme: the module of the adapter, and its class."""
 
 
-async def open_read_store(url: str, world: World, *, read_only: bool = False) -> WholeReadStore:
+async def open_read_store(url: str, world: World, *, read_only: bool = False) -> ReadStore:
     """The read store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
     scheme = _scheme(url)
     if scheme == "memory":
-        memory: WholeReadStore = _adapter("twofold.read_store.memory").MemoryReadStore()
+        memory: ReadStore = _adapter("twofold.read_store.memory").MemoryReadStore()
         return memory
     if scheme in _READ_STORES:
         module, name = _READ_STORES[scheme]
         adapter = getattr(_adapter(f"twofold.read_store.{module}"), name)
-        server: WholeReadStore = await adapter.open(url, read_only=read_only, world=world)
+        server: ReadStore = await adapter.open(url, read_only=read_only, world=world)
         return server
     known = f"memory:, {_SQLITE}, postgresql://…, mongodb://… or cassandra://…"
-    file: WholeReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(
+    file: ReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(
         _sqlite_path(url, known), read_only=read_only
     )
     return file

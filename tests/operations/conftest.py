@@ -8,13 +8,13 @@ import pytest
 from tests.servers.cassandra import fresh_keyspace
 from tests.servers.mongodb import fresh_database
 from tests.servers.postgres import fresh_schema
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.stores import open_read_store
 from twofold.world import RealWorld
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "mongodb", "cassandra"])
-async def read_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WholeReadStore]:
+async def read_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ReadStore]:
     """An empty read store of each kind."""
     match request.param:
         case "memory":

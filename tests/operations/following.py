@@ -14,7 +14,7 @@ from twofold.domain.events import Metadata, Position
 from twofold.errors import Conflict
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
-from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, WholeReadStore
+from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, ReadStore
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector, Skips
@@ -59,9 +59,9 @@ class JitteryViews(MemoryReadStore):
         await turns(self._random)
         return found
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         await turns(self._random)
-        found = await super().stored(name, generation, after, limit)
+        found = await super().raw_rows(name, generation, after, limit)
         await turns(self._random)
         return found
 
@@ -89,7 +89,7 @@ class JitteryViews(MemoryReadStore):
         await turns(self._random)
 
 
-async def serves(write_store: WriteStore, read_store: WholeReadStore, name: str, number: int, version: int = 1) -> None:
+async def serves(write_store: WriteStore, read_store: ReadStore, name: str, number: int, version: int = 1) -> None:
     """Note that a generation serves."""
 
     async def append(append: Append) -> Outcome:
@@ -131,7 +131,7 @@ class Following:
         self,
         app: App,
         write_store: WriteStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         random: Random,
         number: int,
         partitions: int = 1,

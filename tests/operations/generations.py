@@ -8,7 +8,7 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.read_store.partition import WHOLE, Partition
-from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow, WholeReadStore
+from twofold.read_store.port import Change, Parked, ReadModel, ReadStore, VersionedRow
 from twofold.write_store.port import Append, WriteStore
 
 
@@ -37,7 +37,7 @@ class Built:
     """One generation of the read model `totals`."""
 
     def __init__(
-        self, write_store: WriteStore, read_store: WholeReadStore, number: int, row: type = Total, partitions: int = 1
+        self, write_store: WriteStore, read_store: ReadStore, number: int, row: type = Total, partitions: int = 1
     ) -> None:
         self.model = ReadModel("totals", number, row, partitions=partitions)
         self._write_store = write_store

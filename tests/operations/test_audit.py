@@ -38,7 +38,7 @@ from twofold.operations.key_folds import KeyFolds
 from twofold.operations.looking import Field
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import WHOLE
-from twofold.read_store.port import Parked, RawRow, ReadModel, VersionedRow, WholeReadStore
+from twofold.read_store.port import Parked, RawRow, ReadModel, ReadStore, VersionedRow
 from twofold.settings import Settings
 from twofold.stores import open_read_store, open_write_store
 from twofold.synchronization.cluster_state import ACTS, OperatorAction
@@ -101,7 +101,7 @@ def app() -> App:
 # -------------------------------------------------------------------------------------------------- what is found wrong
 
 
-async def everything_wrong(app: App, log: MemoryWriteStore, read_store: WholeReadStore) -> None:
+async def everything_wrong(app: App, log: MemoryWriteStore, read_store: ReadStore) -> None:
     """A read model with one row of each kind."""
     await write(app, log, Counted(["right", "other", "behind", "lost"], 1), Counted(["behind", "right"], 2))
     await write(app, log, Counted(["ended", "parked", "lost"], 4), Ended(["ended"]), Counted(["early"], 5))
@@ -119,7 +119,7 @@ async def everything_wrong(app: App, log: MemoryWriteStore, read_store: WholeRea
 
 
 async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
-    app: App, log: MemoryWriteStore, read_store: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await everything_wrong(app, log, read_store)
     found = await audit(app, log, read_store, "totals")
@@ -140,7 +140,7 @@ async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
 
 
 async def test_some_keys_are_judged_as_they_are_among_all(
-    app: App, log: MemoryWriteStore, read_store: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await everything_wrong(app, log, read_store)
     wrong = {"other": "different", "behind": "different", "early": "different", "lost": "missing", "ended": "extra"}
@@ -165,7 +165,7 @@ async def test_the_sample_is_bounded(app: App, log: MemoryWriteStore) -> None:
 
 
 async def test_what_operators_had_passed_over_is_passed_over_for_the_version_they_said_it_of(
-    app: App, log: MemoryWriteStore, read_store: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await write(app, log, Counted(["a", "b"], 1), Counted(["a", "b"], 2), Counted(["a", "b"], 3))
     await Built(log, read_store, 1, Total).save(3, {"a": (by_hand("a", 1, 3), 3), "b": (by_hand("b", 1, 2, 3), 3)})
@@ -397,8 +397,8 @@ class DamagedViews(MemoryReadStore):
         super().__init__()
         self.damage: dict[str, tuple[str, bool]] = {}
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        found = await super().stored(name, generation, after, limit)
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+        found = await super().raw_rows(name, generation, after, limit)
         return [(key, self._seen(key, each)) for key, each in found]
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
@@ -615,7 +615,7 @@ async def test_what_is_spoilt_behind_our_back_is_found_under_load_and_nothing_el
 
 @pytest.mark.timeout(300)
 async def test_an_audit_beside_a_running_follower_finds_on_every_store_just_what_is_wrong(
-    app: App, log: MemoryWriteStore, read_store: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     random = Random(5)
     following = await Following(app, log, read_store, random, 1, 2).prepare()
@@ -705,7 +705,7 @@ def off_by_one(row: Total | None, event: Counted | Ended, counter: CounterId) ->
 
 
 async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
-    app: App, log: MemoryWriteStore, read_store: WholeReadStore
+    app: App, log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await serves(log, read_store, "totals", 1)
     await write(app, log, Counted(["a", "b"], 1), Counted(["a"], 2), Ended(["b"]))

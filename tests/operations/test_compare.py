@@ -13,7 +13,7 @@ from twofold.operations.compare import Comparison, compare
 from twofold.operations.looking import Field, just_before
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import shares
-from twofold.read_store.port import Checkpoint, Parked, RawRow, WholeReadStore
+from twofold.read_store.port import Checkpoint, Parked, RawRow, ReadStore
 from twofold.testing.read_store_rows import HOSTILE
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
@@ -48,7 +48,7 @@ def log() -> MemoryWriteStore:
 
 
 async def test_rows_that_differ_are_counted_by_kind_and_shown_with_their_fields(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await log_of(log, 9)
     same = {"a": (Total("a", 1), 3), "\U0001f4a5": (Total("x", 2), 4)}
@@ -67,7 +67,7 @@ async def test_rows_that_differ_are_counted_by_kind_and_shown_with_their_fields(
 
 
 async def test_generations_of_different_row_types_are_compared_field_by_field(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await log_of(log, 3)
     await Built(log, read_store, 1).save(3, {"a": (Total("a", 5), 3)})
@@ -106,7 +106,7 @@ async def test_the_order_of_fields_is_no_difference(log: MemoryWriteStore) -> No
 
 @pytest.mark.parametrize("ahead", [1, 2])
 async def test_a_row_that_is_only_ahead_is_looked_at_again_until_the_other_side_has_come_as_far(
-    log: MemoryWriteStore, read_store: WholeReadStore, ahead: int
+    log: MemoryWriteStore, read_store: ReadStore, ahead: int
 ) -> None:
     await log_of(log, 9)
     first, second = Built(log, read_store, ahead), Built(log, read_store, 3 - ahead)
@@ -122,7 +122,7 @@ async def test_a_row_that_is_only_ahead_is_looked_at_again_until_the_other_side_
 
 @pytest.mark.parametrize("ahead", [1, 2])
 async def test_a_row_that_is_ahead_and_other_all_the_same_differs_once_both_have_come_as_far(
-    log: MemoryWriteStore, read_store: WholeReadStore, ahead: int
+    log: MemoryWriteStore, read_store: ReadStore, ahead: int
 ) -> None:
     await log_of(log, 9)
     first, second = Built(log, read_store, ahead), Built(log, read_store, 3 - ahead)
@@ -135,7 +135,7 @@ async def test_a_row_that_is_ahead_and_other_all_the_same_differs_once_both_have
 
 
 async def test_rows_of_one_position_that_differ_do_so_for_good_however_far_the_checkpoints_are_apart(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await log_of(log, 9)
     await Built(log, read_store, 1).save(9, {"a": (Total("a", 1), 2)})
@@ -145,7 +145,7 @@ async def test_rows_of_one_position_that_differ_do_so_for_good_however_far_the_c
 
 
 async def test_a_row_of_a_lower_position_differs_where_its_checkpoint_is_beyond_the_other_row(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     """Two versions may read other events: then it is the checkpoints that tell how far a row counts."""
     await log_of(log, 9)
@@ -156,7 +156,7 @@ async def test_a_row_of_a_lower_position_differs_where_its_checkpoint_is_beyond_
 
 
 async def test_what_never_comes_to_one_position_is_undecided_within_the_patience(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await log_of(log, 9)
     await Built(log, read_store, 1).save(9, {"a": (Total("a", 2), 8), "new": (Total("n"), 7), "as": (Total("s"), 2)})
@@ -184,7 +184,7 @@ async def test_no_row_is_taken_for_missing_while_deletes_may_run_ahead_of_their_
     assert counts(await compare(log, read_store, "totals", 3, 2, RealWorld(), patience=0)) == {"only_old": 1}
 
 
-async def test_parked_keys_are_counted_apart(log: MemoryWriteStore, read_store: WholeReadStore) -> None:
+async def test_parked_keys_are_counted_apart(log: MemoryWriteStore, read_store: ReadStore) -> None:
     await log_of(log, 9)
     await Built(log, read_store, 1).save(9, {"a": (Total("a", 1), 3), "b": (Total("b"), 2)})
     await Built(log, read_store, 2).save(
@@ -193,7 +193,7 @@ async def test_parked_keys_are_counted_apart(log: MemoryWriteStore, read_store: 
     assert counts(await compare(log, read_store, "totals", 1, 2, RealWorld())) == {"parked": 2}
 
 
-async def test_each_row_counts_as_far_as_its_own_partition(log: MemoryWriteStore, read_store: WholeReadStore) -> None:
+async def test_each_row_counts_as_far_as_its_own_partition(log: MemoryWriteStore, read_store: ReadStore) -> None:
     await log_of(log, 9)
     keys = [f"c{n}" for n in range(12)]
     await Built(log, read_store, 1).save(9, {key: (Total(key, 2), 7) for key in keys})
@@ -222,8 +222,8 @@ async def test_no_more_rows_are_read_at_once_than_a_page(log: MemoryWriteStore) 
     class Watched(MemoryReadStore):
         most = 0
 
-        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-            found = await super().stored(name, generation, after, limit)
+        async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+            found = await super().raw_rows(name, generation, after, limit)
             self.most = max(self.most, len(found))
             return found
 
@@ -245,10 +245,10 @@ async def test_no_more_keys_are_remembered_to_be_looked_at_again_than_two_pages(
             self.looks = 0
             return await super().checkpoints()
 
-        async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+        async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
             self.looks += 1
             self.most = max(self.most, self.looks)
-            return await super().stored(name, generation, after, limit)
+            return await super().raw_rows(name, generation, after, limit)
 
     read_store = Watched()
     await log_of(log, 9)
@@ -260,7 +260,7 @@ async def test_no_more_keys_are_remembered_to_be_looked_at_again_than_two_pages(
 
 
 async def test_every_row_is_compared_once_whatever_keys_either_side_has_and_however_it_is_paged(
-    read_store: WholeReadStore, log: MemoryWriteStore
+    read_store: ReadStore, log: MemoryWriteStore
 ) -> None:
     random = Random(7)
     await log_of(log, 3)
@@ -281,9 +281,7 @@ async def test_every_row_is_compared_once_whatever_keys_either_side_has_and_howe
             await read_store.drop("totals", generation)
 
 
-async def test_a_key_is_found_again_whatever_its_neighbours_are(
-    log: MemoryWriteStore, read_store: WholeReadStore
-) -> None:
+async def test_a_key_is_found_again_whatever_its_neighbours_are(log: MemoryWriteStore, read_store: ReadStore) -> None:
     await log_of(log, 9)
     keys = [
         *(each for each in HOSTILE if each and len(each) <= 1_024),
@@ -314,7 +312,7 @@ def test_what_is_just_before_a_key_is_before_it_and_is_text_of_a_length_that_key
 
 
 async def test_a_generation_that_is_not_there_or_of_another_log_is_refused(
-    log: MemoryWriteStore, read_store: WholeReadStore
+    log: MemoryWriteStore, read_store: ReadStore
 ) -> None:
     await log_of(log, 3)
     await Built(log, read_store, 1).save(3)

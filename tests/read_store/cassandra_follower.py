@@ -94,8 +94,8 @@ async def change_of(store: ReadStore, model: ReadModel, log: Log, page: int) -> 
     for position, (key, row) in events:
         kept = changed.get(key) or known.get(key) or VersionedRow(None, 0)
         if position > kept.position:
-            passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
-            changed[key] = VersionedRow(row, position, kept.repair, passed)
+            previous_rows = (*kept.previous_rows, kept.row) if kept.row is not None else kept.previous_rows
+            changed[key] = VersionedRow(row, position, kept.repair, previous_rows)
     return Change(model, LOG, before, upto, 0, changed)
 
 

@@ -51,10 +51,10 @@ async def change(store: ReadStore, before: int, position: int, *, epoch: int = 0
             kept = changed.get(key) or known.get(key) or VersionedRow(None, 0)
             if n <= kept.position:
                 continue
-            passed = (*kept.passed, kept.row) if kept.row is not None else kept.passed
+            previous_rows = (*kept.previous_rows, kept.row) if kept.row is not None else kept.previous_rows
             after = folded(kept.row, n, key)
             if after is not None or kept.row is not None:
-                changed[key] = VersionedRow(after, n, 0, passed)
+                changed[key] = VersionedRow(after, n, 0, previous_rows)
     # The real time, by which what is deleted is kept for a while.
     return Change(ORDERS, log, before, position, microseconds(RealWorld().now()), changed, epoch=epoch)
 

@@ -21,7 +21,7 @@ from twofold.domain.tags import Tag
 from twofold.errors import InvalidMessage
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
-from twofold.read_store.port import ReadModel, WholeReadStore
+from twofold.read_store.port import ReadModel, ReadStore
 from twofold.stores import open_read_store
 from twofold.synchronization.projector import Projector
 from twofold.testing.read_store_rows import HOSTILE
@@ -104,7 +104,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[WholeReadStore]:
+async def opened(url: str) -> AsyncIterator[ReadStore]:
     store = await open_read_store(url, RealWorld())
     try:
         yield store
@@ -119,7 +119,7 @@ async def test_every_store_answers_what_the_one_in_memory_answers(url: str) -> N
             await _compare(store, Random(seed), seed + 1)
 
 
-async def _compare(store: WholeReadStore, random: Random, generation: int) -> None:
+async def _compare(store: ReadStore, random: Random, generation: int) -> None:
     wiring = Wiring([Module("m", events=[Put, Removed], projections=[_projection(random)])])
     codec = EventCodec(wiring.events.values())
     log = await _log(codec, random)
@@ -136,7 +136,9 @@ async def _compare(store: WholeReadStore, random: Random, generation: int) -> No
             await _ask(expected, found, model, random)
         for key in KEYS:
             assert await found.get(model, key) == await expected.get(model, key)
-    assert await store.stored("things", generation, "", 1_000) == await plain.stored("things", generation, "", 1_000)
+    assert await store.raw_rows("things", generation, "", 1_000) == await plain.raw_rows(
+        "things", generation, "", 1_000
+    )
     await store.drop("things", generation)
 
 
@@ -157,7 +159,7 @@ async def _log(codec: EventCodec, random: Random) -> MemoryWriteStore:
 
 
 async def _follow(
-    read_store: WholeReadStore,
+    read_store: ReadStore,
     log: MemoryWriteStore,
     codec: EventCodec,
     projection: Any,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from twofold.read_store.cassandra import CassandraReadStore
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.testing.read_store_contract import ReadStoreContract
 
 
@@ -19,7 +19,7 @@ class TestCassandraReadStore(ReadStoreContract):
         self.server = cassandra
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[WholeReadStore]:
+    async def opened(self) -> AsyncIterator[ReadStore]:
         # Dropping a keyspace takes a second, and the server is thrown away: it stays.
         store = await CassandraReadStore.open(self.server.url(fresh_keyspace()), patience=60.0)
         try:

@@ -20,7 +20,7 @@ from twofold.errors import Unavailable
 from twofold.read_store.cassandra import CassandraReadStore
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.port import Change, RawRow, ReadModel, VersionedRow, WholeReadStore
+from twofold.read_store.port import Change, RawRow, ReadModel, ReadStore, VersionedRow
 from twofold.stores import open_read_store
 from twofold.testing.read_store_rows import LOG, found_rows
 from twofold.world import RealWorld
@@ -63,7 +63,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, *, read_only: bool = False) -> AsyncIterator[WholeReadStore]:
+async def opened(url: str, *, read_only: bool = False) -> AsyncIterator[ReadStore]:
     store = await open_read_store(url, RealWorld(), read_only=read_only)
     try:
         yield store
@@ -71,14 +71,14 @@ async def opened(url: str, *, read_only: bool = False) -> AsyncIterator[WholeRea
         await store.close()
 
 
-async def filled(store: WholeReadStore) -> None:
+async def filled(store: ReadStore) -> None:
     await store.prepare([MODEL])
     await store.save(
         Change(MODEL, LOG, 0, 4, 0, {key: VersionedRow(row, n + 1) for n, (key, row) in enumerate(ROWS.items())})
     )
 
 
-async def spoil(url: str, store: WholeReadStore, what: str) -> None:
+async def spoil(url: str, store: ReadStore, what: str) -> None:
     """Do to the row 'b' what nobody should."""
     match url.partition(":")[0]:
         case "sqlite":
@@ -148,7 +148,7 @@ async def test_damage_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(u
         await filled(store)
         await spoil(url, store, what)
         for each in (store, stranger):
-            listed = await each.stored("Things", 3, "", 10)
+            listed = await each.raw_rows("Things", 3, "", 10)
             assert [key for key, _ in listed] == ["a", "b", "c", "d"]
             inspected = await each.inspect(MODEL, ["d", "b", "a", "c"])
             assert inspected.keys() == ROWS.keys()
@@ -157,12 +157,12 @@ async def test_damage_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(u
                     if key != "b":
                         assert found[key] == RawRow(PLAIN[key], n + 1)
                 if what != UNTOLD or found is inspected or each is store:
-                    assert_matches(SAID[what], found["b"].damage)
+                    assert_matches(SAID[what], found["b"].corruption)
                 row = {"text": None, "copy": PLAIN["b"]}.get(what, {"name": "bob", "total": found["b"].row and 77})
                 if what != UNTOLD:
                     assert found["b"].row == row
                 assert found["b"].repair == 0
-        assert [key for key, _ in await store.stored("Things", 3, "a", 1)] == ["b"]
+        assert [key for key, _ in await store.raw_rows("Things", 3, "a", 1)] == ["b"]
 
 
 def assert_matches(pattern: str, text: str) -> None:
@@ -203,10 +203,10 @@ async def test_a_row_that_is_no_json_keeps_nobody_from_starting_and_whoever_need
         told = (await store.inspect(MODEL, ["b"]))["b"]
         await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))
         assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
-        assert (await store.inspect(MODEL, ["b"]))["b"].damage == ""
+        assert (await store.inspect(MODEL, ["b"]))["b"].corruption == ""
 
 
-async def got(store: WholeReadStore, key: str) -> Any:
+async def got(store: ReadStore, key: str) -> Any:
     async with store.snapshot() as snapshot:
         return await snapshot.get(MODEL, key)
 
@@ -217,12 +217,12 @@ async def test_a_row_in_memory_that_is_no_json_is_told_of_too() -> None:
     rows = store._models["Things", 3].rows
     rows["b"] = VersionedRow(object(), 2)
     rows["c"] = VersionedRow(Thing("c", "two"), 3)  # type: ignore[arg-type]
-    found = dict(await store.stored("Things", 3, "", 10))
+    found = dict(await store.raw_rows("Things", 3, "", 10))
     assert found == await store.inspect(MODEL, list(ROWS))
     assert found["b"].row is None
-    assert_matches("The row cannot be written as JSON", found["b"].damage)
-    assert_matches("The row does not fit Thing", found["c"].damage)
-    assert (found["a"], found["d"].damage) == (RawRow(PLAIN["a"], 1), "")
+    assert_matches("The row cannot be written as JSON", found["b"].corruption)
+    assert_matches("The row does not fit Thing", found["c"].corruption)
+    assert (found["a"], found["d"].corruption) == (RawRow(PLAIN["a"], 1), "")
 
 
 @asynccontextmanager
@@ -234,7 +234,7 @@ async def on_cassandra(server: Cassandra) -> AsyncIterator[CassandraReadStore]:
 
 async def told_of(store: CassandraReadStore, key: str = "b") -> RawRow | None:
     """What is told of a row, in both ways; they agree where it is listed."""
-    listed = dict(await store.stored("Things", 3, "", 10))
+    listed = dict(await store.raw_rows("Things", 3, "", 10))
     inspected = await store.inspect(MODEL, [key])
     if key in listed:
         assert inspected[key] == listed[key]
@@ -252,7 +252,7 @@ async def test_a_row_that_is_found_but_not_there_by_key_is_told_of_and_so_is_the
     async with on_cassandra(cassandra) as store:
         await filled(store)
         await lose_copy(store, "*")
-        assert "b" not in dict(await store.stored("Things", 3, "", 10))
+        assert "b" not in dict(await store.raw_rows("Things", 3, "", 10))
         assert await told_of(store) == RawRow(PLAIN["b"], 2, 0, "Its copy under '*' is missing.")
 
 
@@ -273,7 +273,7 @@ async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_c
         told = await told_of(store)
         assert told is not None
         assert (told.row, told.position) == (PLAIN["b"], 2)
-        assert "Its copy under '*' says otherwise." in told.damage
+        assert "Its copy under '*' says otherwise." in told.corruption
 
 
 async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that_a_repair_has_to_exceed(
@@ -313,8 +313,11 @@ async def test_rows_that_are_being_saved_all_the_time_are_not_called_damaged(cas
         try:
             until = asyncio.get_running_loop().time() + 4
             while asyncio.get_running_loop().time() < until:
-                assert [each.damage for _, each in await store.stored("Things", 3, "", 10)] in ([""] * 4, [""] * 3)
-                assert [each.damage for each in (await store.inspect(MODEL, ["b"])).values()] in ([""], [])
+                assert [each.corruption for _, each in await store.raw_rows("Things", 3, "", 10)] in (
+                    [""] * 4,
+                    [""] * 3,
+                )
+                assert [each.corruption for each in (await store.inspect(MODEL, ["b"])).values()] in ([""], [])
                 looks += 1
             assert not following.done()
         finally:

@@ -44,7 +44,7 @@ CALLS: dict[str, Call] = {
     "find": lambda store, k: find(store, ORDERS, {"customer": "c3"}, order_by="total"),
     "progress": lambda store, k: progress(store, ORDERS),
     "checkpoints": lambda store, k: store.checkpoints(),
-    "stored": lambda store, k: store.stored("orders", 1, "", 3),
+    "raw_rows": lambda store, k: store.raw_rows("orders", 1, "", 3),
     "inspect": lambda store, k: store.inspect(ORDERS, ["a", "b"]),
     "prepare": lambda store, k: store.prepare([OTHER]),
     "repartition": split,
@@ -105,7 +105,7 @@ async def test_a_call_given_up_at_any_moment_leaves_nothing_behind(mongodb_url: 
         assert created(store) <= 6, "none was thrown away"
         if name == "save":
             # Each was done whole, or never begun: some that were given up have been done.
-            late = [key for key, _ in await store.stored("orders", 1, "late-", 99)]
+            late = [key for key, _ in await store.raw_rows("orders", 1, "late-", 99)]
             assert (await progress(store, ORDERS)).position == 1 + len(late)
             assert len(late) > 1
         if name == "repartition":

@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.port import Change, Parked, Progress, WholeReadStore
+from twofold.read_store.port import Change, Parked, Progress, ReadStore
 from twofold.testing.read_store_contract import ReadStoreContract
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, keep
 
@@ -21,7 +21,7 @@ class TestMongoReadStore(ReadStoreContract):
         self.mongodb = mongodb
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[WholeReadStore]:
+    async def opened(self) -> AsyncGenerator[ReadStore]:
         store = await MongoReadStore.open(self.mongodb.url_of(fresh_database()))
         try:
             yield store

@@ -96,7 +96,7 @@ async def test_what_no_document_can_hold_is_kept_as_text_and_all_comes_back_the_
         back = (await loaded(store, ODD, ["k"]))["k"]
         assert same(back.value, value)
         assert same(as_json(back), as_json(row))
-        ((_, kept),) = await store.stored("odd", 1, "", 9)
+        ((_, kept),) = await store.raw_rows("odd", 1, "", 9)
         assert same(kept.row, as_json(row))
 
 

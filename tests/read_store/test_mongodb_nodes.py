@@ -154,7 +154,7 @@ async def test_a_reader_reads_beside_the_writer_and_writes_nothing(mongodb_url: 
     async with opened(mongodb_url, read_only=True) as reader:
         assert reader.identity == ""
         assert await reader.checkpoints() == []
-        assert await reader.stored("orders", 1, "", 9) == []
+        assert await reader.raw_rows("orders", 1, "", 9) == []
         with pytest.raises(Unavailable, match=r"no collection of read model 'orders' generation 1 yet\. Start the app"):
             await reader.prepare([ORDERS])
         async with database(mongodb_url) as found:
@@ -215,4 +215,4 @@ async def test_a_generation_that_was_dropped_is_saved_by_nobody(mongodb_url: str
         with pytest.raises(Conflict, match="no partition 0-4096"):
             await late.save(Change(ORDERS, LOG, 1, 2, 0, {"b": VersionedRow(Order(), 2)}, {"b": None}))
         assert await store.checkpoints() == []
-        assert await store.stored("orders", 1, "", 9) == []
+        assert await store.raw_rows("orders", 1, "", 9) == []

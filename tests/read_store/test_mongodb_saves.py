@@ -146,7 +146,7 @@ async def test_a_late_older_row_does_not_bring_a_deleted_one_to_life(mongodb_url
                 with pytest.raises(Conflict):
                     await store.save(late)
         assert await found_rows(store, ORDERS) == [("b", Order(total=1))]
-        assert await store.stored("orders", 1, "", 9) == [
+        assert await store.raw_rows("orders", 1, "", 9) == [
             ("b", RawRow({"customer": "ann", "total": 1, "note": None}, 3))
         ]
         assert await store.load(ORDERS, ["a", "b", "never"]) == {

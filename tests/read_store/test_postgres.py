@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.servers.postgres import Postgres, fresh_schema
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.testing.read_store_contract import ReadStoreContract
 
@@ -17,7 +17,7 @@ class TestPostgresReadStore(ReadStoreContract):
         self.dsn = postgres.dsn
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[WholeReadStore]:
+    async def opened(self) -> AsyncGenerator[ReadStore]:
         store = await PostgresReadStore.open(f"{self.dsn}?schema={fresh_schema()}", snapshots=4)
         try:
             yield store

@@ -131,7 +131,7 @@ async def test_the_longest_keys_are_loaded_found_replaced_deleted_and_parked(sto
     await keep(store, ORDERS, {keys[0]: None, keys[1]: Order("new")}, before=1)
     assert await found_rows(store, ORDERS, {"customer": "new"}) == [(keys[1], Order("new"))]
     assert keys[0] not in await loaded(store, ORDERS, keys)
-    assert {key for key, _ in await store.stored("orders", 1, "", 9)} == set(keys[1:])
+    assert {key for key, _ in await store.raw_rows("orders", 1, "", 9)} == set(keys[1:])
 
 
 async def test_as_many_long_fields_as_an_index_can_have_fit_into_it(store: PostgresReadStore) -> None:
@@ -243,7 +243,7 @@ async def test_rows_come_back_exactly_and_the_server_can_look_into_them(store: P
     await keep(store, model, rows)
     assert await loaded(store, model, list(rows)) == rows
     plain = [(key, RawRow(msgspec.json.decode(msgspec.json.encode(row)), 1)) for key, row in rows.items()]
-    assert await store.stored("odd", 1, "", 9) == plain
+    assert await store.raw_rows("odd", 1, "", 9) == plain
     async with store.snapshot() as snapshot:
         native = snapshot.native(model)
         asked = f"select row->'counts'->>'7', row::text from {native.table} where key = $1"

@@ -215,7 +215,7 @@ async def test_a_reader_makes_nothing_and_finds_nothing_where_nothing_was_ever_m
     reader = await PostgresReadStore.open(url, read_only=True)
     assert reader.identity == ""
     assert await reader.checkpoints() == []
-    assert await reader.stored("orders", 1, "", 9) == []
+    assert await reader.raw_rows("orders", 1, "", 9) == []
     with pytest.raises(Unavailable, match=r"no table of read model 'orders' generation 1 yet\. Start the app"):
         await reader.prepare([ORDERS])
     await reader.close()

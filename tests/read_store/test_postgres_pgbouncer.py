@@ -14,7 +14,7 @@ from tests.servers.postgres import Postgres, fresh_schema
 from tests.servers.proxy import At, Proxy
 from twofold.errors import WiringError
 from twofold.read_store.partition import shares
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.testing.read_store_contract import ReadStoreContract
 from twofold.testing.read_store_rows import ORDERS, found_rows, loaded
@@ -34,7 +34,7 @@ class TestPostgresReadStoreBehindPgBouncer(ReadStoreContract):
         self.dsn = bouncer.dsn
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[WholeReadStore]:
+    async def opened(self) -> AsyncGenerator[ReadStore]:
         store = await PostgresReadStore.open(f"{self.dsn}?schema={fresh_schema()}&pgbouncer=true", snapshots=2)
         try:
             yield store

@@ -138,7 +138,7 @@ async def happen(app: App, commands: int, keys: int = 40, start: int = 0) -> Non
 async def rows(cluster: Cluster) -> dict[str, Any]:
     """The rows of the generation that was built last."""
     (*_, at) = await cluster.read_store.checkpoints()
-    found = await cluster.read_store.stored(at.name, at.generation, "", 10_000)
+    found = await cluster.read_store.raw_rows(at.name, at.generation, "", 10_000)
     return {key: kept.row for key, kept in found}
 
 

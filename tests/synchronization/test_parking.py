@@ -556,7 +556,7 @@ async def test_a_row_that_nobody_can_read_or_whose_copies_disagree_is_repaired(d
         act = await app.projections.repair("totals", HOT)
         assert act.outcome == "The row is repaired."
         assert await rows(app) == await folded(app, set())
-        assert (await read_store.inspect(views_model, [HOT]))[HOT].damage == ""
+        assert (await read_store.inspect(views_model, [HOT]))[HOT].corruption == ""
         await app.send(Count([HOT], 3))
         await until(lambda: caught_up(app), "caught up")
         assert await rows(app) == await folded(app, set())

@@ -237,13 +237,13 @@ async def test_what_is_passed_over_in_one_read_store_is_not_left_out_of_another(
         async with node(cluster, Poison(set())) as good:
             await sent(good, 1, 2, 3)
             await until(lambda: caught_up(bad), "caught up")
-            right = {key: stored.row for key, stored in await mine.stored("totals", 1, "", 10)}
+            right = {key: stored.row for key, stored in await mine.raw_rows("totals", 1, "", 10)}
             assert (await bad.projections.skip("totals", HOT)).done
             await until(lambda: nothing_parked(bad), "freed")
             assert (await audit(good, cluster.log, mine, "totals")).all_right
             await good.projections.rebuild(["totals"])
             await until(lambda: built(good), "built")
-            assert {key: stored.row for key, stored in await mine.stored("totals", 2, "", 10)} == right
+            assert {key: stored.row for key, stored in await mine.raw_rows("totals", 2, "", 10)} == right
 
 
 @pytest.mark.parametrize("last", [6, 14], ids=["the last one can be folded", "the last one fails, too"])
@@ -355,7 +355,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
     acts = (await app.projections.acts()).values()
     skipped = {(act.key, act.position) for act in acts if act.what == "skip" and act.done}
     right = {key: msgspec.to_builtins(row) for key, row in (await folded(app, skipped)).items()}
-    stored = await cluster.read_store.stored("totals", (await status_of(app)).generation, "", 100)
+    stored = await cluster.read_store.raw_rows("totals", (await status_of(app)).generation, "", 100)
     assert {key: each.row for key, each in stored if each.row is not None} == right
     for each in reversed(apps):
         await each.stop()

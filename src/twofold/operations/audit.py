@@ -15,7 +15,7 @@ from twofold.operations.inline_rows import InlineLook
 from twofold.operations.key_folds import KeyFolds, Skips
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
 from twofold.operations.scratch import OnProgress, Scratch, scratch
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions, read_cluster_state, skipped_events
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -67,7 +67,7 @@ class Audited(msgspec.Struct, frozen=True):
 async def audit(
     app: App,
     write_store: WriteStore,
-    read_store: WholeReadStore,
+    read_store: ReadStore,
     name: str,
     *,
     keys: Sequence[str] | None = None,
@@ -242,7 +242,7 @@ class _Auditing:
     async def _judge(self, keys: Sequence[str]) -> _Judged:
         seen = await self._look.of(keys)
         # A row that nobody can read is wrong, whatever waits behind it.
-        parked = {key for key, each in seen.items() if each.parked and not each.damage}
+        parked = {key for key, each in seen.items() if each.parked and not each.corruption}
         claims = {key: _claim(each) for key, each in seen.items() if key not in parked}
         folded = await self._folds.fold(claims)
         wrong = {key: each for key, each in folded.items() if not each.right}

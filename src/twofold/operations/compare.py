@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from twofold.operations.looking import Difference, Look, Seen, difference, verdict
-from twofold.read_store.port import WholeReadStore
+from twofold.read_store.port import ReadStore
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -47,7 +47,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 async def compare(
     write_store: WriteStore,
-    read_store: WholeReadStore,
+    read_store: ReadStore,
     name: str,
     old: int,
     new: int,

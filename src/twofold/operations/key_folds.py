@@ -134,7 +134,7 @@ class _Folding:
     def _check(self) -> None:
         """Whether the state up to here is what was claimed."""
         claim, kept = self._claim, self._kept
-        if claim.damage:
+        if claim.corruption:
             return
         if claim.row is None or kept.row is None:
             self._right |= claim.row is kept.row

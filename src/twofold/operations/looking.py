@@ -10,7 +10,7 @@ from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import UnknownMessage, WiringError
 from twofold.operations.row_equality import normalised, rows_equal
-from twofold.read_store.port import Checkpoint, RawRow, ReadModel, WholeReadStore
+from twofold.read_store.port import Checkpoint, RawRow, ReadModel, ReadStore
 from twofold.write_store.port import WriteStore
 
 _NEAR = 4
@@ -42,8 +42,8 @@ class Seen(NamedTuple):
 
     A row that was changed last at `position` is the state of its key at every position from `first` to `last`. No row,
     and one that does not say where it was changed (None), is so at one of them at least. `parked`: the key is set
-    aside, so that its row says nothing of later positions. `damage` is a sentence about a row that nobody wrote so: it
-    is there, though `row` may be None, and it is the state of its key at no position.
+    aside, so that its row says nothing of later positions. `corruption` is a sentence about a row that is not
+    as it was written: it is there, though `row` may be None, and it is the state of its key at no position.
     """
 
     row: Any | None
@@ -51,12 +51,12 @@ class Seen(NamedTuple):
     first: Position
     last: Position
     parked: bool = False
-    damage: str = ""
+    corruption: str = ""
 
     @property
     def there(self) -> bool:
         """Whether there is a row at all."""
-        return self.row is not None or bool(self.damage)
+        return self.row is not None or bool(self.corruption)
 
 
 class Page(NamedTuple):
@@ -78,7 +78,7 @@ class Look:
     def __init__(
         self,
         write_store: WriteStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         name: str,
         generation: int,
         *,
@@ -103,7 +103,7 @@ class Look:
     async def page(self, after: str, limit: int) -> Page:
         """At most `limit` rows behind a key."""
         await self._begin()
-        found = await self._read_store.stored(self.name, self.generation, after, limit)
+        found = await self._read_store.raw_rows(self.name, self.generation, after, limit)
         there = dict(found)
         if self._model is not None and (self._model.find_by or self._model.order_by):
             # The JSON alone does not say of every field what its column has to hold.
@@ -154,11 +154,13 @@ class Look:
 
     def _rows(self, stored: Mapping[str, RawRow]) -> dict[str, Seen]:
         """Those that are there: some stores tell of deleted ones, too."""
-        return {key: self._present(key, each) for key, each in stored.items() if each.row is not None or each.damage}
+        return {
+            key: self._present(key, each) for key, each in stored.items() if each.row is not None or each.corruption
+        }
 
     def _present(self, key: str, stored: RawRow) -> Seen:
         last = max(stored.position, self._reached(key))
-        return Seen(stored.row, stored.position, stored.position, last, key in self._parked, stored.damage)
+        return Seen(stored.row, stored.position, stored.position, last, key in self._parked, stored.corruption)
 
     def _reached(self, key: str) -> Position:
         return next((at.progress.position for at in self._at if at.partition.holds(key)), 0)
@@ -172,7 +174,7 @@ class Look:
     async def _stored(self, key: str) -> RawRow | None:
         after = just_before(key)
         while True:
-            found = await self._read_store.stored(self.name, self.generation, after, _NEAR)
+            found = await self._read_store.raw_rows(self.name, self.generation, after, _NEAR)
             for other, stored in found:
                 if other >= key:
                     return stored if other == key else None
@@ -195,7 +197,7 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
     """How two looks at a key compare; None where they may be of different positions. `row` is the type, if known."""
     if one.parked or other.parked:
         return "parked"
-    if one.damage or other.damage:
+    if one.corruption or other.corruption:
         return "different"
     if one.row is None and other.row is None:
         return "same"
@@ -206,7 +208,7 @@ def verdict(one: Seen, other: Seen, row: type | None = None) -> Literal["same", 
 
 def difference(key: str, before: Seen, after: Seen, row: type | None, error: str | None = None) -> Difference:
     """What differs, for people: the fields of both rows. A row that is no object is one field without a name."""
-    errors = filter(None, [before.damage, after.damage, error])
+    errors = filter(None, [before.corruption, after.corruption, error])
     return Difference(
         key,
         _changed(before),

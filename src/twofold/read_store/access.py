@@ -19,7 +19,7 @@ class Access(msgspec.Struct, frozen=True):
     """One find, checked. `after` is the order value and the key to continue behind; `order` None orders by key.
 
     `group` holds the filtered fields as declared. Descending turns the whole order round, ties and None included.
-    `vain`: no row can have the values that are asked for, and what they became is not to be looked for.
+    `matches_nothing`: no row can have the values that are asked for, and what they became is not to be looked for.
     """
 
     group: tuple[str, ...]
@@ -29,7 +29,7 @@ class Access(msgspec.Struct, frozen=True):
     limit: int
     after: tuple[ColumnValue, str] | None
     find: str
-    vain: bool = False
+    matches_nothing: bool = False
 
     def cursor(self, value: ColumnValue, key: str) -> str:
         """The cursor that continues this find behind the row of `key`, whose order value is `value`."""
@@ -59,8 +59,8 @@ def check_access(
     find = _fingerprint(model, group, values, order_by, descending)
     order = None if order_by is None or order_by in group else columns[order_by]
     after = _after(cursor, find, order) if cursor is not None else None
-    vain = not all(columns[field].may_hold(filters[field]) for field in group)
-    return Access(group, values, order.field if order else None, descending, limit, after, find, vain)
+    matches_nothing = not all(columns[field].may_hold(filters[field]) for field in group)
+    return Access(group, values, order.field if order else None, descending, limit, after, find, matches_nothing)
 
 
 def _group(model: ReadModel, filters: Mapping[str, Any]) -> tuple[str, ...]:

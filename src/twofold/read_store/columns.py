@@ -107,7 +107,7 @@ def _types(hint: object) -> set[object]:
     if get_origin(hint) is Annotated:
         return _types(get_args(hint)[0])
     if is_union(hint):
-        return {each for arm in get_args(hint) for each in _types(arm)} - {type(None)}
+        return {each for member in get_args(hint) for each in _types(member)} - {type(None)}
     if get_origin(hint) is Literal:
         return {_type_of(value) for value in get_args(hint)} - {type(None)}
     supertype = getattr(hint, "__supertype__", None)

@@ -24,19 +24,19 @@ _MISFIT = (msgspec.MsgspecError, InvalidMessage, ValueError, TypeError, Arithmet
 NO_JSON = "The row is no JSON."
 
 
-class Read(NamedTuple):
+class DecodedRow(NamedTuple):
     """A stored row as it was read: plain JSON data, what its declared fields may hold, and what is wrong with it."""
 
     row: Any | None
     values: Mapping[str, Sequence[ColumnValue]]
-    damage: str = ""
+    corruption: str = ""
 
 
-UNREADABLE = (msgspec.DecodeError, TypeError, ValueError, OverflowError)
+DECODE_ERRORS = (msgspec.DecodeError, TypeError, ValueError, OverflowError)
 """What decoding raises, whatever was found in the place of a row."""
 
 
-class Reader:
+class RawRowReader:
     """Reads the stored rows of one read model. `kinds` are, by field, those that a column may be of."""
 
     def __init__(self, kinds: Mapping[str, Sequence[str]], model: ReadModel | None = None) -> None:
@@ -45,36 +45,36 @@ class Reader:
         self._columns = columns_of(model) if model else {}
         self._decode = None if model is None else _decoder(model)
 
-    def read(self, text: object) -> Read:
+    def read(self, text: object) -> DecodedRow:
         """A row of its JSON text."""
         try:
             row = msgspec.json.decode(cast("str | bytes", text))
         except _MISFIT:
-            return Read(None, {}, NO_JSON)
+            return DecodedRow(None, {}, NO_JSON)
         if row is None:
-            return Read(None, {}, "The row is null.")
+            return DecodedRow(None, {}, "The row is null.")
         if self._decode is None or self._type is None:
-            return Read(row, _by_kind(row, self._kinds))
+            return DecodedRow(row, _by_kind(row, self._kinds))
         try:
             typed = self._decode(cast("str | bytes", text))
         except _MISFIT as error:
-            return Read(row, {}, f"The row does not fit {self._type.__name__}: {error}.")
+            return DecodedRow(row, {}, f"The row does not fit {self._type.__name__}: {error}.")
         try:
-            return Read(row, _by_type(typed, self._columns, self._kinds))
+            return DecodedRow(row, _by_type(typed, self._columns, self._kinds))
         except InvalidMessage as error:
-            return Read(row, {}, str(error))
+            return DecodedRow(row, {}, str(error))
 
 
-def stored_as(read: Read, position: object, repair: object, found: Mapping[str, object]) -> RawRow:
+def raw_row(read: DecodedRow, position: object, repair: object, found: Mapping[str, object]) -> RawRow:
     """A row that was read, held against its version and its columns, which are given by field."""
-    damage = [read.damage] if read.damage else []
+    corruption = [read.corruption] if read.corruption else []
     if not (isinstance(position, int) and isinstance(repair, int)):
-        damage.append(f"Its version is {_shown(repair)}, {_shown(position)}.")
-    damage += disagreeing(read, found)
-    return RawRow(read.row, _whole(position), _whole(repair), " ".join(damage))
+        corruption.append(f"Its version is {_shown(repair)}, {_shown(position)}.")
+    corruption += column_mismatches(read, found)
+    return RawRow(read.row, _whole(position), _whole(repair), " ".join(corruption))
 
 
-def disagreeing(read: Read, found: Mapping[str, object]) -> Iterable[str]:
+def column_mismatches(read: DecodedRow, found: Mapping[str, object]) -> Iterable[str]:
     """A sentence for each column that holds what the row does not say."""
     for field, values in read.values.items():
         if field in found and found[field] not in values:

@@ -9,7 +9,7 @@ import msgspec
 from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.partition import Partition, same_slots, shares
 from twofold.read_store.port import (
     Change,
@@ -39,7 +39,7 @@ class _At(msgspec.Struct, frozen=True):
 class _Model:
     """What is kept of one read model. Once a snapshot has seen it, a save changes a copy instead."""
 
-    def __init__(self, columns: dict[str, Column], reader: Reader, at: Mapping[Partition, _At]) -> None:
+    def __init__(self, columns: dict[str, Column], reader: RawRowReader, at: Mapping[Partition, _At]) -> None:
         self.columns = columns
         self.reader = reader
         self.rows: dict[str, VersionedRow] = {}
@@ -72,9 +72,9 @@ class MemoryReadStore:
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
-            new = _Model({}, Reader({}, model), {partition: _At() for partition in shares(model.partitions)})
+            new = _Model({}, RawRowReader({}, model), {partition: _At() for partition in shares(model.partitions)})
             kept = self._models.setdefault((model.name, model.generation), new).changeable()
-            kept.columns, kept.reader = columns_of(model), Reader({}, model)
+            kept.columns, kept.reader = columns_of(model), RawRowReader({}, model)
             self._models[model.name, model.generation] = kept
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
@@ -129,7 +129,7 @@ class MemoryReadStore:
         kept.at |= {each: at for each in new}
         self._models[model.name, model.generation] = kept
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         kept = self._models.get((name, generation))
         keys = sorted(key for key in kept.rows if key > after)[:limit] if kept else []
         return [(key, _stored(kept, key)) for key in keys if kept]
@@ -162,7 +162,7 @@ class _MemorySnapshot:
     ) -> FindPage:
         kept = _of(self._models, model)
         access = check_access(model, kept.columns, filters, order_by, descending, limit, cursor)
-        if access.vain:
+        if access.matches_nothing:
             return FindPage([], None)
         ordered = sorted(_matching(kept, access), reverse=descending)
         if access.after is not None:
@@ -201,7 +201,7 @@ def _stored(model: _Model, key: str) -> RawRow:
         text = msgspec.json.encode(kept.row)
     except (TypeError, ValueError) as error:
         return RawRow(None, kept.position, kept.repair, f"The row cannot be written as JSON: {error}.")
-    return stored_as(model.reader.read(text), kept.position, kept.repair, {})
+    return raw_row(model.reader.read(text), kept.position, kept.repair, {})
 
 
 def _put(into: dict[str, Any], key: str, value: Any | None) -> None:

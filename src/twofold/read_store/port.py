@@ -1,4 +1,4 @@
-"""In charge of what every read store promises. The contract that proves it is `twofold.testing.ReadStoreContract`."""
+"""The port of read stores: what each of them promises. `twofold.testing.ReadStoreContract` proves it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,11 +12,11 @@ from twofold.read_store.partition import WHOLE, Partition
 
 
 class ReadModel(msgspec.Struct, frozen=True):
-    """What a store must keep for one projection: typed rows by key, found and ordered by declared fields.
+    """What a store keeps for one projection: typed rows by key, found and ordered by declared fields.
 
-    `generation` tells builds of one projection apart: each has rows, checkpoints and parked keys of its own. A find
-    may filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or a field of `order_by`.
-    A generation that is new is shared out into `partitions`.
+    `generation` tells builds of one projection apart: each has its own rows, checkpoints and parked keys. A find may
+    filter by exactly the fields of one entry of `find_by` (or by none), ordered by key or by a field of `order_by`.
+    A new generation starts with this many `partitions`.
     """
 
     name: str
@@ -31,27 +31,27 @@ class VersionedRow(msgspec.Struct, frozen=True, gc=False):
     """A row with its version: the position of the last event folded into it, and how often it was repaired.
 
     `row` None says that it was deleted there. Of two versions of a row the one with the larger (repair, position) is
-    the newer; an older one never takes its place. `passed` are the rows the key had on the way, from the one it was
-    folded from: a store that keeps a row in several places has to take all of them away.
+    the newer; an older one never replaces it. `previous_rows` are the rows that the key had since the last save,
+    starting with the saved one: a store that keeps a row in several places has to remove all of them.
     """
 
     row: Any | None
     position: Position
     repair: int = 0
-    passed: tuple[Any, ...] = ()
+    previous_rows: tuple[Any, ...] = ()
 
 
 class RawRow(msgspec.Struct, frozen=True):
-    """What is stored of a row, for whoever looks for damage: as plain JSON data, with its version.
+    """What is stored of a row, for audits: as plain JSON data, with its version.
 
-    `damage` says what is wrong with it, in sentences: it can not be read as what it should be, or its copies (columns,
-    entries that finds read) say otherwise. `row` None: it was deleted there, or nothing can be read of it.
+    `corruption` says in sentences what is wrong with it: it does not fit its row type, or its copies (columns, index
+    entries) say something else. `row` None: it was deleted there, or nothing of it can be read.
     """
 
     row: Any | None
     position: Position
     repair: int = 0
-    damage: str = ""
+    corruption: str = ""
 
 
 class Parked(msgspec.Struct, frozen=True):
@@ -70,9 +70,9 @@ class Parked(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a read model has come: its checkpoint (the lowest of its partitions), and the keys that are set aside.
+    """How far a read model has come: its checkpoint (the lowest of its partitions), and its parked keys.
 
-    `updated` is when the partition that was saved last was, in microseconds since 1970 in UTC.
+    `updated` is the time of the last save of any partition, in microseconds since 1970 in UTC.
     """
 
     position: Position
@@ -97,7 +97,7 @@ class Change(msgspec.Struct, frozen=True):
     `log` names the history of the log, `was` the one the checkpoint still names (None: the same; "" matches only a
     checkpoint that was never saved). `before` is the checkpoint the change was made on, `epoch` the lease it was made
     under: the store refuses (Conflict) if checkpoint or history is not the present one, or a later epoch has saved.
-    `parked` replaces what was known of those keys, None takes a key out of the car park. `now` is in microseconds.
+    `parked` replaces the parked keys it names; None means that the key is no longer parked. `now` is in microseconds.
     """
 
     model: ReadModel
@@ -113,19 +113,19 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def expected(self) -> str:
-        """The history the present checkpoint has to name, if it names one."""
+        """The history that the present checkpoint must name, if it names one."""
         return self.log if self.was is None else self.was
 
 
 class FindPage(msgspec.Struct, frozen=True):
-    """Rows of one find, in order, with their keys. `cursor` continues after the last one; None where that was all."""
+    """Rows of one find, in order, with their keys. `cursor` continues after the last one; None if that was the last."""
 
     rows: list[tuple[str, Any]]
     cursor: str | None
 
 
 class Native(msgspec.Struct, frozen=True):
-    """A store's own client, for reading what the port has no word for. Writing through it breaks what we promise.
+    """A store's own client, for reads that the port does not offer. Writes through it break the store's promises.
 
     `table` is the name of the model's table or collection as the client takes it, `session` what its calls need to
     read in this snapshot, where it needs anything.
@@ -159,8 +159,8 @@ class Snapshot(Protocol):
     ) -> FindPage:
         """At most `limit` rows whose fields equal `filters`, ordered by a field (ties by key) or by key.
 
-        None sorts first. UndeclaredAccess, naming the cure, where the model declares no such filter or order;
-        InvalidMessage where the cursor is not one of this find's.
+        None sorts first. UndeclaredAccess, with the fix, where the model declares no such filter or order;
+        InvalidMessage where the cursor does not belong to this find.
         """
         ...
 
@@ -174,87 +174,87 @@ class Snapshot(Protocol):
 
 
 class CorruptRow(Unavailable):
-    """A stored row cannot be read. `changed`: nor, most likely, can others, since it is of another row type."""
+    """A stored row cannot be read. `changed`: other rows probably cannot either, because the row type has changed."""
 
     def __init__(self, message: str, *, changed: bool) -> None:
         super().__init__(message)
         self.changed = changed
 
 
-class ReadStore(Protocol):
-    """Rows to answer from, each read model exactly as far as its checkpoint says.
+class ReadStoreRows(Protocol):
+    """The rows of a read store, for followers and queries: each read model is as far as its checkpoint says.
 
     All methods raise Unavailable where the store cannot be reached.
     """
 
     identity: str
-    """A random text of its own, made with the store and kept in it: who has the same, has the same read models."""
+    """A random text, made with the store and stored in it. Processes with the same identity share read models."""
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
-        """Make room for these models: tables and indexes, where they are not there yet. Safe to repeat."""
+        """Create tables and indexes for these models where they are missing. Safe to repeat."""
         ...
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         """The rows of many keys in one read, as of the last save; absent keys are absent.
 
-        A store without transactions also tells of deleted rows (`row` None), as long as their events may come again.
+        A store without transactions also returns deleted rows (`row` None) as long as their events may come again.
         """
         ...
 
     async def save(self, change: Change) -> None:
         """Write rows, parked keys and checkpoint. Conflict if another follower came first.
 
-        All in one transaction, or in an order in which to save the same events again is harmless: rows that are older
-        than those kept are passed over, and the checkpoint comes last.
+        All in one transaction, or in an order in which saving the same events again is harmless: rows older than the
+        stored ones are ignored, and the checkpoint comes last.
         """
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """A view for reading; give it back soon."""
+        """A view for reading. Close it soon."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """How far each partition of every read model kept here has come, by name, generation and partition.
+        """How far each partition of every stored read model has come, by name, generation and partition.
 
-        Prepared in this process or not. Each tells the parked keys of its own partition.
+        Whether prepared in this process or not. Each lists the parked keys of its own partition.
         """
         ...
 
     async def close(self) -> None:
-        """Give back files and connections."""
+        """Close files and connections."""
         ...
 
 
-class Upkeep(Protocol):
-    """What is done to whole read models, beside the followers that keep them."""
+class ReadStoreMaintenance(Protocol):
+    """Work on whole read models, beside the followers that write them: partitions, audits, removal."""
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
-        """Put `new` partitions in the place of `old` ones, which hold the same keys, in one step.
+        """Replace `old` partitions by `new` ones, which hold the same keys, in one step.
 
-        Conflict, and nothing changed, where `old` are not all there, or do not all stand at one position.
+        Conflict, with nothing changed, where one of `old` is missing, or they are not all at one position.
         """
         ...
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        """Rows by key behind `after`, as plain JSON values whatever type they have; deleted ones left out.
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+        """Rows by key behind `after`, as plain JSON values whatever type they have, without deleted ones.
 
-        Nothing where there is no such read model. Works for models not prepared in this process; for those that are,
-        rows are held against their type as well. No row is left out, and none raises, because of what is wrong with it.
+        Empty where there is no such read model. Works for models not prepared in this process; rows of prepared ones
+        are compared with their type as well. A corrupt row is never left out, and never raises.
         """
         ...
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-        """What is stored of these keys, held against the model's row type; absent keys are absent.
+        """What is stored of these keys, compared with the model's row type; absent keys are absent.
 
-        Deleted rows are told of (`row` None) as far as the store keeps them. Works for models not prepared in this
+        Deleted rows are included (`row` None) as far as the store keeps them. Works for models not prepared in this
         process. It never fails because of what a row holds.
         """
         ...
 
     async def drop(self, name: str, generation: int) -> None:
-        """Take away all that is kept of one generation. Safe to repeat."""
+        """Delete everything of one generation. Safe to repeat."""
         ...
 
 
-class WholeReadStore(ReadStore, Upkeep, Protocol):
-    """What every store of ours is."""
+class ReadStore(ReadStoreRows, ReadStoreMaintenance, Protocol):
+    """Rows to answer from, and work on whole read models: what every read store offers."""

@@ -183,7 +183,7 @@ class SqliteReadStore:
             for each in new:
                 connection.execute(_SHARE, (*mine, each.first, each.end, log, position, epoch, updated))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         with DiskErrors(self._path):
             return stored_behind(self._connection, name, generation, known.model if known else None, after, limit)
@@ -293,7 +293,7 @@ class _SqliteSnapshot:
     ) -> FindPage:
         table = _table(self._tables, model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
-        if access.vain:
+        if access.matches_nothing:
             return FindPage([], None)
         found: list[Any] = []
         with DiskErrors(self._path):

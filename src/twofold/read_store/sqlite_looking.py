@@ -6,7 +6,7 @@ import apsw
 import msgspec
 
 from twofold.read_store.access import is_text
-from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.port import RawRow, ReadModel
 from twofold.read_store.sqlite_schema import columns_there
 from twofold.read_store.sqlite_table import field_and_kind, table_name
@@ -17,13 +17,13 @@ _ALWAYS = ("key", "row", "position", "repair")
 def stored_behind(
     connection: apsw.Connection, name: str, generation: int, model: ReadModel | None, after: str, limit: int
 ) -> list[tuple[str, RawRow]]:
-    """See `Upkeep.stored`. `model` is None where it was not prepared."""
+    """See `ReadStoreMaintenance.raw_rows`. `model` is None where it was not prepared."""
     looking = _Looking(connection, table_name(name, generation), model)
     return looking.look(f"from {looking.table} kept where key > ? order by key limit ?", (after, limit))
 
 
 def stored_of(connection: apsw.Connection, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-    """See `Upkeep.inspect`."""
+    """See `ReadStoreMaintenance.inspect`."""
     looking = _Looking(connection, table_name(model.name, model.generation), model)
     wanted = msgspec.json.encode([key for key in keys if is_text(key)]).decode()
     return dict(
@@ -40,7 +40,7 @@ class _Looking:
         there = columns_there(connection, table)
         self._columns = {name: field_and_kind(name) for name in sorted(there) if name.strip('"') not in _ALWAYS}
         self._there = bool(there)
-        self._reader = Reader({field: (kind,) for field, kind in self._columns.values()}, model)
+        self._reader = RawRowReader({field: (kind,) for field, kind in self._columns.values()}, model)
 
     def look(self, source: str, parameters: Iterable[str | int]) -> list[tuple[str, RawRow]]:
         if not self._there:
@@ -52,5 +52,5 @@ class _Looking:
             f"select {names} {source}", tuple(parameters)
         ):
             read = self._reader.read(row)
-            found.append((str(key), stored_as(read, position, repair, dict(zip(fields, values, strict=True)))))
+            found.append((str(key), raw_row(read, position, repair, dict(zip(fields, values, strict=True)))))
         return found

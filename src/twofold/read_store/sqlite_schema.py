@@ -6,7 +6,7 @@ from typing import Any
 import apsw
 
 from twofold.errors import WiringError
-from twofold.read_store.corruption import UNREADABLE, type_changed, unreadable
+from twofold.read_store.corruption import DECODE_ERRORS, type_changed, unreadable
 from twofold.read_store.partition import shares
 from twofold.read_store.port import VersionedRow
 from twofold.read_store.sqlite_table import Table, quoted
@@ -97,7 +97,7 @@ def _add_columns(connection: apsw.Connection, table: Table) -> None:
         for key, row, position, repair in stored:
             try:
                 rows[key] = VersionedRow(table.decode(row), position, repair)
-            except UNREADABLE as error:
+            except DECODE_ERRORS as error:
                 if type_changed(error):
                     raise WiringError(unreadable(table.model, error)) from error
                 # It stays without columns, which an audit finds: it must not keep the app from starting.

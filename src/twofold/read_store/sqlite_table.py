@@ -15,7 +15,7 @@ import msgspec
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.access import Access
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.corruption import UNREADABLE, corrupt_row
+from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row
 from twofold.read_store.port import ReadModel, VersionedRow
 
 _ESCAPED = re.compile("(?:%[0-9a-f]{2})+")
@@ -96,7 +96,7 @@ class Table:
         """The row of its JSON. Unavailable, naming the cure, where it cannot be read as one."""
         try:
             return self.decode(stored)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise corrupt_row(self.model, error) from error
 
     def finds(self, access: Access) -> Iterator[tuple[str, list[ColumnValue]]]:

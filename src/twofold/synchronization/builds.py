@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
-from twofold.read_store.port import Checkpoint, Progress, WholeReadStore
+from twofold.read_store.port import Checkpoint, Progress, ReadStore
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction
 from twofold.synchronization.work_unit import work_unit_named
 from twofold.world import World
@@ -25,7 +25,7 @@ class Builds:
     """
 
     def __init__(
-        self, board: ClusterStateStore, read_store: WholeReadStore, world: World, versions: Mapping[str, int]
+        self, board: ClusterStateStore, read_store: ReadStore, world: World, versions: Mapping[str, int]
     ) -> None:
         self._control = board
         self._read_store = read_store

@@ -9,7 +9,7 @@ import msgspec
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import MAX_TAG_VALUE
-from twofold.read_store.port import CorruptRow, ReadModel, VersionedRow, WholeReadStore
+from twofold.read_store.port import CorruptRow, ReadModel, ReadStore, VersionedRow
 
 Work = tuple[RecordedEvent, object, str]
 ABSENT = VersionedRow(None, 0)
@@ -71,7 +71,7 @@ class _Row(msgspec.Struct, gc=False):
     row: Any
     position: Position
     repair: int
-    passed: list[Any] | None = None
+    previous_rows: list[Any] | None = None
     changed: bool = False
 
 
@@ -81,7 +81,7 @@ class Rows:
     Whoever fails to save, or learns that others have, must `forget`.
     """
 
-    def __init__(self, projection: BoundProjection, model: ReadModel, read_store: WholeReadStore, most: int) -> None:
+    def __init__(self, projection: BoundProjection, model: ReadModel, read_store: ReadStore, most: int) -> None:
         self._projection = projection
         self._model = model
         self._read_store = read_store
@@ -103,7 +103,7 @@ class Rows:
                 # That is most likely so of all rows: nothing is to be set aside, the projection is to be built anew.
                 raise
             stored = await self._read_store.inspect(self._model, list(dict.fromkeys(work.keys)))
-            found = next((each for each in work if each[2] in stored and stored[each[2]].damage), None)
+            found = next((each for each in work if each[2] in stored and stored[each[2]].corruption), None)
             if found is None:
                 raise
             raise FoldFailed(found[2], found[0].position, error) from error
@@ -118,7 +118,7 @@ class Rows:
                 known.pop(key, None)
         known.update(changed)
         for key, kept in changed.items():
-            if kept.passed:
+            if kept.previous_rows:
                 known[key] = VersionedRow(kept.row, kept.position, kept.repair)
         self._trim()
 
@@ -171,15 +171,15 @@ def fold_all(
         except Exception as error:
             raise FoldFailed(key, position, error) from error
         if before is not None:
-            if row.passed is None:
-                row.passed = [before]
+            if row.previous_rows is None:
+                row.previous_rows = [before]
             else:
-                row.passed.append(before)
+                row.previous_rows.append(before)
         elif after is None:
             continue
         row.row, row.position, row.changed = after, position, True
     return {
-        key: VersionedRow(row.row, row.position, row.repair, tuple(row.passed) if row.passed else ())
+        key: VersionedRow(row.row, row.position, row.repair, tuple(row.previous_rows) if row.previous_rows else ())
         for key, row in under_way.items()
         if row.changed
     }

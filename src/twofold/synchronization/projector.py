@@ -18,8 +18,8 @@ from twofold.read_store.port import (
     Parked,
     RawRow,
     ReadModel,
+    ReadStore,
     VersionedRow,
-    WholeReadStore,
 )
 from twofold.synchronization.folding import ABSENT, FoldFailed, KeyedEvents, Rows, events_by_key, fold_all
 from twofold.synchronization.follower import Skips, told
@@ -50,7 +50,7 @@ class Projector:
         projection: BoundProjection,
         model: ReadModel,
         write_store: WriteStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         decode: Callable[[RecordedEvent], Any],
         world: World,
         *,
@@ -382,8 +382,8 @@ class Projector:
         right = folded.get(key, ABSENT)
         same = right.row is None or right.position == there.position
         changed: dict[str, VersionedRow] = {}
-        if not same or there.damage or _written(right.row) != _written(there.row):
-            states = (*right.passed, *self._as_row(there.row))
+        if not same or there.corruption or _written(right.row) != _written(there.row):
+            states = (*right.previous_rows, *self._as_row(there.row))
             changed = {key: VersionedRow(right.row, max(right.position, 1), there.repair + 1, states)}
         if changed or parked is not None:
             await self._write(changed, {} if parked is None else {key: still}, at, at)

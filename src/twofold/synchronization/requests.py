@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.read_store.partition import SLOTS, Partition, partition_named
-from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
+from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, OperatorAction, Request
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.follower import told
@@ -32,7 +32,7 @@ class Requests:
         board: ClusterStateStore,
         supervisor: Supervisor,
         write_store: WriteStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         world: World,
     ) -> None:
         self._control = board

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from twofold.errors import Conflict, Unavailable
-from twofold.read_store.port import Checkpoint, ReadModel, WholeReadStore
+from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
 from twofold.synchronization.cluster_state import (
     ClusterState,
     ClusterStateStore,
@@ -53,7 +53,7 @@ class Supervisor:
     def __init__(
         self,
         board: ClusterStateStore,
-        read_store: WholeReadStore,
+        read_store: ReadStore,
         world: World,
         crew: Crew,
         versions: Mapping[str, int],

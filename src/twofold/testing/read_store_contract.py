@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from twofold.errors import InvalidMessage, UndeclaredAccess, WiringError
 from twofold.read_store.port import Change, Parked, Progress, ReadModel
+from twofold.testing.read_store_maintenance import ReadStoreMaintenanceContract
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
@@ -31,11 +32,10 @@ from twofold.testing.read_store_rows import (
     progress,
     sorted_dict,
 )
-from twofold.testing.read_store_upkeep import UpkeepContract
 from twofold.world import RealWorld
 
 
-class ReadStoreContract(UpkeepContract):
+class ReadStoreContract(ReadStoreMaintenanceContract):
     """The rules every read store obeys. Subclass it and say in `opened` how a fresh store is opened.
 
     Set `transactional` to False for a store that saves rows and checkpoint in several steps: it need not take back the
@@ -208,8 +208,8 @@ class ReadStoreContract(UpkeepContract):
             assert await keys(store, EVERYTHING, {"real": 2.0**53}) == ["a", "c"]
             assert await keys(store, EVERYTHING, {"real": 5}) == ["b"]
             assert await keys(store, EVERYTHING, order_by="real", descending=True) == ["c", "a", "b"]
-            stored = {**dict(await store.stored("everything", 1, "", 9)), **await store.inspect(EVERYTHING, ["b"])}
-            assert [each.damage for each in stored.values()] == ["", "", ""]
+            stored = {**dict(await store.raw_rows("everything", 1, "", 9)), **await store.inspect(EVERYTHING, ["b"])}
+            assert [each.corruption for each in stored.values()] == ["", "", ""]
 
     async def test_a_snapshot_does_not_see_what_is_saved_after_it_was_taken(self) -> None:
         if not self.transactional:

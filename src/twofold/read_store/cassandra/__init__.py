@@ -104,7 +104,7 @@ class CassandraReadStore:
         _of(self._models, model)
         await self._checkpoints.repartition(model, old, new, self._world.new_id())
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._models.get((name, generation))
         looking = await self._looking(name, generation, known.layout.model if known else None)
         return [] if looking is None else await looking.behind(after, limit)
@@ -158,7 +158,7 @@ class _CassandraSnapshot:
         tables = _of(self._models, model)
         layout = tables.layout
         access = check_access(model, layout.columns, filters, order_by, descending, limit, cursor)
-        if access.vain:
+        if access.matches_nothing:
             return FindPage([], None)
         parts = layout.parts(access.group, access.values)
         after = None if access.after is None else (text_of(access.after[0]), access.after[1])

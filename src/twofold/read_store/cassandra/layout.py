@@ -22,7 +22,7 @@ import msgspec
 
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.columns import Column, ColumnValue, columns_of
-from twofold.read_store.corruption import UNREADABLE, corrupt_row, type_changed, unreadable
+from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row, type_changed, unreadable
 from twofold.read_store.partition import slot_of
 from twofold.read_store.port import ReadModel
 
@@ -93,7 +93,7 @@ class Layout:
         """The row of its JSON. Unavailable, naming the cure, where it cannot be read as one."""
         try:
             return self._decode(stored)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise corrupt_row(self.model, error) from error
 
     def check(self, stored: str) -> None:
@@ -103,7 +103,7 @@ class Layout:
         """
         try:
             self._decode(stored)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             if type_changed(error):
                 raise WiringError(unreadable(self.model, error)) from error
 

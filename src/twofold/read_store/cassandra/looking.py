@@ -17,7 +17,7 @@ from twofold.read_store.cassandra.finding import Entry, find_by_key
 from twofold.read_store.cassandra.layout import EVERYTHING_BY_KEY, Spot, bucket_of, declared_as, table_names, text_of
 from twofold.read_store.cassandra.tables import is_key, version_of
 from twofold.read_store.columns import ColumnValue
-from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.port import RawRow, ReadModel
 
 T = TypeVar("T")
@@ -67,19 +67,19 @@ class Looking:
         self._standing = standing
         self._pause = pause
         self._accesses, kinds = declared_as(now.declared)
-        self._reader = Reader({field: (kind,) for field, kind in kinds.items()}, model)
+        self._reader = RawRowReader({field: (kind,) for field, kind in kinds.items()}, model)
 
     async def behind(self, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        """See `Upkeep.stored`."""
+        """See `ReadStoreMaintenance.raw_rows`."""
         page = await find_by_key(self._driver, self._finds, after, limit)
         found = await self.of([each.key for each in page])
         # One that was deleted since was there when the page was read.
         return [(each.key, found[each.key] if _there(found.get(each.key)) else self._entry(each)) for each in page]
 
     async def of(self, keys: Sequence[str]) -> dict[str, RawRow]:
-        """See `Upkeep.inspect`."""
+        """See `ReadStoreMaintenance.inspect`."""
         seen = await self._look([key for key in dict.fromkeys(keys) if is_key(key)])
-        doubtful: set[str] = {key for key, each in seen.items() if each.damage}
+        doubtful: set[str] = {key for key, each in seen.items() if each.corruption}
         for _ in range(_LOOKS):
             if not doubtful:
                 break
@@ -87,14 +87,14 @@ class Looking:
             again = await self._look(sorted(doubtful))
             changed = {key for key in doubtful if again.get(key) != seen[key]}
             seen = {key: each for key, each in seen.items() if key not in doubtful} | again
-            doubtful = {key for key in changed if key in again and again[key].damage}
+            doubtful = {key for key in changed if key in again and again[key].corruption}
         # What is another with each look is being saved all the time.
         moving = {key: RawRow(seen[key].row, seen[key].position, seen[key].repair) for key in doubtful}
         return seen | moving
 
     def _entry(self, entry: Entry) -> RawRow:
         position, repair = version_of(entry.written or 0)
-        return stored_as(self._reader.read(entry.row), position, repair, {})
+        return raw_row(self._reader.read(entry.row), position, repair, {})
 
     async def _look(self, keys: Sequence[str]) -> dict[str, RawRow]:
         standing = await self._standing()
@@ -126,9 +126,9 @@ class Looking:
 
     def _told(self, cell: _Cell, more: Iterable[str] = (), repair: int = 0) -> RawRow:
         position, own = cell.version
-        stored = stored_as(self._reader.read(cell.row), position, max(own, repair), {})
-        damage = " ".join([*([stored.damage] if stored.damage else []), *more])
-        return RawRow(stored.row, stored.position, stored.repair, damage)
+        stored = raw_row(self._reader.read(cell.row), position, max(own, repair), {})
+        corruption = " ".join([*([stored.corruption] if stored.corruption else []), *more])
+        return RawRow(stored.row, stored.position, stored.repair, corruption)
 
     def _spots(self, key: str, cell: _Cell | None) -> list[Spot]:
         """Where a row has to be: under its key always, and elsewhere as far as it says so."""
@@ -185,7 +185,7 @@ def _ahead(entry: _Cell, row: _Cell | None, checkpoint: Position) -> bool:
 
 
 def _there(stored: RawRow | None) -> bool:
-    return stored is not None and (stored.row is not None or bool(stored.damage))
+    return stored is not None and (stored.row is not None or bool(stored.corruption))
 
 
 def _text(values: Sequence[ColumnValue]) -> str | None:

@@ -138,7 +138,7 @@ class Tables:
             raise InvalidMessage(f"Row '{key[:100]}' of '{layout.model.name}': {error}", field=error.field) from error
         except (TypeError, ValueError) as error:
             raise InvalidMessage(f"Row {key[:100]!r} of '{layout.model.name}' cannot be stored: {error}.") from error
-        left = dict.fromkeys(chain.from_iterable(self._spots(key, each) for each in kept.passed))
+        left = dict.fromkeys(chain.from_iterable(self._spots(key, each) for each in kept.previous_rows))
         return _Placed(key, timestamp, text, spots, [spot for spot in left if spot not in spots])
 
     def _spots(self, key: str, row: Any | None) -> Sequence[Spot]:

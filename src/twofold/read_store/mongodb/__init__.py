@@ -92,7 +92,7 @@ class MongoReadStore:
         self._refuse_reader()
         await self._client.uncancelled(self._standings.repartition(self._table(model), old, new))
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         behind = {"_id": {"$gt": after}, **NOT_GONE}
         return await self._client.uncancelled(

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import msgspec
 
-from twofold.read_store.corruption import NO_JSON, Read, Reader, stored_as
+from twofold.read_store.corruption import NO_JSON, DecodedRow, RawRowReader, raw_row
 from twofold.read_store.mongodb.names import field_and_kind
 from twofold.read_store.mongodb.rows import json_of
 from twofold.read_store.port import RawRow, ReadModel
@@ -19,22 +19,22 @@ class Looking:
 
     def __init__(self, columns: Iterable[str], model: ReadModel | None) -> None:
         self._columns = {name: field_and_kind(name) for name in columns}
-        self._reader = Reader({field: (kind,) for field, kind in self._columns.values()}, model)
+        self._reader = RawRowReader({field: (kind,) for field, kind in self._columns.values()}, model)
 
     def stored(self, document: Mapping[str, Any]) -> RawRow:
         """What is stored of a row, or of one that was deleted."""
         position, repair = document.get("_p"), document.get("_r")
         if "_d" in document:
-            return stored_as(Read(None, {}), position, repair, {})
+            return raw_row(DecodedRow(None, {}), position, repair, {})
         columns = document.get("c")
         there = cast("dict[str, Any]", columns) if isinstance(columns, dict) else {}
         found: dict[str, object] = {field: there.get(name, msgspec.UNSET) for name, (field, _) in self._columns.items()}
-        return stored_as(self._read(document), position, repair, found)
+        return raw_row(self._read(document), position, repair, found)
 
-    def _read(self, document: Mapping[str, Any]) -> Read:
+    def _read(self, document: Mapping[str, Any]) -> DecodedRow:
         try:
             text = json_of(document)
         except (TypeError, ValueError, OverflowError):
             # No row of ours has values that only MongoDB knows.
-            return Read(None, {}, NO_JSON)
-        return Read(None, {}, "There is no row in its document.") if text is None else self._reader.read(text)
+            return DecodedRow(None, {}, NO_JSON)
+        return DecodedRow(None, {}, "There is no row in its document.") if text is None else self._reader.read(text)

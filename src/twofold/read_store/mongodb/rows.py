@@ -20,7 +20,7 @@ from bson.raw_bson import RawBSONDocument
 
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.corruption import UNREADABLE, corrupt_row, type_changed
+from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row, type_changed
 from twofold.read_store.mongodb.names import column_name, id_of, rows_of
 from twofold.read_store.port import ReadModel, VersionedRow
 
@@ -88,7 +88,7 @@ class Rows:
         try:
             text = json_of(document)
             return None if text is None else self._decode(text)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise corrupt_row(self.model, error) from error
 
     def check(self, document: Mapping[str, Any]) -> None:

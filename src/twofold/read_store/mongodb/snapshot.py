@@ -50,7 +50,7 @@ class MongoSnapshot:
     ) -> FindPage:
         table = self._table_of(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
-        if access.vain:
+        if access.matches_nothing:
             return FindPage([], None)
         find = Find(table, access)
         found: list[Document] = []

@@ -132,7 +132,7 @@ class Standings:
             raise _refusal(table, change, standing)
 
     async def repartition(self, table: Table, old: Sequence[Partition], new: Sequence[Partition]) -> None:
-        """See `Upkeep.repartition`."""
+        """See `ReadStoreMaintenance.repartition`."""
         refusal = Conflict(
             f"The partitions of read model '{table.model.name}' have changed, or stand at several positions."
         )

@@ -29,7 +29,7 @@ async def write_rows(client: Client, table: Table, change: Change, documents: Se
     updates: list[UpdateOne] = []
     for (key, kept), document in zip(change.rows.items(), documents, strict=True):
         # What was there before has passed rows. To insert is several times as fast as to update.
-        if kept.row is not None and not kept.passed:
+        if kept.row is not None and not kept.previous_rows:
             new.append(document)
         else:
             updates.append(_row(key, kept.repair, kept.position, document))

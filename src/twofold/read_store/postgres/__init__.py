@@ -156,7 +156,7 @@ class PostgresReadStore:
         if not done:
             raise Conflict(f"The partitions of read model '{model.name}' have changed, or stand at several positions.")
 
-    async def stored(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
+    async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         table = qualified(self._address.schema, table_name(name, generation))
         found = await self._uncancelled(looking.behind(self._stored, table, after, limit))

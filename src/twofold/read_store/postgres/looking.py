@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from twofold.read_store.corruption import Reader, stored_as
+from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.port import RawRow, ReadModel
 from twofold.read_store.postgres.arguments import Statement
 from twofold.read_store.postgres.table import ALWAYS
@@ -53,11 +53,11 @@ def stored(records: Sequence[Mapping[str, Any]], model: ReadModel | None) -> lis
         for field, _, kind in columns.values()
         if not kind.startswith("whole")
     }
-    reader = Reader(kinds, model)
+    reader = RawRowReader(kinds, model)
     return [
         (
             key_of(each["key"], each["whole_key"]),
-            stored_as(reader.read(each["row"]), each["position"], each["repair"], _found(each, columns)),
+            raw_row(reader.read(each["row"]), each["position"], each["repair"], _found(each, columns)),
         )
         for each in records
     ]

@@ -94,7 +94,7 @@ class PostgresSnapshot:
     ) -> FindPage:
         table = self._table(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
-        if access.vain:
+        if access.matches_nothing:
             return FindPage([], None)
         found = await self._find(table, access, exact=table.needs_exact(access))
         page = [(key_of(short, whole), table.row(row)) for short, whole, row, _ in found[:limit]]

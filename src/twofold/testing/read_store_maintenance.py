@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twofold.errors import Conflict
 from twofold.read_store.partition import WHOLE, Partition, shares
-from twofold.read_store.port import Change, Parked, Progress, RawRow, VersionedRow, WholeReadStore
+from twofold.read_store.port import Change, Parked, Progress, RawRow, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
@@ -30,13 +30,13 @@ from twofold.testing.read_store_rows import (
 )
 
 
-class UpkeepContract(abc.ABC):
+class ReadStoreMaintenanceContract(abc.ABC):
     """Part of `ReadStoreContract`."""
 
     transactional: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[WholeReadStore]:
+    def opened(self) -> AbstractAsyncContextManager[ReadStore]:
         """A new, empty store, closed when the context ends."""
 
     async def test_progress_tells_position_log_and_time_of_the_last_save(self) -> None:
@@ -229,13 +229,13 @@ class UpkeepContract(abc.ABC):
 
     async def test_stored_rows_are_read_by_key_whatever_their_type(self) -> None:
         async with self.opened() as store:
-            assert await store.stored("orders", 1, "", 10) == []
+            assert await store.raw_rows("orders", 1, "", 10) == []
             await keep(store, ORDERS, {key: Order(note=key) for key in ("é", "b", "a", "Z")}, position=3)
             await keep(store, ORDERS, {"b": None}, before=3)
-            assert [key for key, _ in await store.stored("orders", 1, "", 10)] == ["Z", "a", "é"]
-            page = await store.stored("orders", 1, "Z", 1)
+            assert [key for key, _ in await store.raw_rows("orders", 1, "", 10)] == ["Z", "a", "é"]
+            page = await store.raw_rows("orders", 1, "Z", 1)
             assert page == [("a", RawRow({"customer": "ann", "total": 0, "note": "a"}, 3))]
-            assert await store.stored("orders", 2, "", 10) == []
+            assert await store.raw_rows("orders", 2, "", 10) == []
 
     async def test_stored_rows_come_in_the_order_of_whole_keys_however_long_they_are(self) -> None:
         stems = ["\u8a9e" * 400, "\u8a9e" * 350, "x" * 1_000, "\U0001f4a5" * 300]
@@ -244,7 +244,7 @@ class UpkeepContract(abc.ABC):
             await keep(store, ORDERS, {key: Order() for key in long})
             for limit in (1, 2, 3, 7, 100):
                 seen: list[str] = []
-                while page := await store.stored("orders", 1, seen[-1] if seen else "", limit):
+                while page := await store.raw_rows("orders", 1, seen[-1] if seen else "", limit):
                     seen += [key for key, _ in page]
                 assert seen == sorted(long), limit
 
@@ -272,8 +272,8 @@ class UpkeepContract(abc.ABC):
         async def check() -> None:
             async with self.opened() as store:
                 await keep(store, EVERYTHING, rows)
-                listed = dict(await store.stored("everything", 1, "", 100))
-                assert [each.damage for each in listed.values()] == [""] * len(rows)
+                listed = dict(await store.raw_rows("everything", 1, "", 100))
+                assert [each.corruption for each in listed.values()] == [""] * len(rows)
                 assert await store.inspect(EVERYTHING, list(rows)) == listed
                 plain = {key: msgspec.json.decode(msgspec.json.encode(row)) for key, row in rows.items()}
                 assert {key: each.row for key, each in listed.items()} == plain
