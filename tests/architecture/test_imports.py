@@ -53,6 +53,8 @@ def test_the_import_rule_holds(copy: Path) -> None:
         ("domain/breach", "import twofold.world"),
         ("world", "import twofold.domain.breach"),
         ("codec/breach", "import twofold.write_store.breach"),
+        ("retrying", "import twofold.postgres_server"),
+        ("uncancellable", "import twofold.signal"),
         ("write_store/breach", "import twofold.read_store.breach"),
         ("read_store/breach", "import twofold.synchronization.breach"),
         ("command_service/breach", "import twofold.query_service.breach"),

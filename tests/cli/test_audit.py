@@ -30,7 +30,7 @@ def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("oops", "The row is no JSON."),
+        ("oops", "The row is not JSON."),
         ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
     ],
 )

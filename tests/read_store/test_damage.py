@@ -133,7 +133,7 @@ async def lose_copy(store: CassandraReadStore, access: str, timestamp: int = 2) 
 
 
 SAID = {
-    "text": r"The row is (no JSON|null)\.",
+    "text": r"The row is (not JSON|null)\.",
     "other": r"The column total holds 2, the row says 77\.|Its copy under '.*' says otherwise\.",
     "misfit": "The row does not fit Thing: .*total",
     "copy": r"^(The column total holds 77, the row says 2\.|Its copy under 'name by total' is missing\.)$",
@@ -198,7 +198,7 @@ async def test_a_row_that_is_no_json_keeps_nobody_from_starting_and_whoever_need
     async with opened(url) as store:
         await store.prepare([MODEL])
         for reading in (store.load(MODEL, ["b"]), got(store, "b")):
-            with pytest.raises(Unavailable, match=r"A stored row of 'Things' is damaged: .*`twofold audit`"):
+            with pytest.raises(Unavailable, match=r"A stored row of 'Things' is corrupt: .*`twofold audit"):
                 await reading
         told = (await store.inspect(MODEL, ["b"]))["b"]
         await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))

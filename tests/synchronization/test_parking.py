@@ -583,7 +583,7 @@ async def test_an_event_that_meets_a_damaged_row_parks_its_key_alone_until_the_r
         await until(lambda: caught_up(app), "others go on")
         assert await parked(app) == {HOT: (3, 0)}
         (aside,) = (await status_of(app)).parked
-        assert "is damaged" in aside.error
+        assert "is corrupt" in aside.error
         assert (await app.projections.repair("totals", HOT)).outcome == "The row is repaired."
         assert await parked(app) == {}
         assert await rows(app) == await folded(app, set())

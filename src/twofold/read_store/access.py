@@ -1,9 +1,9 @@
-"""In charge of what a read model lets itself be asked: declared filters and orders only, continued by a cursor."""
+"""Finds, checked: only declared filters and orders, continued by a cursor."""
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,11 +15,12 @@ from twofold.read_store.port import ReadModel
 _Mark = tuple[str, ColumnValue, str]
 
 
-class Access(msgspec.Struct, frozen=True):
+class Access(msgspec.Struct, frozen=True, kw_only=True):
     """One find, checked. `after` is the order value and the key to continue behind; `order` None orders by key.
 
-    `group` holds the filtered fields as declared. Descending turns the whole order round, ties and None included.
-    `matches_nothing`: no row can have the values that are asked for, and what they became is not to be looked for.
+    `group` holds the filtered fields as declared. Descending reverses the whole order, ties and None included.
+    `order_value` gives the value a row is ordered by. `matches_nothing`: no row can have the values that are filtered
+    by, and the column values they were converted to must not be searched.
     """
 
     group: tuple[str, ...]
@@ -28,12 +29,13 @@ class Access(msgspec.Struct, frozen=True):
     descending: bool
     limit: int
     after: tuple[ColumnValue, str] | None
-    find: str
+    order_value: Callable[[Any], ColumnValue]
+    fingerprint: str
     matches_nothing: bool = False
 
     def cursor(self, value: ColumnValue, key: str) -> str:
         """The cursor that continues this find behind the row of `key`, whose order value is `value`."""
-        return base64.urlsafe_b64encode(msgspec.json.encode((self.find, value, key))).decode().rstrip("=")
+        return base64.urlsafe_b64encode(msgspec.json.encode((self.fingerprint, value, key))).decode().rstrip("=")
 
 
 def check_access(
@@ -45,7 +47,7 @@ def check_access(
     limit: int,
     cursor: str | None,
 ) -> Access:
-    """A find as `Snapshot.find` takes it, checked against what the model declares; raises what is said there."""
+    """A find as `Snapshot.find` takes it, checked against what the model declares. Raises as `find` does."""
     if limit < 1:
         raise InvalidMessage(f"A find returns 1 row or more, not {limit}.", field="limit")
     group = _group(model, filters)
@@ -56,17 +58,28 @@ def check_access(
             field=order_by,
         )
     values = tuple(columns[field].value(filters[field]) for field in group)
-    find = _fingerprint(model, group, values, order_by, descending)
+    fingerprint = _fingerprint(model, group, values, order_by, descending)
     order = None if order_by is None or order_by in group else columns[order_by]
-    after = _after(cursor, find, order) if cursor is not None else None
-    matches_nothing = not all(columns[field].may_hold(filters[field]) for field in group)
-    return Access(group, values, order.field if order else None, descending, limit, after, find, matches_nothing)
+    return Access(
+        group=group,
+        values=values,
+        order=order.field if order else None,
+        order_value=order.of if order else _no_value,
+        descending=descending,
+        limit=limit,
+        after=_after(cursor, fingerprint, order) if cursor is not None else None,
+        fingerprint=fingerprint,
+        matches_nothing=not all(columns[field].may_hold(filters[field]) for field in group),
+    )
+
+
+def _no_value(row: Any) -> None:
+    """What a row is ordered by where it is ordered by key."""
 
 
 def _group(model: ReadModel, filters: Mapping[str, Any]) -> tuple[str, ...]:
-    wanted = set(filters)
     for group in ((), *model.find_by):
-        if wanted == set(group):
+        if filters.keys() == set(group):
             return group
     fields = tuple(filters)
     named = " and ".join(f"'{field}'" for field in fields)
@@ -78,8 +91,8 @@ def _group(model: ReadModel, filters: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _suggest(option: str, declared: tuple[Any, ...], missing: object) -> str:
-    shown = f'"{missing}"' if isinstance(missing, str) else str(missing).replace("'", '"')
-    return f"{option}=[…, {shown}]" if declared else f"{option}=[{shown}]"
+    literal = f'"{missing}"' if isinstance(missing, str) else str(missing).replace("'", '"')
+    return f"{option}=[…, {literal}]" if declared else f"{option}=[{literal}]"
 
 
 def _fingerprint(
@@ -89,17 +102,15 @@ def _fingerprint(
     return hashlib.blake2s(msgspec.json.encode(identity, order="sorted"), digest_size=8).hexdigest()
 
 
-def _after(cursor: str, find: str, order: Column | None) -> tuple[ColumnValue, str]:
+def _after(cursor: str, fingerprint: str, order: Column | None) -> tuple[ColumnValue, str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         made_for, value, key = msgspec.json.decode(text, type=_Mark)
     except (binascii.Error, ValueError, msgspec.DecodeError) as error:
+        raise InvalidMessage("Invalid cursor. Start again from the first page.", field="after") from error
+    if made_for != fingerprint or not _fits(value, order):
         raise InvalidMessage(
-            "This cursor is not one we gave. Start again from the first page.", field="after"
-        ) from error
-    if made_for != find or not _fits(value, order):
-        raise InvalidMessage(
-            "This cursor belongs to another question. Continue with the same filters and order.", field="after"
+            "This cursor belongs to another query. Continue with the same filters and order.", field="after"
         )
     return value, key
 
@@ -111,7 +122,7 @@ def _fits(value: ColumnValue, order: Column | None) -> bool:
 
 
 def is_text(key: str) -> bool:
-    """Whether a key can be kept at all: half of a surrogate pair is no text in any store."""
+    """Whether a store can hold a key: half of a surrogate pair is not text in any of them."""
     try:
         key.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""In charge of column values: what a field of a row becomes where it is filtered and sorted, alike in every read store.
+"""Column values: what a field of a row is filtered and sorted by, the same in every read store.
 
     field type                  column value, and so the order            kind
     bool, int, float            the number (int within 64 bits); where    number
@@ -40,9 +40,9 @@ _REAL = frozenset({float})
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One declared field of a read model. `plain` says that most of its values are column values as they are.
+    """One declared field of a read model. `plain` says that its values, if in range, are column values already.
 
-    `types` are those its values have by its hint, None apart, and of an Enum those of its values.
+    `types` are the types in its hint without None; for an Enum, those of its values.
     """
 
     field: str
@@ -53,7 +53,7 @@ class Column(msgspec.Struct, frozen=True):
 
     @property
     def stored_as(self) -> tuple[type, ...]:
-        """The types its column values have, None apart."""
+        """The types of its column values, without None."""
         return (int, float) if self.kind in ("number", "moment") else (str,)
 
     def value(self, value: object) -> ColumnValue:
@@ -63,12 +63,16 @@ class Column(msgspec.Struct, frozen=True):
         if value is None:
             return None
         try:
-            found = _CONVERTERS[self.kind](value)
+            converted = _CONVERTERS[self.kind](value)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise InvalidMessage(
                 f"'{self.field}' cannot be filtered or sorted by: {error}.", field=self.field
             ) from error
-        return float(found) if isinstance(found, int) and self.types == _REAL else found
+        return float(converted) if isinstance(converted, int) and self.types == _REAL else converted
+
+    def of(self, row: Any) -> ColumnValue:
+        """The column value of a row. InvalidMessage, naming the field, where it has none."""
+        return self.value(self.get(row))
 
     def may_hold(self, value: object) -> bool:
         """Whether a row may have this value, which has a column value: no whole number is 1.5, no float 2**53 + 1."""
@@ -92,8 +96,8 @@ def _column(model: ReadModel, field: str, hints: Mapping[str, object]) -> Column
         known = ", ".join(hints)
         raise WiringError(f"Projection '{model.name}': {model.row.__name__} has no field '{field}'. It has: {known}.")
     types = _types(hints[field])
-    plain_types = frozenset(plain for each in types for plain in _without_enums(each))
-    kinds = {_KINDS.get(each, f"unknown {each}") for each in plain_types}
+    plain_types = frozenset(plain for type_ in types for plain in _without_enums(type_))
+    kinds = {_KINDS.get(type_, f"unknown {type_}") for type_ in plain_types}
     if len(kinds) != 1 or not kinds <= _CONVERTERS.keys():
         raise WiringError(
             f"Projection '{model.name}': rows cannot be found or ordered by '{field}', whose type is {hints[field]}. "
@@ -107,7 +111,7 @@ def _types(hint: object) -> set[object]:
     if get_origin(hint) is Annotated:
         return _types(get_args(hint)[0])
     if is_union(hint):
-        return {each for member in get_args(hint) for each in _types(member)} - {type(None)}
+        return {type_ for member in get_args(hint) for type_ in _types(member)} - {type(None)}
     if get_origin(hint) is Literal:
         return {_type_of(value) for value in get_args(hint)} - {type(None)}
     supertype = getattr(hint, "__supertype__", None)
@@ -136,7 +140,7 @@ def _number(value: object) -> int | float:
         raise TypeError(f"{value!r} is not a number")
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value!r} has no place in an order; use None for “unknown”")
+            raise ValueError(f"{value!r} cannot be ordered; use None for “unknown”")
         return float(value)
     if not _SMALLEST <= value <= _LARGEST:
         raise ValueError(f"{value} is beyond 64 bits; use Decimal for such numbers")
@@ -162,7 +166,7 @@ def _uuid(value: object) -> str:
 
 
 def _decimal(value: object) -> str:
-    """Text that sorts as the number does: sign, then exponent, then digits; turned round for negative numbers."""
+    """Text that sorts as the number does: sign, exponent, digits; the last two inverted for negative numbers."""
     number = Decimal(value) if isinstance(value, int) else value
     if not isinstance(number, Decimal) or not number.is_finite():
         raise TypeError(f"{value!r} is not a finite Decimal")

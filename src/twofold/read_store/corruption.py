@@ -1,10 +1,11 @@
-"""In charge of telling what has become of stored rows: for audits and repairs, which must see what else cannot be read.
+"""Stored rows that may be corrupt: read with an error, or for audits and repairs with a description instead of one.
 
-Nothing here fails at what it is shown. What a column has to hold is told by the row itself: by its type where the model
-is known, else by its JSON and the kinds of the columns, as far as that says it (not where a field has another name
-there, or is left out).
+What a column must hold is derived from the row itself: by its type where the model is known, else by its JSON and the
+kinds of the columns, as far as that goes (not for a field that has another name in JSON, or is left out).
 """
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -13,19 +14,21 @@ from uuid import UUID
 
 import msgspec
 
-from twofold.errors import InvalidMessage
+from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.port import CorruptRow, RawRow, ReadModel
+
+log = logging.getLogger(__name__)
 
 _MOST = 60
 _TYPES: Mapping[str, Any] = {"moment": datetime, "day": date, "uuid": UUID, "decimal": Decimal}
 _MISFIT = (msgspec.MsgspecError, InvalidMessage, ValueError, TypeError, ArithmeticError, RecursionError)
 
-NO_JSON = "The row is no JSON."
+NO_JSON = "The row is not JSON."
 
 
 class DecodedRow(NamedTuple):
-    """A stored row as it was read: plain JSON data, what its declared fields may hold, and what is wrong with it."""
+    """A stored row: plain JSON data, the values that its declared fields may have in columns, and what is wrong."""
 
     row: Any | None
     values: Mapping[str, Sequence[ColumnValue]]
@@ -33,17 +36,20 @@ class DecodedRow(NamedTuple):
 
 
 DECODE_ERRORS = (msgspec.DecodeError, TypeError, ValueError, OverflowError)
-"""What decoding raises, whatever was found in the place of a row."""
+"""What decoding a row raises, whatever is stored instead of one."""
 
 
 class RawRowReader:
-    """Reads the stored rows of one read model. `kinds` are, by field, those that a column may be of."""
+    """Reads stored rows of one read model and never raises. `kinds` are, by field, the possible kinds of its column."""
 
     def __init__(self, kinds: Mapping[str, Sequence[str]], model: ReadModel | None = None) -> None:
         self._kinds = kinds
         self._type = model.row if model else None
         self._columns = columns_of(model) if model else {}
-        self._decode = None if model is None else _decoder(model)
+        self._decode: Decode | None = None
+        # A row type that JSON cannot be compared with: only the store in memory takes it.
+        with contextlib.suppress(TypeError):
+            self._decode = msgspec.json.Decoder(model.row).decode if model else None
 
     def read(self, text: object) -> DecodedRow:
         """A row of its JSON text."""
@@ -65,27 +71,55 @@ class RawRowReader:
             return DecodedRow(row, {}, str(error))
 
 
-def raw_row(read: DecodedRow, position: object, repair: object, found: Mapping[str, object]) -> RawRow:
-    """A row that was read, held against its version and its columns, which are given by field."""
-    corruption = [read.corruption] if read.corruption else []
+def raw_row(row: DecodedRow, position: object, repair: object, columns: Mapping[str, object]) -> RawRow:
+    """A row compared with its version and its columns, which are given by field."""
+    corruption = [row.corruption] if row.corruption else []
     if not (isinstance(position, int) and isinstance(repair, int)):
-        corruption.append(f"Its version is {_shown(repair)}, {_shown(position)}.")
-    corruption += column_mismatches(read, found)
-    return RawRow(read.row, _whole(position), _whole(repair), " ".join(corruption))
+        corruption.append(f"Its version is {_literal(repair)}, {_literal(position)}.")
+    corruption += column_mismatches(row, columns)
+    return RawRow(row.row, _whole(position), _whole(repair), " ".join(corruption))
 
 
-def column_mismatches(read: DecodedRow, found: Mapping[str, object]) -> Iterable[str]:
-    """A sentence for each column that holds what the row does not say."""
-    for field, values in read.values.items():
-        if field in found and found[field] not in values:
-            yield f"The column {field} holds {_shown(found[field])}, the row says {_shown(values[0])}."
+def column_mismatches(row: DecodedRow, columns: Mapping[str, object]) -> Iterable[str]:
+    """A sentence for each column that does not hold what the row says."""
+    for field, values in row.values.items():
+        if field in columns and columns[field] not in values:
+            yield f"The column {field} holds {_literal(columns[field])}, the row says {_literal(values[0])}."
 
 
-def _decoder(model: ReadModel) -> Callable[[str | bytes], Any] | None:
+Decode = Callable[[str | bytes], Any]
+
+
+def row_decoder(model: ReadModel) -> Decode:
+    """Reads stored rows of a model from their JSON. It raises CorruptRow, with the fix, for what is not such a row.
+
+    WiringError, right here, where rows of this type cannot be read from JSON at all.
+    """
     try:
-        return msgspec.json.Decoder(model.row).decode
-    except TypeError:
-        # No JSON can be held against such a type, which only the store in memory takes.
+        decode: Decode = msgspec.json.Decoder(model.row).decode
+    except TypeError as error:
+        raise WiringError(f"Rows of '{model.name}' cannot be stored as JSON: {model.row.__name__}: {error}.") from error
+
+    def decode_row(stored: str | bytes) -> Any:
+        try:
+            return decode(stored)
+        except DECODE_ERRORS as error:
+            raise corrupt_row(model, error) from error
+
+    return decode_row
+
+
+def decode_at_start(decode: Decode, stored: str | bytes) -> Any | None:
+    """A stored row, as `row_decoder` reads it. WiringError, with the fix, where the row type has changed since.
+
+    None where this row alone is corrupt, which an audit finds: it must not keep the app from starting.
+    """
+    try:
+        return decode(stored)
+    except CorruptRow as error:
+        if error.changed:
+            raise WiringError(str(error)) from error
+        log.warning("%s", error)
         return None
 
 
@@ -95,58 +129,52 @@ def corrupt_row(model: ReadModel, error: Exception) -> CorruptRow:
 
 
 def unreadable(model: ReadModel, error: Exception) -> str:
-    """What to tell whoever needs a stored row that cannot be read, for this reason."""
+    """The sentence about a stored row that cannot be read, for this reason."""
     if type_changed(error):
         return (
             f"Stored rows of '{model.name}' no longer fit {model.row.__name__}: {error}. The row type has changed: "
-            f"raise `version` of the projection '{model.name}', so that its read model is built anew."
+            f"raise `version` of the projection '{model.name}', so that its read model is rebuilt."
         )
-    return (
-        f"A stored row of '{model.name}' is damaged: {error}. `twofold audit` finds it, and mends it with `--repair`."
-    )
+    return f"A stored row of '{model.name}' is corrupt: {error}. Run `twofold audit --repair` to find and repair it."
 
 
 def type_changed(error: Exception) -> bool:
-    """Whether it is JSON that could not be read as a row: no accident, as a rule, but another row type."""
+    """Whether a row is JSON that does not fit the row type, as if that had changed since."""
     return isinstance(error, msgspec.ValidationError)
 
 
 def _by_type(row: Any, columns: Mapping[str, Column], kinds: Mapping[str, object]) -> dict[str, list[ColumnValue]]:
-    return {field: [column.value(column.get(row))] for field, column in columns.items() if field in kinds}
+    return {field: [column.of(row)] for field, column in columns.items() if field in kinds}
 
 
 def _by_kind(row: Any, kinds: Mapping[str, Sequence[str]]) -> dict[str, list[ColumnValue]]:
     if not isinstance(row, dict):
         return {}
     plain = cast("dict[str, Any]", row)
-    found = {
-        field: [value for kind in each for value in _column_values(kind, plain[field])]
-        for field, each in kinds.items()
+    values_by_field = {
+        field: [value for kind in field_kinds for value in _column_values(kind, plain[field])]
+        for field, field_kinds in kinds.items()
         if field in plain
     }
-    return {field: values for field, values in found.items() if values}
+    return {field: values for field, values in values_by_field.items() if values}
 
 
 def _column_values(kind: str, value: Any) -> list[ColumnValue]:
     """The column value of a JSON value in a column of a kind; none where it has none."""
     try:
         typed: Any = value if value is None or kind not in _TYPES else msgspec.convert(value, _TYPES[kind])
-        found = Column("", kind, plain=False, get=_itself).value(typed)
+        found = Column("", kind, plain=False, get=lambda row: row).value(typed)
     except _MISFIT:
         return []
-    # Where only floats may be, whole numbers are kept as the nearest one.
+    # In a column of floats a whole number is stored as the nearest float.
     return [found, float(found)] if isinstance(found, int) and float(found) != found else [found]
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _whole(value: object) -> int:
     return int(value) if isinstance(value, int) else 0
 
 
-def _shown(value: object) -> str:
+def _literal(value: object) -> str:
     if value is None or value is msgspec.UNSET:
         return "nothing" if value is None else "no value at all"
     text = f"'{value}'" if isinstance(value, str) else str(value)

@@ -155,7 +155,7 @@ class ReadStoreContract(ReadStoreMaintenanceContract):
                 ({"customer": "ann"}, None, False),
                 ({"customer": "ann"}, "total", True),
             ):
-                with pytest.raises(InvalidMessage, match="another question"):
+                with pytest.raises(InvalidMessage, match="another query"):
                     await find(store, ORDERS, filters, order_by=order_by, descending=descending, cursor=cursor)
 
     async def test_an_undeclared_filter_is_refused_with_projection_field_and_cure(self) -> None:

@@ -1,0 +1,53 @@
+"""The errors that every read store raises in the same case, each with its sentence."""
+
+from twofold.domain.events import Position
+from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
+from twofold.read_store.port import Change, ReadModel
+
+
+def read_only(where: str) -> Unavailable:
+    """A write, in a store that was opened for reading. `where` names file or server, here and below."""
+    return Unavailable(f"{where} is open for reading only. Ask the process that writes.")
+
+
+def closed(where: str) -> Unavailable:
+    """A call after `close`."""
+    return Unavailable(f"The read store at {where} is closed.")
+
+
+def not_prepared(model: ReadModel) -> WiringError:
+    """A read model that `prepare` has not seen in this process."""
+    return WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.")
+
+
+def missing(where: str, what: str, model: ReadModel) -> Unavailable:
+    """What a reader needs and no writer has made yet. `what` is "table", "column" or "index"."""
+    return Unavailable(
+        f"{where} has no {what} of read model '{model.name}' generation {model.generation} yet. Start the app that "
+        "writes it with the same modules."
+    )
+
+
+def checkpoint_moved(change: Change, position: Position, log: str) -> Conflict:
+    """A save whose checkpoint is at another position, of another log, or under a later lease."""
+    return Conflict(
+        f"Read model '{change.model.name}' is at {position} of log '{log}', not at {change.before} of log "
+        f"'{change.expected}', or a later epoch than {change.epoch} has saved it."
+    )
+
+
+def no_partition(change: Change) -> Conflict:
+    """A save of a partition that has been split or merged."""
+    return Conflict(f"Read model '{change.model.name}' has no partition {change.partition.name} any more.")
+
+
+def partitions_changed(model: ReadModel) -> Conflict:
+    """A repartition whose old partitions are not there, or differ in position, or hold other keys than the new ones."""
+    return Conflict(f"The partitions of read model '{model.name}' have changed, or are at different positions.")
+
+
+def cannot_store(model: ReadModel, key: str, error: Exception) -> InvalidMessage:
+    """A row that the store cannot hold, for this reason."""
+    if isinstance(error, InvalidMessage):
+        return InvalidMessage(f"Row '{key[:100]}' of '{model.name}': {error}", field=error.field)
+    return InvalidMessage(f"Row {key[:100]!r} of '{model.name}' cannot be stored: {error}.")

@@ -1,0 +1,55 @@
+"""Work that runs to its end even if the caller is cancelled.
+
+A request that is interrupted leaves a connection with half an answer, or loses the connection.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UncancellableTasks:
+    """Tasks that are never cancelled, and the one task that closes what they use, once all of them are done."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing is not None
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start it. If no caller awaits it, its error is ignored."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`."""
+        return await asyncio.shield(self.start(work))
+
+    async def wait(self) -> None:
+        """Return once no task is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self, release: Callable[[], Awaitable[None]]) -> None:
+        """Wait for all tasks, then call `release`: once, however often this is called or cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(release))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, release: Callable[[], Awaitable[None]]) -> None:
+        await self.wait()
+        await release()
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # If the caller is gone, no other code reads the error, and asyncio would log it.
+            task.exception()
