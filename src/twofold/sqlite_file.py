@@ -91,6 +91,17 @@ class FileLock:
             self._file = -1
 
 
+class FileIdentity:
+    """Tells whether the files behind some paths are still those that were there when this was made."""
+
+    def __init__(self, *paths: str) -> None:
+        self._known = [(path, _device_and_inode(path)) for path in paths]
+
+    def lost(self) -> str | None:
+        """The first path whose file was deleted or replaced; None where there is none."""
+        return next((path for path, known in self._known if _device_and_inode(path) != known), None)
+
+
 def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:
     """A hardened connection: WAL, a busy timeout, nothing trusted that the schema says, pages checked as they are read.
 
@@ -155,6 +166,14 @@ def refuse_old_sqlite(version: str | None = None) -> None:
     if tuple(int(part) for part in present.split(".")[:3]) < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise WiringError(f"SQLite {present} is too old: {needed} or newer is needed. Upgrade the package apsw.")
+
+
+def _device_and_inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _unescaped(mounted: str) -> str:

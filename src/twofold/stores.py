@@ -1,15 +1,15 @@
 """In charge of which store a URL names. Drivers are imported when their scheme is asked for, and not before."""
 
 import os
-from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from twofold.errors import WiringError
 from twofold.read_store.port import ReadStore
 from twofold.settings import Settings
 from twofold.world import World
+from twofold.write_store.migration import MigrationResult
 from twofold.write_store.port import WriteStore
 
 _POSTGRESQL = ("postgresql", "postgres")
@@ -33,32 +33,22 @@ async def open_write_store(url: str, settings: Settings, world: World, *, read_o
     return file
 
 
-class Migrated(Protocol):
-    """What was done to a store's schema, or would be: the steps, and the SQL of all of it."""
-
-    @property
-    def steps(self) -> Sequence[str]:
-        """The names of the steps."""
-        ...
-
-    @property
-    def sql(self) -> str:
-        """Everything as SQL."""
-        ...
-
-
-async def migrate_write_store(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> Migrated:
-    """Bring the schema of a log up to date. WiringError where it needs none; else see the adapter's `migrate`."""
+async def migrate_write_store(
+    url: str, world: World, *, role: str | None = None, dry_run: bool = False
+) -> MigrationResult:
+    """Create the schema of a log or bring it up to date: see the adapter's `migrate`. WiringError where it has none."""
     scheme = _scheme(url)
-    if scheme not in _POSTGRESQL:
-        raise WiringError(
-            f"{shown(url)} needs no migration: only a log in PostgreSQL does. Name one: --write-store "
-            "postgresql://user@host/database."
-        )
-    done: Migrated = await _adapter("twofold.write_store.postgres.migrate").migrate(
-        url, world, role=role, dry_run=dry_run
-    )
-    return done
+    if scheme == "memory":
+        raise WiringError("A log in memory needs no migration. Name a log in SQLite or PostgreSQL with --write-store.")
+    if scheme in _POSTGRESQL:
+        postgres = _adapter("twofold.write_store.postgres.migrate")
+        migrated: MigrationResult = await postgres.migrate(url, world, role=role, dry_run=dry_run)
+        return migrated
+    path = _sqlite_path(url, f"{_SQLITE} or postgresql://user@host/database")
+    if role is not None:
+        raise WiringError(f"{path} is a SQLite file, and SQLite has no roles. Leave out --role.")
+    result: MigrationResult = _adapter("twofold.write_store.sqlite.migrate").migrate(path, world, dry_run=dry_run)
+    return result
 
 
 _READ_STORES = {

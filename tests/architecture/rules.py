@@ -244,7 +244,7 @@ def imports_by_the_front_door(source: Source) -> list[str]:
 
 
 # What works on any store through its port.
-BESIDE_THE_PORT = frozenset({"port", "partition", "inventory", "inline_state"})
+BESIDE_THE_PORT = frozenset({"port", "partition", "inventory", "inline_state", "migration"})
 
 
 def adapters_imported_elsewhere(source: Source) -> list[str]:

@@ -10,6 +10,7 @@ from tests.cli.commands import PATIENCE, TWOFOLD, run, run_json
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.cli.output import Exit
 from twofold.write_store.postgres.migrate import migrations
+from twofold.write_store.sqlite.migrate import STEPS as SQLITE_STEPS
 
 STEPS = [step.name for step in migrations("any_schema")]
 SECRET = "kn0w-n0b0dy"
@@ -58,11 +59,29 @@ def test_json_has_the_steps_and_only_in_a_dry_run_the_sql(tmp_path: Path, url: s
     assert run_json(tmp_path, "migrate", "--write-store", url)[1]["data"]["steps"] == []
 
 
-@pytest.mark.parametrize("write_store", ["memory:", "sqlite:///log.db"])
-def test_a_store_that_needs_no_migration_says_so_and_is_not_made(tmp_path: Path, write_store: str) -> None:
-    code, said = run_json(tmp_path, "migrate", "--write-store", write_store)
+def test_a_log_in_memory_needs_no_migration(tmp_path: Path) -> None:
+    code, said = run_json(tmp_path, "migrate", "--write-store", "memory:")
     assert (code, said["error"]["kind"]) == (2, "wiring-error")
     assert "needs no migration" in said["error"]["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_in_sqlite_is_made_once_and_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+    names = [step.name for step in SQLITE_STEPS]
+    dry = run(tmp_path, "migrate", "--write-store", "sqlite:///log.db", "--dry-run")
+    assert (dry.returncode, "create table events" in dry.stdout) == (0, True)
+    assert list(tmp_path.iterdir()) == []
+    first = run(tmp_path, "migrate", "--write-store", "sqlite:///log.db")
+    assert (first.returncode, first.stdout) == (0, "".join(f"applied {name}\n" for name in names))
+    second = run(tmp_path, "migrate", "--write-store", "sqlite:///log.db")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "The log is up to date.\n", "")
+    assert run(tmp_path, "log", "--write-store", "sqlite:///log.db").returncode == 0
+
+
+def test_a_role_is_refused_for_sqlite(tmp_path: Path) -> None:
+    code, said = run_json(tmp_path, "migrate", "--write-store", "sqlite:///log.db", "--role", "app")
+    assert (code, said["error"]["kind"]) == (2, "wiring-error")
+    assert "Leave out --role" in said["error"]["message"]
     assert list(tmp_path.iterdir()) == []
 
 

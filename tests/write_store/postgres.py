@@ -4,8 +4,8 @@ from unittest.mock import patch
 
 from tests.servers.postgres import fresh_schema
 from twofold.world import RealWorld
+from twofold.write_store.migration import MigrationStep
 from twofold.write_store.postgres import migrate
-from twofold.write_store.postgres.migrate import Migration
 
 
 async def fresh_log(dsn: str) -> str:
@@ -20,8 +20,8 @@ async def broken_log(dsn: str, *changes: tuple[str, str]) -> str:
     applied: set[str] = set()
     sound = migrate.migrations
 
-    def broken(schema: str) -> list[Migration]:
-        steps: list[Migration] = []
+    def broken(schema: str) -> list[MigrationStep]:
+        steps: list[MigrationStep] = []
         for step in sound(schema):
             sql = step.sql
             for old, new in changes:

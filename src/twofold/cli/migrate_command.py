@@ -1,4 +1,4 @@
-"""In charge of `twofold migrate`: the schema of a log in PostgreSQL, made or brought up to date."""
+"""`twofold migrate`: create the schema of a log, or bring it up to date."""
 
 import asyncio
 
@@ -13,14 +13,19 @@ from twofold.world import RealWorld
 
 @click.command
 @store_option
-@click.option("--role", metavar="NAME", help="Let this role run the app: append and read, never update or delete.")
+@click.option(
+    "--role",
+    metavar="NAME",
+    help="PostgreSQL: let this role run the app (append and read).",
+)
 @click.option("--dry-run", is_flag=True, help="Print the SQL instead, and change nothing.")
 @json_option
 def command(write_store: str | None, role: str | None, dry_run: bool, as_json: bool) -> int:
-    """Make or update the schema of a log in PostgreSQL.
+    """Create the schema of a log in PostgreSQL or SQLite, or bring it up to date.
 
-    Run it before a new version of the app starts, as a role that may create schemas; apps of the version before go on
-    running meanwhile. Safe to repeat. A log in SQLite needs no migration: it sees to that when it is opened.
+    PostgreSQL: run it before a new version of the app starts, as a role that may create schemas. Apps of the version
+    before can run meanwhile. SQLite: stop the app that writes to the file first. An app that opens the file for writing
+    migrates it by itself. Safe to repeat.
     """
     url = Settings.from_environment(write_store=write_store).write_store
     done = asyncio.run(migrate_write_store(url, RealWorld(), role=role, dry_run=dry_run))

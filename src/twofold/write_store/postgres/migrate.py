@@ -1,15 +1,15 @@
 """In charge of bringing a log's schema up to date: numbered SQL, each in a transaction of its own."""
 
 import re
-from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 
 from twofold.errors import Unavailable, WiringError
 from twofold.postgres_server import LOST, Address, Connection, close, connect
 from twofold.world import World
+from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
 from twofold.write_store.postgres.address import address_of
 
 _FOLDER = files("twofold.write_store.postgres").joinpath("migrations")
@@ -43,34 +43,12 @@ grant execute on function {functions} to {role};
 _FOR_THE_APP = "append read rows_of types state enter raise_epoch number_types forget_commands tell".split()
 
 
-class Migration(NamedTuple):
-    """A numbered step, as SQL with the schema's name filled in."""
-
-    number: int
-    name: str
-    sql: str
+def migrations(schema: str) -> list[MigrationStep]:
+    """All steps in order, with the name of the schema filled in."""
+    return [step._replace(sql=step.sql.replace("{schema}", schema)) for step in migration_steps(_FOLDER)]
 
 
-class Migrated(NamedTuple):
-    """What was, or would be, done: the steps, and the SQL of all of it."""
-
-    steps: Sequence[str]
-    sql: str
-
-
-def migrations(schema: str) -> list[Migration]:
-    """All steps in order."""
-    found = sorted(file.name for file in _FOLDER.iterdir() if file.name.endswith(".sql"))
-    steps: list[Migration] = []
-    for number, name in enumerate(found, 1):
-        if int(name[:4]) != number:
-            raise ValueError(f"the migration {name} should have the number {number}")
-        sql = _FOLDER.joinpath(name).read_text("utf-8").replace("{schema}", schema)
-        steps.append(Migration(number, name.removesuffix(".sql"), sql))
-    return steps
-
-
-async def migrate(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> Migrated:
+async def migrate(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> MigrationResult:
     """Make the log's schema, or bring it up to date; safe to repeat, at once from several places, and while apps run.
 
     `role` is given what an app needs, and no more: it may append and read, but neither update nor delete. WiringError
@@ -91,7 +69,7 @@ async def migrate(url: str, world: World, *, role: str | None = None, dry_run: b
         await close(connection)
 
 
-async def _migrate(connection: Connection, schema: str, name: str, role: str | None, dry_run: bool) -> Migrated:
+async def _migrate(connection: Connection, schema: str, name: str, role: str | None, dry_run: bool) -> MigrationResult:
     first = _FIRST.replace("{schema}", schema)
     there = await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migrations")
     if not there and not dry_run:
@@ -115,10 +93,10 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
         last.append(_GRANTS.format(schema=schema, role=f'"{role}"', functions=functions))
     if last and not dry_run:
         await _alone(connection, schema, "".join(last))
-    return Migrated(done, "".join([*scripts, *last]))
+    return MigrationResult(done, "".join([*scripts, *last]))
 
 
-async def _apply(connection: Connection, schema: str, step: Migration, sql: str) -> bool:
+async def _apply(connection: Connection, schema: str, step: MigrationStep, sql: str) -> bool:
     """Whether this call has done the step: another one may have come first."""
     async with connection.transaction():
         await connection.execute(_ALONE.replace("{schema}", schema))
@@ -133,7 +111,7 @@ async def _alone(connection: Connection, schema: str, sql: str) -> None:
         await connection.execute(_ALONE.replace("{schema}", schema) + sql)
 
 
-def _entry(schema: str, step: Migration) -> str:
+def _entry(schema: str, step: MigrationStep) -> str:
     return f"insert into {schema}.migrations (number, name) values ({step.number}, '{step.name}');\n"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.resources import files
 from typing import TypeVar
 
 import apsw
@@ -14,14 +13,15 @@ from twofold.domain.events import Position
 from twofold.errors import Unavailable, WiringError
 from twofold.sqlite_file import (
     DiskErrors,
+    FileIdentity,
     FileLock,
-    claim,
     open_connection,
     refuse_network_file_system,
     refuse_old_sqlite,
 )
 from twofold.world import RealWorld, World
 from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
 from twofold.write_store.sqlite.moving import SqliteContent, adopting
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
@@ -29,8 +29,6 @@ from twofold.write_store.sqlite.writer import LogWriter
 T = TypeVar("T")
 
 DAY = 86_400_000_000
-_SCHEMA = files("twofold.write_store.sqlite").joinpath("schema.sql")
-_APPLICATION_ID = 0x54464C47
 _PRAGMAS = (
     "synchronous = full",
     "fullfsync = on",
@@ -41,6 +39,8 @@ _PRAGMAS = (
 )
 _TAIL_CHECKED = 1_000
 _READER_POLL = 0.05
+_FILE_CHECK = 1.0
+"""Seconds between two checks, while nothing is appended, that the file is still there."""
 
 
 class SqliteWriteStore:
@@ -63,7 +63,7 @@ class SqliteWriteStore:
     ) -> None:
         self.problem: str | None = None
         self.exclusive = True
-        self._path = os.fspath(path)
+        self._path = os.path.abspath(path)
         self._world: World = world or RealWorld()
         self._news = asyncio.Event()
         self._catalogue = Catalogue()
@@ -86,11 +86,15 @@ class SqliteWriteStore:
         self._write_connection = None
         if self._lock is not None:
             self._write_connection = open_connection(self._path, vfs=vfs)
-            claim(self._write_connection, self._path, "log", _APPLICATION_ID)
-            _prepare(self._write_connection, log, self._world)
+            for pragma in _PRAGMAS:
+                self._write_connection.execute(f"pragma {pragma}").fetchall()
+            apply_migrations(self._write_connection, self._path, new_log_name(log, self._world))
         self._read_connection = open_connection(self._path, readonly=True, vfs=vfs)
+        refuse_old_schema(self._read_connection, self._path)
         log_id, identity = _identity(self._read_connection, log)
         self.identity = identity
+        self._file = FileIdentity(self._path, f"{self._path}-wal")
+        self._file_checked = self._world.monotonic()
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
             self._writer = LogWriter(self._write_connection, log_id, self._catalogue, retention)
@@ -108,6 +112,7 @@ class SqliteWriteStore:
     def _write(self, write: Callable[[LogWriter], T]) -> T:
         if self._writer is None:
             raise Unavailable(f"{self._path} was opened for reading only.")
+        self._check_file()
         if self.problem:
             raise Unavailable(self.problem)
         try:
@@ -124,6 +129,7 @@ class SqliteWriteStore:
         return written
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+        self._check_file_now_and_then()
         with DiskErrors(self._path):
             return self._reader.slice([AppendCondition(query, after)], limit)
 
@@ -143,6 +149,7 @@ class SqliteWriteStore:
 
     async def wait(self, after: Position, timeout: float) -> None:
         news = self._news
+        self._check_file_now_and_then()
         with DiskErrors(self._path):
             if self._reader.head() > after:
                 return
@@ -166,6 +173,20 @@ class SqliteWriteStore:
     async def close(self) -> None:
         self._release()
 
+    def _check_file_now_and_then(self) -> None:
+        now = self._world.monotonic()
+        if now - self._file_checked >= _FILE_CHECK:
+            self._file_checked = now
+            self._check_file()
+
+    def _check_file(self) -> None:
+        """Stop for good where the file was deleted or replaced: what is appended now would be lost with it."""
+        if self.problem is None and (lost := self._file.lost()) is not None:
+            self.problem = (
+                f"The log stopped: {lost} was deleted or replaced while it was in use, and what is appended would be "
+                "lost. Stop the process, restore the log from a backup, and start the process again."
+            )
+
     def _judge(self, error: BaseException | None) -> None:
         """Stop for good where the disk failed; where it is only full or busy, the next append may go through."""
         if not isinstance(error, apsw.FullError | apsw.BusyError):
@@ -183,18 +204,6 @@ class SqliteWriteStore:
                 connection.close()
         if self._lock is not None:
             self._lock.release()
-
-
-def _prepare(connection: apsw.Connection, log: str, world: World) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(f"pragma {pragma}").fetchall()
-    connection.execute("begin immediate")
-    connection.execute(_SCHEMA.read_text("utf-8"))
-    name = f"{log}-{world.new_id()[:8]}"
-    known = connection.execute("select count(*) from logs").get
-    if not known:
-        connection.execute("insert into logs (name, epoch, position) values (?, 1, 0)", (name,))
-    connection.execute("commit")
 
 
 def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
