@@ -21,8 +21,10 @@ from twofold.synchronization.builds import Builds
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore
 from twofold.synchronization.decoding import memo
 from twofold.synchronization.follower import Skips, WholeFollower
+from twofold.synchronization.policy_storage import PolicyStorage, policy_checkpoints
 from twofold.synchronization.projector import Projector
-from twofold.synchronization.reactor import Reactor, Send, policy_checkpoints
+from twofold.synchronization.reaction import CommandSender, Send
+from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.requests import Requests
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.supervisor import Supervisor
@@ -220,12 +222,9 @@ class _Crew:
         plans = self._plans
         return Reactor(
             plans.wiring.policies[share.name],
-            self._write_store,
+            PolicyStorage(share.name, self._write_store, self._append, plans.world),
             plans.events,
-            plans.messages,
-            plans.wiring.commands,
-            plans.send,
-            self._append,
+            CommandSender(share.name, plans.wiring.commands, plans.messages, plans.send),
             plans.world,
-            takes_up=self._takes_up,
+            retry_parked=self._takes_up,
         )

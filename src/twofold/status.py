@@ -10,7 +10,7 @@ from twofold.errors import Unavailable
 from twofold.read_store.port import Checkpoint, Parked
 from twofold.runtime import Runtime
 from twofold.synchronization.follower import BuildStatus, FollowerStatus, PartitionStatus, State
-from twofold.synchronization.reactor import policy_checkpoints
+from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.synchronization.worker import Worker
 from twofold.world import World

@@ -10,7 +10,7 @@ from twofold.domain.events import Position
 from twofold.read_store.port import Checkpoint, Parked, ReadStore
 from twofold.status import lag_of
 from twofold.synchronization.cluster_state import ClusterState, read_cluster_state
-from twofold.synchronization.reactor import policy_checkpoints
+from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 from twofold.write_store.port import WriteStore

@@ -1,4 +1,4 @@
-"""In charge of policies: functions that react to an event with a command, now or later, or with an effect outside."""
+"""Policies: functions that react to an event with a command, now or later, or with an effect outside."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,20 +14,20 @@ from twofold.errors import WiringError
 
 
 class Later(msgspec.Struct, frozen=True):
-    """A command to be sent once `after` has passed since the event. Kept durably until then."""
+    """A command to send when `after` has passed since the event. It is stored durably until then."""
 
     command: Any
     after: timedelta
 
 
 class Policy:
-    """Lists a reaction to events: an `async def react(event: A | B) -> command | Later | list | None`.
+    """A reaction to events, by name: an `async def react(event: A | B) -> command | Later | list | None`.
 
-    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. The commands
-    it returns get ids derived from policy and event, so they take effect once however often the reaction runs. For an
-    effect outside (a mail, a payment) `context.command_id` is that same derived id: hand it on as the idempotency key.
-    A policy is never run again over old events; a new one starts at the head of the log unless `from_start` says
-    otherwise.
+    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. The ids of
+    the commands it returns are derived from policy and event, so each command takes effect once, even if the reaction
+    runs several times. For an effect outside (a mail, a payment), pass `context.command_id`, which is the same derived
+    id, as the idempotency key. A policy never runs again over old events. A new policy starts at the head of the log,
+    or at the first event with `from_start`.
     """
 
     def __init__(self, name: str, react: Callable[..., Any], *, from_start: bool = False) -> None:
@@ -41,7 +41,7 @@ class Policy:
 
 
 class BoundPolicy:
-    """A policy with its event types resolved; made once at start."""
+    """A policy with its event types resolved. Made once, at start."""
 
     def __init__(self, policy: Policy, names: Mapping[type, str]) -> None:
         self.name = policy.name
@@ -49,7 +49,7 @@ class BoundPolicy:
         self._react = policy.react
         label = f"Policy({policy.name!r})"
         if not inspect.iscoroutinefunction(policy.react):
-            raise WiringError(f"{label}: the reaction must be `async def`, since it may act on the world outside.")
+            raise WiringError(f"{label}: the reaction must be `async def`, because it may call external systems.")
         hints = hints_of(policy.react, label)
         parameters = list(inspect.signature(policy.react).parameters)
         if not parameters or parameters[0] not in hints:
@@ -62,12 +62,14 @@ class BoundPolicy:
         self.events = arms_of(hints[parameters[0]])
         for event in self.events:
             if event not in names:
-                shown = getattr(event, "__name__", event)
-                raise WiringError(f"{label} reacts to {shown}, which no module lists. Add {shown} to `events=[…]`.")
+                type_name = getattr(event, "__name__", event)
+                raise WiringError(
+                    f"{label} reacts to {type_name}, which no module lists. Add {type_name} to `events=[…]`."
+                )
         self.types = tuple(names[event] for event in self.events)
 
     def react(self, event: object, recorded: RecordedEvent, context: Context) -> Awaitable[Any]:
-        """The reaction under way: await it for the command, Later, list of them, or None it answers with."""
+        """Call the reaction. Await the result: a command, a Later, a list of both, or None."""
         extra = {"recorded": recorded, "context": context}
         reaction: Awaitable[Any] = self._react(event, *[extra[name] for name in self._extras])
         return reaction

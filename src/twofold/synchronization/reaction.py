@@ -1,0 +1,107 @@
+"""Run a policy on an event: call its function, send the commands it returns, and hand back those that are due later."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.decision import Context
+from twofold.domain.event_query import EventQuery, QueryItem
+from twofold.domain.events import RecordedEvent
+from twofold.domain.process import BoundPolicy, Later
+from twofold.errors import Rejected
+from twofold.synchronization.policy_storage import DUE, Due
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
+_SECOND = 1_000_000
+
+
+class Send(Protocol):
+    """How the command of a policy reaches the command side."""
+
+    def __call__(
+        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
+    ) -> Awaitable[object]: ...
+
+
+class CommandSender:
+    """Sends the commands of one policy, now or when they are due."""
+
+    def __init__(self, policy: str, commands: Mapping[str, type], messages: MessageCodec, send: Send) -> None:
+        self._policy = policy
+        self._commands = commands
+        self._names = {command: name for name, command in commands.items()}
+        self._messages = messages
+        self._send = send
+
+    def due(self, later: Later, time: int, correlation_id: str, causation_id: str) -> Due:
+        """The command that answers an event of this time (in microseconds), to be sent later."""
+        at = time + int(later.after.total_seconds() * _SECOND)
+        body = msgspec.Raw(self._messages.encode(later.command))
+        return Due(at, self._names[type(later.command)], body, correlation_id, causation_id)
+
+    async def send_due(self, due: Due, command_id: str) -> None:
+        """Send a command that is due. KeyError or InvalidMessage if the code no longer knows it."""
+        command = self._messages.decode(self._commands[due.command], bytes(due.body))
+        await self.send(command, command_id, due.correlation_id, due.causation_id)
+
+    async def send(self, command: Any, command_id: str, correlation_id: str, causation_id: str) -> None:
+        try:
+            sent = self._send(command, command_id, correlation_id=correlation_id, causation_id=causation_id)
+            await _not_cancelled(sent)
+        except Rejected as error:
+            # A rejection is an answer: sending again would not change it.
+            log.info("%s: %s was rejected: %s", self._policy, type(command).__name__, error)
+
+
+class Reaction:
+    """Runs the function of a policy. A repeat for an event sends the same command ids, so it has no further effect."""
+
+    def __init__(self, policy: BoundPolicy, log_id: str, events: EventCodec, sender: CommandSender) -> None:
+        self.policy = policy.name
+        self.query = EventQuery((QueryItem(policy.types),))
+        self._react = policy.react
+        self._log_id = log_id
+        self._events = events
+        self._sender = sender
+
+    async def react_to(self, recorded: RecordedEvent) -> dict[str, Due]:
+        """React to an event and send the commands that are due now. The result is what is due later, by key."""
+        event = self._events.decode(recorded)
+        first_id = str(uuid.uuid5(_IDS, f"{self._log_id}/{self.policy}/{recorded.id}"))
+        context = Context(first_id, recorded.time, recorded.actor)
+        answer = await _not_cancelled(self._react(event, recorded, context))
+        commands: list[Any] = [] if answer is None else [answer]
+        if isinstance(answer, list):
+            commands = answer  # pyright: ignore[reportUnknownVariableType]
+        metadata, later = recorded.metadata, dict[str, Due]()
+        for i, command in enumerate(commands):
+            command_id = first_id if i == 0 else f"{first_id}.{i}"
+            if isinstance(command, Later):
+                due = self._sender.due(command, metadata.time, metadata.correlation_id, recorded.id)
+                later[f"{DUE}{command_id}"] = due
+            else:
+                await self._sender.send(command, command_id, metadata.correlation_id, recorded.id)
+        return later
+
+
+async def _not_cancelled(awaitable: Awaitable[T]) -> T:
+    """Await something. RuntimeError if only that is cancelled, and not the task that awaits it.
+
+    A policy may await a task that it has cancelled: CancelledError would end the follower without any report.
+    """
+    try:
+        return await awaitable
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError("A task that the policy awaited was cancelled.") from error

@@ -1,0 +1,63 @@
+"""Policies that answer counts with larger counts, and what tests ask about them."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from tests.synchronization.counting import Count, Counted, counters, until
+from twofold.app import App
+from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.module import Module
+from twofold.domain.process import Later, Policy
+from twofold.synchronization.follower import FollowerStatus
+from twofold.testing import FrozenWorld
+
+MARK = 1_000
+"""A policy answers with counts above this, so that it does not react to its own answers."""
+
+
+def with_policy(react: Callable[..., Awaitable[Any]], **options: Any) -> Module:
+    return counters(policies=[Policy("answers", react, **options)])
+
+
+async def answers(app: App) -> list[int]:
+    running = app._running
+    assert running is not None
+    events = [app.events.decode(recorded) for recorded in (await running.write_store.read(ALL_EVENTS)).events]
+    return [event.by for event in events if isinstance(event, Counted) and event.by >= MARK]
+
+
+async def policy_of(app: App) -> FollowerStatus:
+    return next(follower for follower in (await app.status()).followers if follower.kind == "policy")
+
+
+async def react_to(app: App) -> None:
+    """Wait until the policy has read the whole log, its own answers included."""
+
+    async def done() -> bool:
+        status = await policy_of(app)
+        return status.lag == 0 and status.state == "live"
+
+    await until(done, "reacted")
+
+
+async def nothing_parked(app: App) -> None:
+    async def none() -> bool:
+        return (await policy_of(app)).parked == ()
+
+    await until(none, "nothing is parked")
+
+
+async def parked_keys(app: App) -> list[str]:
+    return [parked.key for parked in (await policy_of(app)).parked]
+
+
+async def passes(world: FrozenWorld, app: App, seconds: float) -> None:
+    """Let time pass, and wait until everything that is due by then has happened."""
+    await world.advance(seconds)
+    await world.settle()
+
+
+async def remind(event: Counted) -> Later | None:
+    """Answer later: the larger the count, the sooner."""
+    return Later(Count(["later"], MARK + event.by), timedelta(seconds=100 - event.by)) if event.by < MARK else None
