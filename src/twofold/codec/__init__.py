@@ -2,6 +2,7 @@
 
 from twofold.codec.event_codec import EventCodec
 from twofold.codec.message_codec import MessageCodec
+from twofold.codec.request_decoder import RequestDecoder
 from twofold.codec.row_codec import RowCodec
 
-__all__ = ["EventCodec", "MessageCodec", "RowCodec"]
+__all__ = ["EventCodec", "MessageCodec", "RequestDecoder", "RowCodec"]

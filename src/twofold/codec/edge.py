@@ -1,6 +1,6 @@
-"""In charge of what no type can refuse: JSON that parsers read differently, or that some store could not keep.
+"""Strict parsing of JSON: refuses what parsers read differently and what some store cannot keep.
 
-Every byte from outside passes here once, so that all stores see the same, whatever each of them would make of it.
+Types cannot refuse these things. All data from outside is checked here once, so that every store accepts the same data.
 """
 
 import json
@@ -15,14 +15,14 @@ MAX_STRING = 256 * 1024
 MAX_INTEGER = 2**53
 
 
-def check_json(body: bytes) -> None:
-    """InvalidMessage unless `body` is JSON that every parser and every store reads alike.
+def parse_strictly(body: bytes) -> Any:
+    """What `body` says. InvalidMessage unless it is JSON that every parser and every store reads alike.
 
     Refused are: invalid UTF-8, a byte order mark, duplicate keys, NaN and infinities, integers beyond ±2^53, NUL, lone
     surrogates, more than 64 levels, 10,000 keys or 256 KiB in one string.
     """
     try:
-        parsed = json.loads(body.decode("utf-8"), object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
+        parsed = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InvalidMessage(f"The body is not UTF-8 (byte {error.start}). Send JSON encoded as UTF-8.") from error
     except RecursionError as error:
@@ -30,28 +30,50 @@ def check_json(body: bytes) -> None:
     except ValueError as error:
         raise InvalidMessage(f"The body is not JSON: {error}.") from error
     check_values(parsed)
+    return parsed
 
 
 def check_text(text: str, field: str) -> None:
-    """InvalidMessage if `text` holds what some store cannot keep: NUL, a lone surrogate, or too much."""
+    """InvalidMessage if `text` holds what some store cannot keep: NUL, a lone surrogate, or too many characters."""
     try:
         _check_string(text)
-    except _Misfit as misfit:
+    except Misfit as misfit:
         raise InvalidMessage(f"{field} {misfit.problem}", field=field) from None
 
 
 def check_values(parsed: Any) -> None:
-    """InvalidMessage, naming the place, unless what was parsed keeps the limits that `check_json` lists."""
-    _Walk().check(parsed, 1)
+    """InvalidMessage, naming the field, unless a parsed value keeps the limits that `parse_strictly` lists."""
+    try:
+        _Walk().check(parsed, 1)
+    except Misfit as misfit:
+        raise misfit.refusal() from None
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def printable(key: str) -> str:
+    """A key from outside, fit to be shown: an escape stands for each character that cannot be sent or printed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key[:64])
+
+
+class Misfit(Exception):
+    """What is wrong with a value. Its path is collected on the way out, so that valid values cost no path."""
+
+    def __init__(self, problem: str, *path: str) -> None:
+        self.problem = problem
+        self.path = list(path)
+
+    def refusal(self) -> InvalidMessage:
+        """The error for the caller: it names the field and the problem."""
+        path = "".join(reversed(self.path)).lstrip(".")[:200]
+        return InvalidMessage(f"{path or 'The body'} {self.problem}", field=path or None)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                shown = _shown(key)
+                shown = printable(key)
                 raise InvalidMessage(f"The key '{shown}' stands twice in one object. Send it once.", field=shown)
             seen.add(key)
     return fields
@@ -61,19 +83,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidMessage(f"{name} is not a JSON number. Send a finite number or null.")
 
 
-def _shown(key: str) -> str:
-    """A key from outside, fit to be shown: what cannot be sent or printed stands there as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key[:64])
-
-
-class _Misfit(Exception):
-    """What is wrong with a value; its path is put together on the way out, so that good values cost no path."""
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        self.path: list[str] = []
-
-
 class _Walk:
     """One walk over a parsed value, counting keys."""
 
@@ -81,22 +90,15 @@ class _Walk:
         self._keys = 0
 
     def check(self, value: Any, depth: int) -> None:
-        try:
-            self._check(value, depth)
-        except _Misfit as misfit:
-            path = "".join(reversed(misfit.path)).lstrip(".")[:200]
-            raise InvalidMessage(f"{path or 'The body'} {misfit.problem}", field=path or None) from None
-
-    def _check(self, value: Any, depth: int) -> None:
         kind = cast("object", type(value))
         if kind is str:
             _check_string(value)
         elif kind is int:
             if not -MAX_INTEGER <= value <= MAX_INTEGER:
-                raise _Misfit("is beyond ±2^53 and would be rounded by some readers. Send it as text.")
+                raise Misfit("is beyond ±2^53 and would be rounded by some readers. Send it as text.")
         elif kind is float:
             if not math.isfinite(value):
-                raise _Misfit("is too large for a number, or none. Send a finite number or null.")
+                raise Misfit("is too large for a number, or is not a number. Send a finite number or null.")
         elif kind is dict:
             self._check_object(value, depth)
         elif kind is list:
@@ -104,42 +106,42 @@ class _Walk:
 
     def _check_list(self, items: list[Any], depth: int) -> None:
         _check_depth(depth)
-        place = 0
+        index = 0
         try:
             for item in items:
-                self._check(item, depth + 1)
-                place += 1
-        except _Misfit as misfit:
-            misfit.path.append(f"[{place}]")
+                self.check(item, depth + 1)
+                index += 1
+        except Misfit as misfit:
+            misfit.path.append(f"[{index}]")
             raise
 
     def _check_object(self, fields: dict[str, Any], depth: int) -> None:
         _check_depth(depth)
         self._keys += len(fields)
         if self._keys > MAX_KEYS:
-            raise _Misfit(f"brings the number of keys beyond {MAX_KEYS}. Split the body.")
-        place = ""
+            raise Misfit(f"brings the number of keys beyond {MAX_KEYS}. Split the body.")
+        key = ""
         try:
-            for place, value in fields.items():
-                _check_string(place)
-                self._check(value, depth + 1)
-        except _Misfit as misfit:
-            misfit.path.append(f".{_shown(place)}")
+            for key, value in fields.items():
+                _check_string(key)
+                self.check(value, depth + 1)
+        except Misfit as misfit:
+            misfit.path.append(f".{printable(key)}")
             raise
 
 
 def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise _Misfit(f"is nested deeper than {MAX_DEPTH} levels. Flatten it.")
+        raise Misfit(f"is nested deeper than {MAX_DEPTH} levels. Flatten it.")
 
 
 def _check_string(text: str) -> None:
     if "\0" in text:
-        raise _Misfit("contains the character U+0000, which cannot be stored. Remove it.")
+        raise Misfit("contains the character U+0000, which cannot be stored. Remove it.")
     if len(text) > MAX_STRING:
-        raise _Misfit(f"is longer than {MAX_STRING} characters. Shorten it.")
+        raise Misfit(f"is longer than {MAX_STRING} characters. Shorten it.")
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise _Misfit("contains half of a surrogate pair. Send whole characters.") from None
+            raise Misfit("contains half of a surrogate pair. Send whole characters.") from None

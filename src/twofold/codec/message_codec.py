@@ -7,8 +7,8 @@ from typing import Any, cast
 import msgspec
 
 from twofold.codec.canonical import encode
-from twofold.codec.edge import check_json, check_values
-from twofold.errors import InvalidMessage
+from twofold.codec.edge import check_values
+from twofold.codec.request_decoder import invalid
 
 
 class MessageCodec:
@@ -32,14 +32,6 @@ class MessageCodec:
             decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
         return decoder.decode(payload)
 
-    def decode_request(self, kind: type, body: bytes) -> Any:
-        """Bytes from outside as an instance of `kind`. InvalidMessage, naming field and cure, if they do not fit."""
-        check_json(body)
-        try:
-            return self.decode(kind, body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise invalid(error) from error
-
     def convert_request(self, kind: type, fields: dict[str, Any]) -> Any:
         """Fields of a query string (text values) as an instance of `kind`. InvalidMessage if they do not fit."""
         check_values(fields)
@@ -57,13 +49,3 @@ class MessageCodec:
         """JSON Schema 2020-12 of types: one schema each (mostly references), and the shared definitions."""
         one_each, shared = msgspec.json.schema_components(list(kinds), ref_template=ref)
         return list(one_each), shared
-
-
-def invalid(error: Exception) -> InvalidMessage:
-    """A msgspec error as ours: `Expected int, got str - at `$.total`` names the field `total`."""
-    text = str(error)
-    _, _, place = text.partition(" - at `$")
-    _, _, missing = text.partition("missing required field `")
-    path = [each for each in (place.rstrip("`").lstrip("."), missing.partition("`")[0]) if each]
-    field = ".".join(path) or None
-    return InvalidMessage(text.replace("`$.", "`"), field=field)

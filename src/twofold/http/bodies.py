@@ -3,31 +3,26 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twofold.codec import MessageCodec
+from twofold.codec import RequestDecoder
 from twofold.http.exchange import Exchange
-from twofold.http.fields import strict_fields
 from twofold.http.limits import Deadlines, Limits
 from twofold.http.problems import HttpRefused
 
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
-def body_reader(
-    kind: type, messages: MessageCodec, limits: Limits, deadlines: Deadlines
-) -> Callable[[Exchange], Awaitable[Any]]:
+def body_reader(kind: type, limits: Limits, deadlines: Deadlines) -> Callable[[Exchange], Awaitable[Any]]:
     """What reads a body as an instance of `kind`.
 
     It raises InvalidMessage, naming the field, for what does not fit, HttpRefused for what is no JSON, too large or
     too slow, and ClientGone where the caller left.
     """
-    check_fields = strict_fields(kind)
+    decode = RequestDecoder(kind)
 
     async def read(exchange: Exchange) -> Any:
         _check_type(exchange.headers)
         body = await deadlines.within(limits.body_seconds, exchange.body(limits.body_bytes), _too_slow)
-        message = messages.decode_request(kind, body)
-        check_fields(body)
-        return message
+        return decode(body)
 
     return read
 

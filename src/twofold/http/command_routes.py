@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder().encode
 
 def command_handler(app: App, name: str, limits: Limits, lane: Lane, deadlines: Deadlines) -> Handler:
     """What answers a command of one type."""
-    read = body_reader(app.wiring.commands[name], app.messages, limits, deadlines)
+    read = body_reader(app.wiring.commands[name], limits, deadlines)
 
     async def handle(exchange: Exchange) -> None:
         command_id = _command_id(exchange, limits.key_length)

@@ -237,7 +237,7 @@ def _doing(
     deadlines: Deadlines,
     do: Callable[[Any], Awaitable[object]],
 ) -> Handler:
-    read = body_reader(kind, app.messages, limits, deadlines)
+    read = body_reader(kind, limits, deadlines)
 
     async def handle(exchange: Exchange) -> None:
         read_parameters(exchange.query_string, {}, limits)

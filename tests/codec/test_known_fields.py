@@ -1,14 +1,16 @@
-"""Fields nobody declared are found however deep they are, and nothing that is declared is taken for one."""
+"""Fields that a type does not have are refused at every depth, and those that it has are not."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 import pytest
 from msgspec import Struct
 
-from twofold import InvalidMessage
-from twofold.http.fields import strict_fields
+from twofold.codec import RequestDecoder
+from twofold.errors import InvalidMessage
+
+T = TypeVar("T")
 
 
 class Inner(Struct, frozen=True):
@@ -105,28 +107,47 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+class Wrapped(Struct, Generic[T], frozen=True):
+    content: T
+
+
+class Both(Struct, frozen=True):
+    """One generic type with two types of content."""
+
+    inner: Wrapped[Inner]
+    renamed: Wrapped[Renamed]
+
+
 @pytest.mark.parametrize("fields", GOOD)
-def test_what_is_declared_passes(fields: dict[str, Any]) -> None:
+def test_declared_fields_are_accepted(fields: dict[str, Any]) -> None:
     body = msgspec.json.encode(fields)
-    msgspec.json.decode(body, type=All)
-    strict_fields(All)(body)
+    assert RequestDecoder(All)(body) == msgspec.json.decode(body, type=All)
 
 
 @pytest.mark.parametrize(("fields", "place"), BAD)
-def test_what_nobody_declared_is_named_with_its_place(fields: dict[str, Any], place: str) -> None:
+def test_a_field_that_is_not_declared_is_named_with_its_place(fields: dict[str, Any], place: str) -> None:
     body = msgspec.json.encode(fields)
     msgspec.json.decode(body, type=All)
-    with pytest.raises(InvalidMessage, match="has no field") as caught:
-        strict_fields(All)(body)
+    with pytest.raises(InvalidMessage, match="is not a field of") as caught:
+        RequestDecoder(All)(body)
     assert caught.value.field == place
+    assert str(caught.value).startswith(f"{place} is not a field of")
+
+
+def test_a_generic_type_is_checked_with_the_content_of_each_use() -> None:
+    decode = RequestDecoder(Both)
+    decode(b'{"inner": {"content": {"a": 1}}, "renamed": {"content": {"longName": 1}}}')
+    with pytest.raises(InvalidMessage) as caught:
+        decode(b'{"inner": {"content": {"a": 1}}, "renamed": {"content": {"a": 1}}}')
+    assert caught.value.field == "renamed.content.a"
 
 
 class CloseDay(msgspec.Struct):
     pass
 
 
-def test_where_nothing_is_to_be_said_that_is_said() -> None:
-    strict_fields(CloseDay)(b"{}")
-    with pytest.raises(InvalidMessage, match=r"There is no field 'a'.*send {}") as caught:
-        strict_fields(CloseDay)(b'{"a": 1}')
+def test_a_type_without_fields_says_so() -> None:
+    RequestDecoder(CloseDay)(b"{}")
+    with pytest.raises(InvalidMessage, match=r"a is not a field of CloseDay, which has none. Send \{\}.") as caught:
+        RequestDecoder(CloseDay)(b'{"a": 1}')
     assert caught.value.field == "a"
