@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from twofold.domain.decision import BoundModel, Decision, DecisionModel
 from twofold.domain.events import Event, kebab_case
-from twofold.domain.process import Policy
+from twofold.domain.process import BoundPolicy, Policy
 from twofold.domain.projection import BoundProjection, Projection
 from twofold.domain.tags import TagReader, hints_of, is_frozen, is_record
 from twofold.errors import WiringError
+
+Bound = TypeVar("Bound", BoundProjection, BoundPolicy)
 
 
 class Module:
@@ -62,10 +64,10 @@ class Wiring:
         self.prepare: dict[type, Callable[..., Any]] = {}
         for function in (f for module in self.modules for f in module.prepare):
             self._add_prepare(*_prepared(function, self.decisions))
-        self.projections = _unique(
+        self.projections: dict[str, BoundProjection] = _unique(
             BoundProjection(p, self.names, self.readers) for module in self.modules for p in module.projections
         )
-        self.policies = _unique(p.bind(self.names) for module in self.modules for p in module.policies)
+        self.policies: dict[str, BoundPolicy] = _unique(p.bind(self.names) for module in self.modules for p in module.policies)
         for name in self.projections.keys() & self.policies.keys():
             raise WiringError(f"'{name}' names both a projection and a policy; give one of them another name.")
 
@@ -146,12 +148,12 @@ def _by_name(role: str, types: Iterable[type]) -> dict[str, type]:
     return names
 
 
-def _unique(bound: Iterable[Any]) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    for each in bound:
-        if names.setdefault(each.name, each) is not each:
-            raise WiringError(f"{type(each).__name__} '{each.name}' is listed twice; a name stands for one thing.")
-    return names
+def _unique(bound: Iterable[Bound]) -> dict[str, Bound]:
+    by_name: dict[str, Bound] = {}
+    for one in bound:
+        if by_name.setdefault(one.name, one) is not one:
+            raise WiringError(f"{type(one).__name__} '{one.name}' is listed twice; a name stands for one thing.")
+    return by_name
 
 
 def _prepared(function: Callable[..., Any], decisions: Container[Any]) -> tuple[type, Callable[..., Any]]:
