@@ -4,11 +4,21 @@ import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn, cast, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn, cast
 
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.domain.tags import TagReader, hints_of, id_reader, is_frozen, is_record, is_union, tag_of, unalias
+from twofold.domain.tags import TagReader, id_reader, tag_of
+from twofold.domain.type_hints import (
+    IterableHint,
+    MappingHint,
+    hints_of,
+    is_frozen,
+    is_record,
+    read_hint,
+    union_members,
+    without_none,
+)
 from twofold.errors import WiringError
 
 _IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
@@ -218,9 +228,9 @@ class Decision:
         return tuple(cast("list[object]", result)) if isinstance(result, list) else (result,)
 
     def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _Parameter:
-        hint = unalias(hint)
-        if get_origin(hint) is dict:
-            key, state = get_args(hint)
+        read = read_hint(hint)
+        if isinstance(read, MappingHint) and read.cls is dict:
+            key, state = read.key, read.value
             tag = tag_of(key)
             model = self._model(name, state, models)
             if tag is None or model.kinds != (tag.kind,):
@@ -230,14 +240,14 @@ class Decision:
                 )
             self._need_tags(model)
             return _Parameter(name, model, many=True, key=id_reader(key))
-        arms = [arm for arm in arms_of(hint) if arm is not type(None)]
-        optional = len(arms) < len(arms_of(hint))
-        if len(arms) != 1:
+        members = without_none(hint)
+        optional = len(members) < len(union_members(hint))
+        if len(members) != 1:
             raise WiringError(
                 f"{self.name}: parameter '{name}' must be one listed model, `Model | None`, or `dict[<tag type>, "
                 f"Model]`, not {hint}."
             )
-        (hint,) = arms
+        (hint,) = members
         model = self._model(name, hint, models)
         self._need_tags(model)
         for kind in model.kinds:
@@ -285,21 +295,14 @@ class Decision:
 
 def returned_events(hint: object) -> tuple[Any, ...]:
     """The event types in the return hint of a decision: those of `A | list[B] | None` are A and B."""
-    found: list[Any] = []
-    for arm in arms_of(hint):
-        if get_origin(arm) is list:
-            found.extend(arms_of(get_args(arm)[0]))
-        elif arm is not type(None) and arm is not NoReturn:
-            found.append(arm)
-    return tuple(dict.fromkeys(found))
-
-
-def arms_of(hint: object) -> tuple[Any, ...]:
-    """The members of a union, or the one type a hint names; nothing for a missing hint."""
-    hint = unalias(hint)
-    if is_union(hint):
-        return tuple(arm for each in get_args(hint) for arm in arms_of(each))
-    return () if hint is None else (hint,)
+    events: list[Any] = []
+    for member in without_none(hint):
+        match read_hint(member):
+            case IterableHint(cls, (item,)) if cls is list:
+                events.extend(without_none(item))
+            case _:
+                events.append(member)
+    return tuple(event for event in dict.fromkeys(events) if event is not NoReturn)
 
 
 def _kinds(state: type, by: object) -> tuple[str, ...]:
@@ -327,7 +330,7 @@ def _evolve_hints(evolve: Callable[..., Any], state: type) -> tuple[tuple[type, 
         raise WiringError(
             f"{owner}: besides the event it may take one parameter annotated RecordedEvent, nothing else."
         )
-    return arms_of(hints[names[0]]), len(names) == 2
+    return union_members(hints[names[0]]), len(names) == 2
 
 
 def _birth_fields(state: type, kinds: tuple[str, ...]) -> dict[str, tuple[str, Callable[[str], Any]]]:

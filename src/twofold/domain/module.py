@@ -8,7 +8,8 @@ from twofold.domain.decision import BoundModel, Decision, DecisionModel
 from twofold.domain.events import Event, kebab_case
 from twofold.domain.process import BoundPolicy, Policy
 from twofold.domain.projection import BoundProjection, Projection
-from twofold.domain.tags import TagReader, hints_of, is_frozen, is_record
+from twofold.domain.tags import TagReader
+from twofold.domain.type_hints import hints_of, is_frozen, is_record
 from twofold.errors import WiringError
 
 Bound = TypeVar("Bound", BoundProjection, BoundPolicy)
@@ -67,7 +68,9 @@ class Wiring:
         self.projections: dict[str, BoundProjection] = _unique(
             BoundProjection(p, self.names, self.readers) for module in self.modules for p in module.projections
         )
-        self.policies: dict[str, BoundPolicy] = _unique(p.bind(self.names) for module in self.modules for p in module.policies)
+        self.policies: dict[str, BoundPolicy] = _unique(
+            p.bind(self.names) for module in self.modules for p in module.policies
+        )
         for name in self.projections.keys() & self.policies.keys():
             raise WiringError(f"'{name}' names both a projection and a policy; give one of them another name.")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from twofold.domain.decision import Context, arms_of
+from twofold.domain.decision import Context
 from twofold.domain.events import RecordedEvent
-from twofold.domain.tags import hints_of
+from twofold.domain.type_hints import hints_of, union_members
 from twofold.errors import WiringError
 
 
@@ -59,7 +59,7 @@ class BoundPolicy:
             if hints.get(name) not in (RecordedEvent, Context):
                 raise WiringError(f"{label}: parameter '{name}' must be annotated RecordedEvent or Context.")
             self._extras.append("recorded" if hints[name] is RecordedEvent else "context")
-        self.events = arms_of(hints[parameters[0]])
+        self.events = union_members(hints[parameters[0]])
         for event in self.events:
             if event not in names:
                 type_name = getattr(event, "__name__", event)

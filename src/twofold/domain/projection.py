@@ -7,10 +7,10 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from twofold.domain.decision import arms_of
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.domain.tags import TagReader, hints_of, id_reader, is_record, is_union, tag_of
+from twofold.domain.tags import TagReader, id_reader, tag_of
+from twofold.domain.type_hints import hints_of, is_record, union_members, without_none
 from twofold.errors import WiringError
 
 MAX_KEY = 1024
@@ -125,13 +125,13 @@ class BoundProjection:
             raise WiringError(
                 f"{self.label}: annotate the fold, e.g. `def fold(row: Row | None, event: A | B) -> Row | None`."
             )
-        rows = [arm for arm in arms_of(hints[names[0]]) if arm is not type(None)]
-        if len(rows) != 1 or not is_record(rows[0]) or not is_union(hints[names[0]]):
+        rows = without_none(hints[names[0]])
+        if len(rows) != 1 or not is_record(rows[0]) or rows == union_members(hints[names[0]]):
             raise WiringError(
                 f"{self.label}: the first parameter is the row or None: `row: Row | None`, Row a Struct or dataclass."
             )
         self._extras = tuple(self._extra(name, hints.get(name)) for name in names[2:])
-        return rows[0], arms_of(hints[names[1]])
+        return rows[0], union_members(hints[names[1]])
 
     def _extra(self, name: str, hint: object) -> Callable[[str], Any] | None:
         """How one more parameter of the fold is made of the row's key; None where it is the recorded event."""

@@ -1,16 +1,26 @@
-"""In charge of tags: what a message is about, read off its type hints."""
+"""Tags: what a message is about, read from its type hints."""
 
 import inspect
 import operator
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, TypeGuard, get_args, get_origin
+from typing import Any, NamedTuple, get_origin, is_typeddict
 
 import msgspec
 
+from twofold.domain.type_hints import (
+    AnnotatedHint,
+    IterableHint,
+    MappingHint,
+    PlainHint,
+    RecordHint,
+    TupleHint,
+    UnionHint,
+    bare_types,
+    has_fields,
+    read_hint,
+    union_members,
+)
 from twofold.errors import InvalidMessage, WiringError
 
 MAX_TAG_VALUE = 256
@@ -59,7 +69,8 @@ class TagReader:
     """Reads the tags of one message type. Built once per type at start."""
 
     def __init__(self, message: type) -> None:
-        self.fields = tuple(_fields_of(message, {}, "", (message,)))
+        record = RecordHint(message, {})
+        self.fields = tuple(_fields_of(record, "", (record,)))
         self.kinds = frozenset(field.kind for field in self.fields)
         # Most messages name each thing once, in a field of their own: those are read without looking around.
         self._sole = {f.kind: f.path for f in self.fields if self.is_single(f.kind) and _is_plain(f)}
@@ -96,15 +107,19 @@ class TagReader:
         return all(field.optional for field in self.fields if field.kind == kind)
 
 
-def tag_of(annotation: object) -> Tag | None:
+def tag_of(hint: object) -> Tag | None:
     """The tag a field type carries (`OrderId`, also `OrderId | None`), or None."""
-    annotation = unalias(annotation)
-    if get_origin(annotation) is Annotated:
-        inner, *extras = get_args(annotation)
-        return next((extra for extra in extras if isinstance(extra, Tag)), None) or tag_of(inner)
-    if is_union(annotation):
-        return next(filter(None, map(tag_of, get_args(annotation))), None)
-    return None
+    match read_hint(hint):
+        case AnnotatedHint(inner, extras):
+            return _tag_in(extras) or tag_of(inner)
+        case UnionHint(members):
+            return next(filter(None, map(tag_of, members)), None)
+        case _:
+            return None
+
+
+def _tag_in(extras: Iterable[object]) -> Tag | None:
+    return next((extra for extra in extras if isinstance(extra, Tag)), None)
 
 
 def tag_value(value: object, path: str) -> str:
@@ -123,178 +138,88 @@ def tag_value(value: object, path: str) -> str:
     return text
 
 
-def id_reader(annotation: object) -> Callable[[str], Any]:
-    """What turns the text of a tag back into the type it was read from (`Annotated[int, Tag("seat")]`: an int)."""
-    (kind, *_) = [arm for arm in _arms(_bare(annotation)) if arm not in _ABSENT]
+def id_reader(hint: object) -> Callable[[str], Any]:
+    """A function that turns the text of a tag back into its type (`Annotated[int, Tag("seat")]`: an int)."""
+    (kind, *_) = [bare for bare in bare_types(hint) if bare not in _ABSENT]
     if kind is str:
         return str
     return lambda text: msgspec.convert(text, kind, strict=False)
 
 
-def hints_of(thing: Any, owner: str) -> dict[str, Any]:
-    """The resolved type hints of a class or function. WiringError where a hint cannot be read at run time."""
-    try:
-        return typing.get_type_hints(thing, include_extras=True)
-    except NameError as error:
-        raise WiringError(
-            f"{owner}: the type hint {error.name!r} cannot be read at run time. Define it at module level, and do not "
-            "import it under TYPE_CHECKING."
-        ) from error
-    except (AttributeError, TypeError) as error:
-        raise WiringError(
-            f"{owner}: its type hints cannot be read ({error}). List a plain function or class with hints at module "
-            f"level."
-        ) from error
-
-
-def unalias(annotation: object) -> object:
-    """The type behind a `type X = ...` alias (PEP 695), a NewType or NotRequired, where there is one."""
-    found: Any = annotation
-    while True:
-        if type(found).__name__ == "TypeAliasType":
-            found = found.__value__
-        elif isinstance(found, typing.NewType):
-            found = found.__supertype__
-        elif get_origin(found) in (typing.Required, typing.NotRequired):
-            (found,) = get_args(found)
-        else:
-            return found
-
-
-def is_union(annotation: object) -> bool:
-    """Whether a hint is `A | B` in either spelling."""
-    return get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def is_record(annotation: Any) -> TypeGuard[type]:
-    """Whether a hint is a msgspec Struct or a dataclass."""
-    return inspect.isclass(annotation) and (issubclass(annotation, msgspec.Struct) or is_dataclass(annotation))
-
-
-_Seen = tuple[object, ...]
+_Seen = tuple[RecordHint, ...]
 _Read = Callable[[Any], Iterable[object]]
 
 
-def _fields_of(record: type, arguments: Mapping[Any, object], path: str, seen: _Seen) -> Iterator[TagField]:
-    """The tag fields of a record type, each read from an instance. `arguments` stand for its type variables."""
-    found: list[TagField] = []
-    for name, hint in hints_of(record, record.__qualname__).items():
-        if get_origin(hint) is typing.ClassVar:
-            continue
-        inner = f"{path}.{name}" if path else name
-        for field in _fields_in(_applied(hint, arguments), inner, seen):
-            found.append(_in_key(field, record, name) if typing.is_typeddict(record) else _in_attribute(field, name))
-    again = [field.path for field in found if field.again is record]
-    found = [field for field in found if field.again is not record]
-    if again and any(field.again is None for field in found):
+def _fields_of(record: RecordHint, path: str, seen: _Seen) -> Iterator[TagField]:
+    """The tag fields of a record type, each read from an instance."""
+    fields: list[TagField] = []
+    cls = record.cls
+    for name, hint in record.fields():
+        for field in _fields_in(hint, f"{path}.{name}" if path else name, seen):
+            fields.append(_in_key(field, cls, name) if is_typeddict(cls) else _in_attribute(field, name))
+    again = [field.path for field in fields if field.again is cls]
+    fields = [field for field in fields if field.again is not cls]
+    if again and any(field.again is None for field in fields):
         raise WiringError(
-            f"{record.__qualname__} carries tags and contains itself at '{again[0]}', so no one can say how many ids "
-            "it has. Move the ids out of the part that repeats."
+            f"{cls.__qualname__} carries tags and contains itself at '{again[0]}', so the number of its ids is not "
+            "known. Move the ids out of the part that repeats."
         )
-    yield from found
+    yield from fields
 
 
-def _fields_in(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
-    annotation = unalias(annotation)
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _fields_in_annotated(annotation, path, seen)
-    elif is_union(annotation):
-        yield from _fields_in_union(annotation, path, seen)
-    elif _is_fixed_tuple(annotation):
-        for index, argument in enumerate(get_args(annotation)):
-            for field in _fields_in(argument, f"{path}[{index}]", seen):
-                yield field._replace(read=_through(operator.itemgetter(index), field.read))
-    elif inspect.isclass(origin) and issubclass(origin, Mapping):
-        key, value = get_args(annotation)
-        for field in _fields_in(key, f"{path}[]", seen):
-            yield field._replace(many=True, read=_through_items(field.read))
-        for field in _fields_in(value, f"{path}[]", seen):
-            yield field._replace(many=True, read=_through_values(field.read))
-    elif has_fields(origin or annotation):
-        record: Any = origin or annotation
-        if annotation in seen:
-            yield TagField("", path, many=True, optional=True, read=_nothing, again=record)
-        else:
-            arguments = dict(zip(getattr(record, "__parameters__", ()), get_args(annotation), strict=False))
-            yield from _fields_of(record, arguments, path, (*seen, annotation))
-    elif inspect.isclass(origin) and issubclass(origin, Iterable):
-        for argument in dict.fromkeys(get_args(annotation)):
-            for field in _fields_in(argument, f"{path}[]", seen):
+def _fields_in(hint: object, path: str, seen: _Seen) -> Iterator[TagField]:
+    match read_hint(hint):
+        case AnnotatedHint(inner, extras):
+            tag = _tag_in(extras)
+            yield from _fields_in(inner, path, seen) if tag is None else [_tagged(tag, inner, path)]
+        case UnionHint():
+            members = union_members(hint)
+            for member in members:
+                for field in _fields_in(member, path, seen):
+                    # One of several members is there only sometimes, as one beside None is.
+                    read = _when(_guard(member), field.read) if len(members) > 1 else field.read
+                    yield field._replace(optional=True, read=read)
+        case TupleHint(places):
+            for index, place in enumerate(places):
+                for field in _fields_in(place, f"{path}[{index}]", seen):
+                    yield field._replace(read=_through(operator.itemgetter(index), field.read))
+        case MappingHint(_, key, value):
+            for field in _fields_in(key, f"{path}[]", seen):
                 yield field._replace(many=True, read=_through_items(field.read))
+            for field in _fields_in(value, f"{path}[]", seen):
+                yield field._replace(many=True, read=_through_values(field.read))
+        case RecordHint() as record if record in seen:
+            yield TagField("", path, many=True, optional=True, read=_nothing, again=record.cls)
+        case RecordHint() as record:
+            yield from _fields_of(record, path, (*seen, record))
+        case IterableHint(_, items):
+            for item in items:
+                for field in _fields_in(item, f"{path}[]", seen):
+                    yield field._replace(many=True, read=_through_items(field.read))
+        case PlainHint():
+            return
 
 
-def _fields_in_annotated(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
-    inner, *extras = get_args(annotation)
-    tag = next((extra for extra in extras if isinstance(extra, Tag)), None)
-    if tag is None:
-        yield from _fields_in(inner, path, seen)
-        return
-    for arm in _arms(_bare(inner)):
-        if has_fields(arm) or (inspect.isclass(cls := get_origin(arm) or arm) and issubclass(cls, _NO_ID)):
+def _tagged(tag: Tag, inner: object, path: str) -> TagField:
+    """A field that is marked with a tag. WiringError where it is not one id."""
+    members = bare_types(inner)
+    for member in members:
+        if has_fields(member) or (inspect.isclass(cls := get_origin(member) or member) and issubclass(cls, _NO_ID)):
             raise WiringError(
-                f"{path}: {tag} marks {arm}, which is not one id. Tag the id inside it, e.g. list[Annotated[str, "
+                f"{path}: {tag} marks {member}, which is not one id. Tag the id inside it, e.g. list[Annotated[str, "
                 f"{tag}]]."
             )
-    optional = any(arm in _ABSENT for arm in _arms(_bare(inner)))
-    yield TagField(tag.kind, path, many=False, optional=optional, read=_if_present if optional else _itself)
+    optional = any(member in _ABSENT for member in members)
+    return TagField(tag.kind, path, many=False, optional=optional, read=_if_present if optional else _itself)
 
 
-def _fields_in_union(annotation: object, path: str, seen: _Seen) -> Iterator[TagField]:
-    arms = _arms(annotation)
-    for arm in arms:
-        for field in _fields_in(arm, path, seen):
-            # One of several arms is there only sometimes, as one beside None is.
-            yield field._replace(optional=True, read=_when(_guard(arm), field.read) if len(arms) > 1 else field.read)
-
-
-def is_frozen(record: Any) -> bool:
-    """Whether a Struct or dataclass says that its instances cannot be changed."""
-    if issubclass(record, msgspec.Struct):
-        return bool(record.__struct_config__.frozen)
-    return bool(record.__dataclass_params__.frozen)
-
-
-def has_fields(annotation: Any) -> TypeGuard[type]:
-    """Whether a hint is a class whose hints are the fields of its instances."""
-    if is_record(annotation) or typing.is_typeddict(annotation):
-        return True
-    return inspect.isclass(annotation) and tuple in annotation.__mro__ and hasattr(annotation, "_fields")
-
-
-def _arms(annotation: object) -> tuple[Any, ...]:
-    annotation = unalias(annotation)
-    if is_union(annotation):
-        return tuple(arm for each in get_args(annotation) for arm in _arms(each))
-    return (annotation,)
-
-
-def _bare(annotation: object) -> Any:
-    annotation = unalias(annotation)
-    while get_origin(annotation) is Annotated:
-        annotation = unalias(get_args(annotation)[0])
-    return annotation
-
-
-def _applied(hint: Any, arguments: Mapping[Any, object]) -> Any:
-    """A hint with the arguments of its generic record in place of the type variables."""
-    if type(hint) is typing.TypeVar:
-        return arguments.get(hint, hint)
-    parameters = getattr(hint, "__parameters__", ())
-    return hint[tuple(arguments.get(each, each) for each in parameters)] if arguments and parameters else hint
-
-
-def _is_fixed_tuple(annotation: object) -> bool:
-    return get_origin(annotation) is tuple and ... not in get_args(annotation)
-
-
-def _guard(arm: object) -> Callable[[Any], bool]:
-    """Tells at run time whether a value of a union is of this arm."""
-    bare = _bare(arm)
+def _guard(member: object) -> Callable[[Any], bool]:
+    """A function that says whether a value of a union is of this member."""
+    (bare, *others) = bare_types(member)
     kind = get_origin(bare) or bare
-    if typing.is_typeddict(kind):
+    if is_typeddict(kind):
         kind = dict
-    if not inspect.isclass(kind):
+    if others or not inspect.isclass(kind):
         return lambda value: type(value) not in _ABSENT
     if issubclass(kind, str | bytes):
         return lambda value: isinstance(value, kind)

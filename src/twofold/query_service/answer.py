@@ -9,7 +9,7 @@ from twofold.codec import EventCodec
 from twofold.domain.events import Position, kebab_case
 from twofold.domain.module import check_message
 from twofold.domain.projection import BoundProjection
-from twofold.domain.tags import hints_of
+from twofold.domain.type_hints import hints_of
 from twofold.errors import Unavailable, UnknownMessage, WiringError
 from twofold.query_service.log_view import LogView
 from twofold.query_service.log_views import LogViews

@@ -20,12 +20,12 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum, EnumType
 from operator import attrgetter
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 import msgspec
 
-from twofold.domain.tags import hints_of, is_union, unalias
+from twofold.domain.type_hints import bare_types, hints_of
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.port import ReadModel
 from twofold.world import microseconds
@@ -107,15 +107,11 @@ def _column(model: ReadModel, field: str, hints: Mapping[str, object]) -> Column
 
 
 def _types(hint: object) -> set[object]:
-    hint = unalias(hint)
-    if get_origin(hint) is Annotated:
-        return _types(get_args(hint)[0])
-    if is_union(hint):
-        return {type_ for member in get_args(hint) for type_ in _types(member)} - {type(None)}
-    if get_origin(hint) is Literal:
-        return {_type_of(value) for value in get_args(hint)} - {type(None)}
-    supertype = getattr(hint, "__supertype__", None)
-    return {hint} if supertype is None else _types(supertype)
+    """The types of a field's values, without None; those of its values for a Literal."""
+    types: set[object] = set()
+    for bare in bare_types(hint):
+        types |= {_type_of(value) for value in get_args(bare)} if get_origin(bare) is Literal else {bare}
+    return types - {type(None)}
 
 
 def _without_enums(type_: object) -> set[object]:

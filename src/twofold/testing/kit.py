@@ -9,12 +9,12 @@ from typing import Any, Concatenate, Generic, NoReturn, TypeVar, cast, overload
 import msgspec
 
 from twofold.codec.event_codec import EventCodec
-from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, arms_of, returned_events
+from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, returned_events
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Envelope, Metadata, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import BoundProjection, Projection
-from twofold.domain.tags import hints_of
+from twofold.domain.type_hints import hints_of, union_members
 from twofold.errors import Rejected
 from twofold.world import microseconds
 
@@ -241,7 +241,7 @@ def _hint_of_parameter(function: Callable[..., object] | None, index: int) -> tu
         return ()
     hints = hints_of(function, _name(function))
     names = list(inspect.signature(function).parameters)
-    return arms_of(hints.get(names[index])) if len(names) > index else ()
+    return union_members(hints[names[index]]) if len(names) > index and names[index] in hints else ()
 
 
 def _zoned(time: datetime) -> datetime:
