@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Annotated, Any, NamedTuple, TypeGuard, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeGuard, cast, get_args, get_origin
 
 import msgspec
 
@@ -83,7 +83,7 @@ Hint = AnnotatedHint | UnionHint | TupleHint | MappingHint | RecordHint | Iterab
 def read_hint(hint: object) -> Hint:
     """The outermost layer of a hint."""
     hint = without_alias(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin, arguments = cast("Any", get_origin(hint)), get_args(hint)
     cls: Any = origin or hint
     if origin is Annotated:
         return AnnotatedHint(arguments[0], arguments[1:])
