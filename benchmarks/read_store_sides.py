@@ -16,7 +16,7 @@ from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres.arguments import Arguments
 from twofold.read_store.postgres.table import Table as PostgresTable
 from twofold.read_store.sqlite import SqliteReadStore
-from twofold.read_store.sqlite_table import Table as SqliteTable
+from twofold.read_store.sqlite.rows import SqliteTable
 
 Rows = Mapping[str, VersionedRow]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from twofold.errors import Unavailable, WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.port import Change, Parked, ReadModel, ReadStore
 from twofold.read_store.sqlite import SqliteReadStore
-from twofold.read_store.sqlite_table import Table
+from twofold.read_store.sqlite.finds import find_statements
+from twofold.read_store.sqlite.rows import SqliteTable
 from twofold.testing.read_store_contract import ReadStoreContract
 from twofold.testing.read_store_rows import (
     EVERYTHING,
@@ -133,7 +135,7 @@ async def test_every_declared_find_is_a_range_of_an_index_without_sorting(
 ) -> None:
     rows = {f"k{n}": model.row() for n in range(3)}
     await keep(store, model, rows)
-    table = Table(model)
+    table = SqliteTable(model)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     plans = 0
     for group, order, descending in product(((), *model.find_by), (None, *model.order_by), (False, True)):
@@ -143,7 +145,7 @@ async def test_every_declared_find_is_a_range_of_an_index_without_sorting(
             found = await find(store, model, filters, order_by=order, descending=descending, limit=1)
             cursor = found.cursor
         access = check_access(model, table.columns, filters, order, descending, 1, cursor)
-        for sql, parameters in table.finds(access):
+        for sql, parameters in find_statements(table, access):
             plan = [row[3] for row in connection.execute(f"explain query plan {sql}", (*parameters, 1))]
             assert len(plan) == 1, plan
             assert "TEMP B-TREE" not in plan[0], plan
@@ -230,6 +232,34 @@ async def test_a_full_disk_is_unavailable_and_leaves_the_last_save(store: Sqlite
     store._connection.execute("pragma max_page_count = 1000000").fetchall()
     await keep(store, ORDERS, {"b": Order()}, before=1)
     assert await keys(store, ORDERS) == ["a", "b"]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+async def test_a_file_that_was_deleted_or_replaced_is_unavailable_until_a_restart(
+    path: Path, store: SqliteReadStore, replaced: bool
+) -> None:
+    await keep(store, ORDERS, {"a": Order()})
+    reader = SqliteReadStore(path, read_only=True)
+    await reader.prepare([ORDERS])
+    path.unlink()
+    if replaced:
+        other = SqliteReadStore(path.with_name("other.db"))
+        await keep(other, ORDERS, {"b": Order()})
+        await other.close()
+        path.with_name("other.db").rename(path)
+    expected = f"{re.escape(str(path))} was deleted or replaced.* Restart this process"
+    for opened in (store, reader):
+        with pytest.raises(Unavailable, match=expected):
+            await opened.checkpoints()
+        with pytest.raises(Unavailable, match=expected):
+            await keys(opened, ORDERS)
+        with pytest.raises(Unavailable, match=expected):
+            await opened.save(Change(ORDERS, LOG, 1, 2, 0))
+        await opened.close()
+    restarted = SqliteReadStore(path)
+    await restarted.prepare([ORDERS])
+    assert await keys(restarted, ORDERS) == (["b"] if replaced else [])
+    await restarted.close()
 
 
 _SAVE_FOR_EVER = """

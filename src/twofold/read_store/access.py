@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -119,6 +120,12 @@ def _fits(value: ColumnValue, order: Column | None) -> bool:
     if value is None or order is None:
         return value is None
     return isinstance(value, order.stored_as) and (not isinstance(value, int) or -(2**63) <= value < 2**63)
+
+
+def declared_accesses(model: ReadModel) -> list[tuple[tuple[str, ...], str | None]]:
+    """Each declared filter with each declared order, once. Ordered by a filtered field, rows are ordered by key."""
+    pairs = product(((), *model.find_by), (None, *model.order_by))
+    return list(dict.fromkeys((group, None if order in group else order) for group, order in pairs))
 
 
 def is_text(key: str) -> bool:

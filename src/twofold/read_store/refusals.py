@@ -1,8 +1,13 @@
 """The errors that every read store raises in the same case, each with its sentence."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from twofold.domain.events import Position
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.read_store.port import Change, ReadModel
+
+T = TypeVar("T")
 
 
 def read_only(where: str) -> Unavailable:
@@ -15,9 +20,12 @@ def closed(where: str) -> Unavailable:
     return Unavailable(f"The read store at {where} is closed.")
 
 
-def not_prepared(model: ReadModel) -> WiringError:
-    """A read model that `prepare` has not seen in this process."""
-    return WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.")
+def prepared(tables: Mapping[tuple[str, int], T], model: ReadModel) -> T:
+    """The table of a model, by name and generation. WiringError where `prepare` was not called for it."""
+    try:
+        return tables[model.name, model.generation]
+    except KeyError as error:
+        raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
 
 
 def missing(where: str, what: str, model: ReadModel) -> Unavailable:
