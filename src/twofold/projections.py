@@ -69,11 +69,11 @@ class Projections:
         running.supervisor.wake()
         return number
 
-    async def back(self, name: str, *, actor: str | None = None) -> int:
+    async def switch_back(self, name: str, *, actor: str | None = None) -> int:
         """Let the generation that served before serve again. Its number. InvalidMessage where none is kept."""
         self._check(name)
         running = self._open()
-        number = await running.builds.back(name, actor=actor)
+        number = await running.builds.switch_back(name, actor=actor)
         running.supervisor.wake()
         return number
 
@@ -119,9 +119,9 @@ class Projections:
         self._check(name)
         return await self._ask("merge", name, await self._partition(name, partition), actor, timeout)
 
-    async def acts(self, name: str | None = None) -> dict[str, OperatorAction]:
+    async def actions(self, name: str | None = None) -> dict[str, OperatorAction]:
         """What was done on operators' requests, by the id of the request, the oldest first."""
-        acts = await self._open().control.acts()
+        acts = await self._open().cluster.actions()
         return {key: act for key, act in acts.items() if name in (None, act.name)}
 
     async def wait(self, names: Iterable[str], position: Position, timeout: float) -> None:
@@ -186,16 +186,16 @@ class Projections:
         timeout: float,
     ) -> OperatorAction:
         running = self._open()
-        number = f"{running.control.now()}-{self._world.new_id()}"
-        read_store = running.control.read_store if name in self._names else ""
+        number = f"{running.cluster.now()}-{self._world.new_id()}"
+        read_store = running.cluster.read_store if name in self._names else ""
         version = running.supervisor.version(name)
-        wanted = Request(what, name, key, actor, running.control.now(), read_store, version)
-        if not await running.control.write(running.control.request(number, wanted, 0)):
+        wanted = Request(what, name, key, actor, running.cluster.now(), read_store, version)
+        if not await running.cluster.write(running.cluster.request(number, wanted, 0)):
             raise Unavailable("Another request has this one's id. Ask again.")
         running.supervisor.wake()
         deadline = self._world.monotonic() + timeout
         while True:
-            act = (await running.control.acts([number])).get(number)
+            act = (await running.cluster.actions([number])).get(number)
             if act is not None:
                 return act
             if self._world.monotonic() >= deadline:
@@ -205,9 +205,9 @@ class Projections:
 
     async def _take_back(self, running: Runtime, number: str) -> None:
         """Ask no longer, so that nothing is done when nobody waits for it any more."""
-        noted = (await running.control.look()).requests.get(number)
+        noted = (await running.cluster.read()).requests.get(number)
         if noted is not None:
-            await running.control.write(running.control.request(number, None, noted.version))
+            await running.cluster.write(running.cluster.request(number, None, noted.version))
 
     def _check(self, name: str, *, or_policy: bool = False) -> None:
         if name in self._names or (or_policy and name in self._policies):

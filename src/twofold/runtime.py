@@ -82,13 +82,13 @@ class Runtime:
             retries=settings.conflict_retries,
         )
         versions = {name: plans.wiring.projections[name].version for name in plans.models}
-        self.control = ClusterStateStore(write_store, self.append, world, read_store.identity)
-        self.builds = Builds(self.control, read_store, world, versions)
+        self.cluster = ClusterStateStore(write_store, self.append, world, read_store.identity)
+        self.builds = Builds(self.cluster, read_store, world, versions)
         self.supervisor = Supervisor(
-            self.control,
+            self.cluster,
             read_store,
             world,
-            _Crew(plans, write_store, read_store, self.append, takes_up=only is None),
+            _Crew(plans, write_store, read_store, self.append, retry_parked=only is None),
             versions,
             list(plans.wiring.policies),
             name=world.place(),
@@ -98,7 +98,7 @@ class Runtime:
             looked=self._looked,
             only=only,
         )
-        self._requests = Requests(self.control, self.supervisor, write_store, read_store, plans.world)
+        self._requests = Requests(self.cluster, self.supervisor, write_store, read_store, plans.world)
 
     @property
     def workers(self) -> list[Worker]:
@@ -163,11 +163,11 @@ class _Crew:
         read_store: ReadStore,
         append: Callable[[Append], Awaitable[Outcome]],
         *,
-        takes_up: bool,
+        retry_parked: bool,
     ) -> None:
         self._plans = plans
         # A visitor came for one thing: what is set aside is no business of his.
-        self._takes_up = takes_up
+        self._retry_parked = retry_parked
         self._write_store = write_store
         self._read_store = read_store
         self._append = append
@@ -215,7 +215,7 @@ class _Crew:
             epoch=epoch,
             skips=skips,
             cached_rows=rows,
-            takes_up=self._takes_up,
+            retry_parked=self._retry_parked,
         )
 
     def _reactor(self, share: WorkUnit) -> WholeFollower:
@@ -226,5 +226,5 @@ class _Crew:
             plans.events,
             CommandSender(share.name, plans.wiring.commands, plans.messages, plans.send),
             plans.world,
-            retry_parked=self._takes_up,
+            retry_parked=self._retry_parked,
         )

@@ -194,7 +194,7 @@ async def test_a_switch_whose_answer_was_lost_is_done_and_one_to_what_is_gone_is
 ) -> None:
     under_way = [seen(9, [building("a", 2, 9)])] * 4
     lost: list[TwofoldError] = [Unavailable("no answer"), InvalidMessage("No rebuild of 'a' is under way.")]
-    by = Told(*under_way, seen(9, [building("a", 1, 9, state="kept")], {"a": 2}), raises=lost)
+    by = Told(*under_way, seen(9, [building("a", 1, 9, state="standby")], {"a": 2}), raises=lost)
     assert await rebuild("a").run(by) == 0
     assert '"generation":2,"serves":true' in capsys.readouterr().out
     by = Told(*under_way, seen(9, [], {"a": 1}), raises=[InvalidMessage("No rebuild of 'a' is under way.")])
@@ -205,7 +205,7 @@ async def test_a_switch_whose_answer_was_lost_is_done_and_one_to_what_is_gone_is
 async def test_a_call_that_was_broken_off_behind_the_first_switch_goes_on_with_the_second(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    switched = building("a", 1, 9, state="kept")
+    switched = building("a", 1, 9, state="standby")
     looks = seen(9, [switched, building("b", 2, 9)], {"a": 2, "b": 1})
     by = Told(looks)
     assert await rebuild("a", "b").run(by) == 3, "it cannot know whether that was its own call"
@@ -223,7 +223,7 @@ async def test_a_call_that_was_broken_off_behind_the_first_switch_goes_on_with_t
 
 
 async def test_nothing_is_begun_where_an_earlier_generation_is_kept_of_one() -> None:
-    by = Told(seen(9, [building("b", 1, 9, state="kept")], {"a": 1, "b": 2}))
+    by = Told(seen(9, [building("b", 1, 9, state="standby")], {"a": 1, "b": 2}))
     with pytest.raises(InvalidMessage, match=r"'b' that served before is still kept, as the way back\. Drop it first"):
         await rebuild("a", "b").run(by)
     assert by.done == []

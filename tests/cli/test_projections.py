@@ -109,7 +109,7 @@ def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_be
         for options in ([], ["app:app"]):
             _, seen = overview(tmp_path, *options)
             assert [each["generation"] for each in seen["followers"]] == [2]
-            assert [(each["generation"], each["state"]) for each in seen["builds"]] == [(1, "kept")]
+            assert [(each["generation"], each["state"]) for each in seen["builds"]] == [(1, "standby")]
         operate(at["url"], "back")
         assert overview(tmp_path)[1]["followers"][0]["generation"] == 1
         operate(at["url"], "drop")

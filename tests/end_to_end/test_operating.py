@@ -89,12 +89,12 @@ async def test_what_cannot_be_undone_takes_two_clicks(window: Window, app: App) 
     await row.get_by_role("button", name="Pass over it").click()
     await row.get_by_role("button", name="Try again").focus()
     await expect(row.get_by_role("button", name="Pass over it", exact=True)).to_be_visible()
-    assert await app.projections.acts("balances") == {}
+    assert await app.projections.actions("balances") == {}
     await row.get_by_role("button", name="Pass over it").click()
     await row.get_by_role("button", name="Pass over it for good?").click()
     await expect(page.locator("#work-said")).to_have_text("balances: The event at 2 is passed over.")
     await expect(row).to_have_count(0)
-    (act,) = (await app.projections.acts("balances")).values()
+    (act,) = (await app.projections.actions("balances")).values()
     assert (act.what, act.key, act.done) == ("skip", "poison", True)
 
 
@@ -110,7 +110,7 @@ async def test_a_generation_is_switched_to_gone_back_from_and_given_up(window: W
     await kept.get_by_role("button", name="Give it up").click()
     await kept.get_by_role("button", name="Give it up for good?").click()
     await expect(page.locator("#work-list li")).to_have_count(0)
-    assert [each.what for each in (await app.projections.acts("balances")).values()] == [
+    assert [each.what for each in (await app.projections.actions("balances")).values()] == [
         "rebuild",
         "switch",
         "back",

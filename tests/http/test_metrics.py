@@ -107,8 +107,8 @@ async def test_a_generation_under_way_and_one_that_is_kept_are_told_by_their_sta
     await do(inside, "balances", "rebuild", {})
     await until(lambda: told_of_build(inside, "building"), "built")
     await do(inside, "balances", "switch", {"force": True})
-    await until(lambda: told_of_build(inside, "kept"), "kept")
-    assert of(await scrape(inside), "build_generation", name="balances", state="kept") == 1
+    await until(lambda: told_of_build(inside, "standby"), "standby")
+    assert of(await scrape(inside), "build_generation", name="balances", state="standby") == 1
 
 
 async def told_of_build(http: httpx.AsyncClient, state: str) -> bool:
@@ -143,9 +143,9 @@ async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
 
 async def test_a_series_is_never_told_twice_whatever_generations_there_are(app: App) -> None:
     status = await app.status()
-    builds = [BuildStatus("balances", n, 1, "kept", n, 0, 0.0, None, None, 0) for n in (4, 2, 3)]
+    builds = [BuildStatus("balances", n, 1, "standby", n, 0, 0.0, None, None, 0) for n in (4, 2, 3)]
     told = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
-    assert of(told, "build_generation", name="balances", state="kept") == 4
+    assert of(told, "build_generation", name="balances", state="standby") == 4
 
 
 async def test_names_are_told_as_they_are_whatever_letters_they_have(app: App) -> None:

@@ -245,7 +245,7 @@ async def test_a_generation_is_built_switched_to_gone_back_from_and_dropped(insi
     assert (await do(inside, "balances", "back", {}))["generation"] == 1
     await until(lambda: serves(inside, 1), "the old one serves again")
     (kept,) = (await inside.get("/projections/balances")).json()["builds"]
-    assert (kept["generation"], kept["state"]) == (2, "kept")
+    assert (kept["generation"], kept["state"]) == (2, "standby")
     assert (await do(inside, "balances", "drop", {}))["generations"] == [2]
     assert (await inside.get("/projections/balances")).json()["builds"] == []
     done = [what for what, _, _ in await acts(inside, "balances")]
@@ -380,7 +380,7 @@ async def test_what_nobody_comes_to_in_time_is_told_so_and_not_done_later(
     monkeypatch.setattr(running._requests, "look", lambda board: None)
     told = await do(inside, "balances", "retry", {"key": "ann"}, 503)
     assert f"within {SHORT.request_seconds / 2:g} s" in told["detail"]
-    assert (await running.control.look()).requests == {}
+    assert (await running.cluster.read()).requests == {}
 
 
 # -------------------------------------------------------------------------------------------- waiting with the command

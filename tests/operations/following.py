@@ -97,7 +97,7 @@ async def serves(write_store: WriteStore, read_store: ReadStore, name: str, numb
         return outcome
 
     control = ClusterStateStore(write_store, append, App().world, read_store.identity)
-    noted = (await control.look()).generations(name)
+    noted = (await control.read()).generations(name)
     record = Generations({number: Generation(version, "serving", 0)}, number)
     assert await control.write(control.generations(name, record, noted.version))
 
@@ -205,7 +205,7 @@ class Following:
                 try:
                     await projector.apply(alone, position)
                 except FoldFailed as error:
-                    await projector.set_aside(alone, position, error)
+                    await projector.park(alone, position, error)
                 position = event.position
             await projector.apply(Slice([], upto, page.head), position)
         return upto

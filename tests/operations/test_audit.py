@@ -491,7 +491,7 @@ async def test_a_damaged_row_is_repaired_and_where_that_does_not_help_the_cure_i
         if key == "b":
             del read_store.damage[key]
             spoil(read_store, 1, key, lambda kept: None)
-        return await owner.mend("repair", key, at)
+        return await owner.repair(key, at)
 
     found = await audit(app, log, read_store, "totals", repair=repair)
     assert sorted(asked) == ["b", "c", "made up"]
@@ -687,7 +687,7 @@ async def test_repair_under_load_mends_what_is_wrong_and_loses_nothing_newer(tmp
             repaired += found.repaired
             again = await audit(app, write_store, read_store, "totals")
             assert counts(again) == {"right": again.rows}
-        assert repaired == len(await app.projections.acts("totals"))
+        assert repaired == len(await app.projections.actions("totals"))
         assert not loading.done()
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
@@ -730,7 +730,7 @@ async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
     at = await owner.open()
 
     async def repair(name: str, key: str) -> str:
-        return await owner.mend("repair", key, at)
+        return await owner.repair(key, at)
 
     mended = await audit(app, log, read_store, "totals", repair=repair)
     assert counts(mended) == {"different": 1, "repaired": 1}
@@ -758,7 +758,7 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
     await everything_wrong(app, log, read_store)
     owner = (await Following(app, log, read_store, Random(1), 3).prepare()).projector(WHOLE)
     at = await owner.open()
-    while await owner.tend(at) is not None:
+    while await owner.retry_pending(at) is not None:
         assert owner._parked
 
     async def repair(name: str, key: str) -> None:
@@ -766,7 +766,7 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
         if key == "lost":
             raise Unavailable("Nobody came to it.")
         if key != "other":
-            await owner.mend("repair", key, at)
+            await owner.repair(key, at)
 
     found = await audit(app, log, read_store, "totals", repair=repair)
     assert counts(found) == {"right": 2, "different": 3, "missing": 1, "extra": 2, "repaired": 4, "failed": 2}

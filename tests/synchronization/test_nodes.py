@@ -103,7 +103,7 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
     await until(lambda: caught_up(cluster), "caught up")
     # It falls silent: neither looks nor shows life, and its workers hang in the middle of a page.
     supervisor._task.cancel()  # type: ignore[union-attr]
-    supervisor.presence._pulse.cancel()  # type: ignore[union-attr]
+    supervisor.membership._heartbeats.cancel()  # type: ignore[union-attr]
     hanging: list[Any] = []
     for worker in silent._running.workers:  # type: ignore[union-attr]
         follower: Any = worker.follower
@@ -121,7 +121,7 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
         assert await rows(cluster) == before == await folded(cluster, other)
         # It wakes, finds that others follow for what it had, and is given its part again.
         supervisor._task = asyncio.create_task(supervisor._run())
-        supervisor.presence._pulse = asyncio.create_task(supervisor.presence.show_life())
+        supervisor.membership._heartbeats = asyncio.create_task(supervisor.membership.heartbeat_loop())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
         await happen(silent, 20, start=40)
         await agrees(cluster, other)
@@ -133,14 +133,14 @@ async def test_a_node_that_was_taken_for_dead_and_buried_begins_anew_as_another(
     await silent.start()
     supervisor = silent._running.supervisor  # type: ignore[union-attr]
     supervisor._task.cancel()  # type: ignore[union-attr]
-    supervisor.presence._pulse.cancel()  # type: ignore[union-attr]
+    supervisor.membership._heartbeats.cancel()  # type: ignore[union-attr]
     async with cluster.node() as other:
-        await until(lambda: supervisor.presence.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
-        old = supervisor.presence.node
+        await until(lambda: supervisor.membership.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
+        old = supervisor.membership.node
         supervisor._task = asyncio.create_task(supervisor._run())
-        supervisor.presence._pulse = asyncio.create_task(supervisor.presence.show_life())
+        supervisor.membership._heartbeats = asyncio.create_task(supervisor.membership.heartbeat_loop())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
-        assert supervisor.presence.node != old
+        assert supervisor.membership.node != old
         await happen(silent, 20)
         await agrees(cluster, other)
         await silent.stop()
@@ -158,12 +158,12 @@ async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
 
         running = cut_off._running
         assert running is not None
-        monkeypatch.setattr(running.supervisor.presence, "beat", fails)
+        monkeypatch.setattr(running.supervisor.membership, "heartbeat", fails)
         claim = other._running.supervisor._claim  # type: ignore[union-attr]
 
         async def watched(todo: Any, *rest: Any) -> None:
             if todo:
-                taken.append((running.supervisor.presence.held(), follows(cut_off)))
+                taken.append((running.supervisor.membership.held(), follows(cut_off)))
             await claim(todo, *rest)
 
         monkeypatch.setattr(other._running.supervisor, "_claim", watched)  # type: ignore[union-attr]
@@ -177,8 +177,8 @@ async def test_a_node_that_could_not_show_life_once_for_whatever_reason_goes_on(
     async with cluster.node() as app:
         running = app._running
         assert running is not None
-        presence = running.supervisor.presence
-        beat, failures = presence.beat, iter([RuntimeError("nobody expected this"), asyncio.CancelledError()])
+        membership = running.supervisor.membership
+        beat, failures = membership.heartbeat, iter([RuntimeError("nobody expected this"), asyncio.CancelledError()])
         beats = 0
 
         async def fails_at_first(began: float) -> None:
@@ -189,13 +189,13 @@ async def test_a_node_that_could_not_show_life_once_for_whatever_reason_goes_on(
             await beat(began)
             beats += 1
 
-        monkeypatch.setattr(presence, "beat", fails_at_first)
+        monkeypatch.setattr(membership, "heartbeat", fails_at_first)
 
         async def shown() -> bool:
             return beats > 5
 
         await until(shown, "life is shown again")
-        assert presence.held()
+        assert membership.held()
         await until(lambda: follows(app) == ALL, "followed")
         await happen(app, 10)
         await agrees(cluster, app)
@@ -228,7 +228,7 @@ async def test_a_partition_is_split_and_merged_while_events_come_and_order_is_ke
             stop.set()
             await writing
             await agrees(cluster, app)
-        acts = [(each.what, each.actor) for each in (await app.projections.acts("totals")).values()]
+        acts = [(each.what, each.actor) for each in (await app.projections.actions("totals")).values()]
         assert acts == [("split", None), ("split", "ann"), ("merge", None), ("merge", None)]
     assert _each_in_order(cluster)
 
@@ -303,7 +303,7 @@ async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_reco
         with pytest.raises(Unavailable, match="Nobody who follows"):
             await app.projections.repair("totals", key, timeout=0.1)
         await until(lambda: recorded(app, "repair"), "on record")
-        control: Any = app._running.control  # type: ignore[union-attr]
+        control: Any = app._running.cluster  # type: ignore[union-attr]
         write, lost = control.write, iter([True])
 
         async def loses(*writes: Any) -> bool:
@@ -318,7 +318,7 @@ async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_reco
 
 
 async def recorded(app: App, what: str) -> bool:
-    return any(each.what == what and each.done for each in (await app.projections.acts()).values())
+    return any(each.what == what and each.done for each in (await app.projections.actions()).values())
 
 
 async def test_partitions_that_cannot_be_brought_to_one_position_are_not_merged_and_it_is_said_why(
@@ -359,18 +359,18 @@ async def test_a_full_queue_of_commands_refuses_commands_and_no_sign_of_life(
     async with cluster.app([totals(1)], queue_commands=5, batch_commands=1, lease_seconds=3_600) as app:
         await until(lambda: follows(app) == {WHOLE.name}, "followed")
         running: Any = app._running
-        presence, queue = running.supervisor.presence, running.batcher._queue
-        seen = presence._seen
+        membership, queue = running.supervisor.membership, running.batcher._queue
+        seen = membership._seen
         monkeypatch.setattr(cluster.log, "append", held)
         sent = [asyncio.create_task(app.send(Count(["first"])))]
         await begun.wait()
         sent += [asyncio.create_task(app.send(Count([f"c{n}"]))) for n in range(20)]
         await until(lambda: sum(each.done() for each in sent) == 15, "what has no room is refused")
-        beat = asyncio.create_task(presence.beat(0.0))
+        beat = asyncio.create_task(membership.heartbeat(0.0))
         await until(lambda: beat.done() or len(queue) > 5, "waits behind the commands, or was refused")
         go_on.set()
         await beat
-        assert presence._seen == seen + 1
+        assert membership._seen == seen + 1
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         assert sum(isinstance(each, Unavailable) for each in outcomes) == 15
 

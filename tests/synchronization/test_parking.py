@@ -155,7 +155,7 @@ async def test_wherever_poison_is_in_a_hot_key_others_go_on_and_after_skip_or_me
         await until(lambda: caught_up(app), "caught up")
         left = await parked(app)
         assert await rows(app) == await folded(app, skipped, {key: at for key, (at, _) in left.items()})
-        acts = [act for act in (await app.projections.acts("totals")).values() if act.what == "skip"]
+        acts = [act for act in (await app.projections.actions("totals")).values() if act.what == "skip"]
         assert {(act.key, act.position) for act in acts} == skipped
     # Another process, in which all is mended: what was passed over stays so, and a rebuild passes over it, too.
     poison.amounts = set()
@@ -242,7 +242,7 @@ async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_
         async def ends(*_: Any) -> None:
             raise Unavailable("the process ends here")
 
-        monkeypatch.setattr(worker.follower, "tend", ends)
+        monkeypatch.setattr(worker.follower, "retry_pending", ends)
         act = await app.projections.skip("totals", HOT)
         assert (act.done, act.position) == (True, 2)
         assert await parked(app) == {HOT: (2, 1)}
@@ -260,14 +260,14 @@ async def test_a_retry_that_is_done_and_not_put_on_record_is_done_again_without_
         poison.amounts = set()
         running = app._running
         assert running is not None
-        write, lost = running.control.write, iter([True])
+        write, lost = running.cluster.write, iter([True])
 
         async def loses(*writes: Any) -> bool:
             if any(each.space == "acts" for each in writes) and next(lost, False):
                 raise Unavailable("the record is lost on the way")
             return await write(*writes)
 
-        monkeypatch.setattr(running.control, "write", loses)
+        monkeypatch.setattr(running.cluster, "write", loses)
         act = await app.projections.retry("totals", HOT)
         assert "not parked" in act.outcome, "the second time it was free already"
         assert await rows(app) == await folded(app, set())
@@ -347,7 +347,7 @@ async def test_who_asks_in_vain_takes_its_request_back(monkeypatch: pytest.Monke
         monkeypatch.setattr(running._requests, "look", lambda board: None)
         with pytest.raises(Unavailable, match=r"Nobody who follows for 'totals' came to it within 0\.1 s"):
             await app.projections.skip("totals", HOT, timeout=0.1)
-        assert (await running.control.look()).requests == {}
+        assert (await running.cluster.read()).requests == {}
 
 
 async def test_a_key_that_waits_already_goes_on_waiting_at_its_event_when_another_row_cannot_be_saved(
@@ -433,7 +433,7 @@ async def test_a_skip_reaches_what_is_being_built_and_what_is_kept(monkeypatch: 
         await until(lambda: builds(app, 1), "parked in what is kept as well")
         await app.projections.skip("totals", HOT)
         await until(lambda: builds(app, 0), "freed there as well")
-        assert await app.projections.back("totals") == 1
+        assert await app.projections.switch_back("totals") == 1
         assert await rows(app) == await folded(app, {(HOT, 2), (HOT, 4)})
 
 
@@ -623,13 +623,13 @@ async def test_a_start_does_not_wait_for_what_is_parked(tmp_path: Path) -> None:
     poison.amounts = set()
     tended = asyncio.Event()
 
-    async def tend(self: Projector, at: int) -> float | None:
+    async def retry_pending(self: Projector, at: int) -> float | None:
         await tended.wait()
         return await real(self, at)
 
-    real = Projector.tend
+    real = Projector.retry_pending
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Projector, "tend", tend)
+        patched.setattr(Projector, "retry_pending", retry_pending)
         async with app_in(tmp_path, module(poison), fold_retries=0) as app:
             assert await parked(app) == {HOT: (2, 1)}
             tended.set()

@@ -101,10 +101,10 @@ async def test_a_rebuild_mends_what_a_bug_has_left_behind_and_leaves_a_way_back(
         await until(lambda: serves(app, 2), "switched")
         assert await settled(app) == await folded(app)
         await app.send(Count(["c1"], 4))
-        assert await app.projections.back("totals") == 1
+        assert await app.projections.switch_back("totals") == 1
         await until(lambda: serves(app, 1), "gone back")
         assert (await settled(app))["c1"] != (await folded(app))["c1"], "the old one was followed all the time"
-        await app.projections.back("totals")
+        await app.projections.switch_back("totals")
         await until(lambda: serves(app, 2), "switched again")
         assert await settled(app) == await folded(app)
         assert await app.projections.drop("totals") == [1]
@@ -128,7 +128,7 @@ async def test_what_cannot_be_switched_is_refused_in_a_sentence(tmp_path: Path) 
         with pytest.raises(InvalidMessage, match="No rebuild of 'totals' is under way"):
             await app.projections.switch("totals")
         with pytest.raises(InvalidMessage, match="No earlier generation of 'totals' is kept"):
-            await app.projections.back("totals")
+            await app.projections.switch_back("totals")
         await app.send(Count(["a"]))
         await app.projections.rebuild(["totals"])
         assert await app.projections.rebuild(["totals"]) == {"totals": 2}, "to begin again is to go on"
@@ -431,7 +431,7 @@ async def test_a_generation_that_is_dropped_leaves_no_lease_behind(cluster: Clus
             await settled(app)
             running = app._running
             assert running is not None
-            leases = (await running.control.look()).leases
+            leases = (await running.cluster.read()).leases
             assert {work_unit_named(resource).generation for resource in leases} == {generation}
 
 

@@ -119,7 +119,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
 def control(app: App) -> Any:
     running = app._running
     assert running is not None
-    return running.control
+    return running.cluster
 
 
 async def test_a_key_whose_skip_another_node_takes_over_can_be_skipped_further(
@@ -352,7 +352,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
         return not left and await audited(app, cluster)
 
     await until(settled, "settled")
-    acts = (await app.projections.acts()).values()
+    acts = (await app.projections.actions()).values()
     skipped = {(act.key, act.position) for act in acts if act.what == "skip" and act.done}
     right = {key: msgspec.to_builtins(row) for key, row in (await folded(app, skipped)).items()}
     stored = await cluster.read_store.raw_rows("totals", (await status_of(app)).generation, "", 100)

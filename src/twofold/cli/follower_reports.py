@@ -48,7 +48,7 @@ class FollowerReport(msgspec.Struct, frozen=True):
 
 
 class BuildStanding(msgspec.Struct, frozen=True):
-    """How far a generation has come that does not serve ("building", "kept"), or serves older code ("serving").
+    """How far a generation has come that does not serve ("building", "standby"), or serves older code ("serving").
 
     `error` says why a key is set aside, the first one of `parked`, or what a partition is halted by; None where no key
     is.

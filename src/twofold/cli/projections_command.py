@@ -173,6 +173,6 @@ def _rows_of(each: FollowerReport) -> list[list[str]]:
 
 
 def _row_of_build(each: BuildStanding) -> list[str]:
-    said = {"building": "is being built", "kept": "is kept", "serving": f"serves version {each.version} of the code"}
+    said = {"building": "is being built", "standby": "is kept", "serving": f"serves version {each.version} of the code"}
     figures = [f"{each.position:,}", f"{each.lag:,}", "", f"{each.rate:,.0f}/s", f"{each.parked}"]
     return [each.name, "generation", f"{each.generation}", *figures, each.owner or "", said[each.state]]

@@ -82,7 +82,7 @@ class _Visit:
         return await self._app.projections.switch(name, generation=generation, force=force, actor=who())
 
     async def back(self, name: str) -> int:
-        return await self._app.projections.back(name, actor=who())
+        return await self._app.projections.switch_back(name, actor=who())
 
     async def drop(self, name: str) -> list[int]:
         return await self._app.projections.drop(name, actor=who())

@@ -175,7 +175,7 @@ class _Rebuild:
         Where one of the others is under way, an earlier call may have been broken off behind its first switch: this one
         goes on with the rest. InvalidMessage where none is: nothing is begun then.
         """
-        builds = {name: seen.build(name, "kept") for name in self.names if not seen.build(name, "building")}
+        builds = {name: seen.build(name, "standby") for name in self.names if not seen.build(name, "building")}
         kept = {name: build.generation for name, build in builds.items() if build is not None}
         if kept and not any(seen.build(name, "building") for name in self.names):
             raise InvalidMessage(

@@ -134,7 +134,7 @@ async def _switch(app: App, name: str, body: Switching, _: float) -> Serving:
 
 
 async def _back(app: App, name: str, body: Nothing, _: float) -> Serving:
-    return Serving(name, await app.projections.back(name))
+    return Serving(name, await app.projections.switch_back(name))
 
 
 async def _drop(app: App, name: str, body: Nothing, _: float) -> Dropped:
@@ -279,7 +279,7 @@ async def _acts(app: App, name: str, told: Mapping[str, Any]) -> Acts:
     limit: str = told.get("limit", "100")
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 6 and 1 <= int(limit) <= MOST_ACTS):
         raise InvalidMessage(f"limit is a whole number from 1 to {MOST_ACTS}.", field="limit")
-    acts = list((await app.projections.acts(name)).values())
+    acts = list((await app.projections.actions(name)).values())
     return Acts([shown(act) for act in acts[-int(limit) :]])
 
 

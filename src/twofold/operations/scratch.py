@@ -74,7 +74,7 @@ class Scratch:
     async def _set_aside(self, page: Slice, before: Position, error: Exception) -> None:
         (event,) = page.events
         try:
-            await self._projector.set_aside(page, before, error)
+            await self._projector.park(page, before, error)
         except (Conflict, Unavailable):
             raise
         except Exception as another:

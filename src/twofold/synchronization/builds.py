@@ -25,9 +25,9 @@ class Builds:
     """
 
     def __init__(
-        self, board: ClusterStateStore, read_store: ReadStore, world: World, versions: Mapping[str, int]
+        self, cluster: ClusterStateStore, read_store: ReadStore, world: World, versions: Mapping[str, int]
     ) -> None:
-        self._control = board
+        self._cluster = cluster
         self._read_store = read_store
         self._world = world
         self._versions = versions
@@ -37,7 +37,7 @@ class Builds:
 
         InvalidMessage where one of them cannot be begun, and then none is.
         """
-        board = await self._control.look()
+        board = await self._cluster.read()
         for name in names:
             _refuse_kept(name, board.generations(name).record, self._versions[name])
         return {name: await self._begin(name, actor) for name in names}
@@ -53,7 +53,7 @@ class Builds:
         """
         version = self._versions[name]
         for _ in range(_TRIES):
-            board = await self._control.look()
+            board = await self._cluster.read()
             noted = board.generations(name)
             new, old = noted.record.find(version, "building"), noted.record.find(version, "serving")
             if new is None or old is None:
@@ -65,27 +65,27 @@ class Builds:
             await self._refuse_worse(name, old, new, force=force)
             record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
             act = self._act("switch", name, actor, f"Generation {new} serves, {old} is kept.", new)
-            if await self._control.write(self._control.generations(name, record, noted.version), act):
+            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
                 return new
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
-    async def back(self, name: str, *, actor: str | None = None) -> int:
+    async def switch_back(self, name: str, *, actor: str | None = None) -> int:
         """Let the generation that served before serve again, and keep the other. Its number.
 
         InvalidMessage where none is kept; Unavailable where it has not come as far as the one that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
-            noted = (await self._control.look()).generations(name)
-            kept, serving = noted.record.find(version, "kept"), noted.record.find(version, "serving")
+            noted = (await self._cluster.read()).generations(name)
+            kept, serving = noted.record.find(version, "standby"), noted.record.find(version, "serving")
             if kept is None or serving is None:
                 raise InvalidMessage(f"No earlier generation of '{name}' is kept.", field="name")
             await self._refuse_worse(name, serving, kept, force=True)
             record = noted.record.but(
-                {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "kept")}
+                {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "standby")}
             )
             act = self._act("back", name, actor, f"Generation {kept} serves again, {serving} is kept.", kept)
-            if await self._control.write(self._control.generations(name, record, noted.version), act):
+            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
                 return kept
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
@@ -96,7 +96,7 @@ class Builds:
         for one is given time to notice before its rows go.
         """
         for _ in range(_TRIES):
-            board = await self._control.look()
+            board = await self._cluster.read()
             noted, used = board.generations(name), board.versions(name) | {self._versions[name]}
             idle = {
                 n: None
@@ -104,8 +104,8 @@ class Builds:
                 if each.state != "serving" or each.version not in used
             }
             numbers = ", ".join(map(str, sorted(idle)))
-            if not idle or await self._control.write(
-                self._control.generations(name, noted.record.but(idle), noted.version),
+            if not idle or await self._cluster.write(
+                self._cluster.generations(name, noted.record.but(idle), noted.version),
                 self._act("drop", name, actor, f"Given up: generation {numbers}.", max(idle)),
             ):
                 break
@@ -113,7 +113,7 @@ class Builds:
             raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
         # In this order: a build that is begun meanwhile is noted before it is stored.
         stored = {at.generation for at in await self._read_store.checkpoints() if at.name == name}
-        noted = (await self._control.look()).generations(name)
+        noted = (await self._cluster.read()).generations(name)
         gone = sorted((stored | idle.keys()) - noted.record.builds.keys())
         for number in gone:
             await self._nobody_follows(name, number)
@@ -135,15 +135,15 @@ class Builds:
     async def _begin(self, name: str, actor: str | None) -> int:
         version = self._versions[name]
         for _ in range(_TRIES):
-            noted = (await self._control.look()).generations(name)
+            noted = (await self._cluster.read()).generations(name)
             known = noted.record.find(version, "building")
             if known is not None:
                 return known
             _refuse_kept(name, noted.record, version)
             number = noted.record.last + 1
-            record = noted.record.but({number: Generation(version, "building", self._control.now())})
+            record = noted.record.but({number: Generation(version, "building", self._cluster.now())})
             act = self._act("rebuild", name, actor, f"Generation {number} is begun.", number)
-            if await self._control.write(self._control.generations(name, record, noted.version), act):
+            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
                 return number
         raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
 
@@ -171,7 +171,7 @@ class Builds:
         Where there are other nodes, at least as long as they take to look: they may still answer from it.
         """
         for n in range(_LOOKS):
-            board = await self._control.look()
+            board = await self._cluster.read()
             shares = [work_unit_named(resource) for resource, noted in board.leases.items() if noted.record.owner]
             held = (name, number) in [(each.name, each.generation) for each in shares if each.kind != "policy"]
             if not held and (len(board.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
@@ -183,27 +183,27 @@ class Builds:
 
         Whoever still has one gives it back at his next look, and so notes it again; the next drop takes that out.
         """
-        board = await self._control.look()
+        board = await self._cluster.read()
         known = board.generations(name).record.builds
         gone = [
-            self._control.lease(share, None, noted.version)
+            self._cluster.lease(share, None, noted.version)
             for share, noted in ((work_unit_named(resource), noted) for resource, noted in board.leases.items())
             if share.kind != "policy" and share.name == name and share.generation not in known
         ]
         # Each by itself: one that has changed meanwhile keeps no other.
-        await asyncio.gather(*(self._control.write(each) for each in gone))
+        await asyncio.gather(*(self._cluster.write(each) for each in gone))
 
     def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
-        now = self._control.now()
+        now = self._cluster.now()
         act = OperatorAction(what, name, "", actor, now, True, outcome, generation, self._versions[name])
-        return self._control.act(f"{now}-{self._world.new_id()}", act)
+        return self._cluster.act(f"{now}-{self._world.new_id()}", act)
 
     def _retire(self, record: Generations, number: int) -> dict[int, Generation]:
-        return {number: self._as(record, number, "kept")}
+        return {number: self._as(record, number, "standby")}
 
     def _as(self, record: Generations, number: int, state: str) -> Generation:
         build = record.builds[number]
-        return Generation(build.version, "serving" if state == "serving" else "kept", build.began)
+        return Generation(build.version, "serving" if state == "serving" else "standby", build.began)
 
 
 def _behind(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
@@ -223,7 +223,7 @@ def _behind(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
 
 
 def _refuse_kept(name: str, record: Generations, version: int) -> None:
-    if record.find(version, "building") is None and record.find(version, "kept") is not None:
+    if record.find(version, "building") is None and record.find(version, "standby") is not None:
         raise InvalidMessage(
             f"The generation of '{name}' that served before is still kept, as the way back. Drop it first.",
             field="name",

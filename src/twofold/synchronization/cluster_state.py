@@ -41,12 +41,12 @@ class Lease(msgspec.Struct, frozen=True):
 class Generation(msgspec.Struct, frozen=True):
     """One build of a projection, by the fold of `version`.
 
-    "serving" answers queries; "building" is on its way to; "kept" has been replaced, and is followed all the same, so
-    that it can serve again at once. `began` is in microseconds since 1970 in UTC.
+    "serving" answers queries. "building" catches up with the log before it serves. "standby" served before and is kept
+    up to date, so that it can serve again at once. `began` is in microseconds since 1970 in UTC.
     """
 
     version: int
-    state: Literal["serving", "building", "kept"]
+    state: Literal["serving", "building", "standby"]
     began: int
 
 
@@ -147,7 +147,7 @@ class ClusterStateStore:
         self._append = append
         self._world = world
 
-    async def look(self) -> ClusterState:
+    async def read(self) -> ClusterState:
         """All that is noted now."""
         return await read_cluster_state(self._write_store, self.read_store)
 
@@ -157,7 +157,7 @@ class ClusterStateStore:
         outcome = await self._append(Append(metadata, rows=tuple(writes)))
         return not isinstance(outcome, Conflict)
 
-    async def acts(self, keys: Sequence[str] | None = None) -> dict[str, OperatorAction]:
+    async def actions(self, keys: Sequence[str] | None = None) -> dict[str, OperatorAction]:
         """What was done on requests, by the id of the request."""
         return await operator_actions(self._write_store, keys)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from twofold.backoff import delay
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
-from twofold.synchronization.follower import told
+from twofold.synchronization.follower import error_text
 from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.world import World, microseconds
@@ -112,7 +112,7 @@ class DueCommands:
             log.exception("%s: the due command %s cannot be sent", self._policy, due.command)
             self._attempts.pop(key, None)
             if key not in self._skipped:
-                self._park(key, told(error))
+                self._park(key, error_text(error))
         else:
             self._attempts.pop(key, None)
             self.parked.pop(key, None)
@@ -121,7 +121,7 @@ class DueCommands:
         attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
         log.warning("%s: a due command is sent again later: %s", self._policy, error)
         if attempts >= _ATTEMPTS_BEFORE_PARKED:
-            self._park(key, f"Tried {attempts} times: {told(error)}"[:500])
+            self._park(key, f"Tried {attempts} times: {error_text(error)}"[:500])
         if all(key != queued for _, queued, _ in self._queue):
             seconds = delay(attempts, first=FIRST_DELAY, longest=LONGEST_DELAY)
             self._push(microseconds(self._world.now()) + int(seconds * _SECOND), key, due)

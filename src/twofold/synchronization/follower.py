@@ -33,14 +33,14 @@ class Follower(Protocol):
         """Take all events of a page and move the checkpoint from `before` to `page.upto`, all or nothing."""
         ...
 
-    async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
+    async def park(self, page: Slice, before: Position, error: Exception) -> None:
         """Take a page of the one event that keeps failing: park what fails, do the rest, move the checkpoint.
 
         Raises where nothing may pass that event: the follower then stands still before it.
         """
         ...
 
-    async def tend(self, at: Position) -> float | None:
+    async def retry_pending(self, at: Position) -> float | None:
         """Between two pages, at the checkpoint: do one thing of those that are to be tried again, or made good.
 
         In how many seconds there is more of that; None: nothing is left.
@@ -55,18 +55,25 @@ class Follower(Protocol):
 class Mending(Protocol):
     """What operators can do about what a follower has set aside."""
 
-    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
-        """Do what an operator wants of a key, while the checkpoint is `at`, and say in a sentence what was done.
+    async def retry(self, key: str, at: Position) -> str:
+        """Try again what is parked as `key`, while the checkpoint is `at`. A sentence that says what was done.
 
-        InvalidMessage where there is nothing to do it to; else whatever still fails.
+        InvalidMessage where it is not parked.
         """
         ...
 
-    def pass_over(self, skips: Skips) -> None:
+    async def repair(self, key: str, at: Position) -> str:
+        """Fold a key from its first event, while the checkpoint is `at`. A sentence that says what was done.
+
+        InvalidMessage where that is not possible.
+        """
+        ...
+
+    def add_skips(self, skips: Skips) -> None:
         """Leave these events out from now on. What follows for rows and parked keys `tend` does."""
         ...
 
-    def skipped(self, key: str) -> Position | None:
+    def parked_at(self, key: str) -> Position | None:
         """The position of the event that a skip of this key would pass over; None where it waits behind none."""
         ...
 
@@ -79,7 +86,7 @@ class WholeFollower(Follower, Mending, Protocol):
     """Both: what a node runs."""
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error for people, as any store can keep it: not too long, and no half of a character."""
     return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "backslashreplace").decode()
 
@@ -130,7 +137,7 @@ class BuildStatus(msgspec.Struct, frozen=True):
     name: str
     generation: int
     version: int
-    state: Literal["building", "kept"]
+    state: Literal["building", "standby"]
     position: Position
     lag: int
     rate: float

@@ -20,12 +20,12 @@ _LEASES_TO_COME_BACK = 5
 class Membership:
     """One node among others. A log that only this process can write has no others, and then nothing is written.
 
-    `dead` is called when the other nodes have taken this one for dead: `begin_anew` makes it another node.
+    `dead` is called when the other nodes have taken this one for dead: `rejoin` makes it another node.
     """
 
     def __init__(
         self,
-        board: ClusterStateStore,
+        cluster: ClusterStateStore,
         world: World,
         *,
         name: str,
@@ -39,8 +39,8 @@ class Membership:
         self.name = name
         self.follows = follows
         self.visitor = visitor
-        self.taken_for_dead = False
-        self._control = board
+        self.evicted = False
+        self._cluster = cluster
         self._world = world
         self._lease = lease_seconds
         self._exclusive = exclusive
@@ -48,41 +48,41 @@ class Membership:
         self._heard: dict[str, tuple[int, float]] = {}
         self._seen = 0
         self._renewed = world.monotonic()
-        self._pulse: asyncio.Task[None] | None = None
+        self._heartbeats: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
         """Be noted, and show life from now on."""
         if self._exclusive:
             return
-        if not await self._control.write(self._control.node(self.node, self._me(), 0)):
+        if not await self._cluster.write(self._cluster.node(self.node, self._me(), 0)):
             raise Unavailable("Another node took this one's id; start again.")
         self._seen = 1
         self._renewed = self._world.monotonic()
-        self._pulse = asyncio.create_task(self.show_life(), name="twofold-pulse")
+        self._heartbeats = asyncio.create_task(self.heartbeat_loop(), name="twofold-pulse")
 
-    async def begin_anew(self) -> None:
+    async def rejoin(self) -> None:
         """Come back as another node."""
-        await self.fall_silent()
+        await self.stop_heartbeat()
         self.node = self._world.new_id()
         await self.enter()
-        self.taken_for_dead = False
+        self.evicted = False
 
-    async def fall_silent(self) -> None:
+    async def stop_heartbeat(self) -> None:
         """Show life no longer."""
-        if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.gather(self._pulse, return_exceptions=True)
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
+            await asyncio.gather(self._heartbeats, return_exceptions=True)
 
     async def leave(self) -> None:
         """Tell the others at once what they would notice in a while."""
         if self._exclusive:
             return
         try:
-            if not await self._control.write(self._control.node(self.node, None, self._seen)):
+            if not await self._cluster.write(self._cluster.node(self.node, None, self._seen)):
                 # A last sign of life was written after all, though nobody waited for the answer.
-                noted = (await self._control.look()).nodes.get(self.node)
+                noted = (await self._cluster.read()).nodes.get(self.node)
                 if noted is not None:
-                    await self._control.write(self._control.node(self.node, None, noted.version))
+                    await self._cluster.write(self._cluster.node(self.node, None, noted.version))
         except TwofoldError as error:
             log.info("The other nodes were not told that this one leaves; they will notice: %s", error)
 
@@ -90,7 +90,7 @@ class Membership:
         """Whether this node may still believe that its leases are its own."""
         return self._exclusive or self._world.monotonic() - self._renewed < self._lease * _TRUSTED
 
-    def hear(self, board: ClusterState) -> None:
+    def observe(self, board: ClusterState) -> None:
         """Note when each node last showed life, by this node's own clock."""
         now = self._world.monotonic()
         for name, noted in board.nodes.items():
@@ -99,12 +99,12 @@ class Membership:
         for name in self._heard.keys() - board.nodes.keys():
             del self._heard[name]
 
-    async def bury(self, board: ClusterState) -> None:
+    async def remove_expired(self, board: ClusterState) -> None:
         """Take out the rows of nodes that have been silent for long."""
         long_ago = self._world.monotonic() - self._lease * _LEASES_TO_COME_BACK
         for name, noted in board.nodes.items():
             if name != self.node and self._heard[name][1] < long_ago:
-                await self._control.write(self._control.node(name, None, noted.version))
+                await self._cluster.write(self._cluster.node(name, None, noted.version))
 
     def alive(self, name: str) -> bool:
         """Whether a node has shown life within the time of a lease."""
@@ -121,23 +121,23 @@ class Membership:
             if name != self.node
             and not noted.record.visitor
             and followed in noted.record.follows
-            and (policy or noted.record.read_store == self._control.read_store)
+            and (policy or noted.record.read_store == self._cluster.read_store)
         ]
         mine = [] if self.visitor else [self.node]
         return [*mine, *(name for name in others if self.alive(name))]
 
-    def told(self, node: str, board: ClusterState) -> str:
+    def display_name(self, node: str, board: ClusterState) -> str:
         """The name of a node, for people."""
         known = board.nodes.get(node)
         return self.name if node == self.node else known.record.name if known else node
 
-    async def show_life(self) -> None:
+    async def heartbeat_loop(self) -> None:
         """Keep changing this node's row, whatever else takes long, until others have taken it for dead."""
-        while not self.taken_for_dead:
+        while not self.evicted:
             await self._world.sleep(self._lease / BEATS)
             began = self._world.monotonic()
             try:
-                await self.beat(began)
+                await self.heartbeat(began)
             except (Conflict, Unavailable) as error:
                 log.warning("The other nodes could not be shown that this one lives: %s", error)
             except (Exception, asyncio.CancelledError):
@@ -147,20 +147,20 @@ class Membership:
                 # To end here would be to follow for nothing from now on, without a word.
                 log.exception("The other nodes cannot be shown that this one lives")
 
-    async def beat(self, began: float) -> None:
+    async def heartbeat(self, began: float) -> None:
         """One sign of life, which counts from when it `began`."""
-        if await self._control.write(self._control.node(self.node, self._me(), self._seen)):
+        if await self._cluster.write(self._cluster.node(self.node, self._me(), self._seen)):
             self._seen += 1
             self._renewed = began
             return
-        noted = (await self._control.look()).nodes.get(self.node)
+        noted = (await self._cluster.read()).nodes.get(self.node)
         if noted is not None:
             # An answer was lost on the way: the row had been written.
             self._seen = noted.version
             return
         log.warning("The other nodes took this one for dead; it begins anew.")
-        self.taken_for_dead = True
+        self.evicted = True
         self._dead()
 
     def _me(self) -> Node:
-        return Node(self.name, self._control.read_store, self.visitor, self.follows)
+        return Node(self.name, self._cluster.read_store, self.visitor, self.follows)

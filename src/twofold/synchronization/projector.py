@@ -22,7 +22,7 @@ from twofold.read_store.port import (
     VersionedRow,
 )
 from twofold.synchronization.folding import ABSENT, FoldFailed, KeyedEvents, Rows, events_by_key, fold_all
-from twofold.synchronization.follower import Skips, told
+from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.key_events import KeyEvents
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
@@ -40,7 +40,7 @@ class Projector:
     """Keeps the rows of one partition equal to the fold of the log at its checkpoint, as long as it holds the lease.
 
     `epoch` is that of the lease: the store refuses what an earlier one still wants to save. `skips` are the events, by
-    key and position, that an operator has said to pass over. `takes_up`: whether to try again what is parked at first.
+    key and position, that an operator has said to skip. `retry_parked`: whether to retry parked keys at the start.
     """
 
     kind: Literal["projection", "policy"] = "projection"
@@ -58,7 +58,7 @@ class Projector:
         epoch: int = 0,
         skips: Skips = frozenset(),
         cached_rows: int = 20_000,
-        takes_up: bool = True,
+        retry_parked: bool = True,
     ) -> None:
         self.name = projection.name
         self.query = EventQuery((QueryItem(projection.types),))
@@ -72,13 +72,13 @@ class Projector:
         self._world = world
         self._epoch = epoch
         self._skips = skips
-        self._takes_up = takes_up
+        self._retry_parked = retry_parked
         self._events = KeyEvents(projection, write_store, decode)
         self._rows = Rows(projection, model, read_store, cached_rows)
         self._parked: dict[str, Parked] = {}
-        self._halted: dict[str, Parked] = {}
-        self._to_take_up: list[str] = []
-        self._to_make_good: list[tuple[str, Position]] = []
+        self._blocking: dict[str, Parked] = {}
+        self._to_retry: list[str] = []
+        self._skips_to_apply: list[tuple[str, Position]] = []
         self._stamp = ""
 
     async def open(self) -> Position:
@@ -90,24 +90,26 @@ class Projector:
         known = {parked.key: parked for parked in progress.parked}
         # What was parked beyond the checkpoint is found again on the way there, unless it is what all wait behind.
         beyond = {key for key, parked in known.items() if parked.position > progress.position}
-        self._halted = {key: known[key] for key in beyond} if self._projection.parks == "partition" else {}
+        self._blocking = {key: known[key] for key in beyond} if self._projection.parks == "partition" else {}
         self._parked = {key: parked for key, parked in known.items() if key not in beyond}
         # From here on no earlier owner can save: the store has seen this lease.
-        await self._write({}, dict.fromkeys(beyond - self._halted.keys()), progress.position, progress.position)
+        await self._write({}, dict.fromkeys(beyond - self._blocking.keys()), progress.position, progress.position)
         if not progress.position:
             self._rows.start_empty()
         # The code may have been mended since. What an operator has passed over goes on in any case.
-        again = [each for each in self._parked.values() if self._takes_up or (each.key, each.position) in self._skips]
-        self._to_take_up = [each.key for each in sorted(again, key=lambda each: each.position, reverse=True)]
+        again = [
+            each for each in self._parked.values() if self._retry_parked or (each.key, each.position) in self._skips
+        ]
+        self._to_retry = [each.key for each in sorted(again, key=lambda each: each.position, reverse=True)]
         return progress.position
 
     async def apply(self, page: Slice, before: Position) -> None:
         await self._save(page, before, {})
 
-    async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
+    async def park(self, page: Slice, before: Position, error: Exception) -> None:
         (recorded,) = page.events
         if self._projection.parks == "partition":
-            await self._halt(recorded, before, error)
+            await self._block_partition(recorded, before, error)
             raise error
         aside: dict[str, Parked] = {}
         while True:
@@ -124,40 +126,41 @@ class Projector:
                 log.exception("%s: position %d fails for more keys", self.name, recorded.position)
                 error = another
 
-    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
-        if what == "repair":
-            return await self._repair(key, at)
-        if key in self._halted:
+    async def repair(self, key: str, at: Position) -> str:
+        return await self._repair(key, at)
+
+    async def retry(self, key: str, at: Position) -> str:
+        if key in self._blocking:
             return "It is tried again now."
         parked = self._parked.get(key)
         if parked is None:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is not parked.", field="key")
-        still = await self._take_up(parked, at)
+        still = await self._retry_key(parked, at)
         return "It is up to date." if still is None else f"It is parked at position {still.position}: {still.error}"
 
-    def pass_over(self, skips: Skips) -> None:
-        self._to_make_good += [(key, at) for key, at in skips - self._skips if self.partition.holds(key)]
+    def add_skips(self, skips: Skips) -> None:
+        self._skips_to_apply += [(key, at) for key, at in skips - self._skips if self.partition.holds(key)]
         self._skips |= skips
 
-    def skipped(self, key: str) -> Position | None:
+    def parked_at(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key would pass over."""
-        parked = self._halted.get(key) or self._parked.get(key)
+        parked = self._blocking.get(key) or self._parked.get(key)
         return None if parked is None or (key, parked.position) in self._skips else parked.position
 
     async def parked(self) -> tuple[Parked, ...]:
-        return tuple((self._parked | self._halted).values())
+        return tuple((self._parked | self._blocking).values())
 
-    async def tend(self, at: Position) -> float | None:
-        if self._to_make_good:
+    async def retry_pending(self, at: Position) -> float | None:
+        if self._skips_to_apply:
             # Others may come to it meanwhile.
-            first = self._to_make_good[0]
-            await self._tend_to(first[0], lambda: self._make_good(*first, at))
-            self._to_make_good.remove(first)
-        elif self._to_take_up:
-            if (parked := self._parked.get(self._to_take_up[-1])) is not None:
-                await self._tend_to(parked.key, lambda: self._take_up(parked, at))
-            self._to_take_up.pop()
-        return 0.0 if self._to_make_good or self._to_take_up else None
+            first = self._skips_to_apply[0]
+            await self._attempt(first[0], lambda: self._apply_skip(*first, at))
+            self._skips_to_apply.remove(first)
+        elif self._to_retry:
+            if (parked := self._parked.get(self._to_retry[-1])) is not None:
+                await self._attempt(parked.key, lambda: self._retry_key(parked, at))
+            self._to_retry.pop()
+        return 0.0 if self._skips_to_apply or self._to_retry else None
 
     async def close(self) -> None:
         return None
@@ -189,13 +192,13 @@ class Projector:
         work = events_by_key(self._projection, page.events, decoded)
         if self.partition != WHOLE:
             work = work.where(self.partition.holds)
-        parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._halted)}
+        parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._blocking)}
         if aside or self._parked:
             work = self._without_parked(work, parked, aside)
         changed = await self._rows.fold(work, self._skips) if work else {}
         await self._write(changed, parked, before, page.upto)
         self._parked |= {key: each for key, each in parked.items() if each is not None}
-        self._halted = {}
+        self._blocking = {}
 
     async def _decoded(self, events: Sequence[RecordedEvent]) -> list[Any]:
         """The events in their present shape. Others on this loop have their turn in the midst of a large page."""
@@ -260,15 +263,15 @@ class Projector:
         # What waits behind an earlier event goes on waiting there.
         return [key for key in failed if key not in aside and key not in self._parked]
 
-    async def _halt(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
+    async def _block_partition(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
         """Put on record what the whole partition waits behind."""
         halted = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, {})}
-        known = {key: each.position for key, each in self._halted.items()}
+        known = {key: each.position for key, each in self._blocking.items()}
         if known != {key: each.position for key, each in halted.items()}:
-            await self._write({}, {**dict.fromkeys(self._halted), **halted}, before, before)
-            self._halted = halted
+            await self._write({}, {**dict.fromkeys(self._blocking), **halted}, before, before)
+            self._blocking = halted
 
-    async def _tend_to(self, key: str, work: Callable[[], Awaitable[object]]) -> None:
+    async def _attempt(self, key: str, work: Callable[[], Awaitable[object]]) -> None:
         """Do it, or leave the key as it is: what cannot even be parked anew is to keep nobody else waiting."""
         try:
             await work()
@@ -277,11 +280,11 @@ class Projector:
         except Exception:
             log.exception("%s: the key '%s' stays as it is", self.name, key)
 
-    async def _make_good(self, key: str, skipped: Position, at: Position) -> None:
+    async def _apply_skip(self, key: str, skipped: Position, at: Position) -> None:
         """Let the row of a key be what it is without an event that is passed over from now on."""
         parked = self._parked.get(key)
         if parked is not None and parked.position == skipped:
-            await self._take_up(parked, at)
+            await self._retry_key(parked, at)
         elif skipped <= at and (parked is None or parked.position > skipped):
             # Folded before: on its way while it was put on record, or only in the generation of the one who said so.
             try:
@@ -289,14 +292,14 @@ class Projector:
             except InvalidMessage as error:
                 log.warning("%s: %d is not left out of '%s': %s", self.name, skipped, key, error)
 
-    async def _take_up(self, parked: Parked, at: Position) -> Parked | None:
+    async def _retry_key(self, parked: Parked, at: Position) -> Parked | None:
         """Fold a parked key up to the checkpoint, and free it. Where it fails again it stands, and that is told."""
         key = parked.key
         work = await self._events.of(key, parked.position - 1, at)
         if not work.recorded or work.recorded[0].position != parked.position:
             # By its tag it would be passed over without a word.
             lost = LookupError(_OTHER_TAG.format(key=key, position=parked.position))
-            return await self._stands(parked, parked.position, lost, work, {}, at)
+            return await self._repark(parked, parked.position, lost, work, {}, at)
         try:
             try:
                 await self._free(key, await self._folded_again(key, work), at)
@@ -304,7 +307,7 @@ class Projector:
             except FoldFailed as failed:
                 done = work.before(failed.position)
                 changed = await self._folded_again(key, done) if done else {}
-                return await self._stands(parked, failed.position, failed.__cause__ or failed, work, changed, at)
+                return await self._repark(parked, failed.position, failed.__cause__ or failed, work, changed, at)
         except (Conflict, Unavailable):
             raise
         except Exception:
@@ -316,12 +319,12 @@ class Projector:
         for recorded, event, key in work:
             try:
                 changed = await self._folded_again(key, KeyedEvents([recorded], [event], [key]))
-                parked = await self._stands(parked, recorded.position, None, work, changed, at)
+                parked = await self._repark(parked, recorded.position, None, work, changed, at)
             except (Conflict, Unavailable):
                 raise
             except Exception as error:  # noqa: BLE001 - it is kept with the key
                 cause = error.__cause__ if isinstance(error, FoldFailed) and error.__cause__ else error
-                return await self._stands(parked, recorded.position, cause, work, {}, at)
+                return await self._repark(parked, recorded.position, cause, work, {}, at)
         await self._free(parked.key, {}, at)
         return None
 
@@ -335,7 +338,7 @@ class Projector:
         await self._write(changed, {key: None}, at, at)
         del self._parked[key]
 
-    async def _stands(
+    async def _repark(
         self,
         parked: Parked,
         position: Position,
@@ -346,7 +349,7 @@ class Projector:
     ) -> Parked:
         """Save how far a parked key has come, and what it waits for now."""
         left = len({each.position for each in work.recorded if each.position > position})
-        cause = parked.error if error is None else told(error)
+        cause = parked.error if error is None else error_text(error)
         still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
         await self._write(changed, {parked.key: still}, at, at)
         self._parked[parked.key] = still
@@ -354,7 +357,7 @@ class Projector:
 
     async def _repair(self, key: str, at: Position) -> str:
         """Fold a key from its first event, whatever row is there, and keep that as a repaired version."""
-        if key in self._halted:
+        if key in self._blocking:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
         if not self.partition.holds(key):
             raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
@@ -373,11 +376,13 @@ class Projector:
             if parked is None:
                 raise InvalidMessage(
                     f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
-                    f"{told(cause)}. Mend the fold first.",
+                    f"{error_text(cause)}. Mend the fold first.",
                     field="key",
                 ) from failed
             left = len({each.position for each in work.recorded if each.position > failed.position})
-            still = msgspec.structs.replace(parked, position=failed.position, error=told(cause), waiting=left, upto=at)
+            still = msgspec.structs.replace(
+                parked, position=failed.position, error=error_text(cause), waiting=left, upto=at
+            )
             folded = fold_all(self._projection, work.before(failed.position), {}, self._skips)
         right = folded.get(key, ABSENT)
         same = right.row is None or right.position == there.position
@@ -403,7 +408,7 @@ class Projector:
             return []
 
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
-        return Parked(key, recorded.position, told(error.__cause__ or error), microseconds(self._world.now()))
+        return Parked(key, recorded.position, error_text(error.__cause__ or error), microseconds(self._world.now()))
 
 
 def _written(row: Any | None) -> bytes:

@@ -10,7 +10,7 @@ from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
 from twofold.synchronization.due_commands import FIRST_DELAY, LONGEST_DELAY, DueCommands
-from twofold.synchronization.follower import told
+from twofold.synchronization.follower import error_text
 from twofold.synchronization.policy_storage import Due, PolicyStorage
 from twofold.synchronization.reaction import Reaction
 from twofold.world import World
@@ -87,7 +87,7 @@ class ReactionRetries:
             raise
         except Exception as error:
             log.exception("%s: position %d stays parked", self._reaction.policy, parked.position)
-            return f"It still fails: {told(error)}"
+            return f"It still fails: {error_text(error)}"
         log.warning("%s no longer takes the event at %d. It stays parked.", self._reaction.policy, parked.position)
         return "The policy no longer takes this event. It stays parked."
 

@@ -10,7 +10,7 @@ from twofold.errors import InvalidMessage
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Parked
 from twofold.synchronization.due_commands import DueCommands
-from twofold.synchronization.follower import Skips, told
+from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Reaction
 from twofold.synchronization.reaction_retries import ReactionRetries
@@ -63,26 +63,29 @@ class Reactor:
         await self._storage.save(page.upto, *(self._storage.insert(key, due) for key, due in later.items()))
         self._due.add(later)
 
-    async def set_aside(self, page: Slice, before: Position, error: Exception) -> None:
+    async def park(self, page: Slice, before: Position, error: Exception) -> None:
         # A policy has no state between events, so no other event has to wait for this one.
         (recorded,) = page.events
-        parked = Parked(f"parked:{recorded.position}", recorded.position, told(error), microseconds(self._world.now()))
+        parked = Parked(
+            f"parked:{recorded.position}", recorded.position, error_text(error), microseconds(self._world.now())
+        )
         await self._storage.save(page.upto, self._storage.insert(parked.key, parked))
         self._retries.parked[parked.key] = parked
 
-    async def tend(self, at: Position) -> float | None:
+    async def retry_pending(self, at: Position) -> float | None:
         return await self._retries.retry_next()
 
-    async def mend(self, what: Literal["retry", "repair"], key: str, at: Position) -> str:
+    async def retry(self, key: str, at: Position) -> str:
         parked = self._parked.get(key)
         if parked is None:
             raise InvalidMessage(f"The policy '{self.name}' has nothing parked as '{key}'.", field="key")
-        if what == "repair":
-            raise InvalidMessage(f"'{self.name}' is a policy: it has no rows to repair.", field="what")
         if key.startswith(DUE):
             await self._due.retry(key)
             return "It is sent again now."
         return await self._retries.retry(parked)
+
+    async def repair(self, key: str, at: Position) -> str:
+        raise InvalidMessage(f"'{self.name}' is a policy. It has no rows to repair.", field="name")
 
     async def skip(self, key: str, record: Sequence[RowWrite]) -> None:
         """Skip what is parked as `key`, and write `record`: both, or nothing and Conflict."""
@@ -92,10 +95,10 @@ class Reactor:
         else:
             self._retries.parked.pop(key, None)
 
-    def pass_over(self, skips: Skips) -> None:
+    def add_skips(self, skips: Skips) -> None:
         """Do nothing: `skip` has deleted what is parked."""
 
-    def skipped(self, key: str) -> Position | None:
+    def parked_at(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key skips; 0 for a due command, None if nothing is parked."""
         parked = self._parked.get(key)
         return None if parked is None else parked.position

@@ -9,7 +9,7 @@ from twofold.read_store.partition import SLOTS, Partition, partition_named
 from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, OperatorAction, Request
 from twofold.synchronization.folding import FoldFailed
-from twofold.synchronization.follower import told
+from twofold.synchronization.follower import error_text
 from twofold.synchronization.projector import Projector
 from twofold.synchronization.reactor import Reactor
 from twofold.synchronization.supervisor import Supervisor, follows
@@ -29,13 +29,13 @@ class Requests:
 
     def __init__(
         self,
-        board: ClusterStateStore,
+        cluster: ClusterStateStore,
         supervisor: Supervisor,
         write_store: WriteStore,
         read_store: ReadStore,
         world: World,
     ) -> None:
-        self._control = board
+        self._cluster = cluster
         self._supervisor = supervisor
         self._write_store = write_store
         self._read_store = read_store
@@ -80,10 +80,10 @@ class Requests:
             act = await self._done(name, request, seen, share)
             if act is None:
                 return
-            record = self._control.act(name, act)
-            if not await self._control.write(record, self._control.request(name, None, seen)):
+            record = self._cluster.act(name, act)
+            if not await self._cluster.write(record, self._cluster.request(name, None, seen)):
                 # Whoever asked has given up meanwhile. It is done all the same.
-                await self._control.write(record)
+                await self._cluster.write(record)
         except (Conflict, Unavailable) as error:
             log.info("%s of '%s' is tried again: %s", request.what, request.name, error)
 
@@ -95,7 +95,7 @@ class Requests:
         except Exception as error:
             # To try that again and again would help nobody, and whoever asked waits for an answer.
             log.exception("%s of '%s' failed", request.what, request.name)
-            return self._act(request, share, False, f"It failed: {told(error)}")
+            return self._act(request, share, False, f"It failed: {error_text(error)}")
 
     async def _do(self, name: str, request: Request, seen: int, share: WorkUnit) -> OperatorAction | None:
         """What was done, for the record; None where that is to be tried again or is on record already."""
@@ -119,7 +119,8 @@ class Requests:
                 return await self._skip(name, request, seen, share)
             else:
                 member = worker.member(share.generation, key)
-                outcome = await worker.between_pages(lambda: member.follower.mend(what, key, member.position))
+                do = member.follower.retry if what == "retry" else member.follower.repair
+                outcome = await worker.between_pages(lambda: do(key, member.position))
         except (Refused, ValueError) as error:
             return self._act(request, share, False, str(error))
         self._supervisor.wake()
@@ -137,21 +138,21 @@ class Requests:
         follower = member.follower
 
         async def put_on_record() -> OperatorAction | None:
-            at = follower.skipped(key)
+            at = follower.parked_at(key)
             if at is None:
                 return self._act(request, share, False, f"'{key}' of '{request.name}' is not parked.")
             if isinstance(follower, Projector):
                 # What can be folded by now is not left out: whoever asks has seen where it stood before.
-                now = await follower.mend("retry", key, member.position)
-                if follower.skipped(key) != at:
+                now = await follower.retry(key, member.position)
+                if follower.parked_at(key) != at:
                     outcome = f"Nothing was passed over, for the event at {at} can be folded by now. {now}"
                     return self._act(request, share, False, outcome)
             outcome = f"The event at {at} is passed over." if at else "The command is not sent any more."
-            done = [self._control.act(name, self._act(request, share, True, outcome, at))]
-            done.append(self._control.request(name, None, seen))
+            done = [self._cluster.act(name, self._act(request, share, True, outcome, at))]
+            done.append(self._cluster.request(name, None, seen))
             if isinstance(follower, Reactor):
                 await follower.skip(key, done)
-            elif await self._control.write(*done, self._control.skip(self._board.skips)):
+            elif await self._cluster.write(*done, self._cluster.skip(self._board.skips)):
                 self._supervisor.wake()
             return None
 
@@ -194,13 +195,13 @@ class Requests:
 
     def _act(self, request: Request, share: WorkUnit, done: bool, outcome: str, position: int = 0) -> OperatorAction:
         version = self._supervisor.version(share.name)
-        read_store = "" if share.kind == "policy" else self._control.read_store
+        read_store = "" if share.kind == "policy" else self._cluster.read_store
         return OperatorAction(
             request.what,
             request.name,
             request.key,
             request.actor,
-            self._control.now(),
+            self._cluster.now(),
             done,
             outcome,
             share.generation,

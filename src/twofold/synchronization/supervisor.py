@@ -52,7 +52,7 @@ class Supervisor:
 
     def __init__(
         self,
-        board: ClusterStateStore,
+        cluster: ClusterStateStore,
         read_store: ReadStore,
         world: World,
         crew: Crew,
@@ -69,7 +69,7 @@ class Supervisor:
         self.workers: dict[WorkUnit, Worker] = {}
         self.board = ClusterState({}, {}, {}, {})
         self.problem: str | None = None
-        self._control = board
+        self._cluster = cluster
         self._read_store = read_store
         self._world = world
         self._crew = crew
@@ -86,8 +86,8 @@ class Supervisor:
         self._skips_seen = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.presence = Membership(
-            board,
+        self.membership = Membership(
+            cluster,
             world,
             name=name,
             follows=tuple(followed(each, versions.get(each, 0)) for each in (*versions, *policies)),
@@ -99,7 +99,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Claim what is free and run it. WiringError where a checkpoint belongs to another log."""
-        await self.presence.enter()
+        await self.membership.enter()
         await self.look()
         self._task = asyncio.create_task(self._run(), name="twofold-supervisor")
 
@@ -110,10 +110,10 @@ class Supervisor:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
-            await self.presence.fall_silent()
+            await self.membership.stop_heartbeat()
             await self._stop(list(self.workers))
         # Without a row of its own a node owns nothing: what it had is free.
-        await self.presence.leave()
+        await self.membership.leave()
 
     def wake(self) -> None:
         """Look at once instead of in a moment."""
@@ -121,25 +121,25 @@ class Supervisor:
 
     async def look(self) -> None:
         """One look at what all nodes note, and whatever follows from it for this one."""
-        presence = self.presence
-        if presence.taken_for_dead:
+        membership = self.membership
+        if membership.evicted:
             await self._stop(list(self.workers))
             self._epochs.clear()
-            await presence.begin_anew()
-        self.board = await self._control.look()
-        presence.hear(self.board)
-        await presence.bury(self.board)
+            await membership.rejoin()
+        self.board = await self._cluster.read()
+        membership.observe(self.board)
+        await membership.remove_expired(self.board)
         await self._serve()
         checkpoints = await self._read_store.checkpoints()
         shares = self.shares(checkpoints)
         owners = {share: self._owner(share) for share in shares}
-        lost = [share for share in shares if share in self._epochs and owners[share] != presence.node]
+        lost = [share for share in shares if share in self._epochs and owners[share] != membership.node]
         await self._stop(lost)
         for share in lost:
             del self._epochs[share]
         await self._clear_away()
         # Claimed, and the answer lost on the way.
-        won = [share for share in shares if share not in self._epochs and owners[share] == presence.node]
+        won = [share for share in shares if share not in self._epochs and owners[share] == membership.node]
         self._epochs |= {share: self.board.lease(share.resource).record.epoch for share in won}
         todo = self._plan(shares, owners)
         await self._release([*(self._epochs.keys() - set(shares)), *todo.release])
@@ -156,7 +156,7 @@ class Supervisor:
     def owner(self, share: WorkUnit) -> str | None:
         """The name of the node that follows for a share, if one does."""
         owner = self._owner(share)
-        return None if owner is None else self.presence.told(owner, self.board)
+        return None if owner is None else self.membership.display_name(owner, self.board)
 
     def model(self, share: WorkUnit) -> ReadModel:
         """The read model of a share."""
@@ -196,7 +196,7 @@ class Supervisor:
                 # Said by health, tried again in a moment: to end here would be to stop without a word.
                 log.exception("What follows the log cannot be looked after")
                 self.problem = f"What follows the log cannot be looked after: {type(error).__name__}: {error}"
-            if not self.presence.held():
+            if not self.membership.held():
                 await self._stop(list(self.workers))
 
     # ------------------------------------------------------------------------------------------ what there is to follow
@@ -226,9 +226,9 @@ class Supervisor:
             if number is not None:
                 return number
             number = noted.record.last + 1
-            record = noted.record.but({number: Generation(version, "serving", self._control.now())})
-            await self._control.write(self._control.generations(name, record, noted.version))
-            self.board = await self._control.look()
+            record = noted.record.but({number: Generation(version, "serving", self._cluster.now())})
+            await self._cluster.write(self._cluster.generations(name, record, noted.version))
+            self.board = await self._cluster.read()
 
     def shares(self, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
         """Everything there is to follow for, on this node or another, in the generations that were last seen."""
@@ -250,16 +250,16 @@ class Supervisor:
 
     def _owner(self, share: WorkUnit) -> str | None:
         owner = self.board.lease(share.resource).record.owner
-        return owner if owner and self.presence.alive(owner) else None
+        return owner if owner and self.membership.alive(owner) else None
 
     def _plan(self, shares: Sequence[WorkUnit], owners: Mapping[WorkUnit, str | None]) -> Plan:
         """Each share goes to one of the nodes that can follow for it, those of the same nodes evenly among them."""
-        me, reserved = self.presence.node, self._reserved(shares, owners)
+        me, reserved = self.membership.node, self._reserved(shares, owners)
         among: dict[tuple[str, ...], list[WorkUnit]] = {}
         for share in shares:
             if self._only is None or share.name in self._only:
                 what = followed(share.name, self.version(share.name))
-                nodes = self.presence.nodes(self.board, what, policy=share.kind == "policy")
+                nodes = self.membership.nodes(self.board, what, policy=share.kind == "policy")
                 among.setdefault(tuple(sorted(nodes)), []).append(share)
         todo = Plan([], [])
         for these, some in among.items():
@@ -285,20 +285,20 @@ class Supervisor:
         async def claim(share: WorkUnit) -> None:
             noted = self.board.lease(share.resource)
             epoch = max([noted.record.epoch, *(at.epoch for at in checkpoints if _is_of(at, share))]) + 1
-            if await self._control.write(self._control.lease(share, Lease(self.presence.node, epoch), noted.version)):
+            if await self._cluster.write(self._cluster.lease(share, Lease(self.membership.node, epoch), noted.version)):
                 self._epochs[share] = epoch
 
         await asyncio.gather(*(claim(share) for share in shares))
         if shares:
-            self.board = await self._control.look()
+            self.board = await self._cluster.read()
 
     async def _release(self, shares: Sequence[WorkUnit]) -> None:
         await self._stop(shares)
         for share in shares:
             epoch = self._epochs.pop(share, 0)
             noted = self.board.lease(share.resource)
-            await self._control.write(
-                self._control.lease(share, Lease("", max(epoch, noted.record.epoch)), noted.version)
+            await self._cluster.write(
+                self._cluster.lease(share, Lease("", max(epoch, noted.record.epoch)), noted.version)
             )
 
     async def _run_workers(self, shares: Sequence[WorkUnit], checkpoints: Sequence[Checkpoint]) -> None:
@@ -316,7 +316,7 @@ class Supervisor:
         for group in groups:
             bulk = group == builds
             run = {part: self._epochs[share] for share in sorted(group) for part in _parts(share, checkpoints)}
-            worker = self._crew.worker(run, skips, self.presence.held, bulk=bulk)
+            worker = self._crew.worker(run, skips, self.membership.held, bulk=bulk)
             self.workers |= dict.fromkeys(group, worker)
             try:
                 await worker.start()
@@ -337,8 +337,8 @@ class Supervisor:
 
     async def _skips(self) -> dict[str, Skips]:
         """What operators have said to pass over, by projection, as far as it was said of the present version."""
-        acts = list((await self._control.acts()).values())
-        return {n: skipped_events(acts, n, version, self._control.read_store) for n, version in self._versions.items()}
+        acts = list((await self._cluster.actions()).values())
+        return {n: skipped_events(acts, n, version, self._cluster.read_store) for n, version in self._versions.items()}
 
     async def _stop(self, shares: Iterable[WorkUnit]) -> None:
         stopped: list[Any] = []

@@ -164,7 +164,7 @@ class Worker:
     def skip(self, skips: Mapping[str, Skips]) -> None:
         """Pass over what operators have said to pass over, by projection; as soon as it can be done."""
         for member in self.members:
-            member.follower.pass_over(skips.get(member.follower.name, frozenset()))
+            member.follower.add_skips(skips.get(member.follower.name, frozenset()))
         self._new_skips = True
         self._wake.set()
 
@@ -244,7 +244,7 @@ class Worker:
         if self._waiting:
             await self._world.sleep(self._poll)
             return
-        rests = [self._poll, *await self._tend()]
+        rests = [self._poll, *await self._retry_pending()]
         now = self._world.monotonic()
         ready = [member for member in self.members if member.ready(now)]
         if not ready:
@@ -278,14 +278,14 @@ class Worker:
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
 
-    async def _tend(self) -> list[float]:
+    async def _retry_pending(self) -> list[float]:
         """Let each do one thing of what it tries again. In how many seconds there is more of that."""
         now = self._world.monotonic()
         rests: list[float] = []
         for member in self.members:
             if member.ready(now):
                 try:
-                    again = await member.follower.tend(member.position)
+                    again = await member.follower.retry_pending(member.position)
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                     self._note([member], error)
                 else:
@@ -328,7 +328,7 @@ class Worker:
                 raise
             except Exception as error:
                 log.exception("%s sets position %d aside", member.follower.name, event.position)
-                await member.follower.set_aside(alone, member.position, error)
+                await member.follower.park(alone, member.position, error)
             self._advance(member, event.position, 1)
         if member.position < page.upto:
             await member.follower.apply(Slice([], page.upto, page.head), member.position)
