@@ -12,7 +12,7 @@ from pymongo.write_concern import WriteConcern
 from benchmarks.read_store import BATCH, MODELS, Summary
 from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.mongodb.finds import Table
+from twofold.read_store.mongodb.rows import MongoTable
 from twofold.read_store.port import Change, ReadModel, VersionedRow
 
 BATCHES = 40
@@ -53,7 +53,7 @@ async def raw(url: str, model: ReadModel, batches: Sequence[Batch]) -> Rates:
     store = await MongoReadStore.open(url)
     await store.prepare([model])
     await store.close()
-    table = Table(model)
+    table = MongoTable(model)
     documents = [table.documents(rows, 0) for rows in batches]
     spent = {"new": 0.0, "again": 0.0, "load": 0.0}
     async with AsyncMongoClient[dict[str, Any]](url) as client:

@@ -11,7 +11,7 @@ import sys
 from unittest.mock import patch
 
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.mongodb.standing import Standings
+from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.port import Change, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order
 from twofold.world import RealWorld, microseconds
@@ -79,7 +79,7 @@ async def main(url: str, upto: int, batch: int, dies: bool) -> None:
     store = await MongoReadStore.open(url)
     await store.prepare([ORDERS])
     if dies:
-        with patch.object(Standings, "advance", die):
+        with patch.object(MongoCheckpoints, "advance", die):
             await follow(store, upto, batch)
     for position in range(batch, upto + 1, batch):
         await follow(store, position, batch)

@@ -9,7 +9,7 @@ from pymongo import AsyncMongoClient
 
 from tests.servers.mongodb import ReplicaSet
 from twofold.read_store.mongodb import MongoReadStore
-from twofold.read_store.mongodb.finds import Table
+from twofold.read_store.mongodb.rows import MongoTable
 from twofold.read_store.port import ReadModel
 
 Document = dict[str, Any]
@@ -41,7 +41,7 @@ async def database(url: str) -> AsyncIterator[Any]:
 async def documents(url: str, model: ReadModel) -> dict[str, Document]:
     """Everything in the collection of a model, deleted rows too, by key."""
     async with database(url) as found:
-        return {each["_id"]: each async for each in found[Table(model).collection].find({})}
+        return {each["_id"]: each async for each in found[MongoTable(model).collection].find({})}
 
 
 def fail(servers: ReplicaSet, command: str, times: int = 1, **how: Any) -> None:

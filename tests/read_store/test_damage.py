@@ -104,7 +104,7 @@ async def spoil(url: str, store: ReadStore, what: str) -> None:
             await server.close()
         case "mongodb":
             assert isinstance(store, MongoReadStore)
-            rows = store._client.database[store._tables["Things", 3].collection]
+            rows = store._connection.database[store._tables["Things", 3].collection]
             steps: dict[str, Any] = {
                 "text": {"$set": {"json": "oops"}, "$unset": {"row": ""}},
                 "other": {"$set": {"row": {"name": "bob", "total": 77}}},

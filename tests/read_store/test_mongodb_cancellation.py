@@ -115,13 +115,13 @@ async def test_a_call_given_up_at_any_moment_leaves_nothing_behind(mongodb_url: 
 
 async def settled(store: MongoReadStore) -> None:
     """Wait until nothing is under way that somebody gave up."""
-    while store._client._under_way:
-        await asyncio.wait(store._client._under_way)
+    while store._connection._under_way:
+        await asyncio.wait(store._connection._under_way)
 
 
 def created(store: MongoReadStore) -> int:
     """How many connections the pool has ever made, as they are numbered."""
-    (server,) = store._client._client._topology._servers.values()
+    (server,) = store._connection._client._topology._servers.values()
     return int(server.pool.next_connection_id) - 1
 
 
@@ -131,7 +131,7 @@ async def test_a_session_is_given_back_when_its_last_answer_has_come_though_its_
         for moment in range(30):
             await cancelled_after(moment, get(store, "a"))
         await settled(store)
-        sessions = store._client._client._topology._session_pool
+        sessions = store._connection._client._topology._session_pool
         assert 0 < len(sessions) <= 30
         assert await get(store, "a") == Order(total=1)
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from tests.read_store.mongodb_stores import database, documents, opened
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from twofold.errors import InvalidMessage, Unavailable, WiringError
-from twofold.read_store.mongodb.finds import Table
-from twofold.read_store.mongodb.names import id_of
-from twofold.read_store.mongodb.rows import LARGEST
+from twofold.read_store.mongodb.rows import MAX_DOCUMENT_BYTES, MongoTable
+from twofold.read_store.mongodb.schema_names import id_of
 from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import HOSTILE, LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
 from twofold.world import RealWorld, microseconds
@@ -124,12 +123,12 @@ async def test_integers_beyond_64_bits_come_back_from_fields_that_nobody_sorts_b
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(TEXT, VALUES, max_size=4))
 def test_a_table_gives_back_what_the_json_of_a_row_says(values: dict[str, Any]) -> None:
-    table = Table(ODD)
+    table = MongoTable(ODD)
     rows = {key: VersionedRow(Odd(value), n, n) for n, (key, value) in enumerate(values.items())}
     for (key, kept), document in zip(rows.items(), table.documents(rows, 0), strict=True):
         found = bson.decode(document.raw)
         assert found["_id"] == key
-        back = table.kept(found)
+        back = table.versioned_row(found)
         assert (back.position, back.repair) == (kept.position, kept.repair)
         assert same(back.row.value, as_json(kept.row.value))
 
@@ -165,7 +164,7 @@ async def test_an_error_that_is_no_unicode_does_not_keep_a_key_from_being_parked
 async def test_a_row_that_is_too_large_is_refused_by_its_key_and_the_largest_is_kept(mongodb_url: str) -> None:
     async with opened(mongodb_url) as store:
         await store.prepare([ODD])
-        spare = LARGEST - len(Table(ODD).documents({"k": VersionedRow(Odd(""), 1)}, 0)[0].raw)
+        spare = MAX_DOCUMENT_BYTES - len(MongoTable(ODD).documents({"k": VersionedRow(Odd(""), 1)}, 0)[0].raw)
         with pytest.raises(InvalidMessage, match=r"'huge' of 'odd' takes 16,\d+,\d+ bytes"):
             await keep(store, ODD, {"small": Odd(), "huge": Odd("x" * (spare + 1))})
         assert await keys(store, ODD) == []
@@ -196,7 +195,7 @@ async def test_a_row_whose_type_has_changed_is_told_with_the_cure(mongodb_url: s
 
 def test_a_row_type_without_json_is_a_wiring_error() -> None:
     with pytest.raises(WiringError, match="cannot be stored as JSON"):
-        Table(ReadModel("m", 1, msgspec.defstruct("Row", [("bad", Order | Odd)])))
+        MongoTable(ReadModel("m", 1, msgspec.defstruct("Row", [("bad", Order | Odd)])))
 
 
 async def test_what_was_deleted_is_forgotten_by_the_server_after_a_week(mongodb_url: str) -> None:
@@ -239,7 +238,7 @@ async def test_not_a_number_is_what_json_makes_of_it(mongodb_url: str) -> None:
 
 
 def test_the_moment_of_a_deletion_is_that_of_the_save() -> None:
-    (made,) = Table(ORDERS).documents({"a": VersionedRow(None, 1)}, 1_700_000_000_123_456)
+    (made,) = MongoTable(ORDERS).documents({"a": VersionedRow(None, 1)}, 1_700_000_000_123_456)
     assert dict(made)["_d"].replace(tzinfo=UTC) == datetime.fromtimestamp(1_700_000_000.123, UTC)
 
 

@@ -113,8 +113,8 @@ async def test_rows_are_loaded_as_they_were_acknowledged_though_the_new_primary_
             first.kill()
             second = await asyncio.to_thread(lambda: servers.primary)
             assert second is not first
-            rows = store._client.collection("rows.orders@1")
-            majority = await store._client.patiently(lambda: rows.find_one({"_id": "a"}))
+            rows = store._connection.collection("rows.orders@1")
+            majority = await store._connection.retry(lambda: rows.find_one({"_id": "a"}))
             assert majority is not None
             assert majority["_p"] == 1, "which is what this is about"
             assert await store.load(ORDERS, ["a"]) == {"a": VersionedRow(Order(total=2), 2)}

@@ -10,7 +10,9 @@ import pytest
 from tests.read_store.mongodb_stores import database, opened
 from twofold.errors import WiringError
 from twofold.read_store.access import check_access
-from twofold.read_store.mongodb.finds import Find, Table
+from twofold.read_store.mongodb.finds import MongoFind
+from twofold.read_store.mongodb.rows import MongoTable
+from twofold.read_store.mongodb.schema import indexes
 from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, find, keep, keys
 
@@ -25,17 +27,19 @@ def stages(plan: Stage) -> Iterator[Stage]:
             yield from stages(inner)
 
 
-async def explained(url: str, table: Table, asked: Find, step: Mapping[str, Any], limit: int) -> Mapping[str, Any]:
-    """What the server says it did for one step of a find."""
+async def explained(
+    url: str, table: MongoTable, mongo_find: MongoFind, query: Mapping[str, Any], limit: int
+) -> Mapping[str, Any]:
+    """What the server says it did for one query of a find."""
     async with database(url) as found:
-        rows = found[table.collection].find(step).sort(asked.sort).hint(asked.index).limit(limit)
+        rows = found[table.collection].find(query).sort(mongo_find.sort).hint(mongo_find.index).limit(limit)
         return dict(await rows.explain())
 
 
 @pytest.mark.parametrize("model", [ORDERS, EVERYTHING], ids=lambda model: model.name)
 @pytest.mark.parametrize("continued", [False, True])
 async def test_every_declared_find_is_a_range_of_its_index(mongodb_url: str, model: ReadModel, continued: bool) -> None:
-    table = Table(model)
+    table = MongoTable(model)
     rows = {f"k{n}": model.row() for n in range(40)}
     own, shared = 0, 0
     async with opened(mongodb_url) as store:
@@ -50,13 +54,13 @@ async def test_every_declared_find_is_a_range_of_its_index(mongodb_url: str, mod
                 cursor = (await find(store, model, filters, order_by=order, descending=descending, limit=8)).cursor
                 assert cursor is not None
             access = check_access(model, table.columns, filters, order, descending, 2, cursor)
-            asked = Find(table, access)
-            for step in asked.steps():
-                plan = await explained(mongodb_url, table, asked, step, 3)
+            mongo_find = MongoFind(table, access)
+            for query in mongo_find.queries():
+                plan = await explained(mongodb_url, table, mongo_find, query, 3)
                 names = [each["stage"] for each in stages(plan["queryPlanner"]["winningPlan"])]
                 assert "COLLSCAN" not in names, names
                 done = plan["executionStats"]
-                if access.order and table.serving(group, access.order) == table.serving(group, None):
+                if access.order and table.index_for(group, access.order) == table.index_for(group, None):
                     # Beyond the most indexes that MongoDB keeps.
                     assert "SORT" in names
                     shared += 1
@@ -64,23 +68,23 @@ async def test_every_declared_find_is_a_range_of_its_index(mongodb_url: str, mod
                 own += 1
                 assert "SORT" not in names, names
                 # The rows returned, and no more entries than it takes to see an end of a range. None deleted.
-                assert done["totalKeysExamined"] <= done["nReturned"] + 1, (step, done)
+                assert done["totalKeysExamined"] <= done["nReturned"] + 1, (query, done)
                 assert done["totalDocsExamined"] == done["nReturned"]
     assert own
     assert bool(shared) == (model is EVERYTHING)
 
 
 async def test_deleted_rows_are_in_the_way_of_nobody(mongodb_url: str) -> None:
-    table = Table(ORDERS)
+    table = MongoTable(ORDERS)
     async with opened(mongodb_url) as store:
         rows = {f"k{n:04}": ORDERS.row() for n in range(2_000)}
         await keep(store, ORDERS, rows)
         gone = {key: VersionedRow(None, 2, 0, (row,)) for key, row in list(rows.items())[:-3]}
         await store.save(Change(ORDERS, LOG, 1, 2, 2**52, gone))
         assert await keys(store, ORDERS) == ["k1997", "k1998", "k1999"]
-        asked = Find(table, check_access(ORDERS, table.columns, {}, None, False, 3, None))
-        (step,) = asked.steps()
-        assert (await explained(mongodb_url, table, asked, step, 4))["executionStats"]["totalKeysExamined"] <= 4
+        mongo_find = MongoFind(table, check_access(ORDERS, table.columns, {}, None, False, 3, None))
+        (query,) = mongo_find.queries()
+        assert (await explained(mongodb_url, table, mongo_find, query, 4))["executionStats"]["totalKeysExamined"] <= 4
 
 
 def wide(filters: int, orders: int) -> ReadModel:
@@ -102,11 +106,11 @@ async def test_a_model_has_as_many_filters_and_orders_as_mongodb_has_indexes(mon
 async def test_indexes_no_longer_declared_go_and_those_of_others_stay(mongodb_url: str) -> None:
     async with opened(mongodb_url) as store, database(mongodb_url) as found:
         await store.prepare([ORDERS])
-        rows = found[Table(ORDERS).collection]
+        rows = found[MongoTable(ORDERS).collection]
         await rows.create_index("row.total", name="mine")
         bare = ReadModel("orders", 1, ORDERS.row, (), ("total",))
         await store.prepare([bare])
         there = set(await rows.index_information())
-        assert there == {"_id_", "mine", *Table(bare).indexes}
+        assert there == {"_id_", "mine", *indexes(MongoTable(bare))}
         await store.prepare([ORDERS])
-        assert set(await rows.index_information()) == {"_id_", "mine", *Table(ORDERS).indexes}
+        assert set(await rows.index_information()) == {"_id_", "mine", *indexes(MongoTable(ORDERS))}

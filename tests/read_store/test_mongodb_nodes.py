@@ -11,9 +11,10 @@ import pytest
 
 from tests.read_store.mongodb_stores import database, documents, opened
 from twofold.errors import Conflict, Unavailable
-from twofold.read_store.mongodb import MongoReadStore, writing
-from twofold.read_store.mongodb.finds import Table
-from twofold.read_store.mongodb.standing import Standings
+from twofold.read_store.mongodb import MongoReadStore
+from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
+from twofold.read_store.mongodb.rows import MongoTable
+from twofold.read_store.mongodb.saving import write_rows
 from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
@@ -67,19 +68,22 @@ async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_
 ) -> None:
     async with opened(mongodb_url) as old, opened(mongodb_url) as new:
         await keep(old, BARE, {"a": Order("ann")})
-        write, quiet = writing.write_rows, Standings.quiet
+        wait_for_saves = MongoCheckpoints.wait_for_saves
         under_way, declared = asyncio.Event(), asyncio.Event()
 
         async def held_up(*arguments: object) -> None:
             under_way.set()
             await declared.wait()
-            await write(*arguments)  # type: ignore[arg-type]
+            await write_rows(*arguments)  # type: ignore[arg-type]
 
-        async def waiting(self: Standings, table: Table) -> None:
+        async def waiting(self: MongoCheckpoints, table: MongoTable) -> None:
             declared.set()
-            await quiet(self, table)
+            await wait_for_saves(self, table)
 
-        with patch("twofold.read_store.mongodb.write_rows", held_up), patch.object(Standings, "quiet", waiting):
+        with (
+            patch("twofold.read_store.mongodb.saving.write_rows", held_up),
+            patch.object(MongoCheckpoints, "wait_for_saves", waiting),
+        ):
             saving = asyncio.create_task(old.save(Change(BARE, LOG, 1, 2, 0, {"b": VersionedRow(Order("ann"), 2)})))
             # Less than the patience with which it would wait for a save that nobody ends.
             async with asyncio.timeout(15):
@@ -95,7 +99,7 @@ async def test_a_save_that_never_ended_holds_up_a_declaration_for_a_while_only(m
     async with opened(mongodb_url) as store, opened(mongodb_url, patience=0.5) as new:
         await keep(store, BARE, {"a": Order("ann")})
         # As if the process had died after it.
-        await store._standings.enter(Table(BARE), Change(BARE, LOG, 1, 2, 0), "dead")
+        await store._checkpoints.begin_save(MongoTable(BARE), Change(BARE, LOG, 1, 2, 0), "dead")
         await new.prepare([ORDERS])
         assert await keys(new, ORDERS, {"customer": "ann"}) == ["a"]
 
@@ -104,7 +108,7 @@ async def test_to_give_rows_their_columns_goes_on_where_it_was_broken_off(mongod
     rows = {f"k{n:04}": Order("ann" if n % 2 else "bob", n) for n in range(2_500)}
     async with opened(mongodb_url) as store, opened(mongodb_url, read_only=True) as reader:
         await keep(store, BARE, rows)
-        with patch.object(Table, "values", _fails_after(1_300)), pytest.raises(_BrokenOff):
+        with patch.object(MongoTable, "values", _fails_after(1_300)), pytest.raises(_BrokenOff):
             await store.prepare([ORDERS])
         found = await documents(mongodb_url, ORDERS)
         assert 0 < sum("customer:text" in each["c"] for each in found.values()) < 2_500
@@ -119,11 +123,11 @@ class _BrokenOff(Exception):
     pass
 
 
-def _fails_after(times: int) -> Callable[[Table, Order], object]:
+def _fails_after(times: int) -> Callable[[MongoTable, Order], object]:
     left = iter(range(times))
-    values = Table.values
+    values = MongoTable.values
 
-    def failing(self: Table, row: Order) -> object:
+    def failing(self: MongoTable, row: Order) -> object:
         if next(left, None) is None:
             raise _BrokenOff
         return values(self, row)
@@ -132,19 +136,19 @@ def _fails_after(times: int) -> Callable[[Table, Order], object]:
 
 
 async def test_a_row_saved_while_rows_are_given_columns_keeps_its_own(mongodb_url: str) -> None:
-    table = Table(ORDERS)
-    values = Table.values
+    table = MongoTable(ORDERS)
+    values = MongoTable.values
     async with opened(mongodb_url) as store:
         await keep(store, BARE, {"a": Order("ann"), "b": Order("ann")})
 
-        def overtaken(self: Table, row: Order) -> object:
+        def overtaken(self: MongoTable, row: Order) -> object:
             # What the save of another node would have written by now.
             with pymongo.MongoClient[dict[str, Any]](mongodb_url) as client:
                 (newer,) = table.documents({"a": VersionedRow(Order("bob"), 2)}, 0)
                 client.get_default_database()[table.collection].replace_one({"_id": "a", "_p": 1}, newer)
             return values(self, row)
 
-        with patch.object(Table, "values", overtaken):
+        with patch.object(MongoTable, "values", overtaken):
             await store.prepare([ORDERS])
         assert await found_rows(store, ORDERS, {"customer": "bob"}) == [("a", Order("bob"))]
         assert await keys(store, ORDERS, {"customer": "ann"}) == ["b"]
@@ -165,7 +169,9 @@ async def test_a_reader_reads_beside_the_writer_and_writes_nothing(mongodb_url: 
                 await reader.prepare([ORDERS])
             await keep(writer, ORDERS, {"b": Order("ann")}, before=1)
             async with database(mongodb_url) as found:
-                await found[Table(ORDERS).collection].drop_index(Table(ORDERS).serving(("customer",), "total"))
+                await found[MongoTable(ORDERS).collection].drop_index(
+                    MongoTable(ORDERS).index_for(("customer",), "total")
+                )
             with pytest.raises(Unavailable, match="no index"):
                 await reader.prepare([ORDERS])
             await writer.prepare([ORDERS])

@@ -65,7 +65,7 @@ async def test_a_url_that_cannot_be_read_is_told_with_the_way_to_write_it_and_wi
 
 @pytest.mark.parametrize("name", ["a.b", "a b", "a%24b", 'a%22"', "a/b", "x" * 64, "é" * 32, "a%00"])
 async def test_a_database_that_mongodb_has_no_name_for_is_told(name: str) -> None:
-    with pytest.raises(WiringError, match=r"The database .* does not fit"):
+    with pytest.raises(WiringError, match=r"The database .* is invalid"):
         await MongoReadStore.open(f"mongodb://h/{name}")
 
 
@@ -85,9 +85,9 @@ async def test_one_seed_is_enough_and_nothing_is_changed_by_what_the_url_says_of
         # With w=0 there would be no answers to rely on, and no errors.
         await keep(store, ORDERS, {"a": Order()})
         assert await found["rows.orders@1"].count_documents({}) == 1
-        concern = store._client.database.write_concern.document
+        concern = store._connection.database.write_concern.document
         assert concern == {"w": "majority", "j": True}
-        assert store._client.collection("x").read_preference == pymongo.ReadPreference.PRIMARY
+        assert store._connection.collection("x").read_preference == pymongo.ReadPreference.PRIMARY
 
 
 async def test_a_server_outside_a_replica_set_is_refused_with_the_cure(mongod_here: Path) -> None:

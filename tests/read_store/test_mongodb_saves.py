@@ -15,8 +15,8 @@ from tests.read_store.mongodb_follower import change, fold_of_all, follow
 from tests.read_store.mongodb_stores import fail, opened
 from tests.servers.mongodb import ReplicaSet
 from twofold.errors import Conflict
-from twofold.read_store.mongodb import writing
-from twofold.read_store.mongodb.standing import Standings
+from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
+from twofold.read_store.mongodb.saving import write_rows
 from twofold.read_store.port import Change, Parked, RawRow, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, loaded, progress
 
@@ -90,14 +90,13 @@ async def test_a_zombie_that_writes_late_changes_nothing_that_can_be_seen(mongod
         await follow(zombie, 50, 50, epoch=1)
         late = await change(zombie, 50, 90, epoch=1)
         between, go_on = asyncio.Event(), asyncio.Event()
-        write = writing.write_rows
 
         async def stopped(*arguments: object) -> None:
             between.set()
             await go_on.wait()
-            await write(*arguments)  # type: ignore[arg-type]
+            await write_rows(*arguments)  # type: ignore[arg-type]
 
-        with patch("twofold.read_store.mongodb.write_rows", stopped):
+        with patch("twofold.read_store.mongodb.saving.write_rows", stopped):
             saving = asyncio.create_task(zombie.save(late))
             await between.wait()
         await store.prepare([ORDERS])
@@ -120,7 +119,7 @@ async def test_parked_keys_of_a_later_epoch_stay_as_they_are_whatever_an_earlier
         await store.save(Change(ORDERS, LOG, 3, 4, 0, {}, {"p": first, "q": second}, epoch=1))
         await store.save(Change(ORDERS, LOG, 4, 5, 0, {}, {"p": second, "q": None}, epoch=2))
         # As if it had got past the look at the checkpoint before.
-        with patch.object(Standings, "enter", _nothing), pytest.raises(Conflict):
+        with patch.object(MongoCheckpoints, "enter", _nothing), pytest.raises(Conflict):
             await store.save(Change(ORDERS, LOG, 4, 6, 0, {}, {"p": None, "q": first, "r": None}, epoch=1))
         assert (await progress(store, ORDERS)).parked == (second,)
         await store.save(Change(ORDERS, LOG, 5, 5, 0, {}, {"p": None, "q": first}, epoch=2))
@@ -137,7 +136,7 @@ async def test_a_late_older_row_does_not_bring_a_deleted_one_to_life(mongodb_url
         now = 4_000_000_000_000_000
         gone = {"a": VersionedRow(None, 9, 0, (Order(total=1),)), "never": VersionedRow(None, 9)}
         await store.save(Change(ORDERS, LOG, 3, 9, now, gone))
-        with patch.object(Standings, "enter", _nothing):
+        with patch.object(MongoCheckpoints, "enter", _nothing):
             for older in (
                 {"a": VersionedRow(Order(total=2), 5)},
                 {"a": VersionedRow(Order(total=2), 9, 0, (Order(total=1),))},
@@ -166,7 +165,7 @@ async def test_of_racing_saves_of_new_and_known_keys_the_newest_row_stays_each_t
         for each in (store, other):
             await each.prepare([ORDERS])
         random = Random(7)
-        with patch.object(Standings, "enter", _nothing):
+        with patch.object(MongoCheckpoints, "enter", _nothing):
             for n in range(60):
                 keys = [f"{n}-{k}" for k in range(20)]
                 versions = [(random.randrange(3), random.randrange(1, 9)) for _ in range(6)]

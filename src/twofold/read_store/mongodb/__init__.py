@@ -1,21 +1,21 @@
 """Read models in a MongoDB replica set, written by any number of processes at once."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.access import is_text
-from twofold.read_store.mongodb import layout
-from twofold.read_store.mongodb.address import Address, address_of
-from twofold.read_store.mongodb.client import Client, Document
-from twofold.read_store.mongodb.finds import Table
-from twofold.read_store.mongodb.looking import NOT_GONE, Looking
-from twofold.read_store.mongodb.names import CHECKPOINTS, PARKED, id_of, parked_of, rows_of
-from twofold.read_store.mongodb.progress import checkpoints_of, reading
+from twofold.read_store.mongodb import schema
+from twofold.read_store.mongodb.address import address_of
+from twofold.read_store.mongodb.checkpoints import MongoCheckpoints, checkpoints_of, read_checkpoints
+from twofold.read_store.mongodb.connection import MongoConnection
+from twofold.read_store.mongodb.inspection import NOT_DELETED, inspect_rows
+from twofold.read_store.mongodb.rows import MongoTable
+from twofold.read_store.mongodb.saving import save
+from twofold.read_store.mongodb.schema_names import PARKED, id_of, parked_ids, rows_collection
 from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
-from twofold.read_store.mongodb.standing import Standings
-from twofold.read_store.mongodb.writing import parked_updates, write_parked, write_rows
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.world import RealWorld, World
@@ -24,35 +24,31 @@ from twofold.world import RealWorld, World
 class MongoReadStore:
     """A read store in one database of a MongoDB replica set.
 
-    A save is several writes, the checkpoint last: where it is broken off, rows are ahead of the checkpoint, and the
-    same events may come again. Rows carry versions, so that they then change nothing, and neither does whoever is
-    late. That is why the store is not transactional, though a snapshot holds one moment still: that of its first
-    question, not that of its opening, which would cost a question more.
+    The store is not transactional: after an interrupted save rows are ahead of the checkpoint, see `saving`. But a
+    snapshot reads as of one moment: that of its first read, not that of its opening, which would need a read more.
     """
 
-    def __init__(self, address: Address, *, read_only: bool, patience: float, world: World) -> None:
+    def __init__(self, connection: MongoConnection, *, read_only: bool, world: World) -> None:
         self.identity = ""
-        self._address = address
+        self._connection = connection
         self._read_only = read_only
-        self._world = world
-        self._client = Client(address, world, patience)
-        self._standings = Standings(self._client, world)
-        self._tables: dict[tuple[str, int], Table] = {}
+        self._checkpoints = MongoCheckpoints(connection, world)
+        self._tables: dict[tuple[str, int], MongoTable] = {}
 
     @classmethod
     async def open(
         cls, url: str, *, read_only: bool = False, patience: float = 20.0, world: World | None = None
     ) -> Self:
-        """The read store a `mongodb://` URL names, in the database `twofold` where it names none.
+        """The read store at a `mongodb://` URL, in the database `twofold` if the URL names none.
 
-        What fails in passing, as while a primary is elected, is tried again for `patience` seconds. WiringError where
-        the URL is malformed or the server cannot do what is needed; Unavailable where it is away.
+        After a transient error, as while a primary is elected, a call is repeated for `patience` seconds. WiringError
+        if the URL is malformed or the server lacks what is needed; Unavailable if it cannot be reached.
         """
         world = world or RealWorld()
-        store = cls(address_of(url), read_only=read_only, patience=patience, world=world)
+        store = cls(MongoConnection(address_of(url), world, patience), read_only=read_only, world=world)
         try:
-            await store._client.enter()
-            store.identity = await layout.identity_of(store._client, None if read_only else world.new_id())
+            await store._connection.check()
+            store.identity = await schema.identity_of(store._connection, None if read_only else world.new_id())
         except BaseException:
             await store.close()
             raise
@@ -60,111 +56,91 @@ class MongoReadStore:
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
-            table = Table(model)
-            await self._client.uncancelled(self._prepare(table))
+            table = MongoTable(model)
+            await self._connection.uncancelled(self._prepare(table))
             self._tables[model.name, model.generation] = table
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         table = self._table(model)
         check_text(model, *keys)
-        return await self._client.uncancelled(self._load(table, keys))
+        return await self._connection.uncancelled(self._load(table, keys))
 
     async def save(self, change: Change) -> None:
-        self._refuse_reader()
+        self._refuse_if_read_only()
         table = self._table(change.model)
-        await self._client.uncancelled(self._save(table, change))
+        await self._connection.uncancelled(save(self._connection, self._checkpoints, table, change))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[MongoSnapshot]:
-        snapshot = MongoSnapshot(self._client, self._table)
+        snapshot = MongoSnapshot(self._connection, self._table)
         try:
             yield snapshot
         finally:
             await snapshot.end()
 
     async def checkpoints(self) -> list[Checkpoint]:
-        return checkpoints_of(await self._client.uncancelled(self._client.patiently(self._everything)))
+        read = self._connection.retry(partial(read_checkpoints, self._connection))
+        return checkpoints_of(await self._connection.uncancelled(read))
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._connection.close()
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
-        self._refuse_reader()
-        await self._client.uncancelled(self._standings.repartition(self._table(model), old, new))
+        self._refuse_if_read_only()
+        await self._connection.uncancelled(self._checkpoints.repartition(self._table(model), old, new))
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
-        behind = {"_id": {"$gt": after}, **NOT_GONE}
-        return await self._client.uncancelled(
-            self._look(id_of(name, generation), known.model if known else None, behind, limit)
-        )
+        condition = {"_id": {"$gt": after}, **NOT_DELETED}
+        return await self._inspect(id_of(name, generation), known.model if known else None, condition, limit)
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-        wanted = {"_id": {"$in": [key for key in keys if is_text(key)]}}
-        return dict(
-            await self._client.uncancelled(
-                self._look(id_of(model.name, model.generation), model, wanted, len(keys) + 1)
-            )
-        )
+        condition = {"_id": {"$in": [key for key in keys if is_text(key)]}}
+        return dict(await self._inspect(id_of(model.name, model.generation), model, condition, len(keys) + 1))
 
     async def drop(self, name: str, generation: int) -> None:
-        self._refuse_reader()
+        self._refuse_if_read_only()
         self._tables.pop((name, generation), None)
-        await self._client.uncancelled(self._drop(id_of(name, generation)))
+        await self._connection.uncancelled(self._drop(id_of(name, generation)))
 
-    async def _prepare(self, table: Table) -> None:
+    async def _prepare(self, table: MongoTable) -> None:
         if not self._read_only:
-            await layout.prepare(self._client, self._standings, table)
+            await schema.prepare(self._connection, self._checkpoints, table)
             return
-        absent = await layout.missing(self._client, self._standings, table)
-        if absent is not None:
+        missing = await schema.missing(self._connection, self._checkpoints, table)
+        if missing is not None:
             raise Unavailable(
-                f"{self._address.shown} has no {absent} of read model '{table.model.name}' generation "
+                f"{self._connection.address.shown} has no {missing} of read model '{table.model.name}' generation "
                 f"{table.model.generation} yet. Start the app that writes it with the same modules."
             )
 
-    async def _load(self, table: Table, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        # A row older than the checkpoint would be folded on wrongly: hence the latest, not what the majority has.
-        rows = self._client.collection(table.collection, latest=True)
-        wanted = {"_id": {"$in": list(keys)}}
-        found = await self._client.patiently(lambda: rows.find(wanted, {"c": 0}, batch_size=len(keys) + 1).to_list())
-        return {each["_id"]: table.kept(each) for each in found}
+    async def _load(self, table: MongoTable, keys: Sequence[str]) -> dict[str, VersionedRow]:
+        # A fold on a row that is older than the checkpoint would be wrong: hence the latest, not the majority's.
+        rows = self._connection.collection(table.collection, latest=True)
+        condition = {"_id": {"$in": list(keys)}}
+        documents = await self._connection.retry(
+            lambda: rows.find(condition, {"c": 0}, batch_size=len(keys) + 1).to_list()
+        )
+        return {document["_id"]: table.versioned_row(document) for document in documents}
 
-    async def _save(self, table: Table, change: Change) -> None:
-        documents = table.documents(change.rows, change.now)
-        parked = parked_updates(table, change)
-        if not documents and not parked:
-            await self._standings.advance(table, change, self._world.new_id())
-            return
-        async with self._standings.saving(table, change) as save:
-            await write_rows(self._client, table, change, documents)
-            await write_parked(self._client, parked)
-            await self._standings.advance(table, change, save)
-
-    async def _everything(self) -> list[Document]:
-        checkpoints = self._client.collection(CHECKPOINTS)
-        return await (await checkpoints.aggregate(reading())).to_list()
-
-    async def _look(
-        self, model: str, known: ReadModel | None, wanted: Document, limit: int
+    async def _inspect(
+        self, model_id: str, model: ReadModel | None, condition: Mapping[str, Any], limit: int
     ) -> list[tuple[str, RawRow]]:
-        rows = self._client.collection(rows_of(model))
-        columns = await self._standings.columns(model)
-        found = await self._client.patiently(lambda: rows.find(wanted).sort("_id").limit(limit).to_list())
-        looking = Looking(columns, known)
-        return [(str(each["_id"]), looking.stored(each)) for each in found]
+        return await self._connection.uncancelled(
+            inspect_rows(self._connection, self._checkpoints, model_id, model, condition=condition, limit=limit)
+        )
 
-    async def _drop(self, model: str) -> None:
-        await self._standings.remove(model)
-        rows, parked = self._client.collection(rows_of(model)), self._client.collection(PARKED)
-        await self._client.patiently(rows.drop)
-        await self._client.patiently(lambda: parked.delete_many({"_id": parked_of(model)}))
+    async def _drop(self, model_id: str) -> None:
+        await self._checkpoints.remove(model_id)
+        rows, parked = self._connection.collection(rows_collection(model_id)), self._connection.collection(PARKED)
+        await self._connection.retry(rows.drop)
+        await self._connection.retry(lambda: parked.delete_many({"_id": parked_ids(model_id)}))
 
-    def _refuse_reader(self) -> None:
+    def _refuse_if_read_only(self) -> None:
         if self._read_only:
-            raise Unavailable(f"{self._address.shown} is open for reading only. Ask a process that writes.")
+            raise Unavailable(f"{self._connection.address.shown} is open for reading only. Ask a process that writes.")
 
-    def _table(self, model: ReadModel) -> Table:
+    def _table(self, model: ReadModel) -> MongoTable:
         try:
             return self._tables[model.name, model.generation]
         except KeyError as error:

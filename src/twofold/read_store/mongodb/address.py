@@ -1,4 +1,4 @@
-"""In charge of what the URL of read models in MongoDB says: which servers, and which database holds them."""
+"""The URL of a read store in MongoDB: which servers, and which database holds the read models."""
 
 import re
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from twofold.errors import WiringError
 
 DATABASE = "twofold"
 _NAME = re.compile(r"""[^/\\. "$*<>:|?\x00]+""")
-_LONGEST_NAME = 63  # bytes
+_MAX_NAME_BYTES = 63
 
 
-class Address(NamedTuple):
+class MongoAddress(NamedTuple):
     """`url` is what the driver takes; `database` holds the collections."""
 
     url: str
@@ -19,44 +19,44 @@ class Address(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The URL for people: without user, password and parameters."""
+        """The URL for messages: without user, password and parameters."""
         return f"{self.hosts}/{self.database}"
 
     @property
     def hosts(self) -> str:
-        """The servers as they are written there, parted by commas."""
+        """The servers as the URL names them, separated by commas."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What the URL says beyond servers and database, by names in small letters."""
+        """The query parameters of the URL, by name in lower case."""
         return {name.lower(): value for name, value in parse_qsl(urlsplit(self.url).query, keep_blank_values=True)}
 
 
-def address_of(url: str) -> Address:
-    """The parts of a `mongodb://` or `mongodb+srv://` URL. WiringError, naming the cure, where it does not fit."""
+def address_of(url: str) -> MongoAddress:
+    """The parts of a `mongodb://` or `mongodb+srv://` URL. WiringError, with the cure, if the URL is malformed."""
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2].split(",")
         for host in hosts:
-            # Reading the port checks it: the driver's own complaint would show part of a password.
+            # Reading the port checks it: the driver's own error would show part of a password.
             _ = urlsplit(f"//{host}").port
         database = unquote(parts.path.removeprefix("/"), errors="strict") or DATABASE
     except ValueError:
-        raise unreadable() from None
+        raise malformed_url() from None
     if not all(hosts):
-        raise unreadable()
-    if not _NAME.fullmatch(database) or len(database.encode()) > _LONGEST_NAME:
+        raise malformed_url()
+    if not _NAME.fullmatch(database) or len(database.encode()) > _MAX_NAME_BYTES:
         raise WiringError(
-            f"The database {database!r} in the read store's URL does not fit: at most {_LONGEST_NAME} bytes, without "
-            'spaces, dots and any of / \\ " $ * < > : | ?.'
+            f"The database name {database!r} in the read store's URL is invalid. Use at most {_MAX_NAME_BYTES} bytes, "
+            'without spaces, dots and any of / \\ " $ * < > : | ?.'
         )
-    return Address(url, database)
+    return MongoAddress(url, database)
 
 
-def unreadable() -> WiringError:
-    """What to say of a URL that cannot be read. It shows none of it, since a password may be anywhere."""
+def malformed_url() -> WiringError:
+    """The error for a URL that cannot be parsed. It shows no part of the URL: any part may be the password."""
     return WiringError(
-        "The read store's URL cannot be read. Write mongodb://user:password@host1,host2/database?replicaSet=rs0, and "
+        "The read store's URL cannot be parsed. Write mongodb://user:password@host1,host2/database?replicaSet=rs0, and "
         "in the password %2F for '/', %3A for ':', %40 for '@', %23 for '#', %3F for '?', %25 for '%'."
     )

@@ -1,16 +1,17 @@
-"""In charge of one read model's rows as documents: the way into them and out of them.
+"""Rows as MongoDB documents: encoding, decoding, and the names of a read model's collection, columns and indexes.
 
 _id     the key
 _r, _p  the row's version: repair number and position
-row     the row's JSON as a document, for whoever asks MongoDB itself; or, where no document can hold it exactly,
+row     the row's JSON as a document, for native queries; or, if no document can hold it exactly,
 json    its JSON text
 c       the column values of declared fields, by which rows are found and ordered
-_d      in the place of row and c: when the row was deleted. The document stays for a week, so that no older
-        version comes to life behind it
+_d      in place of row and c: when the row was deleted. The document stays for a week, so that an older version that
+        is written late does not bring the row back
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any, cast
 
 import bson
@@ -21,70 +22,103 @@ from bson.raw_bson import RawBSONDocument
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.columns import ColumnValue, columns_of
 from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row, type_changed
-from twofold.read_store.mongodb.names import column_name, id_of, rows_of
+from twofold.read_store.mongodb.schema_names import column_name, id_of, rows_collection
 from twofold.read_store.port import ReadModel, VersionedRow
 
-Document = dict[str, Any]
+MongoDocument = dict[str, Any]
 
-LARGEST = 16 * 2**20 - 2**14
-"""Bytes a document may have: a statement that writes it has 16 MB, in which it says something about it, too."""
+LIVE: Mapping[str, Any] = {"c": {"$exists": True}}
+"""The condition for rows that are not deleted."""
 
-_DEEPEST = 100
+ROW_INDEX = "find"
+"""The name of the index of rows by key. The names of all other indexes of rows begin with it."""
+
+MAX_DOCUMENT_BYTES = 16 * 2**20 - 2**14
+"""A statement that writes a document has 16 MB, for the document and for what the statement says about it."""
+
+_MAX_DEPTH = 100
+_MAX_INDEXES = 62
+"""MongoDB's limit of 64, without the index of the keys, which every collection has, and that of deleted rows."""
 
 _encode = msgspec.json.Encoder().encode
-# The driver gives integers of 64 bits in a type of its own.
-_encode_found = msgspec.json.Encoder(enc_hook=int).encode
-_plain = msgspec.json.Decoder().decode
+# The driver returns integers of 64 bits as a type of its own.
+_encode_document = msgspec.json.Encoder(enc_hook=int).encode
+_decode_json = msgspec.json.Decoder().decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Rows:
-    """One read model as MongoDB keeps it. WiringError where it has no name, columns or JSON that could be kept."""
+class MongoTable:
+    """One read model as MongoDB stores it. `indexed` are the combinations of fields that have an index.
+
+    MongoDB allows 64 indexes for a collection. If a model declares so many filters and orders that their combinations
+    are more, the last combinations are found by the index of their filter, and sorted by the server.
+
+    WiringError if its name, columns or JSON cannot be stored, or if it declares more than MongoDB has indexes for.
+    """
 
     def __init__(self, model: ReadModel) -> None:
         self.model = model
         self.id = id_of(model.name, model.generation)
-        self.collection = rows_of(self.id)
+        self.collection = rows_collection(self.id)
         self.columns = columns_of(model)
         self.column_names = {field: column_name(field, column.kind) for field, column in self.columns.items()}
+        self.indexed = _indexed(model)
         self._decode = _decoder(model)
-        self._getters = [(self.column_names[f], each.get, each.plain, each.value) for f, each in self.columns.items()]
+        self._getters = [
+            (self.column_names[field], column.get, column.plain, column.value) for field, column in self.columns.items()
+        ]
         try:
             model.name.encode()
         except UnicodeEncodeError as error:
-            raise WiringError(f"A read model cannot be called {model.name!r}: {error}.") from error
+            raise WiringError(f"The read model name {model.name!r} is not valid Unicode: {error}.") from error
+
+    def path(self, field: str) -> str:
+        """Where the column value of a field is in a document."""
+        return f"c.{self.column_names[field]}"
+
+    def index_name(self, fields: Sequence[str]) -> str:
+        """The name of the index of some fields."""
+        return " ".join([ROW_INDEX, ",".join(self.column_names[field] for field in fields)]).rstrip()
+
+    def index_for(self, group: tuple[str, ...], order: str | None) -> str:
+        """The name of the index for a filter and an order: that of both, or at least that of the filter."""
+        both = (*group, order) if order else group
+        return self.index_name(both if both in self.indexed else group)
 
     def documents(self, rows: Mapping[str, VersionedRow], now: int) -> list[RawBSONDocument]:
-        """Rows as documents, in order. InvalidMessage, naming key and field, for the first that cannot be stored."""
-        gone = moment(now)
-        made: list[RawBSONDocument] = []
-        for key, kept in rows.items():
+        """Rows as documents, in order. InvalidMessage, with key and field, for the first that cannot be stored."""
+        deleted_at = moment(now)
+        documents: list[RawBSONDocument] = []
+        for key, versioned in rows.items():
             try:
-                if kept.row is None:
-                    stored = bson.encode({"_id": key, "_r": kept.repair, "_p": kept.position, "_d": gone})
+                if versioned.row is None:
+                    document = bson.encode(
+                        {"_id": key, "_r": versioned.repair, "_p": versioned.position, "_d": deleted_at}
+                    )
                 else:
-                    stored = self._document(key, kept)
+                    document = self._document(key, versioned)
             except InvalidMessage as error:
                 raise InvalidMessage(f"Row '{key}' of '{self.model.name}': {error}", field=error.field) from error
             except (TypeError, ValueError, OverflowError, BSONError) as error:
                 raise InvalidMessage(f"Row {key!r} of '{self.model.name}' cannot be stored: {error}.") from error
-            if len(stored) > LARGEST:
+            if len(document) > MAX_DOCUMENT_BYTES:
                 raise InvalidMessage(
-                    f"Row '{key}' of '{self.model.name}' takes {len(stored):,} bytes, MongoDB {LARGEST:,} at most."
+                    f"Row '{key}' of '{self.model.name}' takes {len(document):,} bytes. MongoDB allows "
+                    f"{MAX_DOCUMENT_BYTES:,}."
                 )
-            made.append(RawBSONDocument(stored))
-        return made
+            documents.append(RawBSONDocument(document))
+        return documents
 
     def values(self, row: Any) -> dict[str, ColumnValue]:
-        """The column values of a row, by column name. InvalidMessage where a field has none."""
+        """The column values of a row, by column name. InvalidMessage if a field has none."""
         return {name: value(get(row)) for name, get, _, value in self._getters}
 
-    def kept(self, document: Mapping[str, Any]) -> VersionedRow:
-        """The row with its version. Unavailable, naming the cure, where the row type has changed since."""
+    def versioned_row(self, document: Mapping[str, Any]) -> VersionedRow:
+        """The row with its version. CorruptRow, with the cure, if it cannot be read."""
         return VersionedRow(self.row(document), int(document["_p"]), int(document["_r"]))
 
     def row(self, document: Mapping[str, Any]) -> Any | None:
-        """The row alone; None for one that was deleted."""
+        """The row alone; None if it was deleted."""
         try:
             text = json_of(document)
             return None if text is None else self._decode(text)
@@ -92,9 +126,9 @@ class Rows:
             raise corrupt_row(self.model, error) from error
 
     def check(self, document: Mapping[str, Any]) -> None:
-        """WiringError, naming the cure, where the row type has changed since this row was stored.
+        """WiringError, with the cure, if the row type has changed since this row was stored.
 
-        One that is damaged is for an audit to find: it must not keep the app from starting.
+        A corrupt row raises nothing: an audit finds it, and it must not keep the app from starting.
         """
         try:
             self.row(document)
@@ -102,29 +136,31 @@ class Rows:
             if isinstance(error.__cause__, Exception) and type_changed(error.__cause__):
                 raise WiringError(str(error)) from error
 
-    def _document(self, key: str, kept: VersionedRow) -> bytes:
-        text = _encode(kept.row)
-        made = {"_id": key, "_r": kept.repair, "_p": kept.position, "row": _plain(text), "c": self._quick(kept.row)}
-        stored = _exactly(text, made)
-        if stored is None:
-            del made["row"]
-            stored = bson.encode({**made, "c": self.values(kept.row), "json": text.decode()})
-        return stored
+    def _document(self, key: str, versioned: VersionedRow) -> bytes:
+        row = versioned.row
+        text = _encode(row)
+        document = {"_id": key, "_r": versioned.repair, "_p": versioned.position, "row": _decode_json(text)}
+        document["c"] = self._unchecked_values(row)
+        encoded = _encode_exactly(text, document)
+        if encoded is None:
+            del document["row"]
+            encoded = bson.encode({**document, "c": self.values(row), "json": text.decode()})
+        return encoded
 
-    def _quick(self, row: Any) -> dict[str, ColumnValue]:
-        """Like `values`, but for the size of integers, which goes unnoticed."""
-        found: dict[str, ColumnValue] = {}
+    def _unchecked_values(self, row: Any) -> dict[str, ColumnValue]:
+        """Like `values`, but faster: it does not check the size of integers, which encoding does."""
+        values: dict[str, ColumnValue] = {}
         for name, get, plain, value in self._getters:
             own = get(row)
-            # A bool is an int to us, but not to MongoDB.
-            found[name] = own if plain and type(own) in (str, int) else value(own)
-        return found
+            # Python takes a bool for an int, MongoDB does not.
+            values[name] = own if plain and type(own) in (str, int) else value(own)
+        return values
 
 
 def json_of(document: Mapping[str, Any]) -> bytes | str | None:
-    """The JSON of a stored row; None for one that was deleted."""
+    """The JSON of a stored row; None if it was deleted."""
     if "row" in document:
-        return _encode_found(document["row"])
+        return _encode_document(document["row"])
     text: str | None = document.get("json")
     return text
 
@@ -134,17 +170,28 @@ def moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def _exactly(text: bytes, made: Document) -> bytes | None:
-    """A row's document; None where no document gives back what the row's JSON says."""
-    # By this key the driver knows references, which it gives back as such. (As a value it does no harm.)
+def _indexed(model: ReadModel) -> list[tuple[str, ...]]:
+    needed = list(dict.fromkeys([(), *model.find_by, *((order,) for order in model.order_by)]))
+    both = [(*group, order) for group, order in product(model.find_by, model.order_by) if order not in group]
+    if len(needed) > _MAX_INDEXES:
+        raise WiringError(
+            f"The projection '{model.name}' declares {len(needed) - 1} filters and orders, but MongoDB has indexes for "
+            f"{_MAX_INDEXES - 1}. Declare fewer, or use another read store."
+        )
+    return list(dict.fromkeys([*needed, *both]))[:_MAX_INDEXES]
+
+
+def _encode_exactly(text: bytes, document: MongoDocument) -> bytes | None:
+    """A row's document as BSON; None if no document gives back what the row's JSON text says."""
+    # The driver takes a document with this key for a reference, and returns it as such. (As a value it is harmless.)
     if b'"$ref"' in text:
         return None
-    if text.count(b"{") + text.count(b"[") >= _DEEPEST and _depth(made["row"]) >= _DEEPEST:
+    if text.count(b"{") + text.count(b"[") >= _MAX_DEPTH and _depth(document["row"]) >= _MAX_DEPTH:
         return None
     try:
-        return bson.encode(made)
+        return bson.encode(document)
     except (OverflowError, BSONError):
-        # An integer beyond 64 bits, a key with a NUL. Whatever else it is, the text form meets it again.
+        # An integer beyond 64 bits, or a key with a NUL. The text form meets any other cause again.
         return None
 
 

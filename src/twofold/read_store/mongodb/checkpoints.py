@@ -1,0 +1,287 @@
+"""Checkpoints and parked keys: one document for each generation of a read model, changed by compare-and-set.
+
+_id         the model's id, as `schema_names.id_of` makes it; beside it `name` and `generation`
+partitions  by name, the state of each
+columns     the columns that all rows have, or are being given; `filled` says that all rows have them
+layout      which change made the partitions what they are
+
+Parked keys have a collection of their own, with one document for each.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from pymongo.errors import DuplicateKeyError
+from pymongo.write_concern import WriteConcern
+
+from twofold.errors import Conflict, TwofoldError, Unavailable
+from twofold.read_store.mongodb.connection import MongoConnection
+from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
+from twofold.read_store.mongodb.schema_names import CHECKPOINTS, PARKED, parked_ids
+from twofold.read_store.partition import Partition, partition_named, same_slots, shares
+from twofold.read_store.port import Change, Checkpoint, Parked, Progress
+from twofold.world import World
+
+_PAUSE = 0.05
+
+
+class PartitionDocument(msgspec.Struct, frozen=True):
+    """The state of a partition. `save` is the id of its last save, `entered` that of the save that is under way."""
+
+    position: int = 0
+    log: str = ""
+    updated: int = 0
+    epoch: int = 0
+    save: str = ""
+    entered: str = ""
+
+
+class ModelDocument(msgspec.Struct, frozen=True, rename={"id": "_id"}):
+    """The state of one generation of a read model, as it is stored."""
+
+    id: str
+    name: str
+    generation: int
+    partitions: dict[str, PartitionDocument]
+    columns: tuple[str, ...] = ()
+    filled: bool = False
+    layout: str = ""
+
+    @property
+    def parts(self) -> dict[Partition, PartitionDocument]:
+        """The partitions, in order."""
+        return dict(sorted((partition_named(name), state) for name, state in self.partitions.items()))
+
+    @property
+    def under_way(self) -> set[str]:
+        """The ids of the saves that have begun and not ended."""
+        return {state.entered for state in self.partitions.values() if state.entered}
+
+
+class MongoCheckpoints:
+    """The documents of all read models in a database."""
+
+    def __init__(self, connection: MongoConnection, world: World) -> None:
+        self._connection = connection
+        self._world = world
+        self._documents = connection.collection(CHECKPOINTS, latest=True)
+        # For what need not be durable: the checkpoint is written later, and is not durable without it.
+        self._not_durable = self._documents.with_options(write_concern=WriteConcern(1))
+
+    async def document(self, model_id: str) -> ModelDocument | None:
+        """The document of a model; None if it was never prepared."""
+        return await self._connection.retry(lambda: self._find(model_id))
+
+    async def declare(self, table: MongoTable) -> ModelDocument:
+        """Make all processes save rows with the columns of `table` from now on. Inserts the document if absent."""
+        return await self._connection.retry(lambda: self._declare(table))
+
+    async def filled_columns(self, model_id: str) -> tuple[str, ...]:
+        """The columns that all rows of a model have; none while rows are being given new ones."""
+        document = await self.document(model_id)
+        return document.columns if document and document.filled else ()
+
+    async def mark_filled(self, table: MongoTable) -> None:
+        """Note that all rows have the columns of `table`, unless others have been declared since."""
+        condition = {"_id": table.id, "columns": {"$eq": _columns(table)}}
+        await self._connection.retry(lambda: self._documents.update_one(condition, {"$set": {"filled": True}}))
+
+    async def wait_for_saves(self, table: MongoTable) -> None:
+        """Return when the saves that are under way have ended, or have had time to."""
+        deadline = self._world.monotonic() + self._connection.patience
+        waiting_for = await self._under_way(table)
+        while waiting_for and self._world.monotonic() < deadline:
+            await self._world.sleep(_PAUSE)
+            waiting_for &= await self._under_way(table)
+
+    @asynccontextmanager
+    async def saving(self, table: MongoTable, change: Change) -> AsyncGenerator[str]:
+        """The id of a new save, for `advance`, and a note that it is under way. Raises as `begin_save` does."""
+        save = self._world.new_id()
+        await self.begin_save(table, change, save)
+        try:
+            yield save
+        except TwofoldError:
+            # If this fails too, `wait_for_saves` waits for its whole time.
+            with contextlib.suppress(Unavailable):
+                await self._end_save(table, change, save)
+            raise
+
+    async def begin_save(self, table: MongoTable, change: Change, save: str) -> None:
+        """Refuse earlier epochs than that of the change from now on. Raises what `advance` would raise now."""
+        path = f"partitions.{change.partition.name}"
+        step = {"$max": {f"{path}.epoch": change.epoch}, "$set": {f"{path}.entered": save}}
+        if not await self._step(self._not_durable, table, change, step):
+            raise _refusal(table, change, await self.document(table.id))
+
+    async def advance(self, table: MongoTable, change: Change, save: str | None = None) -> None:
+        """Move a checkpoint on. Conflict if it is not the one that the change expects, Unavailable if the model has
+        been declared with other columns.
+        """
+        save = save or self._world.new_id()
+        state = PartitionDocument(change.position, change.log, change.now, change.epoch, save)
+        step = {"$set": {f"partitions.{change.partition.name}": msgspec.to_builtins(state)}}
+        if await self._step(self._documents, table, change, step):
+            return
+        document = await self.document(table.id)
+        # If only the response was lost, this save is there.
+        if document is None or save not in {state.save for state in document.partitions.values()}:
+            raise _refusal(table, change, document)
+
+    async def repartition(self, table: MongoTable, old: Sequence[Partition], new: Sequence[Partition]) -> None:
+        """See `ReadStoreMaintenance.repartition`."""
+        document = await self.document(table.id)
+        known = document.parts if document else {}
+        merged = [known[partition] for partition in old if partition in known]
+        positions = {(state.position, state.log) for state in merged}
+        refusal = Conflict(
+            f"The partitions of read model '{table.model.name}' have changed, or are at different positions."
+        )
+        if len(merged) < len(old) or len(positions) != 1 or not same_slots(old, new):
+            raise refusal
+        layout = self._world.new_id()
+        state = msgspec.structs.replace(merged[0], epoch=max(state.epoch for state in merged), entered="")
+        unchanged = {
+            f"partitions.{partition.name}.{field}": getattr(known[partition], field)
+            for partition in old
+            for field in ("position", "log", "epoch")
+        }
+        step: dict[str, Any] = {
+            "$set": {f"partitions.{partition.name}": msgspec.to_builtins(state) for partition in new}
+            | {"layout": layout}
+        }
+        if removed := [partition for partition in old if partition not in new]:
+            step["$unset"] = {f"partitions.{partition.name}": "" for partition in removed}
+        done = await self._connection.retry(
+            lambda: self._documents.find_one_and_update({"_id": table.id, **unchanged}, step)
+        )
+        if done is None:
+            document = await self.document(table.id)
+            if document is None or document.layout != layout:
+                raise refusal
+
+    async def remove(self, model_id: str) -> None:
+        """Remove the document of a model: from now on no row of it can be saved."""
+        await self._connection.retry(lambda: self._documents.delete_one({"_id": model_id}))
+
+    async def _end_save(self, table: MongoTable, change: Change, save: str) -> None:
+        path = f"partitions.{change.partition.name}.entered"
+        condition = {"_id": table.id, path: save}
+        await self._connection.retry(lambda: self._not_durable.update_one(condition, {"$set": {path: ""}}))
+
+    async def _under_way(self, table: MongoTable) -> set[str]:
+        document = await self.document(table.id)
+        return document.under_way if document else set()
+
+    async def _step(self, documents: Any, table: MongoTable, change: Change, step: Mapping[str, Any]) -> bool:
+        """Change the document, if the change may be saved. Whether it was changed."""
+        path = f"partitions.{change.partition.name}"
+        condition = {
+            "_id": table.id,
+            f"{path}.position": change.before,
+            f"{path}.log": {"$in": ["", change.expected]},
+            f"{path}.epoch": {"$lte": change.epoch},
+            # No column that this process does not write: rows without it would not be found by it.
+            "columns": {"$not": {"$elemMatch": {"$nin": _columns(table)}}},
+        }
+        return await self._connection.retry(lambda: documents.find_one_and_update(condition, step)) is not None
+
+    async def _find(self, model_id: str) -> ModelDocument | None:
+        document = await self._documents.find_one({"_id": model_id})
+        return None if document is None else msgspec.convert(document, ModelDocument)
+
+    async def _declare(self, table: MongoTable) -> ModelDocument:
+        columns = _columns(table)
+        while True:
+            known = await self._find(table.id)
+            if known is None:
+                await self._insert(table)
+            elif list(known.columns) == columns:
+                return known
+            else:
+                filled = known.filled and set(columns) <= set(known.columns)
+                unchanged = {"_id": table.id, "columns": {"$eq": list(known.columns)}, "filled": known.filled}
+                await self._documents.update_one(unchanged, {"$set": {"columns": columns, "filled": filled}})
+
+    async def _insert(self, table: MongoTable) -> None:
+        model = table.model
+        partitions = {partition.name: PartitionDocument() for partition in shares(model.partitions)}
+        document = ModelDocument(table.id, model.name, model.generation, partitions, tuple(_columns(table)))
+        # If another node was faster, its document is read next.
+        with contextlib.suppress(DuplicateKeyError):
+            await self._documents.insert_one(msgspec.to_builtins(document))
+
+
+async def read_checkpoints(connection: MongoConnection, model_id: str | None = None, session: Any = None) -> list[Any]:
+    """The documents of all models, or of one, and those of their parked keys: in one read."""
+    parked: MongoDocument = {"position": {"$exists": True}}
+    if model_id is not None:
+        parked["_id"] = parked_ids(model_id)
+    pipeline: list[MongoDocument] = [
+        {"$match": {} if model_id is None else {"_id": model_id}},
+        {"$unionWith": {"coll": PARKED, "pipeline": [{"$match": parked}]}},
+    ]
+    return await (await connection.collection(CHECKPOINTS).aggregate(pipeline, session=session)).to_list()
+
+
+def progress_of(documents: Iterable[MongoDocument]) -> Progress:
+    """The progress of one model, from its documents."""
+    models, parked = _by_model(documents)
+    if not models:
+        return Progress(0, "", 0)
+    states = models[0].parts.values()
+    lowest = min(states, key=attrgetter("position"))
+    updated = max(state.updated for state in states)
+    return Progress(lowest.position, lowest.log, updated, tuple(parked.get(models[0].id, ())))
+
+
+def checkpoints_of(documents: Iterable[MongoDocument]) -> list[Checkpoint]:
+    """The checkpoint of each partition of all models, from their documents."""
+    models, parked = _by_model(documents)
+    checkpoints: list[Checkpoint] = []
+    for model in sorted(models, key=attrgetter("name", "generation")):
+        for partition, state in model.parts.items():
+            keys = tuple(key for key in parked.get(model.id, ()) if partition.holds(key.key))
+            progress = Progress(state.position, state.log, state.updated, keys)
+            checkpoints.append(Checkpoint(model.name, model.generation, progress, partition, state.epoch))
+    return checkpoints
+
+
+def _by_model(documents: Iterable[MongoDocument]) -> tuple[list[ModelDocument], dict[str, list[Parked]]]:
+    """The models, and their parked keys in order by the model's id."""
+    models: list[ModelDocument] = []
+    parked: dict[str, list[Parked]] = {}
+    for document in documents:
+        if "partitions" in document:
+            models.append(msgspec.convert(document, ModelDocument))
+        else:
+            model_id, _, key = document["_id"].partition("/")
+            parked.setdefault(model_id, []).append(msgspec.convert({**document, "key": key}, Parked))
+    for keys in parked.values():
+        keys.sort(key=attrgetter("key"))
+    return models, parked
+
+
+def _refusal(table: MongoTable, change: Change, document: ModelDocument | None) -> TwofoldError:
+    name = table.model.name
+    state = document.partitions.get(change.partition.name) if document else None
+    if document is None or state is None:
+        return Conflict(f"Read model '{name}' has no partition {change.partition.name} any more.")
+    unknown = [column for column in document.columns if column not in table.column_names.values()]
+    if unknown:
+        return Unavailable(
+            f"Read model '{name}' has been declared to be found or ordered by {', '.join(unknown)} as well. "
+            "Restart this process with the same modules as the one that declared it."
+        )
+    return Conflict(
+        f"Read model '{name}' is at {state.position} of log '{state.log}', not at {change.before} of log "
+        f"'{change.expected}', or a later epoch than {change.epoch} has saved."
+    )
+
+
+def _columns(table: MongoTable) -> list[str]:
+    return sorted(table.column_names.values())
