@@ -119,7 +119,7 @@ async def test_parked_keys_of_a_later_epoch_stay_as_they_are_whatever_an_earlier
         await store.save(Change(ORDERS, LOG, 3, 4, 0, {}, {"p": first, "q": second}, epoch=1))
         await store.save(Change(ORDERS, LOG, 4, 5, 0, {}, {"p": second, "q": None}, epoch=2))
         # As if it had got past the look at the checkpoint before.
-        with patch.object(MongoCheckpoints, "enter", _nothing), pytest.raises(Conflict):
+        with patch.object(MongoCheckpoints, "begin_save", _nothing), pytest.raises(Conflict):
             await store.save(Change(ORDERS, LOG, 4, 6, 0, {}, {"p": None, "q": first, "r": None}, epoch=1))
         assert (await progress(store, ORDERS)).parked == (second,)
         await store.save(Change(ORDERS, LOG, 5, 5, 0, {}, {"p": None, "q": first}, epoch=2))
@@ -136,7 +136,7 @@ async def test_a_late_older_row_does_not_bring_a_deleted_one_to_life(mongodb_url
         now = 4_000_000_000_000_000
         gone = {"a": VersionedRow(None, 9, 0, (Order(total=1),)), "never": VersionedRow(None, 9)}
         await store.save(Change(ORDERS, LOG, 3, 9, now, gone))
-        with patch.object(MongoCheckpoints, "enter", _nothing):
+        with patch.object(MongoCheckpoints, "begin_save", _nothing):
             for older in (
                 {"a": VersionedRow(Order(total=2), 5)},
                 {"a": VersionedRow(Order(total=2), 9, 0, (Order(total=1),))},
@@ -165,7 +165,7 @@ async def test_of_racing_saves_of_new_and_known_keys_the_newest_row_stays_each_t
         for each in (store, other):
             await each.prepare([ORDERS])
         random = Random(7)
-        with patch.object(MongoCheckpoints, "enter", _nothing):
+        with patch.object(MongoCheckpoints, "begin_save", _nothing):
             for n in range(60):
                 keys = [f"{n}-{k}" for k in range(20)]
                 versions = [(random.randrange(3), random.randrange(1, 9)) for _ in range(6)]
