@@ -115,8 +115,7 @@ async def test_a_call_given_up_at_any_moment_leaves_nothing_behind(mongodb_url: 
 
 async def settled(store: MongoReadStore) -> None:
     """Wait until nothing is under way that somebody gave up."""
-    while store._connection._under_way:
-        await asyncio.wait(store._connection._under_way)
+    await store._connection._tasks.wait()
 
 
 def created(store: MongoReadStore) -> int:

@@ -165,7 +165,7 @@ async def test_a_row_that_is_too_large_is_refused_by_its_key_and_the_largest_is_
     async with opened(mongodb_url) as store:
         await store.prepare([ODD])
         spare = MAX_DOCUMENT_BYTES - len(MongoTable(ODD).documents({"k": VersionedRow(Odd(""), 1)}, 0)[0].raw)
-        with pytest.raises(InvalidMessage, match=r"'huge' of 'odd' takes 16,\d+,\d+ bytes"):
+        with pytest.raises(InvalidMessage, match=r"'huge' of 'odd': Its document takes 16,\d+,\d+ bytes"):
             await keep(store, ODD, {"small": Odd(), "huge": Odd("x" * (spare + 1))})
         assert await keys(store, ODD) == []
         largest = Odd("x" * (spare - 10))

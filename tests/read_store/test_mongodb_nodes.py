@@ -52,7 +52,7 @@ async def test_a_node_that_knows_less_columns_saves_no_row_without_them(mongodb_
     async with opened(mongodb_url) as old, opened(mongodb_url) as new:
         await keep(old, BARE, {"a": Order("ann"), "b": Order("bob")})
         await new.prepare([ORDERS])
-        with pytest.raises(Unavailable, match=r"'orders' has been declared .*customer:text.* Restart this process"):
+        with pytest.raises(Unavailable, match=r"'orders' is now declared .*customer:text.* Restart this process"):
             await old.save(Change(BARE, LOG, 1, 2, 0, {"c": VersionedRow(Order("ann"), 2)}))
         assert await keys(new, ORDERS, {"customer": "ann"}) == ["a"]
         assert (await progress(new, ORDERS)).position == 1

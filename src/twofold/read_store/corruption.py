@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,8 @@ from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.port import CorruptRow, RawRow, ReadModel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MOST = 60
 _TYPES: Mapping[str, Any] = {"moment": datetime, "day": date, "uuid": UUID, "decimal": Decimal}
@@ -109,7 +111,7 @@ def row_decoder(model: ReadModel) -> Decode:
     return decode_row
 
 
-def decode_at_start(decode: Decode, stored: str | bytes) -> Any | None:
+def decode_at_start(decode: Callable[[T], Any], stored: T) -> Any | None:
     """A stored row, as `row_decoder` reads it. WiringError, with the fix, where the row type has changed since.
 
     None where this row alone is corrupt, which an audit finds: it must not keep the app from starting.

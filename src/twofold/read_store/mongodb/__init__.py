@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
-from twofold.errors import Unavailable, WiringError
+from twofold.read_store import refusals
 from twofold.read_store.access import is_text
 from twofold.read_store.mongodb import schema
 from twofold.read_store.mongodb.address import address_of
@@ -109,10 +109,7 @@ class MongoReadStore:
             return
         missing = await schema.missing(self._connection, self._checkpoints, table)
         if missing is not None:
-            raise Unavailable(
-                f"{self._connection.address.shown} has no {missing} of read model '{table.model.name}' generation "
-                f"{table.model.generation} yet. Start the app that writes it with the same modules."
-            )
+            raise refusals.missing(self._connection.address.shown, missing, table.model)
 
     async def _load(self, table: MongoTable, keys: Sequence[str]) -> dict[str, VersionedRow]:
         # A fold on a row that is older than the checkpoint would be wrong: hence the latest, not the majority's.
@@ -138,10 +135,10 @@ class MongoReadStore:
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
-            raise Unavailable(f"{self._connection.address.shown} is open for reading only. Ask a process that writes.")
+            raise refusals.read_only(self._connection.address.shown)
 
     def _table(self, model: ReadModel) -> MongoTable:
         try:
             return self._tables[model.name, model.generation]
         except KeyError as error:
-            raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
+            raise refusals.not_prepared(model) from error

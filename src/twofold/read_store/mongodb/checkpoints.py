@@ -18,7 +18,8 @@ import msgspec
 from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
-from twofold.errors import Conflict, TwofoldError, Unavailable
+from twofold.errors import TwofoldError, Unavailable
+from twofold.read_store import refusals
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
 from twofold.read_store.mongodb.schema_names import CHECKPOINTS, PARKED, parked_ids
@@ -138,11 +139,8 @@ class MongoCheckpoints:
         known = document.parts if document else {}
         merged = [known[partition] for partition in old if partition in known]
         positions = {(state.position, state.log) for state in merged}
-        refusal = Conflict(
-            f"The partitions of read model '{table.model.name}' have changed, or are at different positions."
-        )
         if len(merged) < len(old) or len(positions) != 1 or not same_slots(old, new):
-            raise refusal
+            raise refusals.partitions_changed(table.model)
         layout = self._world.new_id()
         state = msgspec.structs.replace(merged[0], epoch=max(state.epoch for state in merged), entered="")
         unchanged = {
@@ -162,7 +160,7 @@ class MongoCheckpoints:
         if done is None:
             document = await self.document(table.id)
             if document is None or document.layout != layout:
-                raise refusal
+                raise refusals.partitions_changed(table.model)
 
     async def remove(self, model_id: str) -> None:
         """Remove the document of a model: from now on no row of it can be saved."""
@@ -267,20 +265,16 @@ def _by_model(documents: Iterable[MongoDocument]) -> tuple[list[ModelDocument], 
 
 
 def _refusal(table: MongoTable, change: Change, document: ModelDocument | None) -> TwofoldError:
-    name = table.model.name
     state = document.partitions.get(change.partition.name) if document else None
     if document is None or state is None:
-        return Conflict(f"Read model '{name}' has no partition {change.partition.name} any more.")
+        return refusals.no_partition(change)
     unknown = [column for column in document.columns if column not in table.column_names.values()]
     if unknown:
         return Unavailable(
-            f"Read model '{name}' has been declared to be found or ordered by {', '.join(unknown)} as well. "
+            f"Read model '{table.model.name}' is now declared to be found or ordered by {', '.join(unknown)} as well. "
             "Restart this process with the same modules as the one that declared it."
         )
-    return Conflict(
-        f"Read model '{name}' is at {state.position} of log '{state.log}', not at {change.before} of log "
-        f"'{change.expected}', or a later epoch than {change.epoch} has saved."
-    )
+    return refusals.checkpoint_moved(change, state.position, state.log)
 
 
 def _columns(table: MongoTable) -> list[str]:

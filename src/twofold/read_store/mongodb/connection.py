@@ -1,6 +1,5 @@
 """The connection to a replica set: opened and checked, with retries while it elects a primary."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -13,10 +12,13 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from twofold.errors import Unavailable, WiringError
+from twofold.errors import WiringError
+from twofold.read_store import refusals
 from twofold.read_store.mongodb.address import MongoAddress, malformed_url
 from twofold.read_store.mongodb.errors import AUTHENTICATION_FAILED, is_transient, unavailable
 from twofold.read_store.mongodb.rows import MongoDocument
+from twofold.retrying import retry_until_deadline
+from twofold.uncancellable import UncancellableTasks
 from twofold.world import World
 
 T = TypeVar("T")
@@ -25,8 +27,6 @@ Collection = AsyncCollection[MongoDocument]
 _OPENING = 10.0
 """Seconds after which a server that does not answer counts as unreachable when a store is opened."""
 
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 0.5
 _CONNECTIONS = 16
 _OLDEST = 13
 """The wire version of MongoDB 5.0, the first that reads in a snapshot without a transaction."""
@@ -46,8 +46,7 @@ class MongoConnection:
         self.address = address
         self.patience = patience
         self._world = world
-        self._under_way: set[asyncio.Task[Any]] = set()
-        self._closing: asyncio.Task[None] | None = None
+        self._tasks = UncancellableTasks()
         self._client = self._connect(address.url)
         self.database: AsyncDatabase[MongoDocument] = self._client.get_database(
             address.database,
@@ -95,50 +94,35 @@ class MongoConnection:
 
         Unless `bounded`, an attempt may take any time. Unavailable after `patience` seconds.
         """
-        deadline = self._world.monotonic() + self.patience
-        pause = _FIRST_PAUSE
-        while True:
-            left = max(deadline - self._world.monotonic(), pause)
-            try:
-                # Half of what is left, so that there is time for another server if this one hangs.
-                with pymongo.timeout(max(left / 2, 1.0) if bounded else None):
-                    return await call()
-            except PyMongoError as error:
-                repeat = is_transient(error) or getattr(error, "code", None) in also
-                if not repeat or self._world.monotonic() + pause > deadline:
-                    raise unavailable(self.address, error) from error
-            await self._world.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+
+        async def attempt(left: float) -> T:
+            # Half of what is left, so that there is time for another server if this one hangs.
+            with pymongo.timeout(max(left / 2, 1.0) if bounded else None):
+                return await call()
+
+        def retryable(error: Exception) -> bool:
+            return isinstance(error, PyMongoError) and (is_transient(error) or getattr(error, "code", None) in also)
+
+        try:
+            return await retry_until_deadline(
+                attempt, world=self._world, patience=self.patience, retryable=retryable, first=0.05
+            )
+        except PyMongoError as error:
+            raise unavailable(self.address, error) from error
 
     async def uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which runs to its end even if the caller is cancelled.
 
         A save that is interrupted is as harmless as a crash, but each interrupted call loses a connection.
         """
-        if self._closing is not None:
+        if self._tasks.closing:
             work.close()
-            raise Unavailable(f"The read store at {self.address.shown} is closed.")
-        task = asyncio.create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+            raise refusals.closed(self.address.shown)
+        return await self._tasks.finish(work)
 
     async def close(self) -> None:
         """Close the connections when all work is done, even if the caller is cancelled."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        while self._under_way:
-            await asyncio.wait(self._under_way)
-        await self._client.close()
-
-    def _finished(self, task: "asyncio.Task[Any]") -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            # If the caller was cancelled, nothing else retrieves the error.
-            task.exception()
+        await self._tasks.close(self._client.close)
 
     def _connect(self, url: str, **options: Any) -> AsyncMongoClient[MongoDocument]:
         if "maxpoolsize" not in self.address.parameters:

@@ -9,7 +9,7 @@ _d      in place of row and c: when the row was deleted. The document stays for 
         is written late does not bring the row back
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, cast
@@ -19,9 +19,10 @@ import msgspec
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import InvalidMessage, WiringError
+from twofold.read_store import refusals
 from twofold.read_store.columns import ColumnValue, columns_of
-from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row, type_changed
+from twofold.read_store.corruption import DECODE_ERRORS, corrupt_row, row_decoder
 from twofold.read_store.mongodb.schema_names import column_name, id_of, rows_collection
 from twofold.read_store.port import ReadModel, VersionedRow
 
@@ -63,10 +64,8 @@ class MongoTable:
         self.columns = columns_of(model)
         self.column_names = {field: column_name(field, column.kind) for field, column in self.columns.items()}
         self.indexed = _indexed(model)
-        self._decode = _decoder(model)
-        self._getters = [
-            (self.column_names[field], column.get, column.plain, column.value) for field, column in self.columns.items()
-        ]
+        self._decode = row_decoder(model)
+        self._columns = [(self.column_names[f], c.get, c.plain, c.value) for f, c in self.columns.items()]
         try:
             model.name.encode()
         except UnicodeEncodeError as error:
@@ -90,28 +89,20 @@ class MongoTable:
         deleted_at = moment(now)
         documents: list[RawBSONDocument] = []
         for key, versioned in rows.items():
+            document = {"_id": key, "_r": versioned.repair, "_p": versioned.position}
             try:
                 if versioned.row is None:
-                    document = bson.encode(
-                        {"_id": key, "_r": versioned.repair, "_p": versioned.position, "_d": deleted_at}
-                    )
+                    encoded = bson.encode(document | {"_d": deleted_at})
                 else:
-                    document = self._document(key, versioned)
-            except InvalidMessage as error:
-                raise InvalidMessage(f"Row '{key}' of '{self.model.name}': {error}", field=error.field) from error
-            except (TypeError, ValueError, OverflowError, BSONError) as error:
-                raise InvalidMessage(f"Row {key!r} of '{self.model.name}' cannot be stored: {error}.") from error
-            if len(document) > MAX_DOCUMENT_BYTES:
-                raise InvalidMessage(
-                    f"Row '{key}' of '{self.model.name}' takes {len(document):,} bytes. MongoDB allows "
-                    f"{MAX_DOCUMENT_BYTES:,}."
-                )
-            documents.append(RawBSONDocument(document))
+                    encoded = self._encode(document, versioned.row)
+            except (InvalidMessage, TypeError, ValueError, OverflowError, BSONError) as error:
+                raise refusals.cannot_store(self.model, key, error) from error
+            documents.append(RawBSONDocument(encoded))
         return documents
 
     def values(self, row: Any) -> dict[str, ColumnValue]:
         """The column values of a row, by column name. InvalidMessage if a field has none."""
-        return {name: value(get(row)) for name, get, _, value in self._getters}
+        return {name: value(get(row)) for name, get, _, value in self._columns}
 
     def versioned_row(self, document: Mapping[str, Any]) -> VersionedRow:
         """The row with its version. CorruptRow, with the cure, if it cannot be read."""
@@ -121,36 +112,27 @@ class MongoTable:
         """The row alone; None if it was deleted."""
         try:
             text = json_of(document)
-            return None if text is None else self._decode(text)
         except DECODE_ERRORS as error:
             raise corrupt_row(self.model, error) from error
+        return None if text is None else self._decode(text)
 
-    def check(self, document: Mapping[str, Any]) -> None:
-        """WiringError, with the cure, if the row type has changed since this row was stored.
-
-        A corrupt row raises nothing: an audit finds it, and it must not keep the app from starting.
-        """
-        try:
-            self.row(document)
-        except Unavailable as error:
-            if isinstance(error.__cause__, Exception) and type_changed(error.__cause__):
-                raise WiringError(str(error)) from error
-
-    def _document(self, key: str, versioned: VersionedRow) -> bytes:
-        row = versioned.row
+    def _encode(self, document: MongoDocument, row: Any) -> bytes:
+        """A document with a row, as BSON."""
         text = _encode(row)
-        document = {"_id": key, "_r": versioned.repair, "_p": versioned.position, "row": _decode_json(text)}
+        document["row"] = _decode_json(text)
         document["c"] = self._unchecked_values(row)
         encoded = _encode_exactly(text, document)
         if encoded is None:
             del document["row"]
             encoded = bson.encode({**document, "c": self.values(row), "json": text.decode()})
+        if len(encoded) > MAX_DOCUMENT_BYTES:
+            raise InvalidMessage(f"Its document takes {len(encoded):,} bytes. MongoDB allows {MAX_DOCUMENT_BYTES:,}")
         return encoded
 
     def _unchecked_values(self, row: Any) -> dict[str, ColumnValue]:
         """Like `values`, but faster: it does not check the size of integers, which encoding does."""
         values: dict[str, ColumnValue] = {}
-        for name, get, plain, value in self._getters:
+        for name, get, plain, value in self._columns:
             own = get(row)
             # Python takes a bool for an int, MongoDB does not.
             values[name] = own if plain and type(own) in (str, int) else value(own)
@@ -202,10 +184,3 @@ def _depth(value: object) -> int:
     elif isinstance(value, list):
         inner = cast("list[object]", value)
     return 1 + max(map(_depth, inner), default=0)
-
-
-def _decoder(model: ReadModel) -> Callable[[bytes | str], Any]:
-    try:
-        return msgspec.json.Decoder(model.row).decode
-    except TypeError as error:
-        raise WiringError(f"Rows of '{model.name}' cannot be stored as JSON: {model.row.__name__}: {error}.") from error

@@ -14,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from twofold.errors import InvalidMessage
+from twofold.read_store import refusals
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.errors import DUPLICATE_KEY
@@ -104,7 +104,7 @@ def _parked_update(table: MongoTable, change: Change, key: str, parked: Parked |
     try:
         identity.encode()
     except UnicodeEncodeError as error:
-        raise InvalidMessage(f"Key {key!r} of '{table.model.name}' cannot be stored: {error}.") from error
+        raise refusals.cannot_store(table.model, key, error) from error
     return _replace_if({"$lte": ["$_e", change.epoch]}, identity, document)
 
 

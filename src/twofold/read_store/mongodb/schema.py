@@ -3,7 +3,6 @@
 An index holds the filtered fields, the order's field and the key of live rows: no index of finds holds deleted ones.
 """
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from twofold.errors import Unavailable
+from twofold.read_store.corruption import decode_at_start
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.mongodb.connection import Collection, MongoConnection
 from twofold.read_store.mongodb.errors import INDEX_NOT_FOUND
 from twofold.read_store.mongodb.rows import LIVE, ROW_INDEX, MongoTable
 from twofold.read_store.mongodb.schema_names import IDENTITY, PARKED
-
-log = logging.getLogger(__name__)
 
 _PAGE = 1_000
 _EXPIRY = IndexModel(
@@ -51,7 +48,7 @@ async def prepare(connection: MongoConnection, checkpoints: MongoCheckpoints, ta
     await _index(connection, table, rows)
     stored = await connection.retry(lambda: rows.find_one(LIVE, hint=ROW_INDEX))
     if stored is not None:
-        table.check(stored)
+        decode_at_start(table.row, stored)
 
 
 async def missing(connection: MongoConnection, checkpoints: MongoCheckpoints, table: MongoTable) -> str | None:
@@ -99,12 +96,9 @@ async def _fill_columns(connection: MongoConnection, table: MongoTable, rows: Co
             return
         updates: list[UpdateOne] = []
         for document in page:
-            table.check(document)
-            try:
-                row = table.row(document)
-            except Unavailable as error:
-                # The row stays without columns, which an audit finds.
-                log.warning("%s", error)
+            row = decode_at_start(table.row, document)
+            if row is None:
+                # A corrupt row stays without columns, which an audit finds.
                 continue
             values = {f"c.{name}": value for name, value in table.values(row).items()}
             # A row that has been saved since has all of its columns.

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from bson.int64 import Int64
-
 from twofold.errors import InvalidMessage
 from twofold.read_store.access import check_access
 from twofold.read_store.mongodb.checkpoints import progress_of, read_checkpoints
@@ -14,6 +12,7 @@ from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.errors import SNAPSHOT_UNAVAILABLE
 from twofold.read_store.mongodb.finds import MongoFind
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
+from twofold.read_store.paging import fetch_until, find_page
 from twofold.read_store.port import FindPage, Native, Progress, ReadModel
 
 T = TypeVar("T")
@@ -48,21 +47,22 @@ class MongoSnapshot:
     ) -> FindPage:
         table = self._table_of(model)
         access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
-        if access.matches_nothing:
-            return FindPage([], None)
         find = MongoFind(table, access)
-        documents: list[MongoDocument] = []
-        for query in find.queries():
-            # One more than requested shows whether there is a next page.
-            documents += await self._read(partial(self._documents, table, find, query, limit + 1 - len(documents)))
-            if len(documents) > limit:
-                break
-        rows = [(document["_id"], table.row(document)) for document in documents[:limit]]
-        if len(documents) <= limit:
-            return FindPage(rows, None)
-        last = documents[limit - 1]
-        value = last["c"][table.column_names[access.order]] if access.order else None
-        return FindPage(rows, access.cursor(int(value) if isinstance(value, Int64) else value, last["_id"]))
+        rows = self._connection.collection(table.collection)
+
+        async def run(query: MongoDocument, count: int) -> list[MongoDocument]:
+            cursor = rows.find(query, {"_r": 0, "_p": 0}, session=self._session).sort(find.sort).hint(find.index)
+            # In one response, which ends with the last row.
+            return await cursor.limit(count).batch_size(count + 1).to_list()
+
+        async def fetch(query: MongoDocument, count: int) -> list[MongoDocument]:
+            return await self._read(partial(run, query, count))
+
+        return await find_page(
+            access,
+            lambda count: fetch_until(count, find.queries(), fetch),
+            lambda document: (document["_id"], table.row(document)),
+        )
 
     async def progress(self, model: ReadModel) -> Progress:
         """See `Snapshot.progress`. It is never behind the rows: it is of the same moment."""
@@ -79,14 +79,6 @@ class MongoSnapshot:
     async def end(self) -> None:
         """End the session. A response that is still under way may arrive later."""
         await self._session.end_session()
-
-    async def _documents(
-        self, table: MongoTable, find: MongoFind, query: Mapping[str, Any], limit: int
-    ) -> list[MongoDocument]:
-        rows = self._connection.collection(table.collection)
-        cursor = rows.find(query, {"_r": 0, "_p": 0}, session=self._session).sort(find.sort).hint(find.index)
-        # In one response, which ends with the last row.
-        return await cursor.limit(limit).batch_size(limit + 1).to_list()
 
     async def _read(self, call: Callable[[], Awaitable[T]]) -> T:
         return await self._connection.uncancelled(self._read_at_one_moment(call))
