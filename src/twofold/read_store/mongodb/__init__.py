@@ -138,7 +138,4 @@ class MongoReadStore:
             raise refusals.read_only(self._connection.address.shown)
 
     def _table(self, model: ReadModel) -> MongoTable:
-        try:
-            return self._tables[model.name, model.generation]
-        except KeyError as error:
-            raise refusals.not_prepared(model) from error
+        return refusals.prepared(self._tables, model)
