@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from twofold.codec.canonical import encode
+from twofold.codec.json_types import parts
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
 from twofold.errors import InvalidMessage, Unavailable, WiringError
@@ -93,17 +95,15 @@ class EventCodec:
 
 def refuse_what_json_has_not(message: type) -> None:
     """WiringError where a field, however deep, is of a class that cannot be written as JSON and read back."""
-    todo: list[Any] = [msgspec.inspect.type_info(message)]
+    todo = [inspect.type_info(message)]
     seen: set[int] = set()
     while todo:
-        info = todo.pop()
-        if isinstance(info, msgspec.inspect.CustomType):
+        kind = todo.pop()
+        if isinstance(kind, inspect.CustomType):
             raise WiringError(
-                f"{message.__qualname__} has a field of type {info.cls.__qualname__}, which has no JSON form. Make "
-                f"{info.cls.__qualname__} a msgspec Struct or a dataclass, or use a plain type."
+                f"{message.__qualname__} has a field of type {kind.cls.__qualname__}, which has no JSON form. Make "
+                f"{kind.cls.__qualname__} a msgspec Struct or a dataclass, or use a plain type."
             )
-        if id(info) not in seen and isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
-            seen.add(id(info))
-            for name in info.__struct_fields__:
-                part: Any = getattr(info, name)
-                todo += part if type(part) is tuple else (part,)
+        if id(kind) not in seen:
+            seen.add(id(kind))
+            todo += parts(kind)

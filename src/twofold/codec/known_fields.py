@@ -9,28 +9,9 @@ from typing import Any, NamedTuple, cast
 from msgspec import inspect
 
 from twofold.codec.edge import Misfit, printable
+from twofold.codec.json_types import LISTS, PLACES, RECORDS, SCALARS, Record, places, without_metadata
 
 Check = Callable[[Any], None]
-
-SCALARS = (
-    inspect.NoneType,
-    inspect.BoolType,
-    inspect.IntType,
-    inspect.FloatType,
-    inspect.StrType,
-    inspect.BytesType,
-    inspect.DateTimeType,
-    inspect.DateType,
-    inspect.TimeType,
-    inspect.TimeDeltaType,
-    inspect.UUIDType,
-    inspect.DecimalType,
-    inspect.EnumType,
-    inspect.LiteralType,
-)
-LISTS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType, inspect.CollectionType)
-_RECORDS = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
-_Record = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 
 UNBOUNDED = 1_000_000
 """The depth of types that may hold anything, or that may hold themselves."""
@@ -55,11 +36,10 @@ class _Compiler:
         self._records: dict[int, Shape] = {}
 
     def shape_of(self, kind: inspect.Type) -> Shape:
-        if isinstance(kind, inspect.Metadata):
-            return self.shape_of(kind.type)
+        kind = without_metadata(kind)
         if isinstance(kind, SCALARS):
             return Shape(0, None)
-        if isinstance(kind, _RECORDS):
+        if isinstance(kind, RECORDS):
             return self._record(kind)
         if isinstance(kind, LISTS):
             item = self.shape_of(kind.item_type)
@@ -67,10 +47,8 @@ class _Compiler:
         if isinstance(kind, inspect.DictType):
             value = self.shape_of(kind.value_type)
             return Shape(value.depth + 1, value.check and _values(value.check))
-        if isinstance(kind, inspect.TupleType):
-            return self._array(kind.item_types)
-        if isinstance(kind, inspect.NamedTupleType):
-            return self._array([field.type for field in kind.fields])
+        if (items := places(kind)) is not None:
+            return self._array(items)
         if isinstance(kind, inspect.UnionType):
             members = [(_guard(member), self.shape_of(member)) for member in kind.types]
             checks = [(fits, member.check) for fits, member in members]
@@ -83,7 +61,7 @@ class _Compiler:
         # JSON may have more items than the type, and msgspec looks into none of these.
         return Shape(UNBOUNDED, _places(checks) if any(checks) else None)
 
-    def _record(self, kind: _Record) -> Shape:
+    def _record(self, kind: Record) -> Shape:
         # By identity: the same generic class may stand there with several types of fields.
         known = self._records.get(id(kind))
         if known is not None:
@@ -177,8 +155,7 @@ def _first_fitting(members: list[tuple[Callable[[Any], bool], Check | None]]) ->
 
 def _guard(kind: inspect.Type) -> Callable[[Any], bool]:
     """Tells whether a JSON value is this member of a union: by its tag, else by being an object or an array."""
-    if isinstance(kind, inspect.Metadata):
-        return _guard(kind.type)
+    kind = without_metadata(kind)
     if isinstance(kind, inspect.StructType) and kind.tag_field is not None:
         field, tag = kind.tag_field, kind.tag
         if kind.array_like:
@@ -186,8 +163,8 @@ def _guard(kind: inspect.Type) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, dict) and cast("dict[str, Any]", value).get(field) == tag
     if isinstance(kind, inspect.StructType) and kind.array_like:
         return lambda value: isinstance(value, list)
-    if isinstance(kind, (*_RECORDS, inspect.DictType)):
+    if isinstance(kind, (*RECORDS, inspect.DictType)):
         return lambda value: isinstance(value, dict)
-    if isinstance(kind, (*LISTS, inspect.TupleType, inspect.NamedTupleType)):
+    if isinstance(kind, (*LISTS, *PLACES)):
         return lambda value: isinstance(value, list)
     return lambda value: not isinstance(value, dict | list)

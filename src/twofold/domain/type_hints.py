@@ -83,8 +83,8 @@ Hint = AnnotatedHint | UnionHint | TupleHint | MappingHint | RecordHint | Iterab
 def read_hint(hint: object) -> Hint:
     """The outermost layer of a hint."""
     hint = without_alias(hint)
-    origin, arguments = cast("Any", get_origin(hint)), get_args(hint)
-    cls: Any = origin or hint
+    origin: Any = get_origin(hint)
+    arguments, cls = get_args(hint), cast("Any", origin or hint)
     if origin is Annotated:
         return AnnotatedHint(arguments[0], arguments[1:])
     if origin in (typing.Union, types.UnionType):
@@ -95,7 +95,7 @@ def read_hint(hint: object) -> Hint:
         return MappingHint(origin, *arguments)
     if has_fields(cls):
         return RecordHint(cls, dict(zip(getattr(cls, "__parameters__", ()), arguments, strict=False)))
-    if inspect.isclass(origin) and issubclass(origin, Iterable):
+    if inspect.isclass(cast("Any", origin)) and issubclass(origin, Iterable):
         return IterableHint(origin, tuple(dict.fromkeys(arguments)))
     return PlainHint(hint)
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
+from twofold.codec.json_types import LISTS, SCALARS, members
 from twofold.errors import InvalidMessage, WiringError
 from twofold.http.limits import Limits
 
@@ -15,23 +16,6 @@ POSITION = "position"
 """The parameter that carries the token of a receipt; the header Twofold-Position may carry it instead."""
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_SCALARS = (
-    inspect.NoneType,
-    inspect.BoolType,
-    inspect.IntType,
-    inspect.FloatType,
-    inspect.StrType,
-    inspect.BytesType,
-    inspect.DateTimeType,
-    inspect.DateType,
-    inspect.TimeType,
-    inspect.TimeDeltaType,
-    inspect.UUIDType,
-    inspect.DecimalType,
-    inspect.EnumType,
-    inspect.LiteralType,
-)
-_LISTS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType, inspect.CollectionType)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -111,21 +95,9 @@ def _pairs(raw: bytes, limits: Limits) -> list[tuple[str, str]]:
 
 
 def _is_scalar(kind: inspect.Type) -> bool:
-    kind = _bare(kind)
-    if isinstance(kind, inspect.UnionType):
-        return all(_is_scalar(each) for each in kind.types)
-    return isinstance(kind, _SCALARS)
+    return all(isinstance(member, SCALARS) for member in members(kind))
 
 
 def _is_list(kind: inspect.Type) -> bool:
-    kind = _bare(kind)
-    if isinstance(kind, inspect.UnionType):
-        arms = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
-        return len(arms) == 1 and _is_list(arms[0])
-    return isinstance(kind, _LISTS) and _is_scalar(kind.item_type)
-
-
-def _bare(kind: inspect.Type) -> inspect.Type:
-    while isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    return kind
+    several = [member for member in members(kind) if not isinstance(member, inspect.NoneType)]
+    return len(several) == 1 and isinstance(several[0], LISTS) and _is_scalar(several[0].item_type)

@@ -1,6 +1,6 @@
 """In charge of when two stored rows are the same: their JSON is, but for what their type gives no meaning to."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, cast
@@ -8,9 +8,8 @@ from typing import Any, cast
 import msgspec
 from msgspec import inspect
 
-_SETS = (inspect.SetType, inspect.FrozenSetType)
-_LISTS = (inspect.ListType, inspect.VarTupleType, inspect.CollectionType)
-_RECORDS = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
+from twofold.codec.json_types import LISTS, ORDERED, PLACES, RECORDS, SETS, members, places
+
 _WHOLE = (inspect.IntType, inspect.EnumType, inspect.LiteralType)
 
 
@@ -32,7 +31,7 @@ def canonical(value: Any) -> bytes:
 
 def normalised(value: Any, row: type) -> Any:
     """The JSON of a row with its sets in one order, and its floats as floats. What does not fit is left as it is."""
-    return _settled(value, _structure(row))
+    return _normalised(value, _structure(row))
 
 
 @lru_cache(maxsize=256)
@@ -40,79 +39,71 @@ def _structure(row: type) -> inspect.Type:
     return inspect.type_info(row)
 
 
-def _settled(value: Any, kind: inspect.Type) -> Any:
-    if isinstance(kind, inspect.Metadata):
-        return _settled(value, kind.type)
-    if isinstance(kind, inspect.UnionType):
-        arm = _arm(value, kind.types)
-        return value if arm is None else _settled(value, arm)
+def _normalised(value: Any, kind: inspect.Type) -> Any:
+    found = _member(value, members(kind))
+    if found is None:
+        return value
     if isinstance(value, dict):
-        return _settled_object(cast("dict[str, Any]", value), kind)
+        return _normalised_object(cast("dict[str, Any]", value), found)
     if isinstance(value, list):
-        return _settled_list(cast("Sequence[Any]", value), kind)
-    if isinstance(kind, inspect.FloatType) and type(value) is int:
+        return _normalised_list(cast("Sequence[Any]", value), found)
+    if isinstance(found, inspect.FloatType) and type(value) is int:
         return _as_float(value)
     return value
 
 
-def _settled_object(value: Mapping[str, Any], kind: inspect.Type) -> Any:
+def _normalised_object(value: Mapping[str, Any], kind: inspect.Type) -> Any:
     if isinstance(kind, inspect.DictType):
-        return {name: _settled(each, kind.value_type) for name, each in value.items()}
-    if not isinstance(kind, _RECORDS):
+        return {name: _normalised(inner, kind.value_type) for name, inner in value.items()}
+    if not isinstance(kind, RECORDS):
         return value
     kinds = {field.encode_name: field.type for field in kind.fields}
-    return {name: _settled(each, kinds[name]) if name in kinds else each for name, each in value.items()}
+    return {name: _normalised(inner, kinds[name]) if name in kinds else inner for name, inner in value.items()}
 
 
-def _settled_list(value: Sequence[Any], kind: inspect.Type) -> Any:
-    if isinstance(kind, _SETS):
-        return sorted((_settled(each, kind.item_type) for each in value), key=canonical)
-    if isinstance(kind, _LISTS):
-        return [_settled(each, kind.item_type) for each in value]
-    if isinstance(kind, inspect.TupleType):
-        return _one_by_one(value, kind.item_types)
-    if isinstance(kind, inspect.NamedTupleType):
-        return _one_by_one(value, [field.type for field in kind.fields])
-    if isinstance(kind, inspect.StructType) and kind.array_like:
-        tags = 0 if kind.tag_field is None else 1
-        return [*value[:tags], *_one_by_one(value[tags:], [field.type for field in kind.fields])]
-    return value
-
-
-def _one_by_one(value: Sequence[Any], kinds: Sequence[inspect.Type]) -> list[Any]:
-    known = kinds[: len(value)]
-    return [each if kind is None else _settled(each, kind) for each, kind in zip_longest(value, known)]
+def _normalised_list(value: Sequence[Any], kind: inspect.Type) -> Any:
+    if isinstance(kind, SETS):
+        return sorted((_normalised(item, kind.item_type) for item in value), key=canonical)
+    if isinstance(kind, ORDERED):
+        return [_normalised(item, kind.item_type) for item in value]
+    kinds = places(kind)
+    if kinds is None:
+        return value
+    tags = 0 if not isinstance(kind, inspect.StructType) or kind.tag_field is None else 1
+    items = zip_longest(value[tags:], kinds[: len(value) - tags])
+    return [*value[:tags], *(item if known is None else _normalised(item, known) for item, known in items)]
 
 
 def _as_float(value: int) -> float | int:
     try:
         return float(value)
     except OverflowError:
-        # No float is as large: it does not fit.
+        # The number is larger than every float: it does not fit.
         return value
 
 
-def _arm(value: Any, arms: Iterable[inspect.Type]) -> inspect.Type | None:
-    """The arm of a union that a value is of. Where several could be, only one of them says anything of its order."""
-    plain = [arm.type if isinstance(arm, inspect.Metadata) else arm for arm in arms]
-    if type(value) is int and any(isinstance(arm, _WHOLE) for arm in plain):
+def _member(value: Any, kinds: Sequence[inspect.Type]) -> inspect.Type | None:
+    """The member of a union that a value is of. Where several could be, only one of them says anything of its order."""
+    if len(kinds) == 1:
+        return kinds[0]
+    if type(value) is int and any(isinstance(kind, _WHOLE) for kind in kinds):
         return None
-    return next((arm for arm in plain if _takes(arm, value)), None)
+    return next((kind for kind in kinds if _takes(kind, value)), None)
 
 
-def _takes(arm: inspect.Type, value: Any) -> bool:
+def _takes(kind: inspect.Type, value: Any) -> bool:
     if isinstance(value, dict):
-        found = cast("dict[str, Any]", value)
-        return isinstance(arm, (inspect.DictType, *_RECORDS)) and _has_tag(arm, found.get)
+        fields = cast("dict[str, Any]", value)
+        return isinstance(kind, (inspect.DictType, *RECORDS)) and _has_tag(kind, fields.get)
     if isinstance(value, list):
         items = cast("Sequence[Any]", value)
-        kinds = (*_SETS, *_LISTS, inspect.TupleType, inspect.NamedTupleType, inspect.StructType)
-        return isinstance(arm, kinds) and _has_tag(arm, lambda _: items[0] if items else None)
-    return isinstance(arm, inspect.FloatType)
+        is_array = isinstance(kind, (*LISTS, *PLACES, inspect.StructType))
+        return is_array and _has_tag(kind, lambda _: items[0] if items else None)
+    return isinstance(kind, inspect.FloatType)
 
 
-def _has_tag(arm: inspect.Type, tag: Callable[[str], Any]) -> bool:
-    if not isinstance(arm, inspect.StructType) or arm.tag_field is None:
+def _has_tag(kind: inspect.Type, tag: Callable[[str], Any]) -> bool:
+    if not isinstance(kind, inspect.StructType) or kind.tag_field is None:
         return True
-    found = tag(arm.tag_field)
-    return type(found) is type(arm.tag) and found == arm.tag
+    value = tag(kind.tag_field)
+    return type(value) is type(kind.tag) and value == kind.tag
