@@ -41,7 +41,7 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 
 
-class Address(NamedTuple):
+class PostgresAddress(NamedTuple):
     """`dsn` is what the driver takes; `pgbouncer` says that each statement may meet another server connection."""
 
     dsn: str
@@ -56,7 +56,7 @@ class Address(NamedTuple):
         return f"{hosts if not at else user.partition(':')[0] + '@' + hosts}{parts.path}, schema {self.schema}"
 
 
-def address_of(url: str, schema: str) -> Address:
+def address_of(url: str, schema: str) -> PostgresAddress:
     """The parts of a `postgresql://` URL. WiringError, naming the parameter and the cure, where one does not fit.
 
     `schema=NAME` (`schema` unless given) and `pgbouncer=true` are ours; all others go to the driver.
@@ -94,7 +94,7 @@ def address_of(url: str, schema: str) -> Address:
         others.append(("target_session_attrs", "read-write"))
     query = urlencode(others, quote_via=quote)
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
-    return Address(dsn, ours["schema"], _YES[ours["pgbouncer"]])
+    return PostgresAddress(dsn, ours["schema"], _YES[ours["pgbouncer"]])
 
 
 def passes(error: BaseException) -> bool:
@@ -112,7 +112,7 @@ def is_missing(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) in _NOT_THERE
 
 
-async def connect(address: Address, seconds: float) -> Connection:
+async def connect(address: PostgresAddress, seconds: float) -> Connection:
     """A new connection. OSError, or an error of asyncpg, within `seconds`."""
     connection = await asyncpg.connect(
         address.dsn,
@@ -140,7 +140,12 @@ class Connections:
     """
 
     def __init__(
-        self, address: Address, world: World, size: int, patience: float, settings: Mapping[str, str] | None = None
+        self,
+        address: PostgresAddress,
+        world: World,
+        size: int,
+        patience: float,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._address = address
         self._world = world
@@ -304,7 +309,7 @@ class UnderWay:
             task.exception()
 
 
-async def _refuse_pooler(address: Address, connection: Connection) -> None:
+async def _refuse_pooler(address: PostgresAddress, connection: Connection) -> None:
     """WiringError behind a pooler: by the same name it may keep another log's prepared statement."""
     try:
         direct = await connection.fetchval("select pg_backend_pid()") == connection.get_server_pid()

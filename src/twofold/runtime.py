@@ -10,7 +10,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
-from twofold.command_service.inline_projections import Inline
+from twofold.command_service.inline_projections import InlineProjections
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.module import Wiring
@@ -78,7 +78,7 @@ class Runtime:
             plans.messages,
             self.batcher,
             world,
-            Inline(plans.wiring, write_store, plans.events, self.batcher, settings.cached_rows),
+            InlineProjections(plans.wiring, write_store, plans.events, self.batcher, settings.cached_rows),
             retries=settings.conflict_retries,
         )
         versions = {name: plans.wiring.projections[name].version for name in plans.models}

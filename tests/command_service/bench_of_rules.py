@@ -17,7 +17,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
-from twofold.command_service.inline_projections import Inline
+from twofold.command_service.inline_projections import InlineProjections
 from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import RecordedEvent
@@ -163,7 +163,7 @@ class Services:
         self.folds = Folds(write_store, self.codec, cached)
         self.batcher = Batcher(write_store, self.folds, world, commands=512, size=4_194_304, queue=queue)
         messages = MessageCodec()
-        self.inline = Inline(wiring, write_store, self.codec, self.batcher, 1_000)
+        self.inline = InlineProjections(wiring, write_store, self.codec, self.batcher, 1_000)
         self.commands = CommandService(
             wiring, self.folds, self.codec, messages, self.batcher, world, self.inline, retries=retries
         )

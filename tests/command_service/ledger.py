@@ -18,7 +18,7 @@ from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
 from twofold.errors import Rejected
-from twofold.write_store.inline_state import COMPLETE, InlineProjection, look
+from twofold.write_store.inline_state import COMPLETE, InlineProjection, read_inline_state
 from twofold.write_store.port import WriteStore
 
 AccountId = Annotated[str, Tag("account")]
@@ -172,7 +172,7 @@ async def check_rows(write_store: WriteStore, module: Module = LEDGER) -> int:
     assert await stored(write_store, module) == (
         await folded(write_store, module) or {name: {} for name in names(module)}
     )
-    noted = await look(write_store)
+    noted = await read_inline_state(write_store)
     assert noted.listed == {each.name: each.version for each in module.projections}
     for projection in Wiring([module]).projections.values():
         kept = InlineProjection(projection)

@@ -31,9 +31,9 @@ from twofold.domain.events import Position
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Rejected, Unavailable, WiringError
-from twofold.write_store.inline_state import look, space_of
+from twofold.write_store.inline_state import read_inline_state, space_of
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, Outcome, Row, Slice, WriteStore
+from twofold.write_store.port import Append, LogRow, Outcome, Slice, WriteStore
 from twofold.write_store.postgres import PostgresWriteStore
 
 
@@ -91,7 +91,7 @@ async def test_another_version_is_built_anew_and_the_rows_of_the_other_are_throw
     async with Services(write_store, new) as services:
         assert await check_rows(write_store, new) >= 100
         assert await write_store.rows(space_of(f"{before}:till")) == {}
-        assert set((await look(write_store)).built) == {f"{after}:till", "1:balances"}
+        assert set((await read_inline_state(write_store)).built) == {f"{after}:till", "1:balances"}
         await deposits(services, ["a"] * 5)
         assert await check_rows(write_store, new) >= 105
     async with Services(write_store, old):
@@ -103,7 +103,7 @@ async def test_a_projection_that_is_gone_leaves_nothing_behind() -> None:
     await filled(write_store, LEDGER)
     async with Services(write_store, ledger()) as services:
         assert await write_store.rows("inline:1:till") == await write_store.rows("inline:1:balances") == {}
-        noted = await look(write_store)
+        noted = await read_inline_state(write_store)
         assert (noted.listed, noted.built) == ({}, {})
         await services.handle(Deposit("a", 1), "1")
     async with Services(write_store, LEDGER):
@@ -266,12 +266,12 @@ async def test_without_the_guard_of_the_list_an_old_node_leaves_rows_behind_the_
 async def test_a_visitor_changes_nothing_and_writes_only_what_the_others_would() -> None:
     write_store = MemoryWriteStore()
     await filled(write_store, LEDGER)
-    before = await look(write_store)
+    before = await read_inline_state(write_store)
     for module, problem in ((LEDGER, None), (ledger(), "newer code"), (ledger(TILL), "newer code")):
         visitor = Services(write_store, module)
         await visitor.commands.start(visit=True)
         assert (visitor.commands.problem is None) == (problem is None)
-    assert await look(write_store) == before
+    assert await read_inline_state(write_store) == before
     async with Services(write_store, LEDGER) as services:
         await services.handle(Deposit("a", 1), "1")
     await check_rows(write_store)
@@ -287,7 +287,7 @@ async def test_of_nodes_with_other_code_that_start_at_once_the_last_one_goes_on(
         for n, module in enumerate(modules)
     ]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
-    listed = (await look(write_store)).listed
+    listed = (await read_inline_state(write_store)).listed
     (last,) = [n for n, module in enumerate(modules) if listed == {p.name: p.version for p in module.projections}]
     for n, node in enumerate(nodes):
         if n == last:
@@ -303,7 +303,9 @@ async def test_of_nodes_with_other_code_that_start_at_once_the_last_one_goes_on(
 class Dropping(MemoryWriteStore):
     """A store where somebody takes rows over while another one throws them away."""
 
-    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+    async def rows(
+        self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+    ) -> Mapping[str, LogRow]:
         found = await super().rows(space, keys, limit)
         for _ in range(3):
             await asyncio.sleep(0)
@@ -315,7 +317,7 @@ async def test_rows_that_are_taken_over_while_they_are_thrown_away_are_whole() -
     await filled(write_store, ledger(version(1)))
     dropper, taker = Services(write_store, ledger()), Services(write_store, ledger(version(1)))
     await asyncio.gather(dropper.commands.start(), taker.commands.start())
-    listed = (await look(write_store)).listed
+    listed = (await read_inline_state(write_store)).listed
     await check_rows(write_store, ledger(version(1)) if listed else ledger())
 
 

@@ -17,7 +17,7 @@ from twofold.operations import move
 from twofold.settings import Settings
 from twofold.stores import open_write_store
 from twofold.world import RealWorld
-from twofold.write_store.inline_state import look
+from twofold.write_store.inline_state import read_inline_state
 from twofold.write_store.port import WriteStore
 
 
@@ -38,7 +38,7 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
                 await services.handle(any_command(random, accounts=20), f"{n}")
             except Rejected:
                 continue
-    rows, noted = await stored(write_store), await look(write_store)
+    rows, noted = await stored(write_store), await read_inline_state(write_store)
     assert len(rows["balances"]) > 7
     await write_store.close()
     monkeypatch.setattr(move, "PAGE", page)
@@ -49,7 +49,7 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
         await source.close()
         await target.close()
         write_store = await opened(after)
-        assert (await stored(write_store), await look(write_store)) == (rows, noted)
+        assert (await stored(write_store), await read_inline_state(write_store)) == (rows, noted)
         async with Services(write_store, TWO) as services:
             await services.handle(Deposit("a1", 1), f"in {after}")
             await check_rows(write_store)

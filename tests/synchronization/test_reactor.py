@@ -28,7 +28,7 @@ from twofold.synchronization.reaction import CommandSender
 from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, Outcome, Row
+from twofold.write_store.port import Append, LogRow, Outcome
 
 
 async def test_each_event_is_answered_once_through_restarts(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> Non
 
         async def rows(
             self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
-        ) -> Mapping[str, Row]:
+        ) -> Mapping[str, LogRow]:
             rows = await super().rows(space, keys, limit)
             if space == "checkpoints":
                 self.seen += 1

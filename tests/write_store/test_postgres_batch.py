@@ -8,7 +8,7 @@ from tests.servers.postgres import Postgres
 from tests.write_store.failover import opened
 from tests.write_store.postgres import broken_log, fresh_log
 from twofold.testing.write_store_model import append, event, kinds
-from twofold.write_store.port import Append, Row, RowGuard, RowWrite
+from twofold.write_store.port import Append, LogRow, RowGuard, RowWrite
 from twofold.write_store.postgres.batch import Call
 
 
@@ -44,14 +44,14 @@ CHAIN = [on("k", 0, 70), on("k", 70, 71), on("k", 71, 72), on("other", 0), on("k
 async def test_what_is_on_top_of_a_refused_row_is_refused_and_the_rest_is_not(postgres: Postgres) -> None:
     async with opened(await fresh_log(postgres.dsn)) as store:
         assert kinds(await store.append(CHAIN)) == [1, 2, 3, 4, 5, 6]
-        assert await store.rows("s") == {"k": Row(b"1", 73), "other": Row(b"1", 1)}
+        assert await store.rows("s") == {"k": LogRow(b"1", 73), "other": LogRow(b"1", 1)}
         late = [on("k", 9, 10), on("k", 10, 11), on("other", 1), on("k", 11, 12)]
         assert kinds(await store.append(late)) == ["Conflict", "Conflict", 7, "Conflict"]
-        assert await store.rows("s") == {"k": Row(b"1", 73), "other": Row(b"1", 2)}
+        assert await store.rows("s") == {"k": LogRow(b"1", 73), "other": LogRow(b"1", 2)}
         # What comes after a refused one finds the row as it was before it.
         again = [on("k", 9, 10), on("k", 73, 74), on("k", 10, 11), on("k", 74, None, None), on("k", 0, 7)]
         assert kinds(await store.append(again)) == ["Conflict", 8, "Conflict", 9, 10]
-        assert await store.rows("s", ["k"]) == {"k": Row(b"1", 7)}
+        assert await store.rows("s", ["k"]) == {"k": LogRow(b"1", 7)}
 
 
 async def test_a_server_that_looks_at_the_table_alone_is_found_out(postgres_newest: Postgres) -> None:

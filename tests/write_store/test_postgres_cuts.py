@@ -11,7 +11,7 @@ from tests.write_store.postgres_load import Load, check_log, outcome_of
 from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import NewEvent
-from twofold.write_store.port import Append, Appended, Row, RowWrite
+from twofold.write_store.port import Append, Appended, LogRow, RowWrite
 from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.postgres.batch import Call
 
@@ -69,7 +69,7 @@ async def test_what_was_cut_is_answered_as_if_it_had_not_been(postgres: Postgres
         ]  # fmt: skip
         assert made.made == 2
         assert len((await store.read(ALL_EVENTS)).events) == 3
-        assert await store.rows("s") == {"k": Row(b"1", 1)}
+        assert await store.rows("s") == {"k": LogRow(b"1", 1)}
         await store.close()
 
 

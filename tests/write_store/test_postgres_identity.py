@@ -16,7 +16,7 @@ from tests.write_store.postgres import fresh_log
 from tests.write_store.postgres_load import Load, check_log
 from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.write_store.port import Append, Appended, Row, RowWrite
+from twofold.write_store.port import Append, Appended, LogRow, RowWrite
 from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call
 from twofold.write_store.postgres.functions import APPEND, Caller
@@ -87,7 +87,7 @@ async def test_rows_are_read_of_the_present_history_alone(postgres_bindir: Path)
             await written(store, "c-1", "c-2", "c-3")
             await store.append([Append(Metadata(0, "r", "r"), rows=(RowWrite("s", "k", b"1", 0),))])
             server.sql(f"select {address_of(made).schema}.raise_epoch(1, 'an operator says so')")
-            assert await behind.rows("s", ["k"]) == {"k": Row(b"1", 1)}
+            assert await behind.rows("s", ["k"]) == {"k": LogRow(b"1", 1)}
             assert behind.identity.epoch == 2, "it learns of the epoch by the rows"
             saved = dump(server, "pg_dump")
             await written(store, "lost-4")

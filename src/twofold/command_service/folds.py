@@ -19,7 +19,7 @@ PAGE = 5_000
 _ANY = ""
 
 
-class Folded(NamedTuple):
+class FoldedState(NamedTuple):
     """A state and the position up to which it has seen everything of its boundary."""
 
     state: Any
@@ -35,7 +35,7 @@ class _Era:
         self.upto = upto
 
 
-class _Entry:
+class _CachedState:
     """A cached state. As long as its era lasts it sees every event, and is as new as the era."""
 
     __slots__ = ("era", "state", "upto")
@@ -45,8 +45,8 @@ class _Entry:
         self.upto = upto
         self.era = era
 
-    def folded(self) -> Folded:
-        return Folded(self.state, self.upto if self.era is None else max(self.upto, self.era.upto))
+    def folded(self) -> FoldedState:
+        return FoldedState(self.state, self.upto if self.era is None else max(self.upto, self.era.upto))
 
 
 class Folds:
@@ -62,28 +62,28 @@ class Folds:
         self._write_store = write_store
         self._codec = codec
         self._size = size
-        self._cached: OrderedDict[Fold, _Entry] = OrderedDict()
-        self._current: dict[str, dict[Fold, _Entry]] = {}
+        self._cached: OrderedDict[Fold, _CachedState] = OrderedDict()
+        self._current: dict[str, dict[Fold, _CachedState]] = {}
         self._era = _Era(0)
 
-    async def load(self, folds: Sequence[Fold]) -> dict[Fold, Folded]:
+    async def load(self, folds: Sequence[Fold]) -> dict[Fold, FoldedState]:
         """Each fold, as old as it may be; what was never folded is read from the log now."""
         cached = self._cached
-        known: dict[Fold, Folded] = {}
+        known: dict[Fold, FoldedState] = {}
         for fold in folds:
             entry = cached.get(fold)
             if entry is not None:
                 cached.move_to_end(fold)
                 known[fold] = entry.folded()
         if len(known) < len(folds):
-            fresh = {fold: Folded(fold.model.initial(fold.tags), 0) for fold in folds if fold not in known}
+            fresh = {fold: FoldedState(fold.model.initial(fold.tags), 0) for fold in folds if fold not in known}
             refreshed, _ = await self.refresh(fresh)
             known |= refreshed
         return known
 
     async def refresh(
-        self, folded: Mapping[Fold, Folded], command_id: str | None = None
-    ) -> tuple[dict[Fold, Folded], Appended | None]:
+        self, folded: Mapping[Fold, FoldedState], command_id: str | None = None
+    ) -> tuple[dict[Fold, FoldedState], Appended | None]:
         """The folds as of one moment of the log, and what is remembered of a command id by then."""
         states = dict(folded)
         while True:
@@ -93,11 +93,11 @@ class Folds:
                 ((fold, (state, upto)),) = states.items()
                 decode = self._codec.decode
                 past = [(decode(recorded), recorded) for recorded in found.events]
-                states[fold] = Folded(fold.model.fold(state, past), upto)
+                states[fold] = FoldedState(fold.model.fold(state, past), upto)
             else:
                 self._apply(states, found.events)
             for fold, (state, upto) in states.items():
-                states[fold] = Folded(state, max(upto, found.upto))
+                states[fold] = FoldedState(state, max(upto, found.upto))
             if found.upto == found.head:
                 self._keep(states)
                 return states, outcome
@@ -113,12 +113,12 @@ class Folds:
             self._advance(event, RecordedEvent(i, new.type, new.version, new.payload, envelope))
         self._era.upto = outcome.position
 
-    def _apply(self, states: dict[Fold, Folded], events: Sequence[RecordedEvent]) -> None:
+    def _apply(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
         for recorded in events:
             event = self._codec.decode(recorded)
             for fold, (state, upto) in states.items():
                 if recorded.position > upto and _concerns(fold, event, recorded):
-                    states[fold] = Folded(fold.model.evolve(state, event, recorded), upto)
+                    states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto)
 
     def _advance(self, event: object, recorded: RecordedEvent) -> None:
         for tag in (_ANY, *recorded.tags):
@@ -131,7 +131,7 @@ class Folds:
                         log.exception("%s failed on an event just written", fold.model.name)
                         self._forget(fold)
 
-    def _keep(self, states: Mapping[Fold, Folded]) -> None:
+    def _keep(self, states: Mapping[Fold, FoldedState]) -> None:
         for fold, (state, upto) in states.items():
             known = self._cached.get(fold)
             if known is not None and known.folded().upto > upto:
@@ -139,7 +139,7 @@ class Folds:
             self._forget(fold)
             # A state that has not seen what was written meanwhile may not be moved on by what is written next.
             era = self._era if upto >= self._era.upto else None
-            entry = self._cached[fold] = _Entry(state, upto, era)
+            entry = self._cached[fold] = _CachedState(state, upto, era)
             if era is not None:
                 self._current.setdefault(_index(fold), {})[fold] = entry
         while len(self._cached) > self._size:
@@ -155,7 +155,7 @@ class Folds:
                 del self._current[tag]
 
 
-def conditions(states: Mapping[Fold, Folded]) -> tuple[AppendCondition, ...]:
+def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:
     """What must not have happened, for a decision on these states to hold: one condition for each fold."""
     return tuple([AppendCondition(EventQuery((fold.item,)), upto) for fold, (_, upto) in states.items()])
 

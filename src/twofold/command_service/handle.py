@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
-from twofold.command_service.folds import Folded, Folds, conditions
-from twofold.command_service.inline_projections import Inline, Rows
+from twofold.command_service.folds import FoldedState, Folds, conditions
+from twofold.command_service.inline_projections import InlineProjections, InlineWrites
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring
@@ -38,7 +38,7 @@ class CommandService:
         messages: MessageCodec,
         batcher: Batcher,
         world: World,
-        inline: Inline,
+        inline: InlineProjections,
         *,
         retries: int,
     ) -> None:
@@ -97,7 +97,7 @@ class CommandService:
             if done is not None:
                 return await self._repeat(command_id, request_hash, metadata)
             raise
-        folded: Mapping[Fold, Folded] = await self._folds.load(boundary.folds)
+        folded: Mapping[Fold, FoldedState] = await self._folds.load(boundary.folds)
         for attempt in range(self._retries + 1):
             if attempt:
                 folded = await self._newer(folded)
@@ -127,7 +127,9 @@ class CommandService:
                 raise outcome
         raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
 
-    async def _written(self, decided: Sequence[object], command_id: str) -> tuple[list[tuple[NewEvent, object]], Rows]:
+    async def _written(
+        self, decided: Sequence[object], command_id: str
+    ) -> tuple[list[tuple[NewEvent, object]], InlineWrites]:
         """What is to be written: events, each as it is stored and as it will be read, and rows beside them."""
         events = [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
         return events, await self._inline.rows([event for _, event in events])
@@ -137,7 +139,7 @@ class CommandService:
         outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash), ())
         return _written(command_id, _appended(outcome))
 
-    async def _newer(self, folded: Mapping[Fold, Folded]) -> Mapping[Fold, Folded]:
+    async def _newer(self, folded: Mapping[Fold, FoldedState]) -> Mapping[Fold, FoldedState]:
         """Folds newer than those a decision failed on: from the cache if all moved on since, else from the log."""
         cached = await self._folds.load(tuple(folded))
         # One that stands still may be the one that was too old: it would fail for ever while others move on.
@@ -157,11 +159,11 @@ def _check_ids(command_id: str, **others: str | None) -> None:
             check_text(text, field)
 
 
-def _states(folded: Mapping[Fold, Folded]) -> dict[Fold, Any]:
+def _states(folded: Mapping[Fold, FoldedState]) -> dict[Fold, Any]:
     return {fold: state for fold, (state, _) in folded.items()}
 
 
-def _came_further(before: Mapping[Fold, Folded], after: Mapping[Fold, Folded]) -> bool:
+def _came_further(before: Mapping[Fold, FoldedState], after: Mapping[Fold, FoldedState]) -> bool:
     """Whether any state changed identity: a fold that saw nothing new keeps its very object."""
     return any(after[fold].state is not folded.state for fold, folded in before.items())
 

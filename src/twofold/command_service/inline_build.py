@@ -8,7 +8,15 @@ from twofold.codec import EventCodec
 from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.errors import WiringError
-from twofold.write_store.inline_state import COMPLETE, Built, InlineProjection, InlineRow, InlineState, look, space_of
+from twofold.write_store.inline_state import (
+    COMPLETE,
+    InlineBuildState,
+    InlineProjection,
+    InlineRow,
+    InlineState,
+    read_inline_state,
+    space_of,
+)
 from twofold.write_store.port import Append, Appended, RowGuard, RowWrite, WriteStore
 
 log = logging.getLogger(__name__)
@@ -41,7 +49,7 @@ class InlineBuild:
 
     async def guard(self) -> RowGuard | None:
         """The guard under which appends may be made; None where others keep something else, or it is not built."""
-        noted = await look(self._write_store)
+        noted = await read_inline_state(self._write_store)
         built = all(_state(noted, label) == "complete" for label in self._kept)
         return noted.guard if built and noted.listed == self._list else None
 
@@ -50,7 +58,7 @@ class InlineBuild:
         before: Position | None = None
         while True:
             behind = max([await self._build(each) for each in self._kept.values()], default=0)
-            noted = await look(self._write_store)
+            noted = await read_inline_state(self._write_store)
             if noted.listed != self._list:
                 if behind > PAGE and (before is None or 2 * behind < before):
                     before = behind
@@ -70,7 +78,7 @@ class InlineBuild:
         """Fold up to where the head is now, unless that was done before. How far behind it is by then."""
         target = (await self._write_store.read(NO_EVENTS)).head
         while True:
-            noted = await look(self._write_store)
+            noted = await read_inline_state(self._write_store)
             state = _state(noted, kept.label)
             if state == "complete":
                 return 0
@@ -78,7 +86,7 @@ class InlineBuild:
                 await self._drop(kept.label)
             elif state is None:
                 log.info("The inline projection %s is built from the log", kept.label)
-                await self._append([noted.build(kept.label, Built("building"))])
+                await self._append([noted.build(kept.label, InlineBuildState("building"))])
             elif (position := noted.built[kept.label][0].position) >= target:
                 return (await self._write_store.read(NO_EVENTS)).head - position
             else:
@@ -88,7 +96,7 @@ class InlineBuild:
         after = noted.built[kept.label][0].position
         page = await self._write_store.read(EventQuery((QueryItem(kept.projection.types),)), after, PAGE)
         rows = await self._folded(kept, page.events)
-        await self._append([noted.build(kept.label, Built("building", page.upto)), *rows])
+        await self._append([noted.build(kept.label, InlineBuildState("building", page.upto)), *rows])
 
     async def _folded(self, kept: InlineProjection, events: Sequence[RecordedEvent]) -> list[RowWrite]:
         work: list[tuple[RecordedEvent, object, str]] = []
@@ -112,7 +120,7 @@ class InlineBuild:
         writes = [noted.list(self._list)]
         for label, (built, _) in noted.built.items():
             if label not in self._kept and built.state != "dropping":
-                writes.append(noted.build(label, Built("dropping")))
+                writes.append(noted.build(label, InlineBuildState("dropping")))
                 if built.state == "complete":
                     # Who still answers from these rows sees that they are not kept any more.
                     writes.append(RowWrite(space_of(label), COMPLETE, None, 1))
@@ -125,14 +133,14 @@ class InlineBuild:
         head = (await self._write_store.read(NO_EVENTS)).head
         if noted.built[kept.label][0].position < head:
             return
-        complete = noted.build(kept.label, Built("complete", head))
+        complete = noted.build(kept.label, InlineBuildState("complete", head))
         await self._append([complete, RowWrite(kept.space, COMPLETE, b"", 0)], noted.guard)
 
     async def _drop(self, label: str) -> None:
         """Throw away the rows of what was given up."""
         space = space_of(label)
         while True:
-            noted = await look(self._write_store)
+            noted = await read_inline_state(self._write_store)
             if _state(noted, label) != "dropping":
                 return
             rows = await self._write_store.rows(space, limit=PAGE)

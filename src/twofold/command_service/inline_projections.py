@@ -19,17 +19,17 @@ _OUTDATED = (
     "any more: start it with the newer code."
 )
 
-Place = tuple[str, str]
+RowKey = tuple[str, str]
 """The space and the key of a row."""
 
 
-class _Work(NamedTuple):
+class _KeyedEvent(NamedTuple):
     kept: InlineProjection
     key: str
     event: object
 
 
-class Rows:
+class InlineWrites:
     """Rows that are to be written with events. `failed` once they are not, and with them all that rests on them."""
 
     __slots__ = ("_on_top", "failed", "writes")
@@ -37,9 +37,9 @@ class Rows:
     def __init__(self, writes: tuple[RowWrite, ...] = ()) -> None:
         self.writes = writes
         self.failed = False
-        self._on_top: list[Rows] = []
+        self._on_top: list[InlineWrites] = []
 
-    def rest_on(self, tips: Iterable["_Tip"]) -> None:
+    def rest_on(self, tips: Iterable["_LatestRow"]) -> None:
         """Fail when one of those fails that have made these rows."""
         for tip in tips:
             if tip.by is not None:
@@ -60,14 +60,14 @@ class Rows:
         self.writes = ()
 
 
-class _Tip(NamedTuple):
+class _LatestRow(NamedTuple):
     """A row as it is stored, or as `by` will leave it if it is written."""
 
     row: InlineRow
-    by: Rows | None = None
+    by: InlineWrites | None = None
 
 
-class Inline:
+class InlineProjections:
     """The rows of inline projections, as far as they are remembered, and the appends that write them.
 
     A row is remembered as the last append left it that was given to the batcher, written or not: so the next command
@@ -91,7 +91,7 @@ class Inline:
         self._events = events
         self._batcher = batcher
         self._size = size
-        self._known: OrderedDict[Place, _Tip] = OrderedDict()
+        self._known: OrderedDict[RowKey, _LatestRow] = OrderedDict()
         self._history = write_store.identity
 
     async def start(self, *, visit: bool) -> None:
@@ -117,14 +117,14 @@ class Inline:
         if self.problem is not None:
             raise Unavailable(self.problem, retry_after=10.0)
 
-    async def rows(self, events: Sequence[object]) -> Rows:
+    async def rows(self, events: Sequence[object]) -> InlineWrites:
         """What `events` make of the rows they touch. To be given to `append` without waiting for anything between.
 
         InvalidMessage where a fold does not take an event, and then nothing may be written.
         """
         work = self._work(events) if self._of else ()
         if not work:
-            return Rows()
+            return InlineWrites()
         if self._history != self._write_store.identity:
             # What was read before a fail-over may be of a history that is gone.
             self._known.clear()
@@ -139,13 +139,13 @@ class Inline:
             after = _folded(work, before)
         formed = {place: _formed(kept, place[1], after[place]) for place, kept in places.items()}
         writes = [RowWrite(*place, row.value, before[place].row.version, row.version) for place, row in formed.items()]
-        rows = Rows(tuple(writes))
+        rows = InlineWrites(tuple(writes))
         rows.rest_on(before.values())
         for place, row in formed.items():
-            self._remember(place, _Tip(row, rows))
+            self._remember(place, _LatestRow(row, rows))
         return rows
 
-    async def append(self, append: Append, events: Sequence[object], rows: Rows) -> Outcome:
+    async def append(self, append: Append, events: Sequence[object], rows: InlineWrites) -> Outcome:
         """What became of `append`, as the batcher says it; rows that were not written are not remembered either."""
         try:
             outcome = await self._batcher.append(append, events, rows.fail)
@@ -157,34 +157,34 @@ class Inline:
             rows.written()
         return outcome
 
-    def _work(self, events: Iterable[object]) -> list[_Work]:
+    def _work(self, events: Iterable[object]) -> list[_KeyedEvent]:
         return [
-            _Work(kept, key, event)
+            _KeyedEvent(kept, key, event)
             for event in events
             for kept in self._of.get(type(event), ())
             for key in _keys(kept, event)
         ]
 
-    async def _load(self, places: Mapping[Place, InlineProjection]) -> dict[Place, _Tip]:
+    async def _load(self, places: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
         """The rows at these places, as they are remembered or stored."""
-        read: dict[Place, _Tip] = {}
+        read: dict[RowKey, _LatestRow] = {}
         while missing := [place for place in places if self._remembered(place) is None and place not in read]:
             read |= await self._read({place: places[place] for place in missing})
         return {place: self._remembered(place) or read[place] for place in places}
 
-    def _remembered(self, place: Place) -> _Tip | None:
+    def _remembered(self, place: RowKey) -> _LatestRow | None:
         tip = self._known.get(place)
         return None if tip is None or (tip.by is not None and tip.by.failed) else tip
 
-    async def _read(self, places: Mapping[Place, InlineProjection]) -> dict[Place, _Tip]:
-        found: dict[Place, _Tip] = {}
+    async def _read(self, places: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
+        found: dict[RowKey, _LatestRow] = {}
         for kept in dict.fromkeys(places.values()):
             keys = [key for space, key in places if space == kept.space]
             rows = await self._write_store.rows(kept.space, keys)
-            found |= {(kept.space, key): _Tip(kept.read(key, rows.get(key))) for key in keys}
+            found |= {(kept.space, key): _LatestRow(kept.read(key, rows.get(key))) for key in keys}
         return found
 
-    def _remember(self, place: Place, tip: _Tip) -> None:
+    def _remember(self, place: RowKey, tip: _LatestRow) -> None:
         self._known.pop(place, None)
         self._known[place] = tip
         while len(self._known) > self._size:
@@ -215,8 +215,8 @@ def _keys(kept: InlineProjection, event: object) -> tuple[str, ...]:
     return keys
 
 
-def _folded(work: Iterable[_Work], before: Mapping[Place, _Tip]) -> dict[Place, Any]:
-    after: dict[Place, Any] = {place: tip.row.row for place, tip in before.items()}
+def _folded(work: Iterable[_KeyedEvent], before: Mapping[RowKey, _LatestRow]) -> dict[RowKey, Any]:
+    after: dict[RowKey, Any] = {place: tip.row.row for place, tip in before.items()}
     for kept, key, event in work:
         try:
             after[kept.space, key] = kept.projection.fold(after[kept.space, key], event, key, None)

@@ -140,7 +140,7 @@ class Fold(NamedTuple):
         return QueryItem(self.model.types, self.tags)
 
 
-class _Parameter(NamedTuple):
+class _ModelParameter(NamedTuple):
     """One model parameter of a decision: its folds for a command, and how its argument is made of them."""
 
     name: str
@@ -197,7 +197,7 @@ class Decision:
             )
         self._reader = TagReader(self.command)
         self._context: str | None = None
-        self.parameters: list[_Parameter] = []
+        self.parameters: list[_ModelParameter] = []
         for name in names_of_parameters[1:]:
             if hints[name] is Context:
                 self._context = name
@@ -227,7 +227,7 @@ class Decision:
             return ()
         return tuple(cast("list[object]", result)) if isinstance(result, list) else (result,)
 
-    def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _Parameter:
+    def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _ModelParameter:
         read = read_hint(hint)
         if isinstance(read, MappingHint) and read.cls is dict:
             key, state = read.key, read.value
@@ -239,7 +239,7 @@ class Decision:
                     f"model is folded by ({', '.join(model.kinds) or 'it has none'})."
                 )
             self._need_tags(model)
-            return _Parameter(name, model, many=True, key=id_reader(key))
+            return _ModelParameter(name, model, many=True, key=id_reader(key))
         members = without_none(hint)
         optional = len(members) < len(union_members(hint))
         if len(members) != 1:
@@ -262,7 +262,7 @@ class Decision:
                     f"{self.name}: the '{kind}' id of {self.command.__name__} may be None, so parameter '{name}' must "
                     f"be `{model.state.__name__} | None`."
                 )
-        return _Parameter(name, model, many=False)
+        return _ModelParameter(name, model, many=False)
 
     def _model(self, name: str, state: Any, models: Mapping[type, BoundModel]) -> BoundModel:
         if state not in models:

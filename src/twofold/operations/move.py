@@ -9,7 +9,7 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import WiringError
-from twofold.write_store.port import Content, EmptyLog, LogIdentity, Movable, WriteStore
+from twofold.write_store.port import EmptyLog, LogContent, LogIdentity, Movable, WriteStore
 
 PAGE = 2_000
 """Events, commands and rows that are held in memory at once."""
@@ -39,7 +39,7 @@ async def move(source: WriteStore, target: WriteStore, on_progress: Progress | N
     head = (await source.read(NO_EVENTS)).head
     identity = _next_epoch(here.identity, head)
     report = on_progress or _tell_nobody
-    async with here.content() as old, there.adopting(identity, head) as new:
+    async with here.content() as old, there.importing(identity, head) as new:
         commands, rows = await _copy(old, new, head, report)
         await _compare(old, new, head, report)
         if (await source.read(NO_EVENTS)).head != head:
@@ -62,7 +62,7 @@ def _next_epoch(identity: LogIdentity, head: Position) -> LogIdentity:
     return LogIdentity(identity.log, epoch, (*identity.forks, (epoch, head)))
 
 
-async def _copy(old: Content, new: EmptyLog, head: Position, report: Progress) -> tuple[int, int]:
+async def _copy(old: LogContent, new: EmptyLog, head: Position, report: Progress) -> tuple[int, int]:
     position: Position = 0
     while position < head:
         events = await old.events(position, PAGE)
@@ -84,7 +84,7 @@ async def _copy(old: Content, new: EmptyLog, head: Position, report: Progress) -
     return commands, rows
 
 
-async def _compare(old: Content, new: Content, head: Position, report: Progress) -> None:
+async def _compare(old: LogContent, new: LogContent, head: Position, report: Progress) -> None:
     """Read both again, side by side. WiringError at the first thing that differs."""
     position: Position = 0
     while position < head:

@@ -13,7 +13,7 @@ from twofold.domain.type_hints import hints_of
 from twofold.errors import Unavailable, UnknownMessage, WiringError
 from twofold.query_service.log_view import LogView
 from twofold.query_service.log_views import LogViews
-from twofold.query_service.switches import Late, MonotonicReads
+from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.view import View
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.signal import Signal, wait_for
@@ -36,14 +36,14 @@ class QueryFunction(NamedTuple):
     views: Mapping[str, str]
 
 
-class Asked(NamedTuple):
+class ViewSource(NamedTuple):
     """What one parameter of a query function stands for."""
 
     model: ReadModel
     snapshot: Snapshot
 
 
-class Answered(NamedTuple):
+class QueryResult(NamedTuple):
     """An answer, the position it reflects (its lowest checkpoint), and the keys set aside in its read models."""
 
     value: Any
@@ -87,7 +87,7 @@ class QueryService:
         self._log = log
         self._switches.forget()
 
-    async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> Answered:
+    async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
         Unavailable with the lag if that does not come within `timeout` seconds, or if the row asked for is set aside.
@@ -108,7 +108,7 @@ class QueryService:
                         raise
                     # What was asked serves no more and may have been dropped meanwhile: ask what serves now.
                     continue
-                if isinstance(found, Answered):
+                if isinstance(found, QueryResult):
                     return found
                 late = found
             left = deadline - self._world.monotonic()
@@ -128,7 +128,7 @@ class QueryService:
         read_store: ReadStore,
         models: Mapping[str, ReadModel],
         at_least: Position,
-    ) -> Answered | Late:
+    ) -> QueryResult | Lagging:
         """The answer, or the read model that is too far behind for one."""
         async with AsyncExitStack() as opened:
             asked = await self._open(function, read_store, models, opened)
@@ -143,24 +143,28 @@ class QueryService:
 
     async def _open(
         self, function: QueryFunction, read_store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
-    ) -> dict[str, Asked]:
+    ) -> dict[str, ViewSource]:
         """What each parameter stands for: a read model, all in one snapshot, or rows of the write store."""
         of_log: dict[str, LogView] = {}
         if self._log is not None:
             of_log = await self._of_log.rows(function.views.values(), self._log)
         asked = {
-            each: Asked(of_log[name].model, of_log[name]) for each, name in function.views.items() if name in of_log
+            each: ViewSource(of_log[name].model, of_log[name])
+            for each, name in function.views.items()
+            if name in of_log
         }
         if models:
             snapshot = await opened.enter_async_context(read_store.snapshot())
-            asked |= {each: Asked(models[name], snapshot) for each, name in function.views.items() if name in models}
+            asked |= {
+                each: ViewSource(models[name], snapshot) for each, name in function.views.items() if name in models
+            }
         return asked
 
     async def live(
         self, read_store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
-    ) -> AsyncIterator[Answered]:
+    ) -> AsyncIterator[QueryResult]:
         """The answer now, and again whenever it has become another, as long as it is `going_on`."""
-        last: Answered | None = None
+        last: QueryResult | None = None
         while going_on():
             moved = self._moved.next
             answered = await self.answer(read_store, query, 0, _SETTLE)
@@ -187,7 +191,7 @@ class QueryService:
         self.by_name[function.name] = function
 
 
-def _late(asked: Mapping[str, Asked], progress: Mapping[str, Progress], at_least: Position) -> Late | None:
+def _late(asked: Mapping[str, ViewSource], progress: Mapping[str, Progress], at_least: Position) -> Lagging | None:
     """The read model that is furthest behind what was asked for; None if none is."""
     behind = [(asked[each].model.name, now.position, at_least) for each, now in progress.items()]
     return min((each for each in behind if each[1] < at_least), key=lambda each: each[1], default=None)
@@ -196,11 +200,11 @@ def _late(asked: Mapping[str, Asked], progress: Mapping[str, Progress], at_least
 async def _ask(
     function: QueryFunction,
     query: Any,
-    asked: Mapping[str, Asked],
+    asked: Mapping[str, ViewSource],
     progress: Mapping[str, Progress],
     at_least: Position,
     position: Position,
-) -> Answered:
+) -> QueryResult:
     parked = {name: frozenset(p.key for p in each.parked) for name, each in progress.items()}
     views: dict[str, View[Any]] = {
         name: View(model, snapshot, refuse=parked[name] if at_least else frozenset())
@@ -208,7 +212,7 @@ async def _ask(
     }
     value = await function.function(query, **views)
     shown = sorted({key for keys in parked.values() for key in keys})[:MAX_PARKED_SHOWN]
-    return Answered(value, position, tuple(shown))
+    return QueryResult(value, position, tuple(shown))
 
 
 def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:

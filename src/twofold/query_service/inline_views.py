@@ -11,7 +11,7 @@ from twofold.write_store.inline_state import COMPLETE, InlineProjection
 from twofold.write_store.port import WriteStore
 
 
-class InlineRows(LogView):
+class InlineView(LogView):
     """The rows of an inline projection: each of the moment it is read, which is no earlier than `head`."""
 
     def __init__(self, kept: InlineProjection, log: WriteStore, head: Position) -> None:

@@ -18,7 +18,7 @@ PAGE = 1_000
 """Events read at once, so that a long past needs little memory."""
 
 
-class LiveRows(LogView):
+class LiveView(LogView):
     """The rows of a live projection as of the head this answer began with: all of one moment."""
 
     def __init__(self, projection: BoundProjection, events: EventCodec, log: WriteStore, head: Position) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from twofold.codec import EventCodec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.projection import BoundProjection
-from twofold.query_service.inline_views import InlineRows
-from twofold.query_service.live_views import LiveRows
+from twofold.query_service.inline_views import InlineView
+from twofold.query_service.live_views import LiveView
 from twofold.query_service.log_view import LogView
 from twofold.write_store.inline_state import InlineProjection
 from twofold.write_store.port import WriteStore
@@ -32,8 +32,8 @@ class LogViews:
             return {}
         head = (await log.read(NO_EVENTS)).head
         return {
-            name: LiveRows(self._live[name], self._events, log, head)
+            name: LiveView(self._live[name], self._events, log, head)
             if name in self._live
-            else InlineRows(self._inline[name], log, head)
+            else InlineView(self._inline[name], log, head)
             for name in ours
         }

@@ -9,7 +9,7 @@ from twofold.domain.events import Metadata
 from twofold.errors import Conflict
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Outcome, Row, RowWrite, WriteStore
+from twofold.write_store.port import Append, LogRow, Outcome, RowWrite, WriteStore
 
 SPACE = "synchronization"
 ACTS = "acts"
@@ -233,7 +233,7 @@ def _write(space: str, key: str, record: msgspec.Struct | None, seen: int) -> Ro
     return RowWrite(space, key, None if record is None else msgspec.json.encode(record), seen)
 
 
-def _records(rows: Mapping[str, Row], prefix: str, kind: type[T]) -> dict[str, Any]:
+def _records(rows: Mapping[str, LogRow], prefix: str, kind: type[T]) -> dict[str, Any]:
     return {
         key.removeprefix(prefix): Versioned(msgspec.json.decode(row.value, type=kind), row.version)
         for key, row in rows.items()

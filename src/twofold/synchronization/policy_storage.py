@@ -9,7 +9,7 @@ from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.errors import Conflict
 from twofold.read_store.port import Parked
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Outcome, Row, RowWrite, WriteStore
+from twofold.write_store.port import Append, LogRow, Outcome, RowWrite, WriteStore
 
 DUE = "due:"
 """Keys of due commands begin with this, and end with the id of the command. Other keys are those of parked events."""
@@ -108,6 +108,6 @@ async def policy_checkpoints(write_store: WriteStore) -> dict[str, tuple[Positio
     return checkpoints
 
 
-def _parked(rows: Mapping[str, Row]) -> list[Parked]:
+def _parked(rows: Mapping[str, LogRow]) -> list[Parked]:
     parked = [msgspec.json.decode(row.value, type=Parked) for row in rows.values()]
     return sorted(parked, key=lambda event: event.position)

@@ -24,7 +24,7 @@ from twofold.testing.write_store_model import (
     query,
 )
 from twofold.testing.write_store_rows import RowsContract
-from twofold.write_store.port import Append, Appended, Outcome, Row, RowWrite, Slice, WriteStore
+from twofold.write_store.port import Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
 
 PATIENCE = 10.0
 """Seconds after which what should have come at once counts as never."""
@@ -172,7 +172,7 @@ class WriteStoreContract(RowsContract):
             await put(store, event("b"))
             assert await store.append([one]) == [Appended(2, 2, repeated=True)]
             assert len(await everything(store)) == 3
-            assert await store.rows("s") == {"k": Row(b"1", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"1", 1)}
 
     async def test_a_repeat_is_known_even_where_its_conditions_would_now_conflict(self) -> None:
         async with self.opened() as store:

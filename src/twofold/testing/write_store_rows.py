@@ -8,7 +8,7 @@ import pytest
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.errors import Conflict
 from twofold.testing.write_store_model import append, event, everything, kinds, put
-from twofold.write_store.port import Appended, Row, RowGuard, RowWrite, WriteStore
+from twofold.write_store.port import Appended, LogRow, RowGuard, RowWrite, WriteStore
 
 ODD_KEYS = ("", " ", "'", '"', "%", "_", "\\", "{}", "{a,b}", "null", "ßß é", "🦊", ";--", "a:b", "x" * 1_024)
 
@@ -28,8 +28,8 @@ class RowsContract(abc.ABC):
             assert await store.rows("s") == {}
             await put(store, rows=[RowWrite("s", "k", b"\x00\xff", 0), RowWrite("t", "k", b"t", 0)])
             await put(store, rows=[RowWrite("s", "k", b"", 1)])
-            assert await store.rows("s") == {"k": Row(b"", 2)}
-            assert await store.rows("t") == {"k": Row(b"t", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"", 2)}
+            assert await store.rows("t") == {"k": LogRow(b"t", 1)}
 
     async def test_a_row_that_was_deleted_starts_anew(self) -> None:
         async with self.opened() as store:
@@ -39,7 +39,7 @@ class RowsContract(abc.ABC):
             assert await store.rows("s") == {}
             assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", 1)]), Conflict)
             await put(store, rows=[RowWrite("s", "k", b"2", 0)])
-            assert await store.rows("s") == {"k": Row(b"2", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"2", 1)}
 
     async def test_a_failing_guard_writes_neither_events_nor_other_rows(self) -> None:
         async with self.opened() as store:
@@ -47,7 +47,7 @@ class RowsContract(abc.ABC):
             stale = [RowWrite("s", "new", b"1", 0), RowWrite("s", "k", b"2", 0)]
             refused = append(event("b"), command_id="c-1", rows=stale)
             assert kinds(await store.append([refused, append(event("c"))])) == ["Conflict", 2]
-            assert await store.rows("s") == {"k": Row(b"1", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"1", 1)}
             assert [e.type for e in await everything(store)] == ["a", "c"]
             assert (await store.newer([], "c-1"))[1] is None
 
@@ -62,17 +62,17 @@ class RowsContract(abc.ABC):
         async with self.opened() as store:
             one, two = (append(event(n), rows=[RowWrite("s", "k", n.encode(), 0)]) for n in ("a", "b"))
             assert kinds(await store.append([one, two])) == [1, "Conflict"]
-            assert await store.rows("s") == {"k": Row(b"a", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"a", 1)}
             assert [e.type for e in await everything(store)] == ["a"]
 
     async def test_a_write_may_say_which_version_its_row_gets(self) -> None:
         async with self.opened() as store:
             large = 2**63 - 1
             await put(store, rows=[RowWrite("s", "k", b"1", 0, large)])
-            assert await store.rows("s") == {"k": Row(b"1", large)}
+            assert await store.rows("s") == {"k": LogRow(b"1", large)}
             assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", 1)]), Conflict)
             assert isinstance(await put(store, rows=[RowWrite("s", "k", b"2", large, 7)]), Appended)
-            assert await store.rows("s") == {"k": Row(b"2", 7)}
+            assert await store.rows("s") == {"k": LogRow(b"2", 7)}
             chain = [append(event(n), rows=[RowWrite("s", "k", b"3", at, to)]) for n, at, to in ROUND_AND_ROUND]
             assert kinds(await store.append(chain)) == [1, 2, "Conflict", 3]
             assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 7)]), Appended)
@@ -85,13 +85,13 @@ class RowsContract(abc.ABC):
             assert await store.rows("s", []) == {}
             assert await store.rows("s", ["only here"]) == {}
             for key in ODD_KEYS:
-                assert await store.rows("s", [key]) == {key: Row(key.encode(), 1)}
+                assert await store.rows("s", [key]) == {key: LogRow(key.encode(), 1)}
             wanted = ["absent", *ODD_KEYS, ODD_KEYS[0]]
-            assert await store.rows("s", wanted) == {key: Row(key.encode(), 1) for key in ODD_KEYS}
+            assert await store.rows("s", wanted) == {key: LogRow(key.encode(), 1) for key in ODD_KEYS}
 
     async def test_no_more_rows_come_than_the_limit_says(self) -> None:
         async with self.opened() as store:
-            everyone = {f"k{n}": Row(b"%d" % n, 1) for n in range(10)}
+            everyone = {f"k{n}": LogRow(b"%d" % n, 1) for n in range(10)}
             await put(store, rows=[RowWrite("s", key, row.value, 0) for key, row in everyone.items()])
             some = await store.rows("s", limit=4)
             assert len(some) == 4
@@ -107,7 +107,7 @@ class RowsContract(abc.ABC):
             await put(store, rows=[RowWrite("s", "k", b"2", 1)])
             refused = append(event("a"), rows=[RowWrite("s", "other", b"", 0)], guards=[RowGuard("s", "k", expected)])
             assert kinds(await store.append([refused, append(event("b"))])) == ["Conflict", 1]
-            assert await store.rows("s") == {"k": Row(b"2", 2)}
+            assert await store.rows("s") == {"k": LogRow(b"2", 2)}
             assert [e.type for e in await everything(store)] == ["b"]
 
     async def test_a_guard_that_holds_leaves_its_row_as_it_is(self) -> None:
@@ -116,7 +116,7 @@ class RowsContract(abc.ABC):
             guarded = append(event("a"), guards=[RowGuard("s", "k", 1), RowGuard("s", "absent", 0)])
             assert kinds(await store.append([guarded, guarded])) == [1, 2]
             assert kinds(await store.append([guarded])) == [3]
-            assert await store.rows("s") == {"k": Row(b"1", 1)}
+            assert await store.rows("s") == {"k": LogRow(b"1", 1)}
 
     async def test_of_several_guards_each_has_to_hold(self) -> None:
         async with self.opened() as store:

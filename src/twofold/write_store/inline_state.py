@@ -10,7 +10,7 @@ from twofold.codec import RowCodec
 from twofold.domain.events import Position
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Unavailable
-from twofold.write_store.port import Row, RowGuard, RowWrite, WriteStore
+from twofold.write_store.port import LogRow, RowGuard, RowWrite, WriteStore
 
 SPACE = "inline"
 """What is noted. The rows themselves are in a space for each version of a projection, named behind this."""
@@ -21,7 +21,7 @@ COMPLETE = ""
 _LISTED = "projections"
 
 
-class Built(msgspec.Struct, frozen=True):
+class InlineBuildState(msgspec.Struct, frozen=True):
     """How far the rows of one version of a projection are.
 
     "building": folded up to `position`. "complete": every append keeps them since. "dropping": given up, on their way
@@ -40,7 +40,7 @@ class InlineState(NamedTuple):
 
     listed: dict[str, int]
     version: int
-    built: dict[str, tuple[Built, int]]
+    built: dict[str, tuple[InlineBuildState, int]]
 
     @property
     def guard(self) -> RowGuard:
@@ -51,7 +51,7 @@ class InlineState(NamedTuple):
         """List these projections in place of those that are listed."""
         return RowWrite(SPACE, _LISTED, msgspec.json.encode(projections), self.version)
 
-    def build(self, label: str, built: Built | None) -> RowWrite:
+    def build(self, label: str, built: InlineBuildState | None) -> RowWrite:
         """Note how far rows are, or (None) that they are gone."""
         _, version = self.built.get(label, (None, 0))
         return RowWrite(SPACE, label, None if built is None else msgspec.json.encode(built), version)
@@ -61,11 +61,11 @@ class InlineState(NamedTuple):
         return RowGuard(SPACE, label, self.built[label][1])
 
 
-async def look(write_store: WriteStore) -> InlineState:
+async def read_inline_state(write_store: WriteStore) -> InlineState:
     """What is noted now."""
     rows = dict(await write_store.rows(SPACE))
     listed = rows.pop(_LISTED, None)
-    built = {label: (msgspec.json.decode(row.value, type=Built), row.version) for label, row in rows.items()}
+    built = {label: (msgspec.json.decode(row.value, type=InlineBuildState), row.version) for label, row in rows.items()}
     if listed is None:
         return InlineState({}, 0, built)
     return InlineState(msgspec.json.decode(listed.value, type=dict[str, int]), listed.version, built)
@@ -113,7 +113,7 @@ class InlineProjection:
         digest = hashlib.blake2b(value, digest_size=8).digest()
         return InlineRow(as_read, value, int.from_bytes(digest) >> 1 or 1)
 
-    def read(self, key: str, stored: Row | None) -> InlineRow:
+    def read(self, key: str, stored: LogRow | None) -> InlineRow:
         """A stored row as the projection folds it. Unavailable where it does not fit its type."""
         if stored is None:
             return InlineRow()

@@ -8,7 +8,7 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Metadata
 from twofold.domain.module import Wiring
 from twofold.errors import Conflict, WiringError
-from twofold.write_store.port import Append, Row, RowWrite, WriteStore
+from twofold.write_store.port import Append, LogRow, RowWrite, WriteStore
 
 _SPACE = "event-types"
 _BY = Metadata(0, "inventory", "inventory")
@@ -20,7 +20,7 @@ async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
     WiringError, with the cure, where the log holds events of a type no module lists, or where a type has got a tag its
     older events are not indexed by.
     """
-    known: Mapping[str, Row] = await write_store.rows(_SPACE)
+    known: Mapping[str, LogRow] = await write_store.rows(_SPACE)
     changes: list[RowWrite] = []
     for name in known.keys() - wiring.events.keys():
         if await _is_stored(write_store, name):
@@ -70,11 +70,11 @@ def _kinds(wiring: Wiring, name: str) -> list[str]:
     return sorted(wiring.readers[wiring.events[name].type].kinds)
 
 
-def _listed(row: Row) -> list[str]:
+def _listed(row: LogRow) -> list[str]:
     return msgspec.json.decode(row.value, type=list[str])
 
 
-def _listing(name: str, kinds: list[str], row: Row | None) -> RowWrite:
+def _listing(name: str, kinds: list[str], row: LogRow | None) -> RowWrite:
     return RowWrite(_SPACE, name, msgspec.json.encode(kinds), row.version if row else 0)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
-from twofold.write_store.port import Append, Appended, LogIdentity, Outcome, Row, RowGuard, RowWrite, Slice
+from twofold.write_store.port import Append, Appended, LogIdentity, LogRow, Outcome, RowGuard, RowWrite, Slice
 
 
 class MemoryWriteStore:
@@ -21,7 +21,7 @@ class MemoryWriteStore:
         self._events: list[tuple[RecordedEvent, frozenset[str]]] = []
         self._by_tag: dict[str, list[Position]] = {}
         self._commands: dict[str, tuple[bytes, Appended]] = {}
-        self._rows: dict[str, dict[str, Row]] = {}
+        self._rows: dict[str, dict[str, LogRow]] = {}
         self._news = asyncio.Event()
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -39,7 +39,9 @@ class MemoryWriteStore:
         known = self._commands.get(command_id) if command_id else None
         return self._slice(conditions, limit), known[1] if known else None
 
-    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+    async def rows(
+        self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+    ) -> Mapping[str, LogRow]:
         found = self._rows.get(space, {})
         wanted = found if keys is None else [key for key in dict.fromkeys(keys) if key in found]
         return {key: found[key] for key in islice(wanted, limit)}
@@ -132,4 +134,4 @@ class MemoryWriteStore:
         if row.value is None:
             space.pop(row.key, None)
         else:
-            space[row.key] = Row(row.value, row.next)
+            space[row.key] = LogRow(row.value, row.next)

@@ -38,7 +38,7 @@ class RowGuard(msgspec.Struct, frozen=True, gc=False):
     expected: int
 
 
-class Row(msgspec.Struct, frozen=True):
+class LogRow(msgspec.Struct, frozen=True):
     """A stored row and its version, which counts up from 1 with each write, unless the write says otherwise."""
 
     value: bytes
@@ -137,7 +137,9 @@ class WriteStore(Protocol):
         """In one snapshot: the events that would break any of `conditions`, and what `command_id` came to before."""
         ...
 
-    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+    async def rows(
+        self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+    ) -> Mapping[str, LogRow]:
         """The rows of one space by key, from one snapshot: all of them, or those of `keys` that are there.
 
         At most `limit`, whichever they are.
@@ -165,7 +167,7 @@ class Reindexable(Protocol):
         ...
 
 
-class KeptCommand(msgspec.Struct, frozen=True):
+class RememberedCommand(msgspec.Struct, frozen=True):
     """What is remembered of a command id. `recorded_at` is in microseconds since 1970, UTC."""
 
     command_id: str
@@ -175,14 +177,14 @@ class KeptCommand(msgspec.Struct, frozen=True):
     recorded_at: int
 
 
-class Content(Protocol):
+class LogContent(Protocol):
     """Everything a log holds, page by page."""
 
     async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
         """Events after a position, in order."""
         ...
 
-    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
+    async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
         """Remembered command ids after one, in the order of their bytes."""
         ...
 
@@ -190,23 +192,23 @@ class Content(Protocol):
         """The spaces that have rows, in order."""
         ...
 
-    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
         """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
         ...
 
 
-class EmptyLog(Content, Protocol):
+class EmptyLog(LogContent, Protocol):
     """A log on its way from elsewhere, there once its context ends without error. Until then it reads as it will be."""
 
     async def add_events(self, events: Sequence[RecordedEvent]) -> None:
         """Write events at the positions they have: the next ones."""
         ...
 
-    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+    async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
         """Remember commands."""
         ...
 
-    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+    async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
         """Write rows, with the versions they have."""
         ...
 
@@ -217,11 +219,11 @@ class Movable(Protocol):
 
     identity: LogIdentity
 
-    def content(self) -> AbstractAsyncContextManager[Content]:
+    def content(self) -> AbstractAsyncContextManager[LogContent]:
         """All that the log holds, for as long as the context lasts."""
         ...
 
-    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
         """Take over a log under its identity, up to `head`, all or nothing. Open the store anew afterwards.
 
         WiringError where this store holds anything yet.

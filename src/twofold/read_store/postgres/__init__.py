@@ -11,9 +11,9 @@ import asyncpg
 from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
 from twofold.postgres_server import (
     LOST,
-    Address,
     Connection,
     Connections,
+    PostgresAddress,
     UnderWay,
     address_of,
     closed_after,
@@ -61,7 +61,14 @@ class PostgresReadStore:
     """
 
     def __init__(
-        self, address: Address, *, read_only: bool, snapshots: int, longest: float, patience: float, world: World
+        self,
+        address: PostgresAddress,
+        *,
+        read_only: bool,
+        snapshots: int,
+        longest: float,
+        patience: float,
+        world: World,
     ) -> None:
         self.identity = ""
         self._address = address

@@ -3,13 +3,13 @@
 import asyncpg
 
 from twofold.errors import TwofoldError, Unavailable, WiringError
-from twofold.postgres_server import LOST, Address, is_missing, passes
+from twofold.postgres_server import LOST, PostgresAddress, is_missing, passes
 
 _CHANGED = "42703"
 """The SQLSTATE of a column that is not there."""
 
 
-def refused(address: Address, error: BaseException) -> TwofoldError:
+def refused(address: PostgresAddress, error: BaseException) -> TwofoldError:
     """The error to raise for one of the driver's while the app runs."""
     where = address.shown
     if isinstance(error, LOST):
@@ -22,7 +22,7 @@ def refused(address: Address, error: BaseException) -> TwofoldError:
     return Unavailable(f"PostgreSQL at {where} refused: {error}")
 
 
-def refused_at_start(address: Address, error: BaseException) -> TwofoldError:
+def refused_at_start(address: PostgresAddress, error: BaseException) -> TwofoldError:
     """The error to raise for one of the driver's before the app runs: what will not pass is wired wrongly."""
     if passes(error):
         if isinstance(error, asyncpg.LockNotAvailableError):

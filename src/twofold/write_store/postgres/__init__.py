@@ -13,15 +13,15 @@ import msgspec
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Envelope, Position
 from twofold.errors import TwofoldError, Unavailable
-from twofold.postgres_server import LOST, Address, UnderWay, is_missing
+from twofold.postgres_server import LOST, PostgresAddress, UnderWay, is_missing
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.port import Append, Appended, EmptyLog, LogContent, LogIdentity, LogRow, Outcome, Slice
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call, types_of
-from twofold.write_store.postgres.connections import Connections, not_migrated
+from twofold.write_store.postgres.connections import LogConnections, not_migrated
 from twofold.write_store.postgres.migrate import migrations
-from twofold.write_store.postgres.moving import adopting, reading_content
+from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class PostgresWriteStore:
     """
 
     def __init__(
-        self, address: Address, *, read_only: bool, retention_days: float, patience: float, world: World
+        self, address: PostgresAddress, *, read_only: bool, retention_days: float, patience: float, world: World
     ) -> None:
         self.identity = LogIdentity("", 0)
         self.problem: str | None = None
@@ -57,8 +57,8 @@ class PostgresWriteStore:
         self._world = world
         self._read_only = read_only
         self._retention = int(retention_days * DAY)
-        self._writing = Connections(address, world, 1, patience)
-        self._reading = Connections(address, world, _READERS, patience)
+        self._writing = LogConnections(address, world, 1, patience)
+        self._reading = LogConnections(address, world, _READERS, patience)
         self._news = News(address, world, self._look)
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
@@ -111,7 +111,9 @@ class PostgresWriteStore:
     ) -> tuple[Slice, Appended | None]:
         return await self._uncancelled(self._read(conditions, command_id, limit))
 
-    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+    async def rows(
+        self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+    ) -> Mapping[str, LogRow]:
         return await self._uncancelled(self._rows(space, None if keys is None else list(keys), limit))
 
     async def wait(self, after: Position, timeout: float) -> None:
@@ -120,11 +122,11 @@ class PostgresWriteStore:
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         await self._uncancelled(self._retag(tags))
 
-    def content(self) -> AbstractAsyncContextManager[Content]:
+    def content(self) -> AbstractAsyncContextManager[LogContent]:
         return reading_content(self._address)
 
-    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
-        return adopting(self._address, identity, head)
+    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+        return importing(self._address, identity, head)
 
     async def close(self) -> None:
         # Whoever gives up waiting for it does not stop it half-way.
@@ -235,7 +237,7 @@ class PostgresWriteStore:
                     continue
             return reading.slice_of(found, self._names, limit), found.outcome
 
-    async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, Row]:
+    async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, LogRow]:
         while True:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch
@@ -358,11 +360,11 @@ class PostgresWriteStore:
 
     async def _ask(
         self,
-        connections: Connections,
+        connections: LogConnections,
         function: functions.Function,
         *arguments: Any,
-        check: Callable[[Sequence[functions.Row]], None] | None = None,
-    ) -> Sequence[functions.Row]:
+        check: Callable[[Sequence[functions.ResultRow]], None] | None = None,
+    ) -> Sequence[functions.ResultRow]:
         try:
             return await connections.call(function, *arguments, check=check)
         except (*LOST, asyncpg.PostgresError) as error:

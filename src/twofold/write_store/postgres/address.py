@@ -1,11 +1,11 @@
 """In charge of what the URL of a PostgreSQL log says."""
 
 from twofold import postgres_server
-from twofold.postgres_server import Address
+from twofold.postgres_server import PostgresAddress
 
 SCHEMA = "twofold"
 
 
-def address_of(url: str) -> Address:
+def address_of(url: str) -> PostgresAddress:
     """The parts of a `postgresql://` URL. WiringError, naming the parameter and the cure, where one does not fit."""
     return postgres_server.address_of(url, SCHEMA)

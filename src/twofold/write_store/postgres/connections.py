@@ -5,12 +5,12 @@ from typing import Any
 
 from twofold import postgres_server
 from twofold.errors import WiringError
-from twofold.postgres_server import Address, Connection
+from twofold.postgres_server import Connection, PostgresAddress
 from twofold.world import World
-from twofold.write_store.postgres.functions import Caller, Function, Row
+from twofold.write_store.postgres.functions import Caller, Function, ResultRow
 
 
-def not_migrated(address: Address) -> WiringError:
+def not_migrated(address: PostgresAddress) -> WiringError:
     """What to say where there is no log."""
     return WiringError(
         f"There is no log at {address.shown}, or an old one. Make it with `twofold migrate --write-store URL`, as a "
@@ -18,16 +18,16 @@ def not_migrated(address: Address) -> WiringError:
     )
 
 
-class Connections(postgres_server.Connections):
+class LogConnections(postgres_server.Connections):
     """Connections to a log, of which each caller has one for a single call."""
 
-    def __init__(self, address: Address, world: World, size: int, patience: float) -> None:
+    def __init__(self, address: PostgresAddress, world: World, size: int, patience: float) -> None:
         super().__init__(address, world, size, patience)
         self._caller = Caller(address.schema, plain=address.pgbouncer)
 
     async def call(
-        self, function: Function, *arguments: Any, check: Callable[[Sequence[Row]], None] | None = None
-    ) -> Sequence[Row]:
+        self, function: Function, *arguments: Any, check: Callable[[Sequence[ResultRow]], None] | None = None
+    ) -> Sequence[ResultRow]:
         """The rows a function answers. What passes is tried again for `patience` seconds.
 
         `check` raises ConnectionError where they are not the answer to this request: then the connection is not used
@@ -35,7 +35,7 @@ class Connections(postgres_server.Connections):
         fails.
         """
 
-        async def ask(connection: Connection) -> Sequence[Row]:
+        async def ask(connection: Connection) -> Sequence[ResultRow]:
             rows = await self._caller.call(connection, function, *arguments)
             if check is not None:
                 check(rows)

@@ -7,7 +7,7 @@ import asyncpg
 
 from twofold.write_store.postgres import literals
 
-Row = Any
+ResultRow = Any
 """A tuple, or what the driver gives instead of one."""
 
 
@@ -59,7 +59,7 @@ class Caller:
         self._plain = plain
         self._prepared: dict[str, tuple[str, Sequence[int]]] = {}
 
-    async def call(self, connection: asyncpg.Connection, function: Function, *arguments: Any) -> Sequence[Row]:
+    async def call(self, connection: asyncpg.Connection, function: Function, *arguments: Any) -> Sequence[ResultRow]:
         """The rows a function answers. asyncpg's errors, and OSError, where it fails."""
         if self._plain:
             return await self._copy(connection, function, arguments)
@@ -77,7 +77,7 @@ class Caller:
 
     async def _copy(
         self, connection: asyncpg.Connection, function: Function, arguments: Sequence[Any]
-    ) -> Sequence[Row]:
+    ) -> Sequence[ResultRow]:
         try:
             values = zip(arguments, function.arguments, strict=True)
             written = ", ".join(literals.literal(value, type) for value, type in values)

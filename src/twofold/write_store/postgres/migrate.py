@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from twofold.errors import Unavailable, WiringError
-from twofold.postgres_server import LOST, Address, Connection, close, connect
+from twofold.postgres_server import LOST, Connection, PostgresAddress, close, connect
 from twofold.world import World
 from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
 from twofold.write_store.postgres.address import address_of
@@ -115,7 +115,7 @@ def _entry(schema: str, step: MigrationStep) -> str:
     return f"insert into {schema}.migrations (number, name) values ({step.number}, '{step.name}');\n"
 
 
-def _refused(address: Address, error: BaseException) -> Exception:
+def _refused(address: PostgresAddress, error: BaseException) -> Exception:
     if isinstance(error, LOST):
         return Unavailable(f"PostgreSQL at {address.shown} cannot be reached: {error or type(error).__name__}")
     state: Any = getattr(error, "sqlstate", "")

@@ -10,8 +10,8 @@ import msgspec
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable, WiringError
-from twofold.postgres_server import LOST, Address, Connection, close, connect
-from twofold.write_store.port import EmptyLog, KeptCommand, LogIdentity, Row
+from twofold.postgres_server import LOST, Connection, PostgresAddress, close, connect
+from twofold.write_store.port import EmptyLog, LogIdentity, LogRow, RememberedCommand
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.functions import Caller, Function
 
@@ -39,7 +39,7 @@ update {schema}.log_head
 class PostgresContent:
     """The content of a log, read over one connection."""
 
-    def __init__(self, connection: Connection, address: Address) -> None:
+    def __init__(self, connection: Connection, address: PostgresAddress) -> None:
         self._connection = connection
         self._schema = address.schema
         self._caller = Caller(address.schema, plain=address.pgbouncer)
@@ -52,17 +52,17 @@ class PostgresContent:
             self._names = {type_id: name for type_id, name in await self._call(functions.TYPES)}
         return reading.slice_of(found, self._names, limit).events
 
-    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
-        return [KeptCommand(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
+    async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
+        return [RememberedCommand(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
 
     async def spaces(self) -> Sequence[str]:
         return [space for (space,) in await self._connection.fetch(self._sql(_SPACES))]
 
-    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
         _, _, rows = reading.rows_of(await self._call(functions.ROWS, space, None, after, limit))
         return rows
 
-    async def _call(self, function: Function, *arguments: Any) -> Sequence[functions.Row]:
+    async def _call(self, function: Function, *arguments: Any) -> Sequence[functions.ResultRow]:
         return await self._caller.call(self._connection, function, *arguments)
 
     def _sql(self, sql: str) -> str:
@@ -72,7 +72,7 @@ class PostgresContent:
 class PostgresEmptyLog(PostgresContent):
     """A log that is filled within one transaction."""
 
-    def __init__(self, connection: Connection, address: Address) -> None:
+    def __init__(self, connection: Connection, address: PostgresAddress) -> None:
         super().__init__(connection, address)
         self._types: dict[str, int] = {}
 
@@ -90,11 +90,11 @@ class PostgresEmptyLog(PostgresContent):
         await self._copy("events", ("position", "type_id", "version", "payload", "envelope"), rows)
         await self._copy("event_tags", ("tag", "type_id", "position"), tags)
 
-    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+    async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
         columns = ("command_id", "request_hash", "position", "count", "recorded_at", "nonce")
         await self._copy("commands", columns, [(*msgspec.structs.astuple(each), 0) for each in commands])
 
-    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+    async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
         columns = ("space", "key", "value", "version")
         await self._copy("rows", columns, [(space, key, row.value, row.version) for key, row in rows.items()])
 
@@ -103,7 +103,7 @@ class PostgresEmptyLog(PostgresContent):
 
 
 @asynccontextmanager
-async def reading_content(address: Address) -> AsyncGenerator[PostgresContent]:
+async def reading_content(address: PostgresAddress) -> AsyncGenerator[PostgresContent]:
     """All that a log holds, over a connection of its own. Nobody writes it meanwhile: the head row is held."""
     async with _connected(address) as connection, connection.transaction():
         await connection.execute(f"select from {address.schema}.log_head for update")
@@ -111,7 +111,7 @@ async def reading_content(address: Address) -> AsyncGenerator[PostgresContent]:
 
 
 @asynccontextmanager
-async def adopting(address: Address, identity: LogIdentity, head: Position) -> AsyncGenerator[EmptyLog]:
+async def importing(address: PostgresAddress, identity: LogIdentity, head: Position) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""
     async with _connected(address) as connection, connection.transaction():
         if await connection.fetchval(_HELD.replace("{schema}", address.schema)):
@@ -128,7 +128,7 @@ async def adopting(address: Address, identity: LogIdentity, head: Position) -> A
 
 
 @asynccontextmanager
-async def _connected(address: Address) -> AsyncGenerator[Connection]:
+async def _connected(address: PostgresAddress) -> AsyncGenerator[Connection]:
     try:
         connection = await connect(address, _PATIENCE)
         try:

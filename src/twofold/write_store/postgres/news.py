@@ -9,7 +9,7 @@ import asyncpg
 
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError
-from twofold.postgres_server import LOST, Address, Connection, connect
+from twofold.postgres_server import LOST, Connection, PostgresAddress, connect
 from twofold.world import World
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class News:
     than that. What this process writes itself is known without looking.
     """
 
-    def __init__(self, address: Address, world: World, look: Callable[[], Awaitable[Position]]) -> None:
+    def __init__(self, address: PostgresAddress, world: World, look: Callable[[], Awaitable[Position]]) -> None:
         self.head: Position = 0
         self._address = address
         self._world = world
@@ -135,6 +135,6 @@ class News:
             await self._world.sleep(_NOTIFY_EVERY)
 
 
-def channel(address: Address) -> str:
+def channel(address: PostgresAddress) -> str:
     """The name under which a log's news are told."""
     return f"twofold_{address.schema}"[:63]

@@ -7,13 +7,13 @@ import msgspec
 
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position, RecordedEvent
-from twofold.write_store.port import Appended, Row, Slice
+from twofold.write_store.port import Appended, LogRow, Slice
 
 _encode_json = msgspec.json.Encoder().encode
 _HEAD, _COMMAND = -1, -2
 
 
-class Answer(NamedTuple):
+class ReadResponse(NamedTuple):
     """The rows of one read, sorted: all of one moment."""
 
     head: Position
@@ -45,26 +45,26 @@ def arguments(
     return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id
 
 
-def answer(rows: Sequence[Sequence[Any]]) -> Answer:
+def answer(rows: Sequence[Sequence[Any]]) -> ReadResponse:
     """The rows of `read`, told apart."""
     head, kind, epoch, _, _ = rows[0]
     if kind != _HEAD:
         raise ConnectionError("the server answered something else")
     if len(rows) > 1 and rows[1][1] == _COMMAND:
         position, _, count, _, _ = rows[1]
-        return Answer(head, epoch, Appended(position, count), rows[2:])
-    return Answer(head, epoch, None, rows[1:])
+        return ReadResponse(head, epoch, Appended(position, count), rows[2:])
+    return ReadResponse(head, epoch, None, rows[1:])
 
 
-def rows_of(found: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, Row]]:
+def rows_of(found: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, LogRow]]:
     """Head, epoch and rows, as `rows_of` answers them."""
     if not found or found[0][0] is not None:
         raise ConnectionError("the server answered something else")
     _, _, head, epoch = found[0]
-    return head, epoch, {key: Row(value, version) for key, value, version, _ in found[1:]}
+    return head, epoch, {key: LogRow(value, version) for key, value, version, _ in found[1:]}
 
 
-def slice_of(found: Answer, names: Mapping[int, str], limit: int | None) -> Slice:
+def slice_of(found: ReadResponse, names: Mapping[int, str], limit: int | None) -> Slice:
     """The events of an answer. KeyError where a type has a number not in `names`."""
     events = [
         RecordedEvent(position, names[type_id], version, payload, envelope)

@@ -20,9 +20,9 @@ from twofold.sqlite_file import (
     refuse_old_sqlite,
 )
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, Content, EmptyLog, LogIdentity, Outcome, Row, Slice
+from twofold.write_store.port import Append, Appended, EmptyLog, LogContent, LogIdentity, LogRow, Outcome, Slice
 from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
-from twofold.write_store.sqlite.moving import SqliteContent, adopting
+from twofold.write_store.sqlite.moving import SqliteContent, importing
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
 
@@ -143,7 +143,9 @@ class SqliteWriteStore:
             known = self._reader.remembered([command_id]).get(command_id)
             return found, known[1] if known else None
 
-    async def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> Mapping[str, Row]:
+    async def rows(
+        self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
+    ) -> Mapping[str, LogRow]:
         with DiskErrors(self._path):
             return self._reader.rows(space, keys, limit)
 
@@ -160,13 +162,13 @@ class SqliteWriteStore:
         except TimeoutError:
             return
 
-    def adopting(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
         if self._write_connection is None:
             raise Unavailable(f"{self._path} was opened for reading only.")
-        return adopting(self._write_connection, self._log_id, self._path, identity, head)
+        return importing(self._write_connection, self._log_id, self._path, identity, head)
 
     @asynccontextmanager
-    async def content(self) -> AsyncGenerator[Content]:
+    async def content(self) -> AsyncGenerator[LogContent]:
         with DiskErrors(self._path):
             yield SqliteContent(self._read_connection, self._log_id)
 

@@ -10,7 +10,7 @@ from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import WiringError
 from twofold.sqlite_file import DiskErrors
-from twofold.write_store.port import EmptyLog, KeptCommand, LogIdentity, Row
+from twofold.write_store.port import EmptyLog, LogIdentity, LogRow, RememberedCommand
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
 
 _encode = msgspec.json.Encoder().encode
@@ -37,14 +37,14 @@ class SqliteContent:
     async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
         return self._reader.slice([AppendCondition(ALL_EVENTS, after)], limit).events
 
-    async def commands(self, after: str, limit: int) -> Sequence[KeptCommand]:
-        return [KeptCommand(*row) for row in self._connection.execute(_COMMANDS, (self._log_id, after, limit))]
+    async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
+        return [RememberedCommand(*row) for row in self._connection.execute(_COMMANDS, (self._log_id, after, limit))]
 
     async def spaces(self) -> Sequence[str]:
         sql = "select distinct space from rows where log_id = ? order by space"
         return [space for (space,) in self._connection.execute(sql, (self._log_id,))]
 
-    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, Row]:
+    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
         return self._reader.rows_after(space, after, limit)
 
 
@@ -69,14 +69,14 @@ class SqliteEmptyLog(SqliteContent):
             "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)", tags
         )
 
-    async def add_commands(self, commands: Sequence[KeptCommand]) -> None:
+    async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
         self._connection.executemany(
             "insert into commands (log_id, command_id, request_hash, position, count, recorded_at)"
             " values (?, ?, ?, ?, ?, ?)",
             [(self._log_id, *msgspec.structs.astuple(command)) for command in commands],
         )
 
-    async def add_rows(self, space: str, rows: Mapping[str, Row]) -> None:
+    async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
         self._connection.executemany(
             "insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)",
             [(self._log_id, space, key, row.value, row.version) for key, row in rows.items()],
@@ -90,7 +90,7 @@ class SqliteEmptyLog(SqliteContent):
 
 
 @asynccontextmanager
-async def adopting(
+async def importing(
     connection: apsw.Connection, log_id: int, path: str, identity: LogIdentity, head: Position
 ) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""

@@ -9,7 +9,7 @@ import apsw
 
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
-from twofold.write_store.port import Appended, Row, Slice
+from twofold.write_store.port import Appended, LogRow, Slice
 
 EVERY_EVENT = ""
 _EVERY = (EVERY_EVENT,)
@@ -143,18 +143,18 @@ class LogReader:
         rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
         return {command_id: (request_hash, Appended(at, count)) for command_id, request_hash, at, count in rows}
 
-    def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, Row]:
+    def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, LogRow]:
         """The rows of one space by key, at most `limit`: all, or those of `keys`."""
         if keys is None:
             return self.rows_after(space, None, _NO_LIMIT if limit is None else limit)
         # An array of nothing cannot be bound.
         found = self.connection.execute(_ROWS_OF, (self.log_id, space, apsw.carray(tuple(keys)))) if keys else ()
-        return {key: Row(value, version) for key, value, version in islice(found, limit)}
+        return {key: LogRow(value, version) for key, value, version in islice(found, limit)}
 
-    def rows_after(self, space: str, after: str | None, limit: int) -> dict[str, Row]:
+    def rows_after(self, space: str, after: str | None, limit: int) -> dict[str, LogRow]:
         """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
         found = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
-        return {key: Row(value, version) for key, value, version in found}
+        return {key: LogRow(value, version) for key, value, version in found}
 
     def row_version(self, space: str, key: str) -> int:
         """The version of one row; 0 where there is none."""

@@ -14,8 +14,8 @@ from twofold.domain.events import Metadata
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable, WiringError
-from twofold.query_service.answer import Answered, QueryService
-from twofold.query_service.switches import MonotonicReads
+from twofold.query_service.answer import QueryResult, QueryService
+from twofold.query_service.monotonic_reads import MonotonicReads
 from twofold.read_store.memory import MemoryReadStore, _MemorySnapshot
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
@@ -73,7 +73,7 @@ class Serving:
     def switch(self, generation: int) -> None:
         self.models["totals"] = self.model(generation)
 
-    async def ask(self, at_least: int = 0, timeout: float = 0.0) -> Answered:
+    async def ask(self, at_least: int = 0, timeout: float = 0.0) -> QueryResult:
         return await self.queries.answer(self.read_store, TotalOf(KEY), at_least, timeout)
 
     async def total(self) -> int:
@@ -208,7 +208,7 @@ class NeverStill(MemoryReadStore):
         yield _MemorySnapshot(self._models)
 
 
-async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: asyncio.Event) -> Answered:
+async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: asyncio.Event) -> QueryResult:
     app.read_store = NeverStill()
     await app.begin()
     await app.happen(1)

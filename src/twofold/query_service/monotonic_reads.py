@@ -8,7 +8,7 @@ from twofold.domain.projection import BoundProjection
 from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
 from twofold.write_store.port import WriteStore
 
-Late = tuple[str, Position, Position]
+Lagging = tuple[str, Position, Position]
 """A read model that is behind: its name, where it is, and where it has to be."""
 
 
@@ -39,7 +39,9 @@ class MonotonicReads:
             self._ended[name] = self._ended.get(name, 0) + 1
             self._wanted.pop(name, None)
 
-    async def late(self, models: Mapping[str, ReadModel], read_store: ReadStore, log: WriteStore | None) -> Late | None:
+    async def late(
+        self, models: Mapping[str, ReadModel], read_store: ReadStore, log: WriteStore | None
+    ) -> Lagging | None:
         """The one of these read models that is furthest behind what was answered before a switch; None if none is.
 
         To be asked before their rows are. A partition that is halted is not waited for: it has come to where it stays.
