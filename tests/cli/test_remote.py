@@ -65,11 +65,11 @@ def test_it_sends_json_and_gives_back_what_the_json_says() -> None:
         asked = remote(f"{url}/")
         assert asked.get("/status") == {"generation": 7}
         assert asked.post("/projections/pages/switch", {"force": True}) == {"generation": 7}
-        assert asked.post("/projections/pages/back") == {"generation": 7}
+        assert asked.post("/projections/pages/switch-back") == {"generation": 7}
     assert seen == [
         ("GET", "/status", None),
         ("POST", "/projections/pages/switch", {"force": True}),
-        ("POST", "/projections/pages/back", {}),
+        ("POST", "/projections/pages/switch-back", {}),
     ]
 
 
@@ -135,7 +135,7 @@ def test_another_server_is_not_taken_for_ours(
     status: int, headers: dict[str, str], body: bytes, error: type[TwofoldError]
 ) -> None:
     with server(status, headers, body) as (url, seen), pytest.raises(error):
-        remote(url).post("/projections/pages/back")
+        remote(url).post("/projections/pages/switch-back")
     assert len(seen) == 1
 
 

@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run(tmp_path, "serve", "app:app", "--port", port)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: Port {port} of 127.0.0.1 cannot be had")
+    assert done.stderr.startswith(f"Error: Port {port} on 127.0.0.1 is in use.")
 
 
 MODULES = {

@@ -144,8 +144,8 @@ def test_a_command_that_takes_too_long_is_given_up(http: httpx.Client) -> None:
 
 
 async def test_commands_have_places_that_queries_cannot_take(api: Api, inside: httpx.AsyncClient) -> None:
-    lanes = api.lanes
-    with_places = [lanes.reads.__enter__() for _ in range(750)]
+    quotas = api.wire.quotas
+    with_places = [quotas.reads.__enter__() for _ in range(750)]
     try:
         refused = await inside.get("/queries/balances")
         problem(refused, 503)
@@ -153,14 +153,14 @@ async def test_commands_have_places_that_queries_cannot_take(api: Api, inside: h
         assert (await inside.post("/commands/deposit", json=DEPOSIT)).status_code == 200
     finally:
         for _ in with_places:
-            lanes.reads.__exit__()
+            quotas.reads.__exit__()
     assert (await inside.get("/queries/balances")).status_code == 200
 
 
 async def test_commands_too_are_turned_away_when_every_place_is_taken(api: Api, inside: httpx.AsyncClient) -> None:
     for _ in range(1_000):
-        api.lanes.commands.__enter__()
+        api.wire.quotas.commands.__enter__()
     problem(await inside.post("/commands/deposit", json=DEPOSIT), 503)
     for _ in range(1_000):
-        api.lanes.commands.__exit__()
+        api.wire.quotas.commands.__exit__()
     assert (await inside.post("/commands/deposit", json=DEPOSIT)).status_code == 200

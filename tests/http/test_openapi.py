@@ -68,7 +68,7 @@ def test_everything_there_is_is_described(http: httpx.Client) -> None:
     assert set(document["paths"]) == {
         *(f"/commands/{name}" for name in ("deposit", "withdraw", "break", "dawdle")),
         *(f"/queries/{name}" for name in ("balance-of", "balances", "broken", "long")),
-        *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/acts"),
+        *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/actions"),
         *(f"/projections/{{name}}/{verb}" for verb in VERBS),
         *("/events", "/status", "/metrics", "/health/live", "/health/ready"),
     }

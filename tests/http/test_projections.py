@@ -53,8 +53,8 @@ async def do(http: httpx.AsyncClient, name: str, verb: str, body: object, status
     return told
 
 
-async def acts(http: httpx.AsyncClient, name: str, **options: int) -> list[tuple[str, str, bool]]:
-    told = (await http.get(f"/projections/{name}/acts", params=options)).json()["acts"]
+async def actions(http: httpx.AsyncClient, name: str, **options: int) -> list[tuple[str, str, bool]]:
+    told = (await http.get(f"/projections/{name}/actions", params=options)).json()["actions"]
     return [(each["what"], each["key"], each["done"]) for each in told]
 
 
@@ -85,7 +85,7 @@ async def caught_up(http: httpx.AsyncClient) -> bool:
 
 
 @pytest.mark.parametrize(
-    "path", ["/projections/nope", "/projections/nope/acts", "/projections/", "/projections/b%61lances"]
+    "path", ["/projections/nope", "/projections/nope/actions", "/projections/", "/projections/b%61lances"]
 )
 async def test_what_is_not_there_is_not_found(inside: httpx.AsyncClient, path: str) -> None:
     problem(await inside.get(path), 404)
@@ -151,7 +151,7 @@ async def test_a_parked_key_is_retried_in_vain_until_the_fold_is_mended_and_then
     )
     assert await parked(inside) == []
     assert await balance(app, "poison") == 18
-    assert await acts(inside, "balances") == [("retry", "poison", True), ("retry", "poison", True)]
+    assert await actions(inside, "balances") == [("retry", "poison", True), ("retry", "poison", True)]
 
 
 async def test_the_event_a_key_is_parked_at_is_skipped_and_what_waited_behind_it_follows(
@@ -169,7 +169,7 @@ async def test_the_event_a_key_is_parked_at_is_skipped_and_what_waited_behind_it
     assert told["detail"].startswith("Nothing was passed over, for the event at 2 can be folded by now.")
     await until(lambda: nothing_parked(inside), "freed")
     assert await balance(app, "poison") == 6
-    assert await acts(inside, "balances") == [("skip", "poison", True), ("skip", "poison", False)]
+    assert await actions(inside, "balances") == [("skip", "poison", True), ("skip", "poison", False)]
 
 
 async def parked_at(http: httpx.AsyncClient, position: int) -> bool:
@@ -206,7 +206,7 @@ async def test_a_key_that_is_not_parked_is_refused_and_the_refusal_is_on_record(
     told = await do(inside, name, verb, {"key": "ann"}, 400)
     assert told["field"] == "key"
     assert "parked" in told["detail"]
-    assert await acts(inside, name) == [(verb, "ann", False)]
+    assert await actions(inside, name) == [(verb, "ann", False)]
 
 
 async def test_a_row_is_repaired_as_far_as_its_key_can_be_folded(
@@ -242,15 +242,15 @@ async def test_a_generation_is_built_switched_to_gone_back_from_and_dropped(insi
     }
     assert (await do(inside, "balances", "rebuild", {}, 400))["detail"].endswith("Drop it first.")
     await until(lambda: serves(inside, 2), "the new one serves")
-    assert (await do(inside, "balances", "back", {}))["generation"] == 1
+    assert (await do(inside, "balances", "switch-back", {}))["generation"] == 1
     await until(lambda: serves(inside, 1), "the old one serves again")
     (kept,) = (await inside.get("/projections/balances")).json()["builds"]
     assert (kept["generation"], kept["state"]) == (2, "standby")
     assert (await do(inside, "balances", "drop", {}))["generations"] == [2]
     assert (await inside.get("/projections/balances")).json()["builds"] == []
-    done = [what for what, _, _ in await acts(inside, "balances")]
+    done = [what for what, _, _ in await actions(inside, "balances")]
     assert done == ["rebuild", "switch", "back", "drop"]
-    assert await acts(inside, "balances", limit=1) == [("drop", "", True)]
+    assert await actions(inside, "balances", limit=1) == [("drop", "", True)]
 
 
 async def built(http: httpx.AsyncClient) -> bool:
@@ -267,7 +267,7 @@ async def test_several_are_built_in_one_pass_and_unknown_ones_refused_before_any
 ) -> None:
     told = problem(await inside.post("/projections/rebuild", json={"names": ["balances", "nope"]}), 404)
     assert told["field"] == "names"
-    assert await acts(inside, "balances") == []
+    assert await actions(inside, "balances") == []
     problem(await inside.post("/projections/rebuild", json={"names": []}), 400)
     begun = await inside.post("/projections/rebuild", json={"names": ["balances", "balances"]})
     assert begun.json() == {"generations": {"balances": 2}}
@@ -296,7 +296,7 @@ async def test_none_of_several_is_begun_where_an_earlier_generation_is_kept_of_o
                 assert told["detail"].endswith("Drop it first.")
                 with pytest.raises(InvalidMessage, match="'balances' that served before is still kept"):
                     await app.projections.rebuild(names)
-            assert await acts(http, "sums") == []
+            assert await actions(http, "sums") == []
             assert (await http.get("/projections/sums")).json()["builds"] == []
 
 
@@ -347,21 +347,21 @@ async def test_what_does_not_fit_is_refused_naming_the_field(
     inside: httpx.AsyncClient, verb: str, body: object, field: str
 ) -> None:
     assert (await do(inside, "balances", verb, body, 400))["field"] == field
-    assert await acts(inside, "balances") == []
+    assert await actions(inside, "balances") == []
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "1e3", ""])
-async def test_a_number_of_acts_that_is_none_is_refused(inside: httpx.AsyncClient, limit: str) -> None:
-    assert problem(await inside.get("/projections/balances/acts", params={"limit": limit}), 400)["field"] == "limit"
+async def test_an_invalid_number_of_actions_is_refused(inside: httpx.AsyncClient, limit: str) -> None:
+    assert problem(await inside.get("/projections/balances/actions", params={"limit": limit}), 400)["field"] == "limit"
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("headers", REFUSED)
 def test_a_page_of_another_site_can_do_nothing(http: httpx.Client, verb: str, headers: Mapping[str, str]) -> None:
-    before = http.get("/projections/balances/acts").json()
+    before = http.get("/projections/balances/actions").json()
     answer = http.post(f"/projections/balances/{verb}", json=BODIES.get(verb, {}), headers=filled(headers, http))
     assert problem(answer, 403)["field"] == "Origin"
-    assert http.get("/projections/balances/acts").json() == before
+    assert http.get("/projections/balances/actions").json() == before
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -32,7 +32,7 @@ def test_an_address_others_can_reach_can_be_allowed() -> None:
 def test_a_port_that_is_taken_is_said_to_be() -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(WiringError, match=f"Port {port} of 127.0.0.1 cannot be had.*choose another port"):
+        with pytest.raises(WiringError, match=f"Port {port} on 127.0.0.1 is in use. .*choose another port"):
             bind("127.0.0.1", port)
 
 

@@ -94,8 +94,8 @@ def test_head_of_a_stream_ends_at_once(http: httpx.Client) -> None:
 def test_a_silent_stream_is_kept_alive(server: Server) -> None:
     with connect(server.address) as connection:
         connection.sendall(request("GET", "/events?tag=account:nobody", b"", "Accept: text/event-stream"))
-        heard = listen(connection, until=b": still here\n\n")
-    assert b": still here\n\n" in heard.data
+        heard = listen(connection, until=b": heartbeat\n\n")
+    assert b": heartbeat\n\n" in heard.data
 
 
 def test_pages_of_the_log_continue_with_their_token(http: httpx.Client) -> None:
@@ -204,19 +204,19 @@ async def test_a_node_has_so_many_streams(app: App) -> None:
     assert await follow(api, "10.0.0.9") == 503
     api.drain()
     assert await asyncio.gather(*following) == [200, 200, 200]
-    assert api.streams.open == 0
+    assert api.wire.streams.open == 0
 
 
 async def test_no_stream_is_begun_while_the_process_is_about_to_stop(api: Api) -> None:
     api.drain()
     assert await follow(api, "10.0.0.1") == 503
-    assert api.streams.open == 0
+    assert api.wire.streams.open == 0
 
 
 async def test_a_reader_that_does_not_read_is_cut_off(app: App) -> None:
     api = asgi(app, limits=msgspec.structs.replace(SHORT, write_seconds=0.1))
     status = await asyncio.wait_for(follow(api, "10.0.0.1", reads=False), 30)
-    assert (status, api.streams.open) == (200, 0)
+    assert (status, api.wire.streams.open) == (200, 0)
 
 
 async def follow(api: Api, client: str, *, reads: bool = True, begun: asyncio.Event | None = None) -> int:

@@ -10,7 +10,7 @@ from twofold.cli.app_loading import json_option, refuse_memory, store_option
 from twofold.cli.output import Exit, emit, printable
 from twofold.domain.event_query import ALL_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent, kebab_case
-from twofold.http.event_routes import ShownEvent, shown
+from twofold.http.event_routes import EventRecord, event_record
 from twofold.settings import Settings
 from twofold.stores import open_write_store
 from twofold.world import RealWorld
@@ -92,7 +92,7 @@ async def _list(write_store: WriteStore, wanted: Wanted) -> None:
     limit = wanted.limit or LIMIT
     page = await write_store.read(wanted.query, wanted.after or 0, limit)
     if wanted.as_json:
-        events = [shown(event) for event in page.events]
+        events = [event_record(event) for event in page.events]
         emit({"log": write_store.identity.log, "events": events, "upto": page.upto, "head": page.head})
         return
     for event in page.events:
@@ -107,7 +107,7 @@ async def _follow(write_store: WriteStore, wanted: Wanted) -> None:
     left = wanted.limit
     async for event in _coming(write_store, wanted):
         if wanted.as_json:
-            emit(shown(event))
+            emit(event_record(event))
         else:
             click.echo(_line(event))
         if left is not None:
@@ -143,7 +143,7 @@ async def _is_stored(write_store: WriteStore, name: str) -> bool:
 
 
 def _line(event: RecordedEvent) -> str:
-    seen: ShownEvent = shown(event)
+    seen: EventRecord = event_record(event)
     tags = " ".join(seen.tags)
     payload = event.payload.decode()
     return printable(f"{seen.position:>7}  {seen.time:%Y-%m-%d %H:%M:%S}  {seen.type:<20}  {tags}  {payload}")

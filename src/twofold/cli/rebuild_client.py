@@ -107,7 +107,7 @@ class _Asked:
         return int(self._there.post(f"{_place(name)}/switch", wanted)["generation"])
 
     async def back(self, name: str) -> int:
-        return int(self._there.post(f"{_place(name)}/back")["generation"])
+        return int(self._there.post(f"{_place(name)}/switch-back")["generation"])
 
     async def drop(self, name: str) -> list[int]:
         return list(self._there.post(f"{_place(name)}/drop")["generations"])

@@ -1,42 +1,39 @@
-"""In charge of `POST /commands/<name>`: a command in, a receipt out."""
+"""`POST /commands/<name>`: takes a command, answers with its receipt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from twofold.app import App
 from twofold.errors import InvalidMessage, UnknownMessage
 from twofold.http.bodies import body_reader
-from twofold.http.exchange import ClientGone, Exchange, Headers
-from twofold.http.limits import Deadlines, Lane, Limits, took_too_long
-from twofold.http.parameters import Parameter, read_parameters
-from twofold.http.routing import Handler
+from twofold.http.exchange import Exchange, Handler, Headers
+from twofold.http.parameters import QueryParameter
+from twofold.http.wire import Wire
 
 WAIT_FOR = "wait_for"
 """The parameter that names the projections and policies the receipt waits for."""
 
-_PARAMETERS: Mapping[str, Parameter] = {WAIT_FOR: Parameter(WAIT_FOR, many=True)}
+_PARAMETERS = {WAIT_FOR: QueryParameter(WAIT_FOR, many=True)}
 _encode = msgspec.json.Encoder().encode
 
 
-def command_handler(app: App, name: str, limits: Limits, lane: Lane, deadlines: Deadlines) -> Handler:
-    """What answers a command of one type."""
-    read = body_reader(app.wiring.commands[name], limits, deadlines)
+def command_handler(wire: Wire, name: str) -> Handler:
+    """Handles commands of one type."""
+    app = wire.app
+    read = body_reader(wire, app.wiring.commands[name])
+    known = frozenset(names_to_wait_for(app))
+    # The receipt must be sent before the deadline of the request, whose error would hide that the command is written.
+    longest = min(app.settings.wait_seconds, wire.limits.request_seconds / 2)
 
     async def handle(exchange: Exchange) -> None:
-        command_id = _command_id(exchange, limits.key_length)
-        wait_for = _wait_for(app, exchange.query_string, limits) if exchange.query_string else ()
-        # The receipt has to be on its way before the request's own deadline, which would hide that it is written.
-        longest = min(app.settings.wait_seconds, limits.request_seconds / 2)
-        try:
-            command = await read(exchange)
-        except ClientGone:
-            return
-        with lane:
-            receipt = await deadlines.within(
-                limits.request_seconds,
-                app.send(command, command_id=command_id, wait_for=wait_for, wait_seconds=longest),
-                took_too_long,
+        command_id = _command_id(exchange, wire.limits.key_length)
+        wait_for = _wait_for(wire, exchange, known) if exchange.query_string else ()
+        command = await read(exchange)
+        with wire.quotas.commands:
+            actor = wire.caller(exchange).actor
+            receipt = await wire.in_time(
+                app.send(command, command_id=command_id, actor=actor, wait_for=wait_for, wait_seconds=longest)
             )
         headers: Headers = [(b"twofold-position", receipt.token.encode())]
         if receipt.repeated:
@@ -51,13 +48,12 @@ def names_to_wait_for(app: App) -> list[str]:
     return sorted([*app.wiring.projections, *app.wiring.policies])
 
 
-def _wait_for(app: App, query_string: bytes, limits: Limits) -> Sequence[str]:
-    told: list[str] = read_parameters(query_string, _PARAMETERS, limits).get(WAIT_FOR, [])
-    known = frozenset(names_to_wait_for(app))
-    names = [name for value in told for name in ([value] if value in known else value.split(","))]
+def _wait_for(wire: Wire, exchange: Exchange, known: frozenset[str]) -> Sequence[str]:
+    values: list[str] = wire.parameters(exchange, _PARAMETERS).get(WAIT_FOR, [])
+    names = [name for value in values for name in ([value] if value in known else value.split(","))]
     try:
         for name in names:
-            app.projections.check_waited_for(name)
+            wire.app.projections.check_waited_for(name)
     except UnknownMessage as error:
         raise InvalidMessage(str(error), field=WAIT_FOR) from error
     return names
@@ -67,7 +63,7 @@ def _command_id(exchange: Exchange, longest: int) -> str | None:
     key = exchange.text(b"idempotency-key")
     if key is not None and (not 0 < len(key) <= longest or not key.isprintable() or " " in key):
         raise InvalidMessage(
-            f"Idempotency-Key has 1 to {longest} visible ASCII characters. A UUID is a good one.",
+            f"Invalid Idempotency-Key. Send 1 to {longest} visible ASCII characters, for example a UUID.",
             field="Idempotency-Key",
         )
     return key

@@ -1,4 +1,4 @@
-"""In charge of what uvicorn leaves open: headers that never end, headers without limit, readers that never read."""
+"""Limits that uvicorn does not have: the time and size of headers, and clients that do not read their answers."""
 
 from asyncio import TimerHandle, Transport
 from typing import Any
@@ -8,8 +8,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as UvicornCo
 from twofold.http.limits import Limits
 
 
-class Connection(UvicornConnection):
-    """One connection of the server. Headers have to come in time and within their size, and answers must be read."""
+class LimitedConnection(UvicornConnection):
+    """A connection of the server. It is closed if headers are too slow or too large, or if answers are not read."""
 
     limits = Limits()
 
@@ -28,7 +28,7 @@ class Connection(UvicornConnection):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # Headers that came whole, as nearly all do, cost no timer.
+        # Headers that arrive in one piece, as nearly all do, cost no timer.
         if self._in_headers and self._header_timer is None:
             self._await_headers()
 
@@ -84,5 +84,5 @@ class Connection(UvicornConnection):
 
 
 def connection_with(limits: Limits) -> Any:
-    """A class of connections with these limits (uvicorn makes one of each connection and passes no more)."""
-    return type("Connection", (Connection,), {"limits": limits})
+    """A class of connections with these limits (uvicorn takes a class and passes no other arguments)."""
+    return type("LimitedConnection", (LimitedConnection,), {"limits": limits})

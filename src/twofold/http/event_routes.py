@@ -1,4 +1,4 @@
-"""In charge of `GET /events`: the log, page by page or as it grows."""
+"""`GET /events`: the log, page by page, or as a stream as it grows."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -8,26 +8,27 @@ from typing import Any, cast
 import msgspec
 
 from twofold.app import App
+from twofold.codec.edge import printable
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import InvalidMessage
-from twofold.http.exchange import Exchange
-from twofold.http.limits import Deadlines, Lane, Limits, took_too_long
-from twofold.http.parameters import Parameter, read_parameters
-from twofold.http.routing import Handler
-from twofold.http.streams import OPENING, Frames, Streams, frame
+from twofold.http.exchange import Exchange, Handler
+from twofold.http.parameters import QueryParameter, limit_of
+from twofold.http.streams import OPENING, Frames, frame
+from twofold.http.wire import Wire
 
-MOST_EVENTS = 1_000
+MAX_EVENTS = 1_000
 
-PARAMETERS = {
-    each.name: each
-    for each in (Parameter("after"), Parameter("type", many=True), Parameter("tag", many=True), Parameter("limit"))
+_PARAMETERS = {
+    "after": QueryParameter("after"),
+    "type": QueryParameter("type", many=True),
+    "tag": QueryParameter("tag", many=True),
+    "limit": QueryParameter("limit"),
 }
-
 _encode = msgspec.json.Encoder().encode
 
 
-class ShownEvent(msgspec.Struct, frozen=True):
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A recorded event as it is sent. `data` has the shape of `version`; `time` is UTC."""
 
     position: Position
@@ -44,35 +45,34 @@ class ShownEvent(msgspec.Struct, frozen=True):
 
 
 class EventPage(msgspec.Struct, frozen=True):
-    """Some recorded events in order. `token` is the `after` that continues behind them."""
+    """Some recorded events in order. `token` is the `after` of the next page."""
 
-    events: list[ShownEvent]
+    events: list[EventRecord]
     token: str
 
 
-def events_handler(app: App, limits: Limits, lane: Lane, deadlines: Deadlines, streams: Streams) -> Handler:
-    """What reads and follows the log."""
+def events_handler(wire: Wire) -> Handler:
+    """Reads and follows the log."""
+    app = wire.app
 
     async def handle(exchange: Exchange) -> None:
-        fields = read_parameters(exchange.query_string, PARAMETERS, limits)
+        fields = wire.parameters(exchange, _PARAMETERS)
         query = _query(app, fields.get("type", []), fields.get("tag", []))
-        limit = _limit(fields.get("limit"))
+        limit = limit_of(fields, MAX_EVENTS)
         if exchange.wants_stream:
             token = exchange.text(b"last-event-id") or fields.get("after")
-            await streams.serve(exchange, _following(app, query, token))
+            await wire.streams.serve(exchange, _following(app, query, token))
             return
-        with lane:
-            page = await deadlines.within(
-                limits.request_seconds, _page(app, query, fields.get("after"), limit), took_too_long
-            )
+        with wire.quotas.reads:
+            page = await wire.in_time(_page(app, query, fields.get("after"), limit))
         await exchange.json(_encode(page), [(b"twofold-position", page.token.encode())])
 
     return handle
 
 
 async def _page(app: App, query: EventQuery, token: str | None, limit: int) -> EventPage:
-    found = await app.log(query, await _after(app, token), limit)
-    return EventPage([shown(event) for event in found.events], app.token(found.upto))
+    part = await app.log(query, await _after(app, token), limit)
+    return EventPage([event_record(event) for event in part.events], app.token(part.upto))
 
 
 async def _following(app: App, query: EventQuery, token: str | None) -> Frames:
@@ -80,7 +80,7 @@ async def _following(app: App, query: EventQuery, token: str | None) -> Frames:
     yield OPENING
     async with aclosing(cast("Any", app.follow(query, after))) as events:
         async for event in cast("AsyncIterator[RecordedEvent]", events):
-            yield frame("event", shown(event), app.token(event.position))
+            yield frame("event", event_record(event), app.token(event.position))
 
 
 async def _after(app: App, token: str | None) -> Position:
@@ -88,45 +88,37 @@ async def _after(app: App, token: str | None) -> Position:
         return 0
     after = app.position_of(token)
     if after and after > (await app.log(after=after, limit=1)).head:
-        raise InvalidMessage("This position is beyond the log. Send a token as it came.", field="after")
+        raise InvalidMessage("This position is beyond the end of the log. Send a token unchanged.", field="after")
     return after
 
 
 def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:
-    for each in types:
-        if each not in app.wiring.events:
-            safe = "".join(c if c.isprintable() else "?" for c in each[:64])
+    for name in types:
+        if name not in app.wiring.events:
             raise InvalidMessage(
-                f"No event is called '{safe}'. There are: {', '.join(sorted(app.wiring.events)) or 'none'}.",
+                f"No event is called '{printable(name)}'. Events: {', '.join(sorted(app.wiring.events)) or 'none'}.",
                 field="type",
             )
-    for each in tags:
-        kind, _, value = each.partition(":")
-        if not kind or not value or len(each) > 512 or not each.isprintable():
-            raise InvalidMessage("A tag is written kind:value, for example order:o-1.", field="tag")
+    for tag in tags:
+        kind, _, value = tag.partition(":")
+        if not kind or not value or len(tag) > 512 or not tag.isprintable():
+            raise InvalidMessage("Invalid tag. Write kind:value, for example order:o-1.", field="tag")
     return EventQuery((QueryItem(tuple(types), tuple(tags)),))
 
 
-def _limit(told: str | None) -> int:
-    if told is None:
-        return 100
-    if not (told.isascii() and told.isdigit() and len(told) <= 6 and 1 <= int(told) <= MOST_EVENTS):
-        raise InvalidMessage(f"limit is a whole number from 1 to {MOST_EVENTS}.", field="limit")
-    return int(told)
-
-
-def shown(event: RecordedEvent) -> ShownEvent:
+def event_record(event: RecordedEvent) -> EventRecord:
+    """A recorded event as it is sent."""
     metadata = event.metadata
-    return ShownEvent(
-        event.position,
-        event.id,
-        event.type,
-        event.version,
-        event.time,
-        event.tags,
-        msgspec.Raw(event.payload),
-        metadata.actor,
-        metadata.command_id,
-        metadata.correlation_id,
-        metadata.causation_id,
+    return EventRecord(
+        position=event.position,
+        id=event.id,
+        type=event.type,
+        version=event.version,
+        time=event.time,
+        tags=event.tags,
+        data=msgspec.Raw(event.payload),
+        actor=metadata.actor,
+        command_id=metadata.command_id,
+        correlation_id=metadata.correlation_id,
+        causation_id=metadata.causation_id,
     )

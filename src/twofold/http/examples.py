@@ -1,4 +1,4 @@
-"""In charge of examples: for any schema a value that fits it, and that a reader can start from."""
+"""Examples: for any schema a value that fits it, and that a reader can start from."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _DEEPEST = 8
 
 
 def example_of(schema: Any, shared: dict[str, Any], name: str = "text", depth: int = 0) -> Any:
-    """A value that fits `schema`. Optional fields are left out where they hold records, lest they never end."""
+    """A value that fits `schema`. Optional fields are left out below some depth, since a type may hold itself."""
     if "$ref" in schema:
         return example_of(shared[schema["$ref"].rpartition("/")[2]], shared, name, depth + 1)
     if schema.get("examples"):
@@ -26,8 +26,8 @@ def example_of(schema: Any, shared: dict[str, Any], name: str = "text", depth: i
     if schema.get("enum"):
         return schema["enum"][0]
     if "anyOf" in schema:
-        arms = sorted(schema["anyOf"], key=lambda arm: arm.get("type") == "null")
-        return example_of(arms[-1 if depth > _DEEPEST else 0], shared, name, depth + 1)
+        members = sorted(schema["anyOf"], key=lambda member: member.get("type") == "null")
+        return example_of(members[-1 if depth > _DEEPEST else 0], shared, name, depth + 1)
     kind = schema.get("type")
     if kind == "object":
         return _object(schema, shared, depth)
@@ -53,7 +53,7 @@ def _object(schema: Any, shared: dict[str, Any], depth: int) -> Any:
 
 def _array(schema: Any, shared: dict[str, Any], name: str, depth: int) -> Any:
     if "prefixItems" in schema:
-        return [example_of(each, shared, name, depth + 1) for each in schema["prefixItems"]]
+        return [example_of(item, shared, name, depth + 1) for item in schema["prefixItems"]]
     least = schema.get("minItems", 0)
     if depth > _DEEPEST or not isinstance(schema.get("items"), dict):
         return []
@@ -68,8 +68,7 @@ def _number(schema: Any) -> int:
 
 
 def _string(schema: Any, name: str) -> str:
-    told = _FORMATS.get(schema.get("format", ""))
-    if told is not None:
-        return told
+    if schema.get("format") in _FORMATS:
+        return _FORMATS[schema["format"]]
     text = f"{name.removesuffix('_id')}-1".replace("_", "-")
     return text[: schema.get("maxLength")].ljust(schema.get("minLength", 0), "x")

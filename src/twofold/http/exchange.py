@@ -1,4 +1,6 @@
-"""In charge of one request and its answer, as near to ASGI as may be: this is the road every command takes."""
+"""One HTTP request and its answer, close to ASGI because every command passes here, and the routes to handlers."""
+
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -16,7 +18,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ClientGone(Exception):
-    """The client left before it had sent all of its request: there is nobody to answer."""
+    """The client left before it had sent all of its request: no answer is needed."""
 
 
 class Exchange:
@@ -41,7 +43,7 @@ class Exchange:
 
     @property
     def query_string(self) -> bytes:
-        """What stands after the question mark, as it came."""
+        """The part after the question mark, as it was sent."""
         return self.scope.get("query_string") or b""
 
     def text(self, header: bytes) -> str | None:
@@ -51,7 +53,7 @@ class Exchange:
             return None
         if not value.isascii():
             name = header.decode().title()
-            raise InvalidMessage(f"The header {name} has other characters than ASCII. Send plain ones.", field=name)
+            raise InvalidMessage(f"The header {name} has characters other than ASCII. Send ASCII only.", field=name)
         return value.decode("ascii")
 
     @property
@@ -63,12 +65,12 @@ class Exchange:
         """The whole body. Refused as soon as more than `limit` bytes are announced or have come."""
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced[:20]) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
             body: bytes = message.get("body", b"")
             if len(body) > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             return body
         return await self._rest(message, limit)
 
@@ -79,7 +81,7 @@ class Exchange:
                 raise ClientGone
             parts += message.get("body", b"")
             if len(parts) > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if not message.get("more_body", False):
                 return bytes(parts)
             message = await self.receive()
@@ -90,16 +92,16 @@ class Exchange:
             pass
 
     async def json(self, body: bytes, more: Headers | None = None, status: int = 200) -> None:
-        """Answer with JSON that nobody may keep."""
+        """Answer with JSON that is not cached."""
         await self.answer(status, [_JSON, _FRESH, *(more or ())], body)
 
     async def problem(self, error: TwofoldError, reasons: list[str] | None = None) -> None:
-        """Answer with the problem an error stands for."""
+        """Answer with the problem details of an error."""
         problem = problem_of(error, reasons)
         await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(problem))
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Answer with a whole body (whose length alone is told to HEAD)."""
+        """Answer with a whole body (HEAD: with its length only)."""
         headers += HEADERS
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
@@ -108,7 +110,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def open(self, headers: Headers) -> None:
-        """Begin an answer that comes piece by piece."""
+        """Start an answer that is sent in pieces."""
         self.started = True
         await self.send({"type": "http.response.start", "status": 200, "headers": headers + HEADERS})
 
@@ -117,17 +119,36 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self) -> None:
-        """End an answer that came piece by piece."""
+        """End an answer that is sent in pieces."""
         await self.send({"type": "http.response.body", "body": b""})
 
 
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Route:
+    """The method that one path offers, and those that come with it."""
+
+    __slots__ = ("allow", "handle", "method")
+
+    def __init__(self, method: str, handle: Handler) -> None:
+        self.method = method
+        self.handle = handle
+        self.allow = "GET, HEAD, OPTIONS" if method == "GET" else f"{method}, OPTIONS"
+
+    def offers(self, method: str) -> bool:
+        """Whether `handle` answers a method; HEAD is GET without the body."""
+        return method == self.method or (method == "HEAD" and self.method == "GET")
+
+
 def _path_of(scope: Scope) -> str:
-    """The path as it was sent: an encoded letter is another path, so that no two spellings mean one thing."""
+    """The path as it was sent: an encoded letter makes another path, so that each path has one spelling."""
     raw: bytes | None = scope.get("raw_path")
     path = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root else path
 
 
-def _too_large(limit: int) -> HttpRefused:
-    return HttpRefused("too-large", f"A body has {limit} bytes at most. Send less at once.", close=True)
+def too_large(limit: int) -> HttpRefused:
+    """The error for a body of more than `limit` bytes."""
+    return HttpRefused("too-large", f"The body is larger than {limit} bytes. Send less at once.", close=True)

@@ -1,16 +1,11 @@
-"""In charge of `/health/live`, `/health/ready` and `/status`: how the process is, without flattery."""
-
-import asyncio
+"""`/health/live`, `/health/ready` and `/status`: how the process is doing."""
 
 import msgspec
 
-from twofold.app import App
 from twofold.errors import Unavailable
-from twofold.http.exchange import Exchange
-from twofold.http.limits import Deadlines, Limits, took_too_long
-from twofold.http.parameters import read_parameters
-from twofold.http.routing import Handler
-from twofold.http.streams import Streams, once_a_second
+from twofold.http.exchange import Exchange, Handler
+from twofold.http.streams import once_a_second
+from twofold.http.wire import Wire
 from twofold.status import Status
 
 _encode = msgspec.json.Encoder().encode
@@ -31,11 +26,11 @@ def live_handler() -> Handler:
     return handle
 
 
-def ready_handler(app: App, draining: asyncio.Event, limits: Limits, deadlines: Deadlines) -> Handler:
+def ready_handler(wire: Wire) -> Handler:
     """Says whether requests should be sent here: 503 with the reasons where they should not."""
 
     async def handle(exchange: Exchange) -> None:
-        reasons = ["This process is about to stop."] if draining.is_set() else await reasons_now()
+        reasons = ["This process is about to stop."] if wire.streams.draining.is_set() else await reasons_now()
         if reasons:
             await exchange.problem(Unavailable("Not ready: " + " ".join(reasons)), reasons)
         else:
@@ -43,7 +38,7 @@ def ready_handler(app: App, draining: asyncio.Event, limits: Limits, deadlines: 
 
     async def reasons_now() -> list[str]:
         try:
-            status = await deadlines.within(limits.request_seconds, app.status(), took_too_long)
+            status = await wire.in_time(wire.app.status())
         except Unavailable as error:
             return [str(error)]
         return [] if status.ready else status.problems or ["The app does not say why."]
@@ -51,19 +46,19 @@ def ready_handler(app: App, draining: asyncio.Event, limits: Limits, deadlines: 
     return handle
 
 
-def status_handler(app: App, limits: Limits, deadlines: Deadlines, streams: Streams) -> Handler:
+def status_handler(wire: Wire) -> Handler:
     """Tells the numbers of the app, once or once a second."""
 
     async def handle(exchange: Exchange) -> None:
-        read_parameters(exchange.query_string, {}, limits)
+        wire.parameters(exchange)
         if exchange.wants_stream:
-            await streams.serve(exchange, once_a_second(app.world, "status", read))
+            await wire.streams.serve(exchange, once_a_second(wire.app.world, "status", read))
         else:
-            await exchange.json(_encode(await deadlines.within(limits.request_seconds, read(), took_too_long)))
+            await exchange.json(_encode(await wire.in_time(read())))
 
     async def read() -> Status:
-        status = await app.status()
-        if not streams.draining.is_set():
+        status = await wire.app.status()
+        if not wire.streams.draining.is_set():
             return status
         leaving = [*status.problems, "This process is about to stop."]
         return msgspec.structs.replace(status, ready=False, problems=leaving)

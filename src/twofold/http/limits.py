@@ -1,4 +1,4 @@
-"""In charge of how much and how long: every limit of the wire, and what holds requests to them."""
+"""The limits of the wire (sizes, times, counts), and what enforces them: quotas and deadlines."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ T = TypeVar("T")
 AnyTask = asyncio.Task[object]
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes are bytes, times seconds, the rest counts."""
 
     body_bytes: int = 1_048_576
@@ -32,40 +32,40 @@ class Limits(msgspec.Struct, frozen=True):
     heartbeat_seconds: float = 15.0
 
 
-class Lane:
-    """Counts the requests under way of one kind, and turns away those beyond its share. Use it in `with`."""
+class Quota:
+    """Counts the requests of one kind that are in progress, and refuses those beyond its limit. Use it in `with`."""
 
-    def __init__(self, gate: "Gate", most: int) -> None:
-        self._gate = gate
-        self._most = most
-        self._busy = 0
+    def __init__(self, quotas: "Quotas", limit: int) -> None:
+        self._quotas = quotas
+        self._limit = limit
+        self._count = 0
 
     def __enter__(self) -> None:
-        if self._busy >= self._most or self._gate.busy >= self._gate.most:
-            raise Unavailable("Too many requests are under way. Send this one again in a moment.", retry_after=1.0)
-        self._busy += 1
-        self._gate.busy += 1
+        if self._count >= self._limit or self._quotas.count >= self._quotas.limit:
+            raise Unavailable("Too many requests are in progress. Send this one again in a moment.", retry_after=1.0)
+        self._count += 1
+        self._quotas.count += 1
 
     def __exit__(self, *_: object) -> None:
-        self._busy -= 1
-        self._gate.busy -= 1
+        self._count -= 1
+        self._quotas.count -= 1
 
 
-class Gate:
-    """Requests under way at once: commands may take all of the places, everything else leaves some of them free."""
+class Quotas:
+    """Requests in progress at once: commands may take all places, other requests leave some places free for them."""
 
     def __init__(self, limits: Limits) -> None:
-        self.most = limits.requests
-        self.busy = 0
-        self.commands = Lane(self, self.most)
-        self.reads = Lane(self, max(1, self.most - limits.reserved_for_commands))
+        self.limit = limits.requests
+        self.count = 0
+        self.commands = Quota(self, self.limit)
+        self.reads = Quota(self, max(1, self.limit - limits.reserved_for_commands))
 
 
 class Deadlines:
-    """Ends what takes too long.
+    """Cancels requests that take too long.
 
-    One look round every so often for all requests together: a timer for each would cost every command more than its
-    JSON does. So a deadline may be passed by up to `step` seconds.
+    One task checks all requests together: a timer for each would cost every command more than its JSON does. So a
+    request may exceed its deadline by up to `step` seconds.
     """
 
     def __init__(self, world: World, step: float) -> None:
@@ -104,7 +104,8 @@ class Deadlines:
 
 
 def took_too_long() -> Unavailable:
-    """What a caller is told whose request was ended: what became of it is not known."""
+    """The error for a request that was cancelled: whether it took effect is not known."""
     return Unavailable(
-        "This took too long and was given up. Send it again: a command takes effect once under one Idempotency-Key."
+        "The request took too long and was cancelled. Send it again: a command takes effect once under one "
+        "Idempotency-Key."
     )

@@ -3,7 +3,6 @@
 Label values are names of projections and policies, their partitions, and words of ours: nothing that callers send.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,11 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from twofold.app import App
-from twofold.http.exchange import Exchange
-from twofold.http.limits import Deadlines, Limits, took_too_long
-from twofold.http.parameters import read_parameters
-from twofold.http.routing import Handler
+from twofold.http.exchange import Exchange, Handler
+from twofold.http.wire import Wire
 from twofold.status import Status
 from twofold.synchronization.follower import BuildStatus, FollowerStatus
 
@@ -25,13 +21,13 @@ MOST_SERIES = 1_000
 _Told = tuple[Sequence[str], float]
 
 
-def metrics_handler(app: App, draining: asyncio.Event, limits: Limits, deadlines: Deadlines) -> Handler:
+def metrics_handler(wire: Wire) -> Handler:
     """What answers a scrape. Unavailable where a store is away: that the scrape fails is the alarm."""
 
     async def handle(exchange: Exchange) -> None:
-        read_parameters(exchange.query_string, {}, limits)
-        status = await deadlines.within(limits.request_seconds, app.status(), took_too_long)
-        text = exposition(status, leaving=draining.is_set())
+        wire.parameters(exchange)
+        status = await wire.in_time(wire.app.status())
+        text = exposition(status, leaving=wire.streams.draining.is_set())
         kind = (b"content-type", CONTENT_TYPE_LATEST.encode())
         await exchange.answer(200, [kind, (b"cache-control", b"no-store")], text)
 
@@ -41,11 +37,11 @@ def metrics_handler(app: App, draining: asyncio.Event, limits: Limits, deadlines
 def exposition(status: Status, *, leaving: bool = False) -> bytes:
     """The numbers of a status as Prometheus reads them."""
     registry = CollectorRegistry()
-    registry.register(_Measured(_metrics(status, leaving)))
+    registry.register(_StatusCollector(_metrics(status, leaving)))
     return generate_latest(registry)
 
 
-class _Measured(Collector):
+class _StatusCollector(Collector):
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
 

@@ -1,26 +1,28 @@
-"""In charge of the description of the wire: an OpenAPI 3.1 document made from the types, and from nothing else."""
+"""The description of the HTTP API: an OpenAPI 3.1 document made from the types only."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twofold.app import App, Receipt
+from twofold.codec.edge import MAX_INTEGER
 from twofold.errors import WiringError
 from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
-from twofold.http.event_routes import MOST_EVENTS, EventPage, ShownEvent
+from twofold.http.event_routes import MAX_EVENTS, EventPage, EventRecord
 from twofold.http.examples import example_of
 from twofold.http.health_routes import Health
 from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import (
-    MOST_ACTS,
-    SEVERAL,
+    MAX_ACTIONS,
+    REBUILD,
     VERBS,
-    Acts,
-    Begun,
-    Followed,
-    Following,
-    Several,
+    ActionList,
+    AllProjections,
+    NamesBody,
+    OneProjection,
+    RebuildStarted,
     followed_names,
 )
 from twofold.http.query_routes import QueryAnswer
@@ -28,13 +30,17 @@ from twofold.status import Status
 
 Json = dict[str, Any]
 
-MAX_INTEGER = 2**53
-
 _OPERATING = dict.fromkeys(
-    [Following, Followed, Acts, Begun, Several, *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer))]
+    [
+        *(AllProjections, OneProjection, ActionList, RebuildStarted, NamesBody),
+        *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer)),
+    ]
 )
+_READING_CODES = "400 403 431 503"
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
-_POSITION = {"Twofold-Position": {"description": "Up to where this knows the log.", "schema": {"type": "string"}}}
+_POSITION = {
+    "Twofold-Position": {"description": "The position up to which this knows the log.", "schema": {"type": "string"}}
+}
 _AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 _REPLAY = {
     "Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}}
@@ -46,12 +52,12 @@ def describe(app: App, limits: Limits) -> Json:
     commands = dict(app.wiring.commands)
     queries = {name: function.query for name, function in app.queries.by_name.items()}
     answers = {name: function.returns for name, function in app.queries.by_name.items()}
-    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, ShownEvent, *_OPERATING]
+    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, EventRecord, *_OPERATING]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
     except (TypeError, NotImplementedError) as error:
-        raise WiringError(f"A message type has no JSON Schema: {error}. Use types that JSON can tell.") from error
+        raise WiringError(f"A message type has no JSON Schema: {error}. Use types that JSON can express.") from error
     by_kind = iter(schemas)
     command_schemas = dict(zip(commands, by_kind, strict=False))
     query_schemas = {name: _resolved(next(by_kind), shared) for name in queries}
@@ -62,17 +68,17 @@ def describe(app: App, limits: Limits) -> Json:
     paths: Json = {}
     waits = names_to_wait_for(app)
     for name, kind in commands.items():
-        paths[f"/commands/{name}"] = {"post": _command(name, kind, command_schemas[name], shared, limits, waits)}
+        paths[f"/commands/{name}"] = _command(name, kind, command_schemas[name], shared, limits, waits)
     for name, kind in queries.items():
         answer = _answer(answer_schemas[name], shared)
-        paths[f"/queries/{name}"] = {"get": _query(name, kind, query_schemas[name], answer)}
-    paths |= _own_paths(parts, sorted(app.wiring.events)) | _operating_paths(parts, shared, app)
+        paths[f"/queries/{name}"] = _query(name, kind, query_schemas[name], answer)
+    paths |= _own_paths(parts, sorted(app.wiring.events)) | _projection_paths(parts, shared, app)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": " and ".join(module.name for module in app.wiring.modules[:3]) or "Twofold",
             "version": "1",
-            "summary": "Commands change things and answer with a receipt; queries answer from read models.",
+            "summary": "Commands change state and answer with a receipt. Queries answer from read models.",
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "paths": paths,
@@ -81,60 +87,56 @@ def describe(app: App, limits: Limits) -> Json:
     }
 
 
+def _operation(
+    name: str,
+    tag: str,
+    about: Json,
+    answer: Json,
+    codes: str,
+    parameters: Sequence[Json] = (),
+    body: Json | None = None,
+) -> Json:
+    """One operation, by its method. `codes` are the statuses of its problems; `about` has its `summary`."""
+    operation: Json = {"operationId": name, "tags": [tag], **about, "parameters": list(parameters)}
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": body}}
+    operation["responses"] = {"200": answer, **_problems(codes)}
+    return {"get" if body is None else "post": operation}
+
+
+def _parameter(name: str, place: str, schema: Json, **more: Any) -> Json:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema, **more}
+
+
+def _limit(most: int) -> Json:
+    return _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": most, "default": 100})
+
+
 def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits, waits: list[str]) -> Json:
     receipt = _json({"$ref": "#/components/schemas/Receipt"}, "The events are durable.")
     receipt["headers"] = _POSITION | _REPLAY
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "The command's id. Sent again under the same key, it takes effect once.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": limits.key_length, "pattern": "^[!-~]+$"},
-    }
-    wait_for = {
-        "name": WAIT_FOR,
-        "in": "query",
-        "required": False,
-        "explode": True,
-        "description": "Projections and policies that are to have taken the events before the receipt comes.",
-        "schema": {"type": "array", "minItems": 1, "items": _one_of(waits)},
-    }
-    return {
-        "operationId": f"command-{name}",
-        "tags": ["Commands"],
-        **_said(kind),
-        "parameters": [key, *([wait_for] if waits else [])],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema, "example": example_of(schema, shared)}},
-        },
-        "responses": {"200": receipt, **_problems("400 403 408 409 413 415 422 431 503")},
-    }
+    key = {"type": "string", "minLength": 1, "maxLength": limits.key_length, "pattern": "^[!-~]+$"}
+    once = "The command's id. Sent again under the same key, it takes effect once."
+    parameters = [_parameter("Idempotency-Key", "header", key, description=once)]
+    if waits:
+        names = {"type": "array", "minItems": 1, "items": _one_of(waits)}
+        text = "Projections and policies that must reach the events before the receipt is sent."
+        parameters.append(_parameter(WAIT_FOR, "query", names, explode=True, description=text))
+    body = {"schema": schema, "example": example_of(schema, shared)}
+    codes = "400 403 408 409 413 415 422 431 503"
+    return _operation(f"command-{name}", "Commands", _about(kind), receipt, codes, parameters, body)
 
 
 def _query(name: str, kind: type, schema: Json, answer: Json) -> Json:
-    parameters = [
-        {
-            "name": each.name,
-            "in": "query",
-            "required": each.required,
-            "schema": schema["properties"][each.name],
-            **({"style": "form", "explode": True} if each.many else {}),
-        }
-        for each in parameters_of(kind).values()
-    ]
-    parameters.append({"name": POSITION, "in": "query", "required": False, "schema": _TOKEN})
-    parameters.append({"name": "Twofold-Position", "in": "header", "required": False, "schema": _TOKEN})
-    return {
-        "operationId": f"query-{name}",
-        "tags": ["Queries"],
-        **_said(kind),
-        "parameters": parameters,
-        "responses": {
-            "200": _streamed(answer, "The answer; as a stream, event `answer` whenever it has become another."),
-            **_problems("400 403 404 431 503"),
-        },
-    }
+    parameters: list[Json] = []
+    for field in parameters_of(kind).values():
+        style = {"style": "form", "explode": True} if field.many else {}
+        parameter = _parameter(field.name, "query", schema["properties"][field.name], **style)
+        parameters.append({**parameter, "required": field.required})
+    parameters.append(_parameter(POSITION, "query", _TOKEN))
+    parameters.append(_parameter("Twofold-Position", "header", _TOKEN))
+    answered = _streamed(answer, "The answer; as a stream, event `answer` whenever it has changed.")
+    return _operation(f"query-{name}", "Queries", _about(kind), answered, "400 403 404 431 503", parameters)
 
 
 def _answer(schema: Json, shared: Json) -> Json:
@@ -143,98 +145,64 @@ def _answer(schema: Json, shared: Json) -> Json:
 
 
 def _own_paths(parts: Json, events: list[str]) -> Json:
-    def get(name: str, tag: str, summary: str, parameters: list[Json], answer: Json, codes: str) -> Json:
-        responses = {"200": answer, **_problems(codes)}
-        one = {"operationId": name, "tags": [tag], "summary": summary, "parameters": parameters, "responses": responses}
-        return {"get": one}
+    def repeated(name: str, items: Json, text: str) -> Json:
+        return _parameter(name, "query", {"type": "array", "items": items}, explode=True, description=text)
 
-    def several(name: str, items: Json, text: str) -> Json:
-        schema = {"type": "array", "items": items}
-        return {"name": name, "in": "query", "required": False, "schema": schema, "explode": True, "description": text}
-
-    limit = {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": 100}
     log_parameters = [
-        {"name": "after", "in": "query", "required": False, "schema": _TOKEN},
-        several("type", {"type": "string", "enum": events} if events else {"type": "string"}, "Any of these types."),
-        several("tag", {"type": "string", "pattern": "^[^:]+:.+$"}, "All of these tags, each `kind:value`."),
-        {"name": "limit", "in": "query", "required": False, "schema": limit},
+        _parameter("after", "query", _TOKEN),
+        repeated("type", _one_of(events), "Any of these types."),
+        repeated("tag", {"type": "string", "pattern": "^[^:]+:.+$"}, "All of these tags, each `kind:value`."),
+        _limit(MAX_EVENTS),
     ]
     page = _streamed(parts["EventPage"], "Events in order; as a stream, event `event` as the log grows.")
-    status = _streamed(parts["Status"], "The numbers; as a stream, event `status` once a second.", position=False)
-    health = _json(parts["Health"], "All is well.")
-    common = "403 431"
+    status = _streamed(parts["Status"], "The status; as a stream, event `status` once a second.", position=False)
+    health = _json(parts["Health"], "Yes.")
+    text = {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    def get(name: str, tag: str, summary: str, answer: Json, codes: str, parameters: Sequence[Json] = ()) -> Json:
+        return _operation(name, tag, {"summary": summary}, answer, codes, parameters)
+
     return {
-        "/events": get("events", "Log", "Read or follow the log", log_parameters, page, f"400 {common} 503"),
-        "/status": get("status", "Health", "How the app is doing", [], status, f"400 {common} 503"),
-        "/health/live": get("live", "Health", "Whether the process answers", [], health, f"400 {common}"),
-        "/health/ready": get("ready", "Health", "Whether to send requests here", [], health, f"400 {common} 503"),
+        "/events": get("events", "Log", "Read or follow the log", page, _READING_CODES, log_parameters),
+        "/status": get("status", "Health", "The status of the app", status, _READING_CODES),
+        "/metrics": get("metrics", "Health", "The metrics for Prometheus", text, _READING_CODES),
+        "/health/live": get("live", "Health", "Whether the process answers", health, "400 403 431"),
+        "/health/ready": get("ready", "Health", "Whether to send requests here", health, _READING_CODES),
     }
 
 
-def _operating_paths(parts: Json, shared: Json, app: App) -> Json:
-    """What operators ask and do. Without any follower there is only the list of them, which is empty."""
-
-    def one(
-        name: str, summary: str, parameters: list[Json], answer: Json, codes: str, body: type | None = None
-    ) -> Json:
-        described: Json = {
-            "operationId": name,
-            "tags": ["Projections"],
-            "summary": summary,
-            "parameters": parameters,
-            "responses": {"200": answer, **_problems(codes)},
-        }
-        if body is None:
-            return {"get": described}
-        example = example_of(parts[body.__name__], shared)
-        content = {"schema": parts[body.__name__], "example": _with_names(example, sorted(app.models))}
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
-        return {"post": described}
-
-    reading, doing = "400 403 404 431 503", "400 403 404 408 409 413 415 431 503"
-    paths = {
-        "/projections": one(
-            "projections", "How all that follows the log is doing", [], _json(parts["Following"], "All of it."), reading
-        ),
-        "/metrics": _metrics(),
-    }
+def _projection_paths(parts: Json, shared: Json, app: App) -> Json:
+    """What operators read and do. An app without followers has only the list of them, which is empty."""
     names = followed_names(app)
+    name = _parameter("name", "path", _one_of(names))
+
+    def read(word: str, summary: str, kind: type, text: str, parameters: Sequence[Json] = ()) -> Json:
+        answer = _json(parts[kind.__name__], text)
+        codes = _READING_CODES.replace("403", "403 404")
+        return _operation(word, "Projections", {"summary": summary}, answer, codes, parameters)
+
+    def do(word: str, summary: str, body: type, kind: type, text: str, parameters: Sequence[Json] = ()) -> Json:
+        example = _with_names(example_of(parts[body.__name__], shared), sorted(app.models))
+        content = {"schema": parts[body.__name__], "example": example}
+        answer, codes = _json(parts[kind.__name__], text), "400 403 404 408 409 413 415 431 503"
+        return _operation(word, "Projections", {"summary": summary}, answer, codes, parameters, content)
+
+    paths = {"/projections": read("projections", "All projections and policies", AllProjections, "All of them.")}
     if not names:
         return paths
-    name = {"name": "name", "in": "path", "required": True, "schema": _one_of(names)}
-    limit = {"type": "integer", "minimum": 1, "maximum": MOST_ACTS, "default": 100}
-    acts = [name, {"name": "limit", "in": "query", "required": False, "schema": limit}]
-    paths["/projections/{name}"] = one(
-        "projection", "How one projection or policy is doing", [name], _json(parts["Followed"], "This one."), reading
+    paths["/projections/{name}"] = read(
+        "projection", "One projection or policy", OneProjection, "This projection or policy.", [name]
     )
-    paths["/projections/{name}/acts"] = one(
-        "acts", "What operators did to it lately", acts, _json(parts["Acts"], "The oldest first."), reading
+    paths["/projections/{name}/actions"] = read(
+        "actions", "What operators did to it", ActionList, "The oldest first.", [name, _limit(MAX_ACTIONS)]
     )
-    paths[f"/projections/{SEVERAL}"] = one(
-        "rebuild-several",
-        "Build several projections in one pass over the log",
-        [],
-        _json(parts["Begun"], "Begun."),
-        doing,
-        Several,
+    paths[f"/projections/{REBUILD}"] = do(
+        "rebuild-several", "Rebuild several projections in one pass", NamesBody, RebuildStarted, "Started."
     )
     for word, verb in VERBS.items():
-        answer = _json(parts[verb.answer.__name__], "It is done.")
-        paths[f"/projections/{{name}}/{word}"] = one(word, verb.summary, [name], answer, doing, verb.body)
+        operation = do(word, verb.summary, verb.body, verb.answer, "Done.", [name])
+        paths[f"/projections/{{name}}/{word}"] = operation
     return paths
-
-
-def _metrics() -> Json:
-    text = {"description": "The numbers.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {
-        "get": {
-            "operationId": "metrics",
-            "tags": ["Health"],
-            "summary": "The numbers as Prometheus collects them",
-            "parameters": [],
-            "responses": {"200": text, **_problems("400 403 431 503")},
-        }
-    }
 
 
 def _one_of(names: list[str]) -> Json:
@@ -259,20 +227,20 @@ def _streamed(schema: Json, text: str, *, position: bool = True) -> Json:
 
 
 def _problems(codes: str) -> Json:
-    found: Json = {}
+    problems: Json = {}
     for code in codes.split():
         titles = [kind.title for kind in KINDS.values() if kind.status == int(code)]
-        found[code] = {
+        problems[code] = {
             "description": ", or: ".join(titles) + ".",
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         if code == "503":
-            found[code]["headers"] = _AFTER
-    return found
+            problems[code]["headers"] = _AFTER
+    return problems
 
 
-def _said(kind: type) -> Json:
-    """What the type's own docstring says; the one a dataclass gives itself says nothing."""
+def _about(kind: type) -> Json:
+    """The docstring of a type, unless it is the one that a dataclass generates."""
     text = inspect.cleandoc(kind.__doc__ or "")
     if not text or text.startswith(f"{kind.__name__}("):
         return {"summary": kind.__name__}
@@ -282,23 +250,23 @@ def _said(kind: type) -> Json:
 
 def _resolved(schema: Json, shared: Json) -> Json:
     reference = schema.get("$ref", "")
-    found: Json = shared.get(reference.rpartition("/")[2], schema)
-    return found
+    resolved: Json = shared.get(reference.rpartition("/")[2], schema)
+    return resolved
 
 
 def _tighten(schema: Any) -> None:
-    """Say what the edge demands of every message: no unknown fields, and no integer that some reader would round."""
+    """Add what every message must satisfy: no unknown fields, and no integer that some reader would round."""
     if isinstance(schema, list):
-        each: Any
-        for each in schema:  # pyright: ignore[reportUnknownVariableType]
-            _tighten(each)
+        item: Any
+        for item in schema:  # pyright: ignore[reportUnknownVariableType]
+            _tighten(item)
     if isinstance(schema, dict):
         _tighten_object(cast("Json", schema))
 
 
 def _tighten_object(schema: Json) -> None:
-    for each in schema.values():
-        _tighten(each)
+    for inner in schema.values():
+        _tighten(inner)
     if schema.get("type") == "object" and "properties" in schema:
         schema.setdefault("additionalProperties", False)
     elif schema.get("type") == "integer":

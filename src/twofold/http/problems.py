@@ -1,4 +1,4 @@
-"""In charge of what goes wrong as the caller sees it: problem details by RFC 9457, one kind per family of errors."""
+"""Errors as the caller sees them: problem details (RFC 9457), one kind for each family of errors."""
 
 import math
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from twofold.errors import (
 
 CONTENT_TYPE = b"application/problem+json"
 
-UNEXPECTED = Unavailable("Something went wrong here, and it has been logged. Send the same request again later.")
-"""Said of every error nobody foresaw: what it was is the log's to say, not the caller's to read."""
+UNEXPECTED = Unavailable("An unexpected error occurred and was logged. Send the same request again later.")
+"""Sent for every unexpected error: its details are in the log of the process, not in the answer."""
 
 
 class HttpRefused(Refused):
-    """The request breaks a rule of the wire: its method, its size, its type, its time, where it comes from."""
+    """The request breaks a rule of the HTTP API: its method, size, content type, time or origin."""
 
     def __init__(
         self, kind: str, message: str, *, field: str | None = None, close: bool = False, allow: str = ""
@@ -39,8 +39,8 @@ class HttpRefused(Refused):
             self.headers.append((b"allow", allow.encode()))
 
 
-class Kind(NamedTuple):
-    """One kind of problem: its status, its title, and what whoever gets it should do."""
+class ProblemKind(NamedTuple):
+    """One kind of problem: its status, its title, and what the client should do."""
 
     status: int
     title: str
@@ -48,19 +48,19 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "invalid-message": Kind(400, "The request is not valid", "Change what `field` names, then send it again."),
-    "undeclared-access": Kind(400, "The read model does not declare this access", "Ask in a declared way."),
-    "not-authorised": Kind(403, "This is not allowed", "Send it from where it may be sent."),
-    "unknown-message": Kind(404, "Nothing here has this name", "Look the name up in `/docs`."),
-    "method-not-allowed": Kind(405, "This method is not offered here", "Use one of those in `Allow`."),
-    "too-slow": Kind(408, "The request did not arrive in time", "Send it again, all of it."),
-    "conflict": Kind(409, "Others wrote first", "Nothing was written. Send the same request again."),
-    "too-large": Kind(413, "The body is too large", "Send less at once."),
-    "not-json": Kind(415, "The body is not JSON", "Send `Content-Type: application/json`."),
-    "rejected": Kind(422, "A rule of the domain says no", "Do not send it again; show `detail` to whoever asked."),
-    "command-id-reused": Kind(422, "The idempotency key was used before", "Use a new key for a new wish."),
-    "headers-too-large": Kind(431, "The headers are too large", "Send fewer or shorter headers."),
-    "unavailable": Kind(503, "Not now", "Send the same request again after `Retry-After` seconds."),
+    "invalid-message": ProblemKind(400, "The request is not valid", "Correct what `field` names, then send it again."),
+    "undeclared-access": ProblemKind(400, "The read model does not declare this access", "Use a declared access."),
+    "not-authorised": ProblemKind(403, "This is not allowed", "Send it from an allowed host or origin."),
+    "unknown-message": ProblemKind(404, "Not found", "Look up the name in `/docs`."),
+    "method-not-allowed": ProblemKind(405, "Method not allowed", "Use one of the methods in `Allow`."),
+    "too-slow": ProblemKind(408, "The request did not arrive in time", "Send the whole request again."),
+    "conflict": ProblemKind(409, "Another request wrote first", "Nothing was written. Send the same request again."),
+    "too-large": ProblemKind(413, "The body is too large", "Send less at once."),
+    "not-json": ProblemKind(415, "The body is not JSON", "Send `Content-Type: application/json`."),
+    "rejected": ProblemKind(422, "Rejected by a domain rule", "Show `detail` to the user. Do not send it again."),
+    "command-id-reused": ProblemKind(422, "The idempotency key was used before", "Use a new key for a new command."),
+    "headers-too-large": ProblemKind(431, "The headers are too large", "Send fewer or shorter headers."),
+    "unavailable": ProblemKind(503, "Not available now", "Send the same request again after `Retry-After` seconds."),
 }
 """Every kind of problem, by the last word of its `type`."""
 
@@ -76,9 +76,9 @@ _FAMILIES: dict[type[TwofoldError], str] = {
 }
 
 
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A problem as it is sent. `field` names the place, `code` the rule, `lag` the events a read model is behind,
-    `reasons` what keeps the process from being ready."""
+    `reasons` why the process is not ready."""
 
     type: str
     title: str
@@ -91,7 +91,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problem_of(error: TwofoldError, reasons: list[str] | None = None) -> Problem:
-    """An error as the problem its family stands for; one that has no family here is an unexpected one."""
+    """The problem of an error, by its family; an error of another family is an unexpected one."""
     kind = error.kind if isinstance(error, HttpRefused) else _kind_of(type(error))
     if kind is None:
         error, kind = UNEXPECTED, "unavailable"
@@ -99,10 +99,10 @@ def problem_of(error: TwofoldError, reasons: list[str] | None = None) -> Problem
     code = error.code if isinstance(error, Rejected) else None
     detail = (error.reason or error.code) if isinstance(error, Rejected) else str(error)
     return Problem(
-        f"/docs#problem-{kind}",
-        title,
-        status,
-        detail or title,
+        type=f"/docs#problem-{kind}",
+        title=title,
+        status=status,
+        detail=detail or title,
         field=error.field if isinstance(error, Refused) else None,
         code=code,
         lag=error.lag if isinstance(error, Unavailable) else None,
@@ -111,7 +111,7 @@ def problem_of(error: TwofoldError, reasons: list[str] | None = None) -> Problem
 
 
 def headers_of(error: TwofoldError, status: int) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to a problem besides its type: when to come back, which methods there are."""
+    """The headers of a problem besides its content type: when to retry, which methods are allowed."""
     if isinstance(error, HttpRefused):
         return error.headers
     if status == 503:
@@ -121,4 +121,4 @@ def headers_of(error: TwofoldError, status: int) -> list[tuple[bytes, bytes]]:
 
 
 def _kind_of(error: type[TwofoldError]) -> str | None:
-    return next((_FAMILIES[each] for each in error.__mro__ if each in _FAMILIES), None)
+    return next((_FAMILIES[family] for family in error.__mro__ if family in _FAMILIES), None)

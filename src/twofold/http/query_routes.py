@@ -1,4 +1,4 @@
-"""In charge of `GET /queries/<name>`: a query in, an answer out, once or whenever it has become another."""
+"""`GET /queries/<name>`: takes a query, answers it once, or as a stream whenever the answer has changed."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -8,18 +8,17 @@ import msgspec
 
 from twofold.app import Answer, App
 from twofold.domain.events import Position
-from twofold.http.exchange import Exchange
-from twofold.http.limits import Deadlines, Lane, Limits, took_too_long
-from twofold.http.parameters import POSITION, Parameter, parameters_of, read_parameters
-from twofold.http.routing import Handler
-from twofold.http.streams import Frames, Streams, frame
+from twofold.http.exchange import Exchange, Handler
+from twofold.http.parameters import POSITION, QueryParameter, parameters_of
+from twofold.http.streams import Frames, frame
+from twofold.http.wire import Wire
 
 _encode = msgspec.json.Encoder().encode
 
 
 class QueryAnswer(msgspec.Struct, frozen=True):
-    """An answer as it is sent. `position` and `token` say up to where it knows the log; `parked` names the keys set
-    aside in the read models it rests on, whose rows may be older."""
+    """An answer as it is sent. `position` and `token` say up to where it knows the log; `parked` names the parked keys
+    of its read models, whose rows may be older."""
 
     answer: Any
     position: Position
@@ -27,23 +26,24 @@ class QueryAnswer(msgspec.Struct, frozen=True):
     parked: list[str]
 
 
-def query_handler(app: App, name: str, limits: Limits, lane: Lane, deadlines: Deadlines, streams: Streams) -> Handler:
-    """What answers a query of one type. WiringError if its fields cannot be written in a query string."""
+def query_handler(wire: Wire, name: str) -> Handler:
+    """Handles queries of one type. WiringError if its fields cannot be written in a query string."""
+    app = wire.app
     kind = app.queries.by_name[name].query
-    known = parameters_of(kind) | {POSITION: Parameter(POSITION)}
+    known = parameters_of(kind) | {POSITION: QueryParameter(POSITION)}
 
     async def handle(exchange: Exchange) -> None:
-        fields = read_parameters(exchange.query_string, known, limits)
+        fields = wire.parameters(exchange, known)
         position: str | None = fields.pop(POSITION, None)
         if position is None:
             position = exchange.text(b"twofold-position")
         query = app.messages.convert_request(kind, fields)
         if exchange.wants_stream:
-            await streams.serve(exchange, _answers(app, query, position))
+            await wire.streams.serve(exchange, _answers(app, query, position))
             return
-        with lane:
-            answer = await deadlines.within(limits.request_seconds, app.ask(query, position=position), took_too_long)
-        await exchange.json(_encode(_shown(answer)), [(b"twofold-position", answer.token.encode())])
+        with wire.quotas.reads:
+            answer = await wire.in_time(app.ask(query, position=position))
+        await exchange.json(_encode(_sent(answer)), [(b"twofold-position", answer.token.encode())])
 
     return handle
 
@@ -53,8 +53,8 @@ async def _answers(app: App, query: object, position: str | None) -> Frames:
         await app.ask(query, position=position)
     async with aclosing(cast("Any", app.live(query))) as answers:
         async for answer in cast("AsyncIterator[Answer]", answers):
-            yield frame("answer", _shown(answer))
+            yield frame("answer", _sent(answer))
 
 
-def _shown(answer: Answer) -> QueryAnswer:
+def _sent(answer: Answer) -> QueryAnswer:
     return QueryAnswer(answer.value, answer.position, answer.token, answer.parked)

@@ -1,4 +1,4 @@
-"""In charge of whom the wire trusts: the hosts it answers to, the pages that may send, what its own pages may do."""
+"""Which requests are trusted: the hosts to answer to, the origins that may send, and what our own pages may do."""
 
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ HEADERS = [
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-"""What every answer carries, ours and those of mounted pages that do not say otherwise."""
+"""The headers of every answer, also of mounted pages that do not set them themselves."""
 
 _SINGLE = frozenset(
     b"host content-length content-type content-encoding idempotency-key origin sec-fetch-site twofold-position "
@@ -31,18 +31,18 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """Whom the wire answers.
+    """Which requests are answered.
 
-    `hosts` are the names a request may be addressed to; without them those of this machine where the request came in
-    on a loopback address (against names of other sites that are made to point here), and any elsewhere. `origins` are
-    the sites, beside the very host asked, whose pages may send commands: `https://shop.example`.
+    `hosts` are the names that a request may be addressed to. Without them, requests on a loopback address must use a
+    name of this machine (against DNS rebinding), and all others may use any name. `origins` are the sites, beside the
+    host itself, whose pages may send commands: `https://shop.example`.
     """
 
     hosts: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
 
     def check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """InvalidMessage or NotAuthorised where a request is not addressed to us, or comes from another site's page."""
+        """InvalidMessage or NotAuthorised for a request to another host, or from a page of another site."""
         if len(headers) != len(scope["headers"]):
             _check_single(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
@@ -61,23 +61,23 @@ class Trust(msgspec.Struct, frozen=True):
                 return
             hosts = LOOPBACK_NAMES
         if not host and scope.get("http_version", "1.1") != "1.0":
-            raise InvalidMessage("The header Host is missing. Send the name this server is reached by.", field="Host")
+            raise InvalidMessage("The header Host is missing. Send the host name of this server.", field="Host")
         if _name_of(host) not in hosts:
             raise NotAuthorised(
-                "This server does not answer to that Host. Use one of its names, or add yours to the allowed hosts.",
+                "This server does not answer to that Host. Use one of its names, or add this one to the allowed hosts.",
                 field="Host",
             )
 
     def _check_origin(self, origin: bytes | None, site: bytes | None, host: str) -> None:
-        told = "" if origin is None else origin.decode("latin-1")
-        if told in self.origins:
+        url = "" if origin is None else origin.decode("latin-1")
+        if url in self.origins:
             return
-        parts = _split(told)
+        parts = _split(url)
         own = parts is not None and parts[0] in ("http", "https") and parts[1].lower() == host.lower() != ""
         if (origin is not None and not own) or site == b"cross-site":
             raise NotAuthorised(
-                "This was sent by a page of another site. Send it from a page of this one, or add that site to the "
-                "allowed origins.",
+                "A page of another site sent this request. Send it from a page of this site, or add that site to "
+                "the allowed origins.",
                 field="Origin",
             )
 
@@ -91,8 +91,8 @@ def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
     seen: set[bytes] = set()
     for name, _ in headers:
         if name in seen and name in _SINGLE:
-            shown = name.decode("latin-1").title()
-            raise InvalidMessage(f"The header {shown} stands twice. Send it once.", field=shown)
+            field = name.decode("latin-1").title()
+            raise InvalidMessage(f"The header {field} is repeated. Send it once.", field=field)
         seen.add(name)
 
 

@@ -1,6 +1,7 @@
-"""In charge of a process that serves an app: its address, its signals, a stop that leaves nobody without an answer."""
+"""A process that serves an app: its address, its signals, and a stop that lets requests in progress finish."""
 
 import asyncio
+import errno
 import gc
 import socket
 from collections.abc import Callable, Generator, Mapping
@@ -13,13 +14,13 @@ from starlette.types import ASGIApp
 from twofold.app import App
 from twofold.errors import WiringError
 from twofold.http import asgi
+from twofold.http.api import Api
 from twofold.http.connection import connection_with
 from twofold.http.limits import Limits
-from twofold.http.routes import Api
 from twofold.http.security import Trust, is_loopback
 
 Started = Callable[[str], None]
-"""Called once with the address of the server, `http://127.0.0.1:8000`, when it answers."""
+"""Called once with the address of the server, `http://127.0.0.1:8000`, when it accepts requests."""
 
 
 async def serve(
@@ -36,9 +37,9 @@ async def serve(
 ) -> None:
     """Start `app`, serve it until SIGTERM or SIGINT, and stop it again.
 
-    On the signal readiness turns 503 and streams end; after `notice_seconds` (time for a load balancer to look away) no
-    connection is taken any more, requests under way finish, and the app stops. A second signal does not wait.
-    WiringError where the address is taken, or is open to others without `expose`. `port` 0 takes a free one.
+    On the signal readiness turns 503 and streams end. After `notice_seconds` (time for a load balancer to notice) the
+    server accepts no more connections, requests in progress finish, and the app stops. A second signal does not wait.
+    WiringError where the address is in use, or is open to others without `expose`. `port` 0 takes a free one.
     """
     limits = limits or Limits()
     api = asgi(app, mounts, limits=limits, trust=trust)
@@ -54,7 +55,7 @@ async def serve(
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                # Until then every request under way has met its own deadline.
+                # By then every request in progress has reached its own deadline.
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.request_seconds) + 1,
             )
             server = _Server(config, api, notice_seconds, started)
@@ -75,7 +76,7 @@ def run(
     notice_seconds: float = 0.0,
     started: Started | None = None,
 ) -> None:
-    """`serve`, on the fastest event loop there is here. Returns when the server has stopped."""
+    """`serve`, on the fastest event loop that is installed. Returns when the server has stopped."""
     with resting_modules(), fast_runner() as runner:
         runner.run(
             serve(
@@ -94,10 +95,10 @@ def run(
 
 @contextmanager
 def resting_modules() -> Generator[None]:
-    """Keep what is imported by now out of the garbage collector's way: it is there for good.
+    """Exclude from garbage collection what is imported by now: it is never freed.
 
-    Else each full collection walks through all of it, for a tenth of a second in an app with large libraries, and
-    commands and answers wait that long.
+    Otherwise each full collection scans all of it, for a tenth of a second in an app with large libraries, and commands
+    and answers wait that long.
     """
     gc.collect()
     gc.freeze()
@@ -108,21 +109,21 @@ def resting_modules() -> Generator[None]:
 
 
 def fast_runner() -> asyncio.Runner:
-    """A runner on the fastest event loop there is here."""
+    """A runner on the fastest event loop that is installed."""
     return asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory())
 
 
 def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
-    """A socket on an address. WiringError, with the cure, where it is taken, unknown, or open to others unasked."""
+    """A socket on an address. WiringError, with the cure, if it is in use, unknown, or open to others."""
     if not expose and not is_loopback(host):
         raise WiringError(
-            f"{host} can be reached from other machines, and there is no authentication yet: whoever reaches it may do "
-            "everything. Bind to 127.0.0.1, or say expose=True (`--expose`) behind a proxy that checks who asks."
+            f"{host} can be reached from other machines, and there is no authentication yet: every client may do "
+            "everything. Bind to 127.0.0.1, or set expose=True (`--expose`) behind a proxy that authenticates."
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise WiringError(f"There is no address '{host}' here ({error.strerror}). Use 127.0.0.1.") from error
+        raise WiringError(f"This machine has no address '{host}' ({error.strerror}). Use 127.0.0.1.") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,32 +131,36 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise WiringError(
-            f"Port {port} of {host} cannot be had ({error.strerror}). Stop what uses it, or choose another port."
-        ) from error
+        raise WiringError(_port_problem(host, port, error)) from error
     listener.setblocking(False)
     return listener
 
 
+def _port_problem(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is in use. Stop the process that uses it, or choose another port."
+    return f"Cannot listen on port {port} of {host} ({error.strerror}). Choose another port or address."
+
+
 class _Server(uvicorn.Server):
-    """Uvicorn's, with a stop in the order that `serve` promises, after which the process goes on."""
+    """Uvicorn's server, with a stop in the order that `serve` promises, after which the process goes on."""
 
     def __init__(self, config: uvicorn.Config, api: Api, notice: float, started: Started | None) -> None:
         super().__init__(config)
         self._api = api
         self._notice = notice
-        self._tell = started
+        self._started = started
         self._loop = asyncio.get_running_loop()
         self._stopping = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._tell is not None and sockets:
+        if self._started is not None and sockets:
             host, port = sockets[0].getsockname()[:2]
-            self._tell(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            self._started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Runs as a signal handler, anywhere in the loop's own code.
+        # Runs as a signal handler, at any point of the loop's own code.
         self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""In charge of server-sent events: who may have a stream, keeping it alive, and ending it when either side leaves."""
+"""Server-sent events: how many streams there may be, heartbeats, and the end when either side leaves."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,11 +15,11 @@ from twofold.world import World
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # Some proxies hold answers back to send them in one piece.
+    # Some proxies buffer answers to send them in one piece.
     (b"x-accel-buffering", b"no"),
 ]
 OPENING = b"retry: 2000\n\n"
-HEARTBEAT = b": still here\n\n"
+HEARTBEAT = b": heartbeat\n\n"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,7 +27,7 @@ Frames = AsyncGenerator[bytes, None]
 
 
 def frame(event: str, data: object, token: str | None = None) -> bytes:
-    """One server-sent event; `token` is what the browser sends back as Last-Event-ID when it comes again."""
+    """One server-sent event; `token` is what the browser sends as Last-Event-ID when it reconnects."""
     head = b"" if token is None else b"id: %s\n" % token.encode()
     return b"%sevent: %s\ndata: %s\n\n" % (head, event.encode(), _encode(data))
 
@@ -44,9 +44,9 @@ class Streams:
         self.draining = asyncio.Event()
 
     async def serve(self, exchange: Exchange, frames: Frames) -> None:
-        """Send `frames` until they end, the client leaves or reads too slowly, or the process is about to stop.
+        """Send `frames` until they end, the client leaves or reads too slowly, or the process stops.
 
-        The first frame is awaited before anything is sent, so that a request that cannot be met gets its problem.
+        The first frame is awaited before anything is sent, so that a request that fails gets its problem.
         """
         slot = self._take(exchange.client)
         tasks: list[asyncio.Task[None]] = []
@@ -72,7 +72,7 @@ class Streams:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             await frames.aclose()
         for outcome in outcomes:
-            # A reader that is too slow is no error of ours: the answer stays unfinished, which cuts the connection.
+            # A client that reads too slowly is not our error: the answer stays unfinished, which closes the connection.
             if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
                 raise outcome
 
@@ -116,7 +116,7 @@ class Streams:
         if self.draining.is_set():
             raise _leaving()
         if self.open >= self._limits.streams:
-            raise Unavailable("Too many streams are open here. Come again later, or ask without a stream.")
+            raise Unavailable("Too many streams are open. Try again later, or ask without a stream.")
         if self._clients.get(client, 0) >= self._limits.streams_per_client:
             raise Unavailable("Too many streams are open from your address. Close some, or ask without a stream.")
         self.open += 1
@@ -133,11 +133,11 @@ class Streams:
 
 
 def _leaving() -> Unavailable:
-    return Unavailable("This process is about to stop. Come again: another one answers, or this one anew.")
+    return Unavailable("This process is about to stop. Send the request again.")
 
 
 async def once_a_second(world: World, event: str, read: Any) -> Frames:
-    """What `read` says, as frames: now, and again each second."""
+    """The result of `read` as frames: now, and again every second."""
     while True:
         yield frame(event, await read())
         await world.sleep(1.0)

@@ -1,4 +1,4 @@
-"""In charge of `/openapi.json`, and of `/docs`: the page that shows it, whole without a network or inline code."""
+"""`/openapi.json`, and `/docs`: the page that shows it, without other servers and without inline code."""
 
 import json
 import shlex
@@ -10,9 +10,8 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from twofold.http.examples import example_of
-from twofold.http.exchange import Exchange
+from twofold.http.exchange import Exchange, Route
 from twofold.http.problems import KINDS
-from twofold.http.routing import Route
 
 _HERE = Path(__file__).parent
 
@@ -20,7 +19,7 @@ Json = dict[str, Any]
 
 
 def docs_routes(document: Json) -> dict[str, Route]:
-    """The routes of the description, made once: nothing in it changes while the process runs."""
+    """The routes of the description. It is rendered once: it does not change while the process runs."""
     script = (_HERE / "docs.js").read_bytes()
     style = (_HERE / "docs.css").read_bytes()
     return {
@@ -49,7 +48,7 @@ def page_of(document: Json) -> bytes:
         for path, offered in document["paths"].items()
         for method, operation in offered.items()
     ]
-    groups = [(tag["name"], [each for each in operations if each["tag"] == tag["name"]]) for tag in document["tags"]]
+    groups = [(tag["name"], [one for one in operations if one["tag"] == tag["name"]]) for tag in document["tags"]]
     page = environment.get_template("page.html").render(
         info=document["info"],
         groups=[group for group in groups if group[1]],
@@ -62,16 +61,16 @@ def page_of(document: Json) -> bytes:
 def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     answer = operation["responses"]["200"]["content"]
-    told = answer.get("application/json") or next(iter(answer.values()))
+    content = answer.get("application/json") or next(iter(answer.values()))
     parameters = [
         {
-            **each,
-            "kind": _kind(each["schema"]),
-            "text": each.get("description") or each["schema"].get("description", ""),
-            # A path is none without its parts, so they are filled in.
-            "value": example_of(each["schema"], shared, each["name"]) if each["in"] == "path" else "",
+            **parameter,
+            "kind": _kind(parameter["schema"]),
+            "text": parameter.get("description") or parameter["schema"].get("description", ""),
+            # A path needs all its parts, so the page fills them in.
+            "value": example_of(parameter["schema"], shared, parameter["name"]) if parameter["in"] == "path" else "",
         }
-        for each in operation["parameters"]
+        for parameter in operation["parameters"]
     ]
     example = _pretty(body["example"]) if body else ""
     return {
@@ -85,8 +84,8 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
         "parameters": parameters,
         "body": _pretty(_resolve(body["schema"], shared)) if body else "",
         "example": example,
-        "answer": _pretty(_resolve(told["schema"], shared)),
-        "answer_example": _pretty(example_of(told["schema"], shared)),
+        "answer": _pretty(_resolve(content["schema"], shared)),
+        "answer_example": _pretty(example_of(content["schema"], shared)),
         "streams": "text/event-stream" in answer,
         "curl": _curl(path, method.upper(), parameters, body["example"] if body else None, shared),
         "problems": [code for code in operation["responses"] if code != "200"],
@@ -94,15 +93,15 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
 
 
 def _curl(path: str, method: str, parameters: list[Json], example: Any, shared: Json) -> str:
-    """A line to paste; `$HOST` stands for the address of the server, which the page fills in."""
-    for each in parameters:
-        if each["in"] == "path":
-            path = path.replace(f"{{{each['name']}}}", quote(each["value"], safe=""))
+    """A command for a shell; the page replaces `$HOST` by the address of the server."""
+    for parameter in parameters:
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", quote(parameter["value"], safe=""))
     if method == "POST":
         sent = shlex.quote(json.dumps(example, ensure_ascii=False))
         return f"curl -H 'Content-Type: application/json' -d {sent} $HOST{path}"
-    required = [each for each in parameters if each["required"] and each["in"] == "query"]
-    given = [f"--data-urlencode {shlex.quote(_pair(each, shared))}" for each in required]
+    required = [one for one in parameters if one["required"] and one["in"] == "query"]
+    given = [f"--data-urlencode {shlex.quote(_pair(one, shared))}" for one in required]
     return " ".join(["curl", *(["-G", *given] if given else []), f"$HOST{path}"])
 
 
@@ -113,13 +112,13 @@ def _pair(parameter: Json, shared: Json) -> str:
 
 
 def _resolve(schema: Json, shared: Json) -> Json:
-    found: Json = shared.get(schema.get("$ref", "").rpartition("/")[2], schema)
-    return found
+    resolved: Json = shared.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    return resolved
 
 
 def _kind(schema: Json) -> str:
     if "anyOf" in schema:
-        return " or ".join(_kind(each) for each in schema["anyOf"])
+        return " or ".join(_kind(member) for member in schema["anyOf"])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":

@@ -82,7 +82,7 @@ function build({ name, generation, state, lag, seconds_left: left, parked: aside
     ? { id, text: `${name}: generation ${generation} is being built, ${behind}${apart}.`, actions: [
         { label: "Switch to it", name, verb: "switch", body: { generation }, disabled: lag > 0 }, drop] }
     : { id, text: `${name}: generation ${generation} served before and is kept, ${behind}${apart}.`, actions: [
-        { label: "Go back to it", name, verb: "back", body: {}, disabled: lag > 0 }, drop] };
+        { label: "Go back to it", name, verb: "switch-back", body: {}, disabled: lag > 0 }, drop] };
 }
 
 function parked({ name, kind, parked: keys }) {

@@ -1,0 +1,196 @@
+"""The ASGI application: finds the route of a request, answers, and turns errors into problem details."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import starlette.routing
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from twofold.errors import TwofoldError, UnknownMessage
+from twofold.http.command_routes import command_handler
+from twofold.http.docs import docs_routes
+from twofold.http.event_routes import events_handler
+from twofold.http.exchange import ClientGone, Exchange, Route, too_large
+from twofold.http.health_routes import live_handler, ready_handler, status_handler
+from twofold.http.limits import took_too_long
+from twofold.http.metrics import metrics_handler
+from twofold.http.openapi import describe
+from twofold.http.problems import UNEXPECTED, HttpRefused
+from twofold.http.projection_routes import projection_routes
+from twofold.http.query_routes import query_handler
+from twofold.http.security import HEADERS, Trust
+from twofold.http.wire import Wire
+
+_OURS = frozenset(
+    {"commands", "queries", "events", "projections", "status", "health", "metrics", "openapi.json", "docs"}
+)
+"""First words of paths that no mounted page may use, so that a misspelt command gets a problem, not a page."""
+
+log = logging.getLogger("twofold.http")
+
+
+class Api:
+    """An app over HTTP, as an ASGI application. After `drain` it is no longer ready, and its streams end."""
+
+    def __init__(self, wire: Wire, mounts: Mapping[str, ASGIApp], trust: Trust) -> None:
+        self.wire = wire
+        self._trust = trust
+        self._routes = _routes(wire)
+        self._pages = self._make_pages(mounts)
+
+    def drain(self) -> None:
+        """Not ready from now on; streams end. Requests in progress go on."""
+        self.wire.streams.draining.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "Web sockets are not supported."})
+        else:
+            await self._answer(Exchange(scope, receive, send))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._dispatch(exchange)
+        except TwofoldError as error:
+            await self._fail(exchange, error)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            # A server that has waited long enough cancels this task while the caller still waits.
+            await self._fail(exchange, took_too_long())
+            raise
+        except Exception:
+            log.exception("%s %s failed", exchange.method, exchange.path)
+            await self._fail(exchange, UNEXPECTED)
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        self._trust.check(exchange.scope, exchange.headers)
+        limit = self.wire.limits.header_bytes
+        if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > limit:
+            raise HttpRefused("headers-too-large", f"The headers are larger than {limit} bytes together.", close=True)
+        route = self._routes.get(exchange.path)
+        if route is None:
+            if exchange.path.partition("/")[2].partition("/")[0] in _OURS:
+                raise _not_found()
+            await self._answer_page(exchange)
+        elif route.offers(exchange.method):
+            await route.handle(exchange)
+        elif exchange.method == "OPTIONS":
+            await exchange.answer(204, [(b"allow", route.allow.encode())], b"")
+        else:
+            raise HttpRefused("method-not-allowed", f"Allowed methods: {route.allow}.", allow=route.allow)
+
+    async def _fail(self, exchange: Exchange, error: TwofoldError) -> None:
+        if exchange.started:
+            # Too late for a status: the answer stays unfinished, and the server closes the connection.
+            log.warning("%s %s was interrupted: %s", exchange.method, exchange.path, error)
+        else:
+            await exchange.problem(error)
+
+    # ------------------------------------------------------------------------------------------------ mounted pages
+
+    def _make_pages(self, mounts: Mapping[str, ASGIApp]) -> starlette.routing.Router:
+        # People leave out the last slash. Without a redirect the pages at "/" would answer "not found".
+        routes: list[starlette.routing.BaseRoute] = [
+            starlette.routing.Route(path, RedirectResponse(f"{path}/")) for path in mounts
+        ]
+        routes += [starlette.routing.Mount(path, page) for path, page in mounts.items()]
+        app = self.wire.app
+        if app.pages is not None:
+            routes.append(starlette.routing.Mount("/", app.pages(app)))
+        return starlette.routing.Router(routes, redirect_slashes=False, default=_no_page)
+
+    async def _answer_page(self, exchange: Exchange) -> None:
+        """Let a mounted page answer, within our limits; if it fails, answer with a problem."""
+        response = MountedResponse(exchange, self.wire.limits.body_bytes)
+        with self.wire.quotas.reads:
+            answering = asyncio.ensure_future(self._pages(exchange.scope, response.receive, response.send))
+            answering.add_done_callback(lambda _: response.started.set())
+            try:
+                await self.wire.in_time(response.started.wait())
+            except BaseException:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+                raise
+        try:
+            await answering
+        except asyncio.CancelledError:
+            answering.cancel()
+            raise
+        if response.error_status:
+            raise RuntimeError(f"A page answered with status {response.error_status} and raised no error.")
+
+    # ------------------------------------------------------------------------------------------------- any server
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        """Start and stop the app with a server that speaks the lifespan protocol."""
+        app = self.wire.app
+        await receive()
+        try:
+            await app.start()
+        except TwofoldError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.drain()
+        await app.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class MountedResponse:
+    """The response of a mounted page: it gets our headers, and no 5xx other than 503 is sent."""
+
+    def __init__(self, exchange: Exchange, limit: int) -> None:
+        self._exchange = exchange
+        self._left = self._limit = limit
+        self.started = asyncio.Event()
+        self.error_status = 0
+
+    async def receive(self) -> Message:
+        message = await self._exchange.receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise too_large(self._limit)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if message["status"] >= 500 and message["status"] != 503:
+                self.error_status = message["status"]
+                return
+            given: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            own = [(name, value) for name, value in HEADERS if name not in names]
+            message = {**message, "headers": given + own}
+            self._exchange.started = True
+            self.started.set()
+        if not self.error_status:
+            await self._exchange.send(message)
+
+
+def _routes(wire: Wire) -> dict[str, Route]:
+    app = wire.app
+    return {
+        **{f"/commands/{name}": Route("POST", command_handler(wire, name)) for name in app.wiring.commands},
+        **{f"/queries/{name}": Route("GET", query_handler(wire, name)) for name in app.queries.by_name},
+        **projection_routes(wire),
+        "/events": Route("GET", events_handler(wire)),
+        "/status": Route("GET", status_handler(wire)),
+        "/metrics": Route("GET", metrics_handler(wire)),
+        "/health/live": Route("GET", live_handler()),
+        "/health/ready": Route("GET", ready_handler(wire)),
+        **docs_routes(describe(app, wire.limits)),
+    }
+
+
+async def _no_page(scope: Scope, receive: Receive, send: Send) -> None:
+    raise _not_found()
+
+
+def _not_found() -> UnknownMessage:
+    return UnknownMessage("Not found. `/docs` lists the paths of the API.")
