@@ -1,4 +1,4 @@
-"""In a real browser the console shows what waits for somebody, and does what its buttons say."""
+"""In a real browser the console shows which actions are needed, and its buttons do them."""
 
 import asyncio
 import socket
@@ -46,71 +46,71 @@ async def site(app: App) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def window(browser: Browser, site: str) -> AsyncIterator[Window]:
-    """The console; whatever the browser complains of fails the test, but for the question that breaks on purpose."""
+    """The console; any complaint of the browser fails the test, except for the query that fails on purpose."""
     context = await browser.new_context(base_url=site)
     window = Window(await context.new_page())
     await window.page.route("**/queries/**", lambda route: route.abort())
     yield window
     await context.close()
-    assert [each for each in window.complaints if "ERR_FAILED" not in each] == []
+    assert [complaint for complaint in window.complaints if "ERR_FAILED" not in complaint] == []
 
 
-async def test_a_healthy_app_waits_for_nobody(window: Window) -> None:
+async def test_a_healthy_app_needs_no_action(window: Window) -> None:
     await window.page.goto("/console/")
-    await expect(window.page.locator("#state")).to_have_text("all well")
+    await expect(window.page.locator("#state")).to_have_text("ready")
     await expect(window.page.locator("#work")).to_be_hidden()
 
 
-async def test_a_parked_key_is_tried_again_until_what_failed_is_mended(
+async def test_a_parked_key_is_retried_until_its_fold_works(
     window: Window, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = window.page
     await page.goto("/console/")
     for cents in (5, 6):
         await app.send(Deposit("poison", cents))
-    row = page.locator("#work-list li", has_text="balances set poison aside at event #2: ValueError")
-    await expect(row).to_contain_text("1 more wait behind it")
-    await expect(page.locator("#followers li", has_text="balances")).to_contain_text("up to date, 1 set aside")
-    await row.get_by_role("button", name="Try again").click()
-    await expect(page.locator("#work-said")).to_contain_text("balances: It is parked at position 2: ValueError")
+    row = page.locator("#work-list li", has_text="balances: key poison is parked at event #2: ValueError")
+    await expect(row).to_contain_text("1 more event waits behind it")
+    await expect(page.locator("#followers li", has_text="balances")).to_contain_text("up to date, 1 parked")
+    await row.get_by_role("button", name="Retry").click()
+    await expect(page.locator("#work-result")).to_contain_text("balances: It is parked at position 2: ValueError")
     await expect(row).to_be_visible()
     monkeypatch.setattr(bank, "POISONED", set())
-    await row.get_by_role("button", name="Try again").click()
-    await expect(page.locator("#work-said")).to_have_text("balances: It is up to date.")
+    await row.get_by_role("button", name="Retry").click()
+    await expect(page.locator("#work-result")).to_have_text("balances: It is up to date.")
     await expect(row).to_have_count(0)
     assert (await app.ask(BalanceOf("poison"))).value.cents == 11
 
 
-async def test_what_cannot_be_undone_takes_two_clicks(window: Window, app: App) -> None:
+async def test_an_action_that_cannot_be_undone_takes_two_clicks(window: Window, app: App) -> None:
     page = window.page
     await app.send(Deposit("poison", 5))
     await page.goto("/console/")
-    row = page.locator("#work-list li", has_text="balances set poison aside")
-    await row.get_by_role("button", name="Pass over it").click()
-    await row.get_by_role("button", name="Try again").focus()
-    await expect(row.get_by_role("button", name="Pass over it", exact=True)).to_be_visible()
+    row = page.locator("#work-list li", has_text="balances: key poison is parked")
+    await row.get_by_role("button", name="Skip").click()
+    await row.get_by_role("button", name="Retry").focus()
+    await expect(row.get_by_role("button", name="Skip", exact=True)).to_be_visible()
     assert await app.projections.actions("balances") == {}
-    await row.get_by_role("button", name="Pass over it").click()
-    await row.get_by_role("button", name="Pass over it for good?").click()
-    await expect(page.locator("#work-said")).to_have_text("balances: The event at 2 is passed over.")
+    await row.get_by_role("button", name="Skip").click()
+    await row.get_by_role("button", name="Skip it for good?").click()
+    await expect(page.locator("#work-result")).to_have_text("balances: The event at 2 is passed over.")
     await expect(row).to_have_count(0)
-    (act,) = (await app.projections.actions("balances")).values()
-    assert (act.what, act.key, act.done) == ("skip", "poison", True)
+    (action,) = (await app.projections.actions("balances")).values()
+    assert (action.what, action.key, action.done) == ("skip", "poison", True)
 
 
-async def test_a_generation_is_switched_to_gone_back_from_and_given_up(window: Window, app: App) -> None:
+async def test_a_generation_is_switched_to_switched_back_from_and_dropped(window: Window, app: App) -> None:
     page = window.page
     await app.projections.rebuild(["balances"])
     await page.goto("/console/")
-    await page.get_by_role("button", name="Switch to it").click()
-    kept = page.locator("#work-list li", has_text="generation 1 served before and is kept, up to date.")
-    await expect(kept).to_be_visible()
-    await kept.get_by_role("button", name="Go back to it").click()
-    kept = page.locator("#work-list li", has_text="generation 2 served before and is kept")
-    await kept.get_by_role("button", name="Give it up").click()
-    await kept.get_by_role("button", name="Give it up for good?").click()
+    await page.get_by_role("button", name="Switch").click()
+    standby = page.locator("#work-list li", has_text="generation 1 served before and is on standby, up to date.")
+    await expect(standby).to_be_visible()
+    await standby.get_by_role("button", name="Switch back").click()
+    standby = page.locator("#work-list li", has_text="generation 2 served before and is on standby")
+    await standby.get_by_role("button", name="Drop").click()
+    await standby.get_by_role("button", name="Drop it for good?").click()
     await expect(page.locator("#work-list li")).to_have_count(0)
-    assert [each.what for each in (await app.projections.actions("balances")).values()] == [
+    assert [action.what for action in (await app.projections.actions("balances")).values()] == [
         "rebuild",
         "switch",
         "back",
@@ -118,7 +118,7 @@ async def test_a_generation_is_switched_to_gone_back_from_and_given_up(window: W
     ]
 
 
-async def test_who_stands_still_is_shown_with_the_sentence_that_health_says(
+async def test_a_stalled_follower_is_shown_with_its_problem_of_the_status(
     window: Window, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = window.page
@@ -133,12 +133,12 @@ async def test_who_stands_still_is_shown_with_the_sentence_that_health_says(
         monkeypatch.setattr(worker, "_held", lambda: False)
     await app.send(Deposit("ann", 1))
     for name in ("advisor", "balances"):
-        await expect(page.locator("#followers li.ill", has_text=name)).to_contain_text("has not moved from 1 for ")
+        await expect(page.locator("#followers li.bad", has_text=name)).to_contain_text("has not moved from 1 for ")
     await expect(page.locator("#state")).to_contain_text("1 events behind")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_fits_the_screen_is_there_for_everybody_and_shows_keys_as_text(
+async def test_it_fits_the_screen_is_accessible_and_shows_keys_as_text(
     browser: Browser, site: str, app: App, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank, "POISONED", {HOSTILE, "x" * 200})

@@ -1,4 +1,4 @@
-"""The shop and the console in a real browser, over a real server: what people see, and that it keeps up by itself."""
+"""The shop and the console in a real browser, over a real server: what users see, and that pages update themselves."""
 
 import asyncio
 import re
@@ -69,18 +69,18 @@ class Window:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.complaints: list[str] = []
-        page.on("console", lambda message: self._heard(message.type, message.text))
+        page.on("console", lambda message: self._record(message.type, message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
 
-    def _heard(self, kind: str, text: str) -> None:
+    def _record(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
             self.complaints.append(text)
 
 
 @pytest.fixture
 async def window(browser: Browser, site: str) -> AsyncIterator[Window]:
-    """A page on the shop; whatever the browser complains of fails the test."""
+    """A page on the shop; any complaint of the browser fails the test."""
     context = await browser.new_context(base_url=site)
     window = Window(await context.new_page())
     yield window
@@ -142,7 +142,7 @@ async def test_a_double_click_places_one_order(window: Window, app: App) -> None
     assert len(placed) == 1
 
 
-async def test_an_order_page_follows_what_others_do_with_the_order(window: Window, app: App, site: str) -> None:
+async def test_an_order_page_updates_when_others_change_the_order(window: Window, app: App, site: str) -> None:
     await app.send(PlaceOrder("o-1", "ann", [Line("tin-sun", 1)]))
     page = window.page
     await page.goto("/orders/o-1")
@@ -156,7 +156,7 @@ async def test_an_order_page_follows_what_others_do_with_the_order(window: Windo
     await expect(page.get_by_role("button")).to_have_count(0)
 
 
-async def test_what_somebody_types_survives_what_others_do(window: Window, app: App, site: str) -> None:
+async def test_typed_text_survives_the_changes_of_others(window: Window, app: App, site: str) -> None:
     await app.send(PlaceOrder("o-1", "ann", [Line("tin-sun", 1)]))
     page = window.page
     await page.goto("/orders/o-1")
@@ -167,7 +167,7 @@ async def test_what_somebody_types_survives_what_others_do(window: Window, app: 
     await expect(page.get_by_label("Changed your mind?")).to_have_value("I was")
 
 
-async def test_the_storefront_shows_what_is_left_while_one_chooses(window: Window, site: str) -> None:
+async def test_the_storefront_updates_the_stock_while_a_customer_chooses(window: Window, site: str) -> None:
     page = window.page
     await fill_in(page)
     await live(page)
@@ -182,7 +182,7 @@ async def test_the_console_shows_what_happens_as_it_happens(window: Window, app:
     await page.goto("/console/")
     head = page.locator("#head")
     await expect(head).to_have_text(str((await app.status()).head))
-    await expect(page.locator("#state")).to_have_text("all well")
+    await expect(page.locator("#state")).to_have_text("ready")
     await expect(page.locator("#answer")).to_contain_text("orders")
     accepted = int(await page.locator("#commands").inner_text())
     await api(site, "register-customer", {"customer_id": "zoe", "name": "Zoë"})
@@ -205,13 +205,13 @@ async def test_the_console_shows_what_happens_as_it_happens(window: Window, app:
 async def test_the_console_is_found_without_its_last_slash(window: Window) -> None:
     await window.page.goto("/console")
     await expect(window.page).to_have_url(re.compile("/console/$"))
-    await expect(window.page.locator("#state")).to_have_text("all well")
+    await expect(window.page.locator("#state")).to_have_text("ready")
 
 
-async def test_the_console_counts_the_questions_it_asks(window: Window) -> None:
+async def test_the_console_counts_the_queries_it_sends(window: Window) -> None:
     page = window.page
     await page.goto("/console/")
-    await page.get_by_label("Question").select_option("stock-levels")
+    await page.get_by_label("Query", exact=True).select_option("stock-levels")
     await expect(page.locator("#answer")).to_contain_text("Glass Orchard")
     before = int(await page.locator("#queries").inner_text())
     await page.get_by_role("button", name="Ask").click()
@@ -221,7 +221,7 @@ async def test_the_console_counts_the_questions_it_asks(window: Window) -> None:
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{7*7}}"
 
 
-async def test_whatever_people_call_themselves_is_shown_as_text(window: Window, app: App) -> None:
+async def test_names_are_shown_as_text_whatever_they_contain(window: Window, app: App) -> None:
     page = window.page
     odd = "o\"><b id='owned'>/?#%"
     await app.send(RegisterCustomer(odd, HOSTILE))
@@ -234,7 +234,7 @@ async def test_whatever_people_call_themselves_is_shown_as_text(window: Window, 
     await expect(newest).to_contain_text(f"order:{odd}")
     await newest.locator("summary").click()
     await expect(newest.locator("pre")).to_contain_text("onerror")
-    await page.get_by_label("Question").select_option("best-customers")
+    await page.get_by_label("Query", exact=True).select_option("best-customers")
     await expect(page.locator("#answer")).to_contain_text(HOSTILE)
     await harmless(page)
     for path in ("/", "/stock", "/customers"):
@@ -257,7 +257,7 @@ async def harmless(page: Page) -> None:
 
 
 async def a_busy_shop(app: App) -> None:
-    """Something to be seen on every page."""
+    """Something to see on every page."""
     for order in old_orders()[::200]:
         await app.send(
             TakeOverOrder(order.order_id, f"c-{order.customer}", order.placed_on, order.cds, order.total_cents)
@@ -279,9 +279,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_page_fits_the_screen_and_is_there_for_everybody(
-    browser: Browser, site: str, app: App, scheme: str
-) -> None:
+async def test_every_page_fits_the_screen_and_is_accessible(browser: Browser, site: str, app: App, scheme: str) -> None:
     await a_busy_shop(app)
     wrong: list[str] = []
     for width in WIDTHS:

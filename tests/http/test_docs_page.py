@@ -28,10 +28,10 @@ def page(chromium: str, request: pytest.FixtureRequest, server: Server) -> Itera
 
 def test_a_command_is_sent_and_its_receipt_shown(page: Page) -> None:
     page.click("#command-deposit button[type=submit]")
-    expect(page.locator("#command-deposit .said")).to_contain_text("200 OK")
+    expect(page.locator("#command-deposit .result")).to_contain_text("200 OK")
     page.click("#events [data-follow]")
-    expect(page.locator("#events .said")).to_contain_text('"type": "moved"')
+    expect(page.locator("#events .result")).to_contain_text('"type": "moved"')
     page.click("#query-balances [type=submit]")
-    expect(page.locator("#query-balances .said")).to_contain_text('"parked"')
+    expect(page.locator("#query-balances .result")).to_contain_text('"parked"')
     assert Axe().run(page).violations_count == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]

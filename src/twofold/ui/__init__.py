@@ -1,4 +1,4 @@
-"""The console: one picture of the whole system with living numbers, drawn over the public HTTP API alone."""
+"""The console: one picture of the whole system with live numbers, from the public HTTP API only."""
 
 from twofold.ui.console import console
 

@@ -1,4 +1,4 @@
-"""In charge of serving the console page; everything on it that moves comes from `/status`, `/events` and `/queries`."""
+"""The console page. Its live data comes from `/status`, `/events` and `/queries`."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _HERE = Path(__file__).parent
 
 
 def console(*, home: str | None = None, home_name: str = "Place an order") -> Starlette:
-    """The console as an ASGI app, to be mounted beside the HTTP API of an app (at `/console`).
+    """The console as an ASGI app, to mount beside the HTTP API of an app (at `/console`).
 
-    The HTTP API adds the headers that forbid whatever is inline. `home` is where the app's own pages are, if it has
-    any; a link named `home_name` leads there.
+    The HTTP API adds the headers that forbid inline code. `home` is the path of the app's own pages, if it has any; a
+    link named `home_name` leads there.
     """
     templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("console.html")

@@ -1,4 +1,4 @@
-// Sends what the forms of the page hold. Whatever comes back is shown as text, never as markup.
+// Sends the forms of the page. Responses are shown as text, never as markup.
 "use strict";
 
 const streams = new Map();
@@ -17,11 +17,11 @@ function addressOf(form) {
   return path + (text ? `?${text}` : "");
 }
 
-function say(form, text, problem) {
-  const said = form.querySelector(".said");
-  said.hidden = false;
-  said.textContent = text;
-  said.classList.toggle("problem", problem);
+function show(form, text, problem) {
+  const result = form.querySelector(".result");
+  result.hidden = false;
+  result.textContent = text;
+  result.classList.toggle("problem", problem);
 }
 
 function pretty(text) {
@@ -39,9 +39,9 @@ async function send(form) {
   if (body) headers["Content-Type"] = "application/json";
   try {
     const answer = await fetch(addressOf(form), body ? { method: "POST", headers, body: body.value } : { headers });
-    say(form, `${answer.status} ${answer.statusText}\n${pretty(await answer.text())}`, !answer.ok);
+    show(form, `${answer.status} ${answer.statusText}\n${pretty(await answer.text())}`, !answer.ok);
   } catch (error) {
-    say(form, String(error), true);
+    show(form, String(error), true);
   }
 }
 
@@ -57,16 +57,16 @@ function follow(form, button) {
   streams.set(form, source);
   button.textContent = "Stop";
   const lines = [];
-  const show = (event) => {
+  const add = (event) => {
     lines.unshift(pretty(event.data));
     lines.length = Math.min(lines.length, 20);
-    say(form, lines.join("\n\n"), event.type === "problem");
+    show(form, lines.join("\n\n"), event.type === "problem");
   };
-  for (const name of ["answer", "event", "status", "problem"]) source.addEventListener(name, show);
+  for (const name of ["answer", "event", "status", "problem"]) source.addEventListener(name, add);
   source.onerror = () => {
-    if (!lines.length) say(form, "No stream came. Press Ask to see why.", true);
+    if (!lines.length) show(form, "The stream failed. Press Ask to see why.", true);
   };
-  say(form, "Waiting …", false);
+  show(form, "Waiting …", false);
 }
 
 for (const form of document.querySelectorAll("form.try")) {

@@ -1,16 +1,16 @@
-// Shows an answer of any shape as a small table, and marks what has changed in it. Values become text nodes only.
+// Shows an answer of any shape as a small table and marks changes. Values become text nodes only.
 
 const ROWS = 8, COLUMNS = 5;
 
 const title = (name) => name.replaceAll("_", " ");
 
-function shown(name, value) {
+function format(name, value) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "number") {
     if (name.endsWith("_cents")) return (value / 100).toLocaleString("en", { minimumFractionDigits: 2 });
     return value.toLocaleString("en");
   }
-  if (typeof value === "object") return Array.isArray(value) ? `${value.length} of them` : "…";
+  if (typeof value === "object") return Array.isArray(value) ? `${value.length} items` : "…";
   return String(value);
 }
 
@@ -73,7 +73,7 @@ function fillOne(table, answer) {
 }
 
 function fill(cell, name, value) {
-  cell.textContent = shown(name, value);
+  cell.textContent = format(name, value);
   if (typeof value === "number") cell.className = "n";
 }
 

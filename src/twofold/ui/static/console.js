@@ -1,10 +1,10 @@
-// Moves what moves on the console. Everything comes from the public HTTP API, and is shown as text, never as markup.
+// Updates the console. All data comes from the public HTTP API and is shown as text, never as markup.
 import { showAnswer } from "./answer.js";
 import { showFollowers, showWork } from "./operate.js";
 
 const STREAM_LENGTH = 14; // events shown
-const FRESH = 12; // events of the past to begin with
-const TOO_FAR = 300; // events behind the log after which the stream jumps to its end, so that it shows the present
+const FRESH = 12; // past events to start with
+const TOO_FAR = 300; // lag in events at which the stream jumps to the end of the log
 
 const byId = (id) => document.getElementById(id);
 const number = (value) => Math.round(value).toLocaleString("en");
@@ -19,7 +19,7 @@ function pulse(...ids) {
   ids.forEach((id, step) => setTimeout(() => {
     const place = byId(id);
     place.classList.remove("pulse");
-    void place.getBoundingClientRect(); // starts the animation anew
+    void place.getBoundingClientRect(); // restarts the animation
     place.classList.add("pulse");
   }, step * 170));
 }
@@ -29,9 +29,7 @@ function pulse(...ids) {
 let before = null;
 
 function showStatus(status) {
-  const ready = status.ready;
-  say("state", ready ? "all well" : status.problems.join(" "));
-  byId("state").className = ready ? "state well" : "state ill";
+  showState(status);
   say("head", number(status.head));
   say("commands", number(status.commands));
   say("rejected", number(status.rejected));
@@ -44,6 +42,12 @@ function showStatus(status) {
   showWork(status);
   if (before && status.uptime > before.uptime) compare(before, status, status.uptime - before.uptime);
   before = status;
+}
+
+function showState({ ready, problems }) {
+  const level = !ready ? "not ready" : problems.length ? "degraded" : "ready";
+  say("state", [level, ...problems].join(problems.length ? ": " : "").replaceAll(".: ", ". "));
+  byId("state").className = level === "ready" ? "state good" : "state bad";
 }
 
 function compare(then, now, seconds) {
@@ -61,7 +65,7 @@ function compare(then, now, seconds) {
 const waiting = [];
 let drawing = false, skipped = 0;
 
-function arrived(event) {
+function addEvent(event) {
   waiting.push(event);
   if (waiting.length > STREAM_LENGTH) { waiting.shift(); skipped += 1; }
   if (drawing) return;
@@ -78,7 +82,7 @@ function draw() {
   while (stream.children.length > STREAM_LENGTH) stream.lastElementChild.remove();
   say("latest", open.at(-1).type);
   say("head", number(Math.max(open.at(-1).position, before?.head ?? 0)));
-  if (skipped) say("skipped", `${number(skipped)} came too fast to be shown.`);
+  if (skipped) say("skipped", `${number(skipped)} more came too fast to show.`);
   if (open.some((event) => Date.now() - Date.parse(event.time) < 60_000)) {
     pulse("ui-command", "box-command", "command-write", "box-write", "write-sync");
   }
@@ -107,49 +111,49 @@ function text(kind, value) {
   return span;
 }
 
-// ----------------------------------------------------------------------------------------------------------- questions
+// ------------------------------------------------------------------------------------------------------------- queries
 
-let question = null;
+let query = null;
 
-async function offerQuestions() {
+async function offerQueries() {
   const api = await (await fetch("/openapi.json")).json();
   const simple = Object.entries(api.paths)
     .filter(([path, what]) => path.startsWith("/queries/") && what.get)
-    .map(([path, what]) => ({ path, asked: (what.get.parameters ?? []).filter((each) => each.in === "query") }))
-    .filter(({ asked }) => !asked.some((each) => each.required))
-    .sort((a, b) => a.asked.length - b.asked.length); // the simplest first
+    .map(([path, what]) => ({ path, parameters: (what.get.parameters ?? []).filter((one) => one.in === "query") }))
+    .filter(({ parameters }) => !parameters.some((one) => one.required))
+    .sort((a, b) => a.parameters.length - b.parameters.length); // the simplest first
   if (!simple.length) return;
-  byId("question").replaceChildren(...simple.map(({ path }) => {
+  byId("query").replaceChildren(...simple.map(({ path }) => {
     const option = document.createElement("option");
     option.value = path;
     option.textContent = path.slice("/queries/".length);
     return option;
   }));
-  byId("question").addEventListener("change", followAnswer);
+  byId("query").addEventListener("change", followAnswer);
   byId("ask").addEventListener("click", askAgain);
   followAnswer();
 }
 
 function followAnswer() {
-  question?.stop();
+  query?.stop();
   byId("answer").replaceChildren();
-  question = stream(() => byId("question").value, "answer", gotAnswer);
+  query = stream(() => byId("query").value, "answer", updateAnswer);
 }
 
 async function askAgain() {
-  const answer = await fetch(byId("question").value, { headers: { Accept: "application/json" } });
-  if (answer.ok) gotAnswer(await answer.json());
+  const answer = await fetch(byId("query").value, { headers: { Accept: "application/json" } });
+  if (answer.ok) updateAnswer(await answer.json());
 }
 
-function gotAnswer(answer) {
+function updateAnswer(answer) {
   showAnswer(byId("answer"), answer.answer);
   say("as-of", `as of event #${number(answer.position)}`);
   pulse("read-query", "box-query", "query-ui", "box-ui");
 }
 
-// --------------------------------------------------------------------------------------------------------------- begin
+// ------------------------------------------------------------------------------------------------------------- streams
 
-// A browser opens few connections to one site: while nobody sees this page it gives its own back.
+// A browser opens few connections to one site, so a hidden page closes its streams.
 function stream(address, name, arrived, failed = () => {}) {
   let source = null;
   const stop = () => source?.close();
@@ -159,29 +163,29 @@ function stream(address, name, arrived, failed = () => {}) {
     source.addEventListener(name, (message) => arrived(JSON.parse(message.data), message.lastEventId));
     source.addEventListener("error", failed);
   };
-  const look = () => (document.hidden ? stop() : start());
-  document.addEventListener("visibilitychange", look);
-  look();
-  return { restart: start, stop() { stop(); document.removeEventListener("visibilitychange", look); } };
+  const update = () => (document.hidden ? stop() : start());
+  document.addEventListener("visibilitychange", update);
+  update();
+  return { restart: start, stop() { stop(); document.removeEventListener("visibilitychange", update); } };
 }
 
 function followStatus() {
   stream(() => "/status", "status", showStatus, () => {
-    say("state", "connection lost, trying again …");
-    byId("state").className = "state ill";
+    say("state", "connection lost, reconnecting …");
+    byId("state").className = "state bad";
   });
 }
 
 async function followEvents() {
   const json = async (path) => (await fetch(path, { headers: { Accept: "application/json" } })).json();
   const [{ head }, first] = await Promise.all([json("/status"), json("/events?limit=1")]);
-  // A token ends in its position. Only this page relies on it: there is no other way to ask for the end of the log.
+  // A token ends in its position. Only this page relies on that: the API has no other way to start near the end.
   const at = (position) => first.token.replace(/\d+$/, String(Math.max(0, position)));
   let after = at(head - FRESH);
   const events = stream(() => `/events?after=${encodeURIComponent(after)}`, "event", (event, token) => {
     const behind = (before?.head ?? 0) - event.position;
     after = token || after;
-    arrived(event);
+    addEvent(event);
     if (behind > TOO_FAR) {
       skipped += behind - FRESH;
       after = at(before.head - FRESH);
@@ -192,4 +196,4 @@ async function followEvents() {
 
 followStatus();
 followEvents();
-offerQuestions();
+offerQueries();

@@ -1,6 +1,6 @@
-// Shows what follows the log, and does to it what people ask for. Whatever it says is shown as text, never as markup.
+// Shows projections and policies, and what operators can do to them. All data is shown as text, never as markup.
 
-const MOST = 20; // parked keys shown: the rest is on the command line
+const MOST = 20; // parked keys shown; `twofold projections` lists all
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const byId = (id) => document.getElementById(id);
@@ -31,21 +31,21 @@ export function showFollowers(status) {
   }
   followers.forEach((follower, n) => {
     const row = list.children[n];
-    const wrong = status.problems.filter((problem) => problem.includes(`'${follower.name}'`));
-    const ill = wrong.length || follower.error || follower.parked.length;
-    row.className = ill ? "ill" : follower.lag > 0 ? "late" : "well";
-    set(row.children[1], standing(follower));
-    set(row.children[2], [...wrong, sharing(follower)].filter(Boolean).join(" "));
+    const problems = status.problems.filter((problem) => problem.includes(`'${follower.name}'`));
+    const bad = problems.length || follower.error || follower.parked.length;
+    row.className = bad ? "bad" : follower.lag > 0 ? "late" : "good";
+    set(row.children[1], progress(follower));
+    set(row.children[2], [...problems, partitions(follower)].filter(Boolean).join(" "));
   });
 }
 
-function standing(follower) {
+function progress(follower) {
   const lag = follower.lag === 0 ? "up to date" : `${number(follower.lag)} behind`;
-  const parked = follower.parked.length ? `, ${number(follower.parked.length)} set aside` : "";
+  const parked = follower.parked.length ? `, ${number(follower.parked.length)} parked` : "";
   return `${follower.state === "stopped" ? "stopped, " : ""}${lag}${parked}`;
 }
 
-function sharing({ shares }) {
+function partitions({ shares }) {
   const count = (state) => shares.filter((share) => share.state === state).length;
   const waiting = count("waiting"), elsewhere = count("elsewhere");
   const words = [];
@@ -55,50 +55,55 @@ function sharing({ shares }) {
   return words.join(", ");
 }
 
-// ------------------------------------------------------------------------------------------------- what is to be done
+// ------------------------------------------------------------------------------------------------------- actions needed
 
-const shown = new Map(); // what stands in the list, by what it is about: a button stays the same while it is aimed at
+const rows = new Map(); // the rows of the list by id: a button is not replaced while somebody points at it
 
 export function showWork(status) {
-  const aside = status.followers.flatMap(parked);
-  const todo = [...status.builds.map(build), ...aside.slice(0, MOST)];
-  set(byId("work-more"), aside.length > MOST ? `${number(aside.length - MOST)} more are set aside.` : "");
-  byId("work").hidden = !todo.length && !byId("work-said").textContent;
-  const wanted = new Set(todo.map((each) => each.id));
-  for (const [id, row] of shown) if (!wanted.has(id)) { row.remove(); shown.delete(id); }
-  for (const each of todo) {
-    const row = shown.get(each.id) ?? add(each);
-    set(row.firstElementChild, each.text);
-    each.actions.forEach((action, n) => { row.querySelectorAll("button")[n].disabled = Boolean(action.disabled); });
+  const keys = status.followers.flatMap(parkedKeys);
+  const items = [...status.builds.map(build), ...keys.slice(0, MOST)];
+  set(byId("work-more"), keys.length > MOST ? `${number(keys.length - MOST)} more keys are parked.` : "");
+  byId("work").hidden = !items.length && !byId("work-result").textContent;
+  const ids = new Set(items.map((item) => item.id));
+  for (const [id, row] of rows) if (!ids.has(id)) { row.remove(); rows.delete(id); }
+  for (const item of items) {
+    const row = rows.get(item.id) ?? add(item);
+    set(row.firstElementChild, item.text);
+    item.actions.forEach((action, n) => { row.querySelectorAll("button")[n].disabled = Boolean(action.disabled); });
   }
 }
 
-function build({ name, generation, state, lag, seconds_left: left, parked: aside, error }) {
+function build({ name, generation, state, lag, seconds_left: left, parked, error }) {
   const behind = lag ? `${number(lag)} events behind${left === null ? "" : `, about ${number(left)} s left`}` : "up to date";
-  const apart = `${aside ? `, ${number(aside)} set aside` : ""}${error ? `. It does not go on: ${error}` : ""}`;
-  const drop = { label: "Give it up", sure: "Give it up for good?", name, verb: "drop", body: {} };
+  const trouble = `${parked ? `, ${number(parked)} parked` : ""}${error ? `. It is blocked: ${error}` : ""}`;
+  const drop = { label: "Drop", confirm: "Drop it for good?", name, verb: "drop", body: {} };
   const id = JSON.stringify([name, generation, state]);
   return state === "building"
-    ? { id, text: `${name}: generation ${generation} is being built, ${behind}${apart}.`, actions: [
-        { label: "Switch to it", name, verb: "switch", body: { generation }, disabled: lag > 0 }, drop] }
-    : { id, text: `${name}: generation ${generation} served before and is kept, ${behind}${apart}.`, actions: [
-        { label: "Go back to it", name, verb: "switch-back", body: {}, disabled: lag > 0 }, drop] };
+    ? { id, text: `${name}: generation ${generation} is being built, ${behind}${trouble}.`, actions: [
+        { label: "Switch", name, verb: "switch", body: { generation }, disabled: lag > 0 }, drop] }
+    : { id, text: `${name}: generation ${generation} served before and is on standby, ${behind}${trouble}.`, actions: [
+        { label: "Switch back", name, verb: "switch-back", body: {}, disabled: lag > 0 }, drop] };
 }
 
-function parked({ name, kind, parked: keys }) {
+function parkedKeys({ name, kind, parked: keys }) {
   return keys.map(({ key, position, error, waiting }) => ({
     id: JSON.stringify([name, key, position]),
-    text: `${name} set ${what(kind, key, position)}: ${error}${waiting ? ` – ${number(waiting)} more wait behind it.` : ""}`,
+    text: `${name}: ${subject(kind, key, position)}: ${error}${behind(waiting)}`,
     actions: [
-      { label: "Try again", name, verb: "retry", body: { key } },
-      { label: "Pass over it", sure: "Pass over it for good?", name, verb: "skip", body: { key } },
+      { label: "Retry", name, verb: "retry", body: { key } },
+      { label: "Skip", confirm: "Skip it for good?", name, verb: "skip", body: { key } },
     ],
   }));
 }
 
-function what(kind, key, position) {
-  if (!position) return "a command aside that was due";
-  return kind === "policy" ? `event #${number(position)} aside` : `${key} aside at event #${number(position)}`;
+function behind(waiting) {
+  if (!waiting) return "";
+  return waiting === 1 ? " – 1 more event waits behind it." : ` – ${number(waiting)} more events wait behind it.`;
+}
+
+function subject(kind, key, position) {
+  if (!position) return "a due command is parked";
+  return kind === "policy" ? `event #${number(position)} is parked` : `key ${key} is parked at event #${number(position)}`;
 }
 
 function add({ id, actions }) {
@@ -107,33 +112,33 @@ function add({ id, actions }) {
   buttons.append(...actions.map(button));
   row.append(element("span"), buttons);
   byId("work-list").append(row);
-  shown.set(id, row);
+  rows.set(id, row);
   return row;
 }
 
-function button({ label, sure, name, verb, body }) {
+function button({ label, confirm, name, verb, body }) {
   const made = element("button", "", label);
   made.type = "button";
-  const calm = () => set(made, label);
-  made.addEventListener("blur", calm);
+  const reset = () => set(made, label);
+  made.addEventListener("blur", reset);
   made.addEventListener("click", () => {
-    if (sure && made.textContent !== sure) return set(made, sure); // it cannot be undone: the second click does it
-    calm();
+    if (confirm && made.textContent !== confirm) return set(made, confirm); // it cannot be undone: ask first
+    reset();
     act(name, verb, body);
   });
   return made;
 }
 
 async function act(name, verb, body) {
-  const said = byId("work-said");
-  set(said, "…");
+  const result = byId("work-result");
+  set(result, "…");
   try {
     const answer = await fetch(`/projections/${encodeURIComponent(name)}/${verb}`, {
       method: "POST", headers: { "Content-Type": "application/json", Accept: "application/json" }, body: JSON.stringify(body),
     });
-    const told = await answer.json();
-    set(said, `${name}: ${told.outcome ?? told.detail ?? "done."}`);
+    const { outcome, detail } = await answer.json();
+    set(result, `${name}: ${outcome ?? detail ?? "done."}`);
   } catch (error) {
-    set(said, String(error));
+    set(result, String(error));
   }
 }
