@@ -10,18 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.command_service.bench_of_rules import (
+from tests.command_service.boundary_probe import (
     Mark,
     PutByAll,
     PutByBoth,
     PutByThing,
     PutByType,
-    Services,
-    YieldingStore,
     boundary_of,
     check_boundaries,
-    opened,
 )
+from tests.command_service.service_helpers import Services, YieldingStore, opened
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Conflict, Rejected
 from twofold.write_store.memory import MemoryWriteStore

@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from tests.command_service.bench_of_rules import PutByThing, Services, YieldingStore, check_boundaries, opened
+from tests.command_service.boundary_probe import PutByThing, check_boundaries
+from tests.command_service.service_helpers import Services, YieldingStore, opened
 from twofold.domain.event_query import ALL_EVENTS
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from tests.command_service.bench_of_rules import Mark, Services, opened
+from tests.command_service.boundary_probe import Mark
+from tests.command_service.service_helpers import Services, opened
 from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module

@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from tests.command_service.bench_of_rules import PutByThing, Services, YieldingStore, opened
+from tests.command_service.boundary_probe import PutByThing
+from tests.command_service.service_helpers import Services, YieldingStore, opened
 from tests.write_store.disk import faulty_disk
 from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.event_query import ALL_EVENTS

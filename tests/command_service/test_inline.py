@@ -10,29 +10,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.command_service.bench_of_rules import Services, YieldingStore, opened
-from tests.command_service.ledger import (
-    BALANCES,
+from tests.command_service.inline_row_helpers import check_rows, deposits, stored
+from tests.command_service.service_helpers import Services, YieldingStore, opened
+from tests.sample_domains.bank import (
     EVENTS,
-    LEDGER,
-    TILL,
-    UNLUCKY,
+    INLINE_BALANCES,
+    INLINE_BANK,
+    INLINE_TILL,
+    TILL_FAILS_ON,
+    Account,
     AccountId,
-    Balance,
+    ChainedBalance,
     Close,
     Deposit,
     Deposited,
-    Holds,
     Till,
     Transfer,
     Transferred,
+    add_to_chain,
     any_command,
-    check_rows,
+    bank,
     deposit,
-    deposits,
-    ledger,
-    moved,
-    stored,
     till,
 )
 from tests.servers.postgres import Postgres
@@ -74,7 +72,7 @@ KINDS = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
 async def test_a_row_is_there_in_the_very_moment_the_receipt_is(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
-    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, LEDGER) as services:
+    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, INLINE_BANK) as services:
         total = 0
         for n in range(1, 30):
             written = await services.handle(Deposit(f"a{n % 3}", n + 100), f"c-{n}")
@@ -91,7 +89,7 @@ async def test_rows_are_the_fold_of_the_log_whatever_the_commands_were(
     random = Random(7)
     async with (
         store_of(kind, tmp_path, postgres_newest) as write_store,
-        Services(write_store, LEDGER, cached=3) as services,
+        Services(write_store, INLINE_BANK, cached=3) as services,
     ):
         for turn in range(12):
             sent = [services.handle(any_command(random), f"c-{turn}-{n}") for n in range(40)]
@@ -108,9 +106,9 @@ async def test_services_that_share_a_log_and_know_nothing_of_one_another_keep_it
     write_store = MemoryWriteStore()
     slow = [YieldingStore(write_store, Random(seed + n)) for n in range(3)]
     async with (
-        Services(slow[0], LEDGER, retries=10_000) as a,  # type: ignore[arg-type]
-        Services(slow[1], LEDGER, retries=10_000) as b,  # type: ignore[arg-type]
-        Services(slow[2], LEDGER, retries=10_000) as c,  # type: ignore[arg-type]
+        Services(slow[0], INLINE_BANK, retries=10_000) as a,  # type: ignore[arg-type]
+        Services(slow[1], INLINE_BANK, retries=10_000) as b,  # type: ignore[arg-type]
+        Services(slow[2], INLINE_BANK, retries=10_000) as c,  # type: ignore[arg-type]
     ):
         for turn in range(8):
             sent = [random.choice((a, b, c)).handle(any_command(random), f"{turn}-{n}") for n in range(20)]
@@ -125,7 +123,7 @@ async def test_services_that_share_a_log_and_know_nothing_of_one_another_keep_it
 async def test_of_thirty_two_racers_on_one_row_none_is_lost(
     kind: str, tmp_path: Path, postgres_newest: Postgres
 ) -> None:
-    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, LEDGER) as services:
+    async with store_of(kind, tmp_path, postgres_newest) as write_store, Services(write_store, INLINE_BANK) as services:
         for turn in range(5):
             await deposits(services, [f"a{n}" for n in range(RACERS)], start=turn * RACERS)
         row: Till = (await stored(write_store))["till"]["all"]
@@ -136,7 +134,7 @@ async def test_of_thirty_two_racers_on_one_row_none_is_lost(
 async def test_of_thirty_two_racers_of_four_nodes_on_one_row_none_is_lost(postgres: Postgres) -> None:
     url = await fresh_log(postgres.dsn)
     stores = [await PostgresWriteStore.open(url) for _ in range(4)]
-    nodes = [Services(write_store, LEDGER) for write_store in stores]
+    nodes = [Services(write_store, INLINE_BANK) for write_store in stores]
     for node in nodes:
         await node.__aenter__()
     for turn in range(3):
@@ -167,14 +165,14 @@ async def test_without_the_guards_of_rows_the_race_loses_some() -> None:
 
     write_store = Unguarded()
     slow = YieldingStore(write_store, Random(1))
-    async with Services(slow, LEDGER) as first, Services(slow, LEDGER) as second:  # type: ignore[arg-type]
+    async with Services(slow, INLINE_BANK) as first, Services(slow, INLINE_BANK) as second:  # type: ignore[arg-type]
         await asyncio.gather(*(node.handle(Deposit("a", 100), f"{n}") for n in range(16) for node in (first, second)))
     with pytest.raises(AssertionError):
         await check_rows(write_store)
 
 
 async def test_commands_on_one_row_share_a_commit(tmp_path: Path) -> None:
-    async with opened("sqlite", tmp_path) as write_store, Services(write_store, LEDGER) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, INLINE_BANK) as services:
         batches: list[list[Outcome]] = []
         append = write_store.append
 
@@ -192,8 +190,8 @@ async def test_commands_on_one_row_share_a_commit(tmp_path: Path) -> None:
 async def test_what_was_folded_on_top_of_an_append_that_failed_is_decided_anew(tmp_path: Path) -> None:
     async with (
         opened("sqlite", tmp_path) as write_store,
-        Services(write_store, LEDGER) as here,
-        Services(write_store, LEDGER) as there,
+        Services(write_store, INLINE_BANK) as here,
+        Services(write_store, INLINE_BANK) as there,
     ):
         await here.handle(Deposit("poor", 50), "d-0")
         # Cached here, and spent elsewhere: the transfer rests on an old state, and others build on its rows.
@@ -218,18 +216,18 @@ async def test_callers_who_all_meet_in_a_few_rows_each_get_their_turn(seed: int,
             with suppress(Rejected):
                 await services.handle(any_command(random), f"{number}-{n}")
 
-    async with opened("sqlite", tmp_path) as write_store, Services(write_store, LEDGER, retries=12) as services:
+    async with opened("sqlite", tmp_path) as write_store, Services(write_store, INLINE_BANK, retries=12) as services:
         await asyncio.gather(*(caller(services, number) for number in range(8)))
         assert await check_rows(write_store) > 300
 
 
 async def test_many_that_fail_at_once_do_not_go_on_with_what_others_have_yet_to_give_up(tmp_path: Path) -> None:
-    def crowd(command: Transfer, accounts: dict[AccountId, Holds]) -> Transferred:
+    def crowd(command: Transfer, accounts: dict[AccountId, Account]) -> Transferred:
         return Transferred(command.source, command.target, command.cents)
 
     everyone = Projection("everyone", balance_of_all, key=lambda event: "all", lifecycle="inline")
-    models = [DecisionModel(Holds, by=AccountId)]
-    module = Module("crowd", events=EVENTS, models=models, decisions=[crowd], projections=[BALANCES, everyone])
+    models = [DecisionModel(Account, by=AccountId)]
+    module = Module("crowd", events=EVENTS, models=models, decisions=[crowd], projections=[INLINE_BALANCES, everyone])
     async with opened("sqlite", tmp_path) as write_store, Services(write_store, module, retries=30) as services:
         # Ten to each boundary, and all on one row: who is late at his boundary takes all behind him along.
         sent = [services.handle(Transfer(f"a{n % 64}", f"b{n % 64}", 1), f"{n}") for n in range(640)]
@@ -237,19 +235,19 @@ async def test_many_that_fail_at_once_do_not_go_on_with_what_others_have_yet_to_
         assert (await stored(write_store, module))["everyone"]["all"].events == 640
 
 
-def balance_of_all(row: Balance | None, event: Transferred) -> Balance:
-    return moved(row or Balance("all"), event.cents)
+def balance_of_all(row: ChainedBalance | None, event: Transferred) -> ChainedBalance:
+    return add_to_chain(row or ChainedBalance("all"), event.cents)
 
 
 async def test_a_row_that_was_deleted_and_made_anew_is_not_mistaken_for_the_one_before() -> None:
     write_store = MemoryWriteStore()
-    async with Services(write_store, LEDGER) as here, Services(write_store, LEDGER) as there:
+    async with Services(write_store, INLINE_BANK) as here, Services(write_store, INLINE_BANK) as there:
         await here.handle(Deposit("a", 100), "1")
         await there.handle(Close("a"), "2")
         await there.handle(Deposit("a", 20), "3")
         # What is remembered here was written once, and so was what is there now.
         await here.handle(Deposit("a", 1), "4")
-        assert (await stored(write_store))["balances"]["a"] == Balance("a", 21, 2, 20 * 31 + 1)
+        assert (await stored(write_store))["balances"]["a"] == ChainedBalance("a", 21, 2, 20 * 31 + 1)
         assert await check_rows(write_store) == 4
 
 
@@ -257,11 +255,11 @@ async def test_a_row_that_was_deleted_and_made_anew_is_not_mistaken_for_the_one_
 async def test_an_event_that_a_fold_does_not_take_is_not_written_and_the_command_says_why(
     kind: str, tmp_path: Path
 ) -> None:
-    async with opened(kind, tmp_path) as write_store, Services(write_store, LEDGER) as services:
+    async with opened(kind, tmp_path) as write_store, Services(write_store, INLINE_BANK) as services:
         await services.handle(Deposit("a", 100), "c-1")
         before = await stored(write_store)
         with pytest.raises(InvalidMessage) as refused:
-            await services.handle(Deposit("a", UNLUCKY), "c-2")
+            await services.handle(Deposit("a", TILL_FAILS_ON), "c-2")
         for said in ("'till'", "Deposited", "'all'", "ValueError: an unlucky number", "nothing is written"):
             assert said in str(refused.value)
         assert (await write_store.read(NO_EVENTS)).head == 1
@@ -272,28 +270,28 @@ async def test_an_event_that_a_fold_does_not_take_is_not_written_and_the_command
 
 async def test_other_commands_of_its_batch_are_not_touched_by_one_that_a_fold_does_not_take() -> None:
     write_store = MemoryWriteStore()
-    async with Services(write_store, LEDGER) as services:
-        cents = [100, UNLUCKY, 102, UNLUCKY, 104]
+    async with Services(write_store, INLINE_BANK) as services:
+        cents = [100, TILL_FAILS_ON, 102, TILL_FAILS_ON, 104]
         sent = [services.handle(Deposit("a", each), f"{n}") for n, each in enumerate(cents)]
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        assert [isinstance(each, InvalidMessage) for each in outcomes] == [each == UNLUCKY for each in cents]
+        assert [isinstance(each, InvalidMessage) for each in outcomes] == [each == TILL_FAILS_ON for each in cents]
         assert await check_rows(write_store) == 3
 
 
 async def test_a_fold_that_fails_on_an_old_row_is_tried_on_the_present_one() -> None:
-    def strict(row: Balance | None, event: Deposited) -> Balance:
-        row = row or Balance(event.account)
+    def strict(row: ChainedBalance | None, event: Deposited) -> ChainedBalance:
+        row = row or ChainedBalance(event.account_id)
         if row.cents + event.cents > 100:
             raise ValueError("too much")
-        return Balance(event.account, row.cents + event.cents, row.events + 1)
+        return ChainedBalance(event.account_id, row.cents + event.cents, row.events + 1)
 
-    module = ledger(Projection("strict", strict, key=AccountId, lifecycle="inline"))
+    module = bank(Projection("strict", strict, key=AccountId, lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as here, Services(write_store, module) as there:
         await here.handle(Deposit("a", 90), "1")
         await there.handle(Deposit("a", -50), "2")
         assert (await here.handle(Deposit("a", 60), "3")).position == 3
-        assert (await stored(write_store, module))["strict"]["a"] == Balance("a", 100, 3)
+        assert (await stored(write_store, module))["strict"]["a"] == ChainedBalance("a", 100, 3)
         with pytest.raises(InvalidMessage, match="too much"):
             await here.handle(Deposit("a", 1), "4")
 
@@ -304,7 +302,7 @@ async def test_a_repeat_gets_its_receipt_even_where_the_fold_would_not_take_the_
             raise ValueError("there is one already")
         return Till(event.cents, 1)
 
-    module = ledger(Projection("once", once, key=lambda event: "all", lifecycle="inline"))
+    module = bank(Projection("once", once, key=lambda event: "all", lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services, Services(write_store, module) as another:
         first = await services.handle(Deposit("a", 5), "c-1")
@@ -315,21 +313,21 @@ async def test_a_repeat_gets_its_receipt_even_where_the_fold_would_not_take_the_
             await services.handle(Deposit("a", 5), "c-2")
 
 
-def wrong_type(row: Balance | None, event: Deposited) -> Balance | None:
-    return Balance(event.account, "many")  # type: ignore[arg-type]
+def wrong_type(row: ChainedBalance | None, event: Deposited) -> ChainedBalance | None:
+    return ChainedBalance(event.account_id, "many")  # type: ignore[arg-type]
 
 
-def not_finite(row: Balance | None, event: Deposited) -> Balance | None:
-    return Balance(event.account, float("nan"))  # type: ignore[arg-type]
+def not_finite(row: ChainedBalance | None, event: Deposited) -> ChainedBalance | None:
+    return ChainedBalance(event.account_id, float("nan"))  # type: ignore[arg-type]
 
 
-def no_json(row: Balance | None, event: Deposited) -> Balance | None:
-    return Balance(event.account, object())  # type: ignore[arg-type]
+def no_json(row: ChainedBalance | None, event: Deposited) -> ChainedBalance | None:
+    return ChainedBalance(event.account_id, object())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fold", [wrong_type, not_finite, no_json])
 async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> None:
-    module = ledger(TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
+    module = bank(INLINE_TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services:
         with pytest.raises(InvalidMessage, match="'broken' does not take this Deposited into the row of the key 'a'"):
@@ -353,7 +351,7 @@ def failing_key(event: Deposited) -> str:
     ],
 )
 async def test_a_key_that_could_not_be_stored_refuses_the_command_alone(key: Any, says: str, tmp_path: Path) -> None:
-    module = ledger(BALANCES, Projection("till", till, key=key, lifecycle="inline"))
+    module = bank(INLINE_BALANCES, Projection("till", till, key=key, lifecycle="inline"))
     async with opened("sqlite", tmp_path) as write_store, Services(write_store, module) as services:
         refused, taken = await asyncio.gather(
             services.handle(Deposit("a", 1), "c-1"), services.handle(Close("a"), "c-2"), return_exceptions=True
@@ -368,7 +366,7 @@ async def test_an_event_of_many_keys_writes_them_all_and_one_of_none_writes_noth
     def keys(event: Deposited) -> list[str]:
         return [f"{n}" for n in range(event.cents)]
 
-    module = ledger(Projection("many", till, key=keys, lifecycle="inline"))
+    module = bank(Projection("many", till, key=keys, lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services:
         await services.handle(Deposit("a", 0), "c-1")
@@ -380,12 +378,12 @@ async def test_an_event_of_many_keys_writes_them_all_and_one_of_none_writes_noth
 
 async def test_several_events_of_one_command_are_folded_in_order() -> None:
     class Split(msgspec.Struct, frozen=True):
-        account: AccountId
+        account_id: AccountId
 
     def split(command: Split) -> list[Deposited]:
-        return [Deposited(command.account, cents) for cents in (1, 2, 3)]
+        return [Deposited(command.account_id, cents) for cents in (1, 2, 3)]
 
-    module = Module("split", events=EVENTS, decisions=[split, deposit], projections=[BALANCES, TILL])
+    module = Module("split", events=EVENTS, decisions=[split, deposit], projections=[INLINE_BALANCES, INLINE_TILL])
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services:
         await services.handle(Split("a"), "c-1")
@@ -395,7 +393,7 @@ async def test_several_events_of_one_command_are_folded_in_order() -> None:
 
 async def test_more_rows_than_are_remembered_are_loaded_again(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as write_store:
-        services = Services(write_store, LEDGER)
+        services = Services(write_store, INLINE_BANK)
         services.inline._size = 2
         async with services:
             for turn in range(3):
@@ -412,9 +410,9 @@ async def test_a_row_in_a_shape_its_type_has_no_more_is_said_to_be_so() -> None:
         return Till2((row.euros if row else 0) + event.cents)
 
     write_store = MemoryWriteStore()
-    async with Services(write_store, ledger(TILL)) as services:
+    async with Services(write_store, bank(INLINE_TILL)) as services:
         await services.handle(Deposit("a", 100), "c-1")
-    module = ledger(Projection("till", count, key=lambda event: "all", lifecycle="inline"))
+    module = bank(Projection("till", count, key=lambda event: "all", lifecycle="inline"))
     async with Services(write_store, module) as services:
         with pytest.raises(
             Unavailable, match=r"'all' of 'till' is kept in another shape than Till2.*Raise the version"

@@ -8,20 +8,18 @@ from random import Random
 
 import pytest
 
-from tests.command_service.bench_of_rules import Services, YieldingStore, opened
-from tests.command_service.ledger import (
-    BALANCES,
-    LEDGER,
-    TILL,
-    UNLUCKY,
+from tests.command_service.inline_row_helpers import check_rows, deposits, stored
+from tests.command_service.service_helpers import Services, YieldingStore, opened
+from tests.sample_domains.bank import (
+    INLINE_BALANCES,
+    INLINE_BANK,
+    INLINE_TILL,
+    TILL_FAILS_ON,
     Deposit,
     Deposited,
     Till,
     any_command,
-    check_rows,
-    deposits,
-    ledger,
-    stored,
+    bank,
 )
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres import fresh_log
@@ -51,7 +49,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline_build, "PAGE", 7)
 
 
-PLAIN = ledger()
+PLAIN = bank()
 
 
 async def filled(write_store: WriteStore, module: Module = PLAIN, events: int = 100) -> None:
@@ -68,14 +66,14 @@ async def filled(write_store: WriteStore, module: Module = PLAIN, events: int = 
 async def test_what_is_new_is_built_from_the_whole_log_before_the_first_command(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path) as write_store:
         await filled(write_store)
-        async with Services(write_store, LEDGER) as services:
+        async with Services(write_store, INLINE_BANK) as services:
             assert await check_rows(write_store) >= 100
             await services.handle(Deposit("a", 1), "one more")
             assert await check_rows(write_store) > 100
 
 
 async def test_before_that_no_command_is_taken() -> None:
-    services = Services(MemoryWriteStore(), LEDGER)
+    services = Services(MemoryWriteStore(), INLINE_BANK)
     services.batcher.start()
     with pytest.raises(Unavailable, match="not built up yet"):
         await services.handle(Deposit("a", 1), "1")
@@ -85,7 +83,7 @@ async def test_before_that_no_command_is_taken() -> None:
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 async def test_another_version_is_built_anew_and_the_rows_of_the_other_are_thrown_away(before: int, after: int) -> None:
     write_store = MemoryWriteStore()
-    old, new = ledger(version(before), BALANCES), ledger(version(after), BALANCES)
+    old, new = bank(version(before), INLINE_BALANCES), bank(version(after), INLINE_BALANCES)
     await filled(write_store, old)
     assert len(await write_store.rows(space_of(f"{before}:till"))) > inline_build.PAGE
     async with Services(write_store, new) as services:
@@ -100,13 +98,13 @@ async def test_another_version_is_built_anew_and_the_rows_of_the_other_are_throw
 
 async def test_a_projection_that_is_gone_leaves_nothing_behind() -> None:
     write_store = MemoryWriteStore()
-    await filled(write_store, LEDGER)
-    async with Services(write_store, ledger()) as services:
+    await filled(write_store, INLINE_BANK)
+    async with Services(write_store, bank()) as services:
         assert await write_store.rows("inline:1:till") == await write_store.rows("inline:1:balances") == {}
         noted = await read_inline_state(write_store)
         assert (noted.listed, noted.built) == ({}, {})
         await services.handle(Deposit("a", 1), "1")
-    async with Services(write_store, LEDGER):
+    async with Services(write_store, INLINE_BANK):
         await check_rows(write_store)
 
 
@@ -141,9 +139,9 @@ class Mortal(MemoryWriteStore):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_build_that_is_killed_at_any_moment_goes_on_where_it_was(after: bool) -> None:
     write_store = Mortal()
-    await filled(write_store, ledger(version(1)))
+    await filled(write_store, bank(version(1)))
     write_store.after = after
-    new = ledger(version(2), BALANCES)
+    new = bank(version(2), INLINE_BALANCES)
     kills = 0
     while True:
         # Every life makes one step, or two, whatever the steps are: if what they did were lost, there would be no end.
@@ -167,23 +165,23 @@ async def test_a_build_that_is_killed_at_any_moment_goes_on_where_it_was(after: 
 
 async def test_a_build_whose_fold_fails_says_where_and_leaves_others_alone() -> None:
     write_store = MemoryWriteStore()
-    async with Services(write_store, ledger()) as services:
+    async with Services(write_store, bank()) as services:
         for n in range(20):
-            await services.handle(Deposit("a", UNLUCKY if n == 15 else 100), f"{n}")
+            await services.handle(Deposit("a", TILL_FAILS_ON if n == 15 else 100), f"{n}")
         with pytest.raises(WiringError) as refused:
-            await Services(write_store, LEDGER).commands.start()
+            await Services(write_store, INLINE_BANK).commands.start()
         for said in ("'till' cannot be built", "the key 'all'", "position 16", "'deposited'", "ValueError: an unlucky"):
             assert said in str(refused.value)
         assert (await services.handle(Deposit("a", 1), "more")).position == 21
-    async with Services(write_store, ledger(BALANCES)):
-        assert await check_rows(write_store, ledger(BALANCES)) == 21
+    async with Services(write_store, bank(INLINE_BALANCES)):
+        assert await check_rows(write_store, bank(INLINE_BALANCES)) == 21
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_nodes_that_start_at_once_build_it_together(seed: int) -> None:
     write_store = MemoryWriteStore()
     await filled(write_store)
-    nodes = [Services(YieldingStore(write_store, Random(seed + n)), LEDGER) for n in range(3)]  # type: ignore[arg-type]
+    nodes = [Services(YieldingStore(write_store, Random(seed + n)), INLINE_BANK) for n in range(3)]  # type: ignore[arg-type]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
     await check_rows(write_store)
     for n, node in enumerate(nodes):
@@ -205,10 +203,10 @@ async def test_a_node_that_does_not_know_a_projection_writes_no_event_past_it(se
             await old.handle(Deposit(f"a{written % 5}", 100), f"old-{written}")
             written += 1
 
-    old = Services(YieldingStore(write_store, Random(seed)), ledger(), retries=50)  # type: ignore[arg-type]
+    old = Services(YieldingStore(write_store, Random(seed)), bank(), retries=50)  # type: ignore[arg-type]
     async with old:
         going_on = asyncio.create_task(go_on(old))
-        async with Services(YieldingStore(write_store, Random(-seed)), LEDGER) as new:  # type: ignore[arg-type]
+        async with Services(YieldingStore(write_store, Random(-seed)), INLINE_BANK) as new:  # type: ignore[arg-type]
             with pytest.raises(Unavailable, match="start it with the newer code"):
                 await going_on
             assert written > 0, "it went on while the projection was built"
@@ -246,7 +244,7 @@ async def test_a_build_that_does_not_come_nearer_to_the_head_ends_all_the_same()
                 written += len(sent)
 
         write_store.write = write
-        async with asyncio.timeout(30), Services(write_store, LEDGER) as new:
+        async with asyncio.timeout(30), Services(write_store, INLINE_BANK) as new:
             write_store.write = None
             assert written > 0
             await new.handle(Deposit("a", 100), "new")
@@ -256,7 +254,7 @@ async def test_a_build_that_does_not_come_nearer_to_the_head_ends_all_the_same()
 async def test_without_the_guard_of_the_list_an_old_node_leaves_rows_behind_the_log() -> None:
     write_store = MemoryWriteStore()
     await filled(write_store)
-    async with Services(write_store, ledger()) as old, Services(write_store, LEDGER):
+    async with Services(write_store, bank()) as old, Services(write_store, INLINE_BANK):
         old.inline.guards = ()
         await old.handle(Deposit("a", 100), "old")
         with pytest.raises(AssertionError):
@@ -265,14 +263,14 @@ async def test_without_the_guard_of_the_list_an_old_node_leaves_rows_behind_the_
 
 async def test_a_visitor_changes_nothing_and_writes_only_what_the_others_would() -> None:
     write_store = MemoryWriteStore()
-    await filled(write_store, LEDGER)
+    await filled(write_store, INLINE_BANK)
     before = await read_inline_state(write_store)
-    for module, problem in ((LEDGER, None), (ledger(), "newer code"), (ledger(TILL), "newer code")):
+    for module, problem in ((INLINE_BANK, None), (bank(), "newer code"), (bank(INLINE_TILL), "newer code")):
         visitor = Services(write_store, module)
         await visitor.commands.start(visit=True)
         assert (visitor.commands.problem is None) == (problem is None)
     assert await read_inline_state(write_store) == before
-    async with Services(write_store, LEDGER) as services:
+    async with Services(write_store, INLINE_BANK) as services:
         await services.handle(Deposit("a", 1), "1")
     await check_rows(write_store)
 
@@ -281,7 +279,7 @@ async def test_a_visitor_changes_nothing_and_writes_only_what_the_others_would()
 async def test_of_nodes_with_other_code_that_start_at_once_the_last_one_goes_on(seed: int) -> None:
     write_store = MemoryWriteStore()
     await filled(write_store)
-    modules = [LEDGER, ledger(version(2), BALANCES), ledger(BALANCES)]
+    modules = [INLINE_BANK, bank(version(2), INLINE_BALANCES), bank(INLINE_BALANCES)]
     nodes = [
         Services(YieldingStore(write_store, Random(seed + n)), module, retries=20)  # type: ignore[arg-type]
         for n, module in enumerate(modules)
@@ -314,11 +312,11 @@ class Dropping(MemoryWriteStore):
 
 async def test_rows_that_are_taken_over_while_they_are_thrown_away_are_whole() -> None:
     write_store = Dropping()
-    await filled(write_store, ledger(version(1)))
-    dropper, taker = Services(write_store, ledger()), Services(write_store, ledger(version(1)))
+    await filled(write_store, bank(version(1)))
+    dropper, taker = Services(write_store, bank()), Services(write_store, bank(version(1)))
     await asyncio.gather(dropper.commands.start(), taker.commands.start())
     listed = (await read_inline_state(write_store)).listed
-    await check_rows(write_store, ledger(version(1)) if listed else ledger())
+    await check_rows(write_store, bank(version(1)) if listed else bank())
 
 
 async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
@@ -327,7 +325,7 @@ async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
     monkeypatch.setattr(inline_build, "PAGE", 500)
     url = await fresh_log(postgres.dsn)
     stores = [await PostgresWriteStore.open(url) for _ in range(3)]
-    old = Services(stores[0], ledger(version(1)))
+    old = Services(stores[0], bank(version(1)))
     await old.__aenter__()
     wrote, enough = 0, asyncio.Event()
 
@@ -341,7 +339,7 @@ async def test_nodes_on_postgresql_with_old_and_new_code_leave_no_row_behind(
 
     going_on = asyncio.create_task(go_on())
     await enough.wait()
-    new = ledger(version(2), BALANCES)
+    new = bank(version(2), INLINE_BALANCES)
     nodes = [Services(write_store, new) for write_store in stores[1:]]
     await asyncio.gather(*(node.__aenter__() for node in nodes))
     await asyncio.gather(*(deposits(node, ["a"] * 20, start=n * 20) for n, node in enumerate(nodes)))

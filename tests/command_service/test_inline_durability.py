@@ -10,8 +10,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests.command_service.bench_of_rules import Services
-from tests.command_service.ledger import LEDGER, any_command, check_rows
+from tests.command_service.inline_row_helpers import check_rows
+from tests.command_service.service_helpers import Services
+from tests.sample_domains.bank import INLINE_BANK, any_command
 from tests.servers.postgres import Postgres
 from tests.write_store.disk import faulty_disk
 from tests.write_store.postgres import fresh_log
@@ -60,7 +61,7 @@ async def write_until_dark(write_store: SqliteWriteStore, random: Random, acknow
             acknowledged.extend(written.events)
 
     with suppress(Unavailable):
-        async with Services(write_store, LEDGER) as services:
+        async with Services(write_store, INLINE_BANK) as services:
             await asyncio.gather(*(call(services, caller) for caller in range(CALLERS)))
 
 
@@ -82,7 +83,7 @@ async def cut_power(seed: int, folder: Path, kind: type[SqliteWriteStore] = Sqli
             await write_store.close()
         found = SqliteWriteStore(after / "log.db")
         try:
-            async with Services(found, LEDGER):
+            async with Services(found, INLINE_BANK):
                 await check_rows(found)
             ids = {event.id for event in (await found.read(ALL_EVENTS)).events}
             assert set(acknowledged) <= ids, "what was acknowledged is lost"
@@ -134,7 +135,7 @@ async def test_connections_that_are_killed_leave_events_with_their_rows_or_neith
             for _ in range(2):
                 write_store = await PostgresWriteStore.open(url)
                 opened.push_async_callback(write_store.close)
-                nodes.append(await opened.enter_async_context(Services(write_store, LEDGER)))
+                nodes.append(await opened.enter_async_context(Services(write_store, INLINE_BANK)))
             callers = [asyncio.create_task(call(nodes[n % 2], n)) for n in range(CALLERS)]
             for _ in range(kills):
                 enough = len(acknowledged) + random.randrange(12)

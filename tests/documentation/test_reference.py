@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import twofold
 from tests.documentation.blocks import ROOT
-from tests.http import bank
+from tests.http.bank_server import open_bank
 from twofold import Settings, errors, http, testing
 from twofold.codec import edge
 from twofold.errors import Refused, TwofoldError, WiringError
@@ -89,7 +89,7 @@ def test_the_limits_of_json_are_told(limit: int) -> None:
 
 def test_every_route_is_told_and_none_is_made_up() -> None:
     told = {row[0].strip("`") for row in table(page("http.md")) if " /" in row[0]}
-    paths = describe(bank.open_bank(), Limits())["paths"]
+    paths = describe(open_bank(), Limits())["paths"]
     there = {f"{method.upper()} {_named(path)}" for path, offered in paths.items() for method in offered}
     there |= {"GET /openapi.json", "GET /docs"}
     assert told == there
@@ -100,7 +100,7 @@ async def test_every_metric_is_told_with_its_labels() -> None:
     told = {
         name: set(re.findall(r"`(\w+)`", labels)) for cell, labels, _ in rows for name in re.findall(r"`(\w+)`", cell)
     }
-    async with bank.open_bank(freshness=1.0) as app:
+    async with open_bank(freshness=1.0) as app:
         status = await app.status()
     parts = tuple(PartitionStatus(each, 0, 0, 0.0, "live", None) for each in ("0-2048", "2048-4096"))
     followers = [msgspec.structs.replace(each, shares=parts) for each in status.followers]

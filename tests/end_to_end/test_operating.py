@@ -10,8 +10,9 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
 from tests.end_to_end.test_pages import WIDTHS, Window, browser, harmless
-from tests.http import bank
-from tests.http.bank import BalanceOf, Deposit, open_bank
+from tests.http.bank_server import open_bank
+from tests.sample_domains import bank
+from tests.sample_domains.bank import BalanceOf, Deposit
 from tests.synchronization.counting import until
 from twofold import App
 from twofold.http import asgi

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.http.bank import SHORT, open_bank
+from tests.http.bank_server import SHORT, open_bank
 from tests.http.wire import Address
 from twofold import App
 from twofold.http import Api, asgi
@@ -24,7 +24,7 @@ class Server:
 
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.http.bank", *options],
+            [sys.executable, "-m", "tests.http.bank_server", *options],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -30,7 +30,7 @@ def test_a_command_is_sent_and_its_receipt_shown(page: Page) -> None:
     page.click("#command-deposit button[type=submit]")
     expect(page.locator("#command-deposit .result")).to_contain_text("200 OK")
     page.click("#events [data-follow]")
-    expect(page.locator("#events .result")).to_contain_text('"type": "moved"')
+    expect(page.locator("#events .result")).to_contain_text('"type": "deposited"')
     page.click("#query-balances [type=submit]")
     expect(page.locator("#query-balances .result")).to_contain_text('"parked"')
     assert Axe().run(page).violations_count == 0

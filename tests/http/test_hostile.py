@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.http.bank import SHORT
+from tests.http.bank_server import SHORT
 from tests.http.conftest import Server
 from tests.http.wire import PATIENCE, connect, listen, post, request, say
 

@@ -5,23 +5,23 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.command_service.ledger import UNLUCKY, Deposited, ledger, till
-from tests.query_service.three_lives import BROKEN, three_lives
+from tests.query_service.bank_app_helpers import bank_app
+from tests.sample_domains.bank import STATEMENT_FAILS_ON, TILL_FAILS_ON, Deposited, bank, till
 from twofold import App, Projection
 from twofold.http import asgi
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    """Speaks to the ledger of three lives."""
-    async with three_lives() as app:
+    """Speaks to the bank with one read model of each lifecycle."""
+    async with bank_app() as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             yield client
 
 
 async def deposit(http: httpx.AsyncClient, account: str, cents: int) -> str:
-    answer = await http.post("/commands/deposit", json={"account": account, "cents": cents})
+    answer = await http.post("/commands/deposit", json={"account_id": account, "cents": cents})
     assert answer.status_code == 200, answer.text
     token: str = answer.json()["token"]
     return token
@@ -30,13 +30,13 @@ async def deposit(http: httpx.AsyncClient, account: str, cents: int) -> str:
 async def test_both_answer_with_position_and_token(http: httpx.AsyncClient) -> None:
     token = await deposit(http, "a", 100)
     for name, value in (
-        ("balance-of", {"account": "a", "cents": 100, "events": 1, "chain": 100}),
-        ("statement-of", {"account": "a", "cents": [100], "positions": [1]}),
+        ("chained-balance-of", {"account_id": "a", "cents": 100, "events": 1, "chain": 100}),
+        ("statement-of", {"account_id": "a", "cents": [100], "positions": [1]}),
     ):
-        answer = await http.get(f"/queries/{name}", params={"account": "a", "position": token})
+        answer = await http.get(f"/queries/{name}", params={"account_id": "a", "position": token})
         assert answer.json() == {"answer": value, "position": 1, "token": token, "parked": []}
         assert answer.headers["twofold-position"] == token
-        missing = await http.get(f"/queries/{name}", params={"account": "b"})
+        missing = await http.get(f"/queries/{name}", params={"account_id": "b"})
         assert (missing.status_code, missing.json()["answer"]) == (200, None)
 
 
@@ -49,18 +49,18 @@ async def test_to_search_one_is_undeclared_access(http: httpx.AsyncClient, name:
 
 
 async def test_a_live_fold_that_fails_is_not_now_and_says_where(http: httpx.AsyncClient) -> None:
-    await deposit(http, "a", BROKEN)
-    answer = await http.get("/queries/statement-of", params={"account": "a"})
+    await deposit(http, "a", STATEMENT_FAILS_ON)
+    answer = await http.get("/queries/statement-of", params={"account_id": "a"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert "'statements' cannot be folded: the fold fails at position 1" in answer.json()["detail"]
 
 
 async def test_a_command_that_an_inline_fold_does_not_take_is_an_invalid_message() -> None:
     hot = Projection("till", till, key=lambda event: "all", lifecycle="inline")
-    async with App(ledger(hot), write_store="memory:", read_store="memory:") as app:
+    async with App(bank(hot), write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
-            answer = await http.post("/commands/deposit", json={"account": "a", "cents": UNLUCKY})
+            answer = await http.post("/commands/deposit", json={"account_id": "a", "cents": TILL_FAILS_ON})
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (400, "/docs#problem-invalid-message")
     for said in ("'till'", Deposited.__name__, "'all'", "nothing is written"):
@@ -69,5 +69,5 @@ async def test_a_command_that_an_inline_fold_does_not_take_is_an_invalid_message
 
 async def test_the_openapi_document_tells_of_them_like_of_all_others(http: httpx.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
-    for name in ("balance-of", "statement-of", "turnover-of", "all-of"):
+    for name in ("chained-balance-of", "statement-of", "turnover-of", "overview-of"):
         assert set(document["paths"][f"/queries/{name}"]) == {"get"}

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.http import bank
-from tests.http.bank import SHORT, open_bank
+from tests.http.bank_server import SHORT, open_bank
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.test_projections import caught_up, deposit, do
+from tests.sample_domains import bank
 from tests.synchronization.counting import until
 from twofold import App, Unavailable
 from twofold.http import Api, asgi

@@ -13,7 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import checks
 
-from tests.http.bank import SHORT, open_bank
+from tests.http.bank_server import SHORT, open_bank
 from tests.http.conftest import Server
 from twofold import App, Module
 from twofold.http.docs import page_of
@@ -66,7 +66,7 @@ def test_everything_there_is_is_described(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
-        *(f"/commands/{name}" for name in ("deposit", "withdraw", "break", "dawdle")),
+        *(f"/commands/{name}" for name in ("deposit", "withdraw", "transfer", "close", "break", "dawdle")),
         *(f"/queries/{name}" for name in ("balance-of", "balances", "broken", "long")),
         *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/actions"),
         *(f"/projections/{{name}}/{verb}" for verb in VERBS),

@@ -8,10 +8,11 @@ import httpx
 import msgspec
 import pytest
 
-from tests.http import bank
-from tests.http.bank import SHORT, Balance, BalanceOf, Deposit
+from tests.http.bank_server import SHORT
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.test_security import REFUSED, filled
+from tests.sample_domains import bank
+from tests.sample_domains.bank import Balance, BalanceOf, Deposit
 from tests.synchronization.counting import until
 from twofold import App, InvalidMessage, Module, Policy, Projection, WiringError
 from twofold.http import asgi
@@ -103,11 +104,11 @@ async def test_what_only_a_projection_has_cannot_be_done_to_a_policy(inside: htt
 
 
 def test_a_name_that_would_hide_a_path_is_refused_with_the_cure() -> None:
-    async def react(event: bank.Moved) -> None:
+    async def react(event: bank.Deposited) -> None:
         return None
 
     app = App(
-        Module("m", events=[bank.Moved], policies=[Policy("rebuild", react)]),
+        Module("m", events=bank.EVENTS, policies=[Policy("rebuild", react)]),
         write_store="memory:",
         read_store="memory:",
     )
@@ -117,7 +118,7 @@ def test_a_name_that_would_hide_a_path_is_refused_with_the_cure() -> None:
 
 async def test_a_name_of_any_letters_has_a_path() -> None:
     odd = "a/b ?ü(1)"
-    module = Module("m", events=[bank.Moved], projections=[Projection(odd, bank.balance_of, key=bank.AccountId)])
+    module = Module("m", events=bank.EVENTS, projections=[Projection(odd, bank.balance_of, key=bank.AccountId)])
     async with App(module, write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
@@ -277,14 +278,14 @@ async def test_none_of_several_is_begun_where_an_earlier_generation_is_kept_of_o
     class Sum(msgspec.Struct, frozen=True):
         cents: int = 0
 
-    def add(row: Sum | None, event: bank.Moved) -> Sum:
+    def add(row: Sum | None, event: bank.Deposited) -> Sum:
         return Sum((row.cents if row else 0) + event.cents)
 
     projections = [
         Projection("balances", bank.balance_of, key=bank.AccountId),
         Projection("sums", add, key=bank.AccountId),
     ]
-    module = Module("m", events=[bank.Moved], projections=projections)
+    module = Module("m", events=bank.EVENTS, projections=projections)
     async with App(module, write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:

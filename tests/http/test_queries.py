@@ -4,8 +4,8 @@ import httpx
 import msgspec
 import pytest
 
-from tests.http.bank import Balance, bank
 from tests.http.test_commands import problem
+from tests.sample_domains.bank import Balance, followed_bank
 from twofold import App, Module, View, WiringError
 from twofold.http import asgi
 
@@ -120,4 +120,4 @@ def test_a_query_that_no_query_string_can_tell_fails_at_the_start(kind: type, wo
 
     ask.__annotations__["query"] = kind
     with pytest.raises(WiringError, match=words):
-        asgi(App(bank(), Module("more", queries=[ask]), write_store="memory:", read_store="memory:"))
+        asgi(App(followed_bank(), Module("more", queries=[ask]), write_store="memory:", read_store="memory:"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from tests.http.bank import open_bank
+from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.wire import request, say

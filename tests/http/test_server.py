@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http import bank as the_bank
+from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.wire import connect, listen, request
@@ -48,7 +48,7 @@ def test_a_healthy_server_says_so(http: httpx.Client) -> None:
 
 
 async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
-    api = asgi(the_bank.open_bank())
+    api = asgi(open_bank())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
         assert (await http.get("/health/live")).status_code == 200
         answer = await http.get("/health/ready")
@@ -58,7 +58,7 @@ async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
 
 
 async def test_a_follower_that_stands_still_makes_the_app_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = the_bank.open_bank()
+    app = open_bank()
     api = asgi(app)
     async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
         assert (await http.get("/health/ready")).status_code == 200
@@ -157,7 +157,7 @@ def test_what_was_acknowledged_before_a_stop_is_there_after_it(start: Callable[.
 
 
 async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
-    app = the_bank.open_bank()
+    app = open_bank()
     sent: list[str] = []
     told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
@@ -177,7 +177,7 @@ async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
 async def test_an_app_that_cannot_start_is_told_to_the_server_in_a_sentence(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    app = the_bank.open_bank(write_store=f"sqlite:///{blocked}/log.db")
+    app = open_bank(write_store=f"sqlite:///{blocked}/log.db")
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -199,5 +199,5 @@ async def test_web_sockets_are_turned_away() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await asgi(the_bank.open_bank())({"type": "websocket", "path": "/"}, receive, send)
+    await asgi(open_bank())({"type": "websocket", "path": "/"}, receive, send)
     assert sent[0]["type"] == "websocket.close"

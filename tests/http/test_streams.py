@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.http.bank import SHORT
+from tests.http.bank_server import SHORT
 from tests.http.conftest import Server
 from tests.http.test_commands import problem
 from tests.http.test_queries import deposit
@@ -104,7 +104,7 @@ def test_pages_of_the_log_continue_with_their_token(http: httpx.Client) -> None:
     seen: list[str] = []
     after = start
     while True:
-        page = http.get("/events", params={"after": after, "limit": 2, "type": "moved"}).json()
+        page = http.get("/events", params={"after": after, "limit": 2, "type": "deposited"}).json()
         if not page["events"]:
             break
         seen += [event["tags"][0] for event in page["events"]]
@@ -120,7 +120,7 @@ def test_an_event_is_told_with_all_that_is_known_of_it(http: httpx.Client) -> No
     assert event.pop("position") > 0 and event.pop("time").endswith("Z")
     assert event == {
         "id": "known-key.0",
-        "type": "moved",
+        "type": "deposited",
         "version": 1,
         "tags": ["account:known"],
         "data": {"account_id": "known", "cents": 3},

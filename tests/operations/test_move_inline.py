@@ -6,10 +6,11 @@ from random import Random
 
 import pytest
 
-from tests.command_service.bench_of_rules import Services
-from tests.command_service.ledger import LEDGER as TWO
-from tests.command_service.ledger import Deposit, any_command, check_rows, stored
-from tests.query_service.three_lives import BalanceOf, StatementOf, three_lives
+from tests.command_service.inline_row_helpers import check_rows, stored
+from tests.command_service.service_helpers import Services
+from tests.query_service.bank_app_helpers import bank_app
+from tests.sample_domains.bank import INLINE_BANK as TWO
+from tests.sample_domains.bank import ChainedBalanceOf, Deposit, StatementOf, any_command
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres import fresh_log
 from twofold.errors import Rejected
@@ -59,14 +60,14 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
 
 async def test_an_app_goes_on_with_its_rows_where_its_log_was_moved(tmp_path: Path, postgres_newest: Postgres) -> None:
     before, after = f"sqlite:///{tmp_path}/log.db", await fresh_log(postgres_newest.dsn)
-    async with three_lives(before) as app:
+    async with bank_app(before) as app:
         await app.send(Deposit("a", 100))
     source, target = await opened(before), await opened(after)
     await move.move(source, target)
     await source.close()
     await target.close()
-    async with three_lives(after) as app:
-        assert (await app.ask(BalanceOf("a"))).value.cents == 100
+    async with bank_app(after) as app:
+        assert (await app.ask(ChainedBalanceOf("a"))).value.cents == 100
         receipt = await app.send(Deposit("a", 10))
-        assert (await app.ask(BalanceOf("a"), position=receipt.token)).value.cents == 110
+        assert (await app.ask(ChainedBalanceOf("a"), position=receipt.token)).value.cents == 110
         assert (await app.ask(StatementOf("a"), position=receipt.token)).value.cents == [100, 10]

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.command_service.ledger import Close, Deposit, Transfer, any_command
-from tests.query_service.three_lives import (
-    BROKEN,
-    AllOf,
+from tests.query_service.bank_app_helpers import bank_app, bank_app_in
+from tests.sample_domains.bank import (
+    STATEMENT_FAILS_ON,
+    Close,
+    Deposit,
+    OverviewOf,
     Statement,
     StatementOf,
     Statements,
-    state,
-    three_lives,
-    three_lives_in,
+    Transfer,
+    any_command,
+    statement,
 )
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres import fresh_log
@@ -32,9 +34,9 @@ async def folded(app: App, account: str) -> Statement | None:
     row: Statement | None = None
     for recorded in (await app.log(ALL_EVENTS, limit=100_000)).events:
         event = app.events.decode(recorded)
-        events_by_key = [event.source, event.target] if hasattr(event, "source") else [event.account]
+        events_by_key = [event.source, event.target] if hasattr(event, "source") else [event.account_id]
         if account in events_by_key:
-            row = state(row, event, account, recorded)
+            row = statement(row, event, account, recorded)
     return row
 
 
@@ -46,7 +48,7 @@ async def test_it_is_the_fold_of_the_log(
     monkeypatch.setattr(live_views, "PAGE", page)
     write_store = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/log.db"}.get(kind)
     random = Random(page)
-    async with three_lives(write_store or await fresh_log(postgres_newest.dsn)) as app:
+    async with bank_app(write_store or await fresh_log(postgres_newest.dsn)) as app:
         for _ in range(10):
             sent = [app.send(any_command(random)) for _ in range(12)]
             outcomes = await asyncio.gather(*sent, return_exceptions=True)
@@ -59,7 +61,7 @@ async def test_it_is_the_fold_of_the_log(
 
 
 async def test_it_is_as_new_as_the_receipt_without_waiting_for_anybody() -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         for n in range(1, 50):
             receipt = await app.send(Deposit("a", 100))
             answer = await app.ask(StatementOf("a"), position=receipt.token, timeout=0)
@@ -68,7 +70,7 @@ async def test_it_is_as_new_as_the_receipt_without_waiting_for_anybody() -> None
 
 
 async def test_a_row_that_a_fold_takes_away_is_not_there() -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         await app.send(Deposit("a", 100))
         await app.send(Close("a"))
         assert (await app.ask(StatementOf("a"))).value is None
@@ -78,7 +80,7 @@ async def test_a_row_that_a_fold_takes_away_is_not_there() -> None:
 
 
 async def test_all_rows_of_one_answer_are_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         await app.send(Deposit("a", 100))
         (rows,) = (await app.queries._of_log.rows(["statements"], _write_store(app))).values()
         assert await rows.get(rows.model, "b") is None
@@ -90,9 +92,9 @@ async def test_all_rows_of_one_answer_are_of_one_moment(monkeypatch: pytest.Monk
 
 
 async def test_nothing_is_kept_and_nobody_follows_for_it(tmp_path: Path) -> None:
-    async with three_lives_in(tmp_path) as app:
+    async with bank_app_in(tmp_path) as app:
         receipt = await app.send(Deposit("a", 100))
-        await app.ask(AllOf("a"), position=receipt.token)
+        await app.ask(OverviewOf("a"), position=receipt.token)
         assert [each.name for each in (await app.status()).followers] == ["turnovers"]
         assert list(app.models) == ["turnovers"]
         running = app._running
@@ -101,14 +103,14 @@ async def test_nothing_is_kept_and_nobody_follows_for_it(tmp_path: Path) -> None
 
 
 async def test_it_cannot_be_searched() -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         with pytest.raises(UndeclaredAccess, match=r"'statements' is live.*by key \(`get`\).*lifecycle='async'"):
             await app.ask(Statements())
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800"])
 async def test_a_key_that_no_store_can_hold_is_the_callers_mistake(key: str) -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         with pytest.raises(InvalidMessage, match="key"):
             await app.ask(StatementOf(key))
 
@@ -116,9 +118,9 @@ async def test_a_key_that_no_store_can_hold_is_the_callers_mistake(key: str) -> 
 async def test_a_fold_that_fails_names_projection_key_and_position_and_keeps_the_error_to_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with three_lives() as app:
+    async with bank_app() as app:
         await app.send(Deposit("a", 1))
-        await app.send(Deposit("a", BROKEN))
+        await app.send(Deposit("a", STATEMENT_FAILS_ON))
         await app.send(Deposit("b", 1))
         with caplog.at_level(logging.ERROR), pytest.raises(Unavailable) as failed:
             await app.ask(StatementOf("a"))
@@ -131,7 +133,7 @@ async def test_a_fold_that_fails_names_projection_key_and_position_and_keeps_the
 
 
 async def test_it_does_not_need_the_read_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with three_lives_in(tmp_path) as app:
+    async with bank_app_in(tmp_path) as app:
         await app.send(Deposit("a", 100))
         running = app._running
         assert running is not None
@@ -142,24 +144,24 @@ async def test_it_does_not_need_the_read_store(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(running.read_store, "snapshot", away)
         assert (await app.ask(StatementOf("a"))).value.cents == [100]
         with pytest.raises(Unavailable, match="the read store is away"):
-            await app.ask(AllOf("a"))
+            await app.ask(OverviewOf("a"))
 
 
 async def test_an_answer_of_several_views_is_as_new_as_the_oldest_of_them(tmp_path: Path) -> None:
-    async with three_lives_in(tmp_path) as app:
+    async with bank_app_in(tmp_path) as app:
         receipt = await app.send(Deposit("a", 100))
-        assert (await app.ask(AllOf("a"), position=receipt.token)).position == 1
+        assert (await app.ask(OverviewOf("a"), position=receipt.token)).position == 1
         running = app._running
         assert running is not None
         for worker in list(running.workers):
             await worker.stop()
         late = await app.send(Deposit("a", 10))
-        answer = await app.ask(AllOf("a"))
+        answer = await app.ask(OverviewOf("a"))
         assert answer.position == 1
         assert (answer.value.statement.cents, answer.value.balance.cents) == ([100, 10], 110)
         assert answer.value.turnover.cents == 100
         with pytest.raises(Unavailable, match="'turnovers' is 1 events behind"):
-            await app.ask(AllOf("a"), position=late.token, timeout=0.01)
+            await app.ask(OverviewOf("a"), position=late.token, timeout=0.01)
 
 
 def _write_store(app: App) -> Any:
