@@ -26,7 +26,7 @@ from benchmarks.bank import (
 from benchmarks.commands import ACCOUNTS
 from benchmarks.harness import Contestant, Result, compare, result, run
 from benchmarks.postgres import durable_server
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold import DecisionModel, Module, Projection
 
 CALLERS = 32

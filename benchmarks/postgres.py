@@ -16,7 +16,7 @@ from benchmarks.http import measure, serve_app, serve_bare
 from benchmarks.log import append_batches, compare_sizes, filled, load_account
 from benchmarks.peers_postgres import contestant
 from tests.servers.postgres import Postgres, installed, versions
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.write_store.postgres import PostgresWriteStore
 

@@ -17,7 +17,7 @@ from benchmarks.postgres import durable_server, visible_times
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from tests.servers.postgres import fresh_schema
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold import App
 from twofold.domain.events import Metadata
 from twofold.errors import Unavailable

@@ -5,7 +5,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.cli.commands import run, run_json, serving
+from tests.cli.command_line_helpers import run, run_json, serving
 from tests.cli.test_rebuild import break_a_row, folder, text_of
 
 __all__ = ["folder"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.synchronization.counting import Count, app_in, until
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count
 from twofold.cli.building import FAILING, STALLED, until_built
 from twofold.cli.rebuild_client import Seen, _Visit
 from twofold.cli.rebuild_command import _Rebuild

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from tests.cli.commands import PATIENCE, next_line, run_json, running, stop
+from tests.cli.command_line_helpers import PATIENCE, next_line, run_json, running, stop
 from twofold import App, Receipt, Unavailable
 from twofold.cli.demo_command import command
 from twofold.cli.demo_shop import Figures

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.commands import APP, TWOFOLD, next_json, next_line, run, run_json, running, serving, stop
+from tests.cli.command_line_helpers import APP, TWOFOLD, next_json, next_line, run, run_json, running, serving, stop
 
 
 def write(url: str, *notes: str) -> None:

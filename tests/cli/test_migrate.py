@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import PATIENCE, TWOFOLD, run, run_json
+from tests.cli.command_line_helpers import PATIENCE, TWOFOLD, run, run_json
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.cli.output import Exit
 from twofold.write_store.postgres.migrate import migrations

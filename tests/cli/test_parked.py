@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.commands import APP, run, run_json, serving, stop
+from tests.cli.command_line_helpers import APP, run, run_json, serving, stop
 from tests.cli.test_projections import ask, overview, write
 from tests.servers.server import wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.commands import APP, next_json, run, run_json, running, serving, stop
+from tests.cli.command_line_helpers import APP, next_json, run, run_json, running, serving, stop
 from tests.servers.postgres import Postgres, fresh_schema
 
 STORES = ("--write-store", "sqlite:///data/log.db", "--read-store", "sqlite:///data/views.db")

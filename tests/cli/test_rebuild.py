@@ -9,7 +9,7 @@ import apsw
 import httpx
 import pytest
 
-from tests.cli.commands import APP, TWOFOLD, run, run_json, running, serving
+from tests.cli.command_line_helpers import APP, TWOFOLD, run, run_json, running, serving
 
 BROKEN = """update "rows of pages@1" set row = json_set(row, '$.text', 'BROKEN') where key = 'n3'"""
 WRITES = """

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.commands import APP, TWOFOLD, run, run_json, serving
+from tests.cli.command_line_helpers import APP, TWOFOLD, run, run_json, serving
 from tests.cli.test_rebuild import WRITES
 from tests.servers.postgres import Postgres, fresh_schema
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.stores import open_read_store
 from twofold.world import RealWorld
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.cli.commands import APP, run, run_json, serving, stop
+from tests.cli.command_line_helpers import APP, run, run_json, serving, stop
 
 BEFORE = """
 class NoteWritten(Struct, frozen=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.commands import APP, next_line, run, run_json, running, serving, stop
+from tests.cli.command_line_helpers import APP, next_line, run, run_json, running, serving, stop
 
 
 def test_a_served_app_takes_commands_and_a_query_with_their_position_sees_them(tmp_path: Path) -> None:

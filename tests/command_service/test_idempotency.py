@@ -9,7 +9,7 @@ import pytest
 
 from tests.command_service.boundary_probe import PutByThing
 from tests.command_service.service_helpers import Services, YieldingStore, opened
-from tests.write_store.disk import faulty_disk
+from tests.write_store.disk_helpers import faulty_disk
 from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module

@@ -34,7 +34,7 @@ from tests.sample_domains.bank import (
     till,
 )
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.module import Module

@@ -22,7 +22,7 @@ from tests.sample_domains.bank import (
     bank,
 )
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.command_service import inline_build
 from twofold.domain.event_query import NO_EVENTS, EventQuery
 from twofold.domain.events import Position

@@ -14,8 +14,8 @@ from tests.command_service.inline_row_helpers import check_rows
 from tests.command_service.service_helpers import Services
 from tests.sample_domains.bank import INLINE_BANK, any_command
 from tests.servers.postgres import Postgres
-from tests.write_store.disk import faulty_disk
-from tests.write_store.postgres import fresh_log
+from tests.write_store.disk_helpers import faulty_disk
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Conflict, Rejected, Unavailable
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.documentation.blocks import ROOT
+from tests.documentation.code_block_helpers import ROOT
 
 TEXT = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 SOURCE = ROOT / "src" / "twofold"

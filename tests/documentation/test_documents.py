@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.blocks import ROOT, blocks
-from tests.documentation.running import Reader
+from tests.documentation.code_block_helpers import ROOT, blocks
+from tests.documentation.document_runner import Reader
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "how-to").glob("*.md"))
 HAS_BLOCKS = re.compile(r"^```(python|pycon)$", re.MULTILINE)

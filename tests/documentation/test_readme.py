@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.documentation.blocks import ROOT, blocks
+from tests.documentation.code_block_helpers import ROOT, blocks
 
 MOST_LINES = 30
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import twofold
-from tests.documentation.blocks import ROOT
+from tests.documentation.code_block_helpers import ROOT
 from tests.http.bank_server import open_bank
 from twofold import Settings, errors, http, testing
 from twofold.codec import edge

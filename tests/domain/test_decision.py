@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from msgspec import Struct
 
-from tests.domain.shop import (
+from tests.sample_domains.orders import (
     MODELS,
     CustomerId,
     Line,

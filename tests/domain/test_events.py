@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from tests.domain.shop import OrderPlaced
+from tests.sample_domains.orders import OrderPlaced
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Event, Metadata, RecordedEvent, kebab_case
 

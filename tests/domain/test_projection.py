@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from tests.domain.shop import (
+from tests.sample_domains.orders import (
     SUMMARIES,
     Line,
     OrderCancelled,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import twofold.domain
-from tests.domain import mistakes as bad
-from tests.domain import mistakes_of_lifecycles
-from tests.domain.shop import (
+from tests.domain import lifecycle_mistakes as mistakes_of_lifecycles
+from tests.domain import wiring_mistakes as bad
+from tests.sample_domains.orders import (
     MODELS,
     SUMMARIES,
     CustomerId,

@@ -5,22 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample_domains.counter_app_helpers import settled, until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, TotalOf, add_up, counters
 from tests.servers.postgres import Postgres
 from tests.servers.standby import standby_of
-from tests.synchronization.counting import (
-    Count,
-    Counted,
-    CounterId,
-    Ended,
-    Total,
-    TotalOf,
-    add_up,
-    counters,
-    settled,
-    until,
-)
-from tests.write_store.failover import on
-from tests.write_store.postgres import fresh_log
+from tests.write_store.failover_helpers import on
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App, Receipt
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.settings import Settings

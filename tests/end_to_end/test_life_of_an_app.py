@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Count, Counted, app_in, counters, until
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count, Counted, counters
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.process import Policy

@@ -13,7 +13,7 @@ from tests.end_to_end.test_pages import WIDTHS, Window, browser, harmless
 from tests.http.bank_server import open_bank
 from tests.sample_domains import bank
 from tests.sample_domains.bank import BalanceOf, Deposit
-from tests.synchronization.counting import until
+from tests.sample_domains.counter_app_helpers import until
 from twofold import App
 from twofold.http import asgi
 from twofold.ui import console

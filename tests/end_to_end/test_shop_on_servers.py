@@ -15,7 +15,7 @@ from shop import open_shop, replay
 from tests.servers.cassandra import fresh_keyspace
 from tests.servers.mongodb import fresh_database
 from tests.servers.postgres import Postgres, fresh_schema
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold import App
 
 TOTALS = {"orders": 6_919, "customers": 2_357, "cds": 16_479, "revenue_cents": 24_409_194, "free_orders": 8}

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.http.bank_server import SHORT, open_bank
-from tests.http.wire import Address
+from tests.http.raw_http_helpers import Address
 from twofold import App
 from twofold.http import Api, asgi
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.http.bank_server import SHORT
 from tests.http.conftest import Server
-from tests.http.wire import PATIENCE, connect, listen, post, request, say
+from tests.http.raw_http_helpers import PATIENCE, connect, listen, post, request, say
 
 JSON = {"Content-Type": "application/json"}
 GOOD = b'{"account_id": "ann", "cents": 1}'

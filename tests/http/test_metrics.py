@@ -14,7 +14,7 @@ from tests.http.bank_server import SHORT, open_bank
 from tests.http.test_commands import DEPOSIT, problem
 from tests.http.test_projections import caught_up, deposit, do
 from tests.sample_domains import bank
-from tests.synchronization.counting import until
+from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Unavailable
 from twofold.http import Api, asgi
 from twofold.http.metrics import MOST_SERIES, exposition

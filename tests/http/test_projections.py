@@ -13,7 +13,7 @@ from tests.http.test_commands import DEPOSIT, problem
 from tests.http.test_security import REFUSED, filled
 from tests.sample_domains import bank
 from tests.sample_domains.bank import Balance, BalanceOf, Deposit
-from tests.synchronization.counting import until
+from tests.sample_domains.counter_app_helpers import until
 from twofold import App, InvalidMessage, Module, Policy, Projection, WiringError
 from twofold.http import asgi
 from twofold.http.projection_routes import VERBS

@@ -7,8 +7,8 @@ import pytest
 
 from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
+from tests.http.raw_http_helpers import request, say
 from tests.http.test_commands import DEPOSIT, problem
-from tests.http.wire import request, say
 from twofold import InvalidMessage, NotAuthorised
 from twofold.http import Trust, asgi
 

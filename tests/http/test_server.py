@@ -11,8 +11,8 @@ import pytest
 
 from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
+from tests.http.raw_http_helpers import connect, listen, request
 from tests.http.test_commands import DEPOSIT, problem
-from tests.http.wire import connect, listen, request
 from twofold import App, WiringError
 from twofold.http import asgi
 from twofold.http.server import listen as bind

@@ -12,9 +12,9 @@ import pytest
 
 from tests.http.bank_server import SHORT
 from tests.http.conftest import Server
+from tests.http.raw_http_helpers import Address, connect, listen, request
 from tests.http.test_commands import problem
 from tests.http.test_queries import deposit
-from tests.http.wire import Address, connect, listen, request
 from twofold import App
 from twofold.http import Api, asgi
 

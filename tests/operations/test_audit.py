@@ -10,22 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.operations.following import Following, JitteryLog, JitteryViews, Log, serves, turns
-from tests.operations.generations import Built
-from tests.synchronization.counting import (
-    Count,
-    Counted,
-    CounterId,
-    Ended,
-    Total,
-    add_up,
-    app_in,
-    count,
-    counters,
-    folded,
-    settled,
-    total_of,
-)
+from tests.operations.follower_helpers import Following, JitteryLog, JitteryViews, Log, serves, turns
+from tests.operations.generation_helpers import Built
+from tests.sample_domains.counter_app_helpers import app_in, folded, settled
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, count, counters, total_of
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Metadata

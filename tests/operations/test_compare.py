@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.operations.generations import Built, Named, Total, log_of
+from tests.operations.generation_helpers import Built, Named, Total, log_of
 from twofold.errors import UnknownMessage, WiringError
 from twofold.operations.compare import Comparison, compare
 from twofold.operations.looking import Field, just_before

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, Type
 import msgspec
 import pytest
 
-from tests.operations.generations import Built, log_of
+from tests.operations.generation_helpers import Built, log_of
 from twofold.operations.compare import compare
 from twofold.operations.looking import Field
 from twofold.operations.row_equality import rows_equal

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tests.servers.postgres import Postgres
 from tests.servers.server import ServerError
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold import (
     App,
     DecisionModel,

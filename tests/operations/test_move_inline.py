@@ -12,7 +12,7 @@ from tests.query_service.bank_app_helpers import bank_app
 from tests.sample_domains.bank import INLINE_BANK as TWO
 from tests.sample_domains.bank import ChainedBalanceOf, Deposit, StatementOf, any_command
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.errors import Rejected
 from twofold.operations import move
 from twofold.settings import Settings

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import (
+from tests.sample_domains.counter_app_helpers import app_in, settled, until
+from tests.sample_domains.counters import (
     Count,
     Counted,
     CounterId,
@@ -17,11 +18,8 @@ from tests.synchronization.counting import (
     Totals,
     add_up,
     all_totals,
-    app_in,
     count,
     counters,
-    settled,
-    until,
 )
 from twofold.app import App
 from twofold.domain.module import Module

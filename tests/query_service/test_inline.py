@@ -25,7 +25,7 @@ from tests.sample_domains.bank import (
     deposit,
 )
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App
 from twofold.domain.decision import DecisionModel
 from twofold.domain.module import Module

@@ -22,7 +22,7 @@ from tests.sample_domains.bank import (
     statement,
 )
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import InvalidMessage, Rejected, Unavailable, UndeclaredAccess

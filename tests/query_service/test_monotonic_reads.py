@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Counted, CounterId, Ended, Total, TotalOf, add_up, total_of
+from tests.sample_domains.counters import Counted, CounterId, Ended, Total, TotalOf, add_up, total_of
 from twofold.codec import EventCodec
 from twofold.domain.events import Metadata
 from twofold.domain.module import Module, Wiring

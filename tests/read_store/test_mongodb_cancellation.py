@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.read_store.mongodb_stores import database, opened
+from tests.read_store.mongodb_helpers import database, opened
 from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Change, ReadModel, VersionedRow

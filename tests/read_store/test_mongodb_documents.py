@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.read_store.mongodb_stores import database, documents, opened
+from tests.read_store.mongodb_helpers import database, documents, opened
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from twofold.errors import InvalidMessage, Unavailable, WiringError
 from twofold.read_store.mongodb.rows import MAX_DOCUMENT_BYTES, MongoTable

@@ -12,7 +12,7 @@ import pymongo
 import pytest
 
 from tests.read_store.mongodb_follower import change, fold_of_all
-from tests.read_store.mongodb_stores import WITH_SERVERS_AWAY, opened
+from tests.read_store.mongodb_helpers import WITH_SERVERS_AWAY, opened
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from tests.servers.server import wait_until
 from twofold.read_store.mongodb import MongoReadStore

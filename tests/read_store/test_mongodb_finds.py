@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.read_store.mongodb_stores import database, opened
+from tests.read_store.mongodb_helpers import database, opened
 from twofold.errors import WiringError
 from twofold.read_store.access import check_access
 from twofold.read_store.mongodb.finds import MongoFind

@@ -9,7 +9,7 @@ import msgspec
 import pymongo
 import pytest
 
-from tests.read_store.mongodb_stores import database, documents, opened
+from tests.read_store.mongodb_helpers import database, documents, opened
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints

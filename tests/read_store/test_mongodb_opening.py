@@ -7,7 +7,7 @@ from pathlib import Path
 import pymongo
 import pytest
 
-from tests.read_store.mongodb_stores import WITH_SERVERS_AWAY, database, opened
+from tests.read_store.mongodb_helpers import WITH_SERVERS_AWAY, database, opened
 from tests.servers.mongodb import Mongod, ReplicaSet, fresh_database
 from tests.servers.server import LOOPBACK, free_port
 from twofold.errors import Unavailable, WiringError

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.read_store.mongodb_follower import change, fold_of_all, follow
-from tests.read_store.mongodb_stores import fail, opened
+from tests.read_store.mongodb_helpers import fail, opened
 from tests.servers.mongodb import ReplicaSet
 from twofold.errors import Conflict
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints

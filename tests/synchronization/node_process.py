@@ -4,8 +4,8 @@ import asyncio
 import signal
 import sys
 
-from tests.synchronization.counting import CounterId, add_up
-from tests.synchronization.nodes import counting_app
+from tests.sample_domains.counters import CounterId, add_up
+from tests.synchronization.cluster_helpers import counting_app
 from twofold.domain.projection import Projection
 
 

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-from tests.synchronization.counting import Count, Counted, counters, until
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Count, Counted, counters
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Count, Counted, Ended, app_in, until
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count, Counted, Ended
 from tests.synchronization.policy_helpers import (
     MARK,
     answers,

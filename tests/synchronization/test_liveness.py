@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from tests.http.test_metrics import Series, of, scrape
-from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, add_up, count, total_of, until
-from tests.synchronization.nodes import Cluster, follows, happen, shares
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, count, total_of
+from tests.synchronization.cluster_helpers import Cluster, follows, happen, shares
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, Totals, add_up, until
-from tests.synchronization.nodes import Cluster, folded, follows, happen, rows, shares, totals
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, Totals, add_up
+from tests.synchronization.cluster_helpers import Cluster, folded, follows, happen, rows, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import RecordedEvent

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import (
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import (
     Count,
     Counted,
     CounterId,
@@ -20,13 +21,11 @@ from tests.synchronization.counting import (
     Totals,
     add_up,
     all_totals,
-    app_in,
     count,
     counters,
     total_of,
-    until,
 )
-from tests.synchronization.nodes import Cluster, follows
+from tests.synchronization.cluster_helpers import Cluster, follows
 from twofold.app import App
 from twofold.domain.events import Event
 from twofold.domain.module import Module

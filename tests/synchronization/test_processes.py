@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Count, Totals, add_up
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from tests.servers.postgres import Postgres, fresh_schema
-from tests.synchronization.counting import Count, Totals, add_up, until
-from tests.synchronization.nodes import counting_app, totals
-from tests.write_store.postgres import fresh_log
+from tests.synchronization.cluster_helpers import counting_app, totals
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import (
+from tests.sample_domains.counter_app_helpers import app_in, folded, settled, until
+from tests.sample_domains.counters import (
     Count,
     Counted,
     CounterId,
@@ -18,11 +19,7 @@ from tests.synchronization.counting import (
     TotalOf,
     Totals,
     add_up,
-    app_in,
     counters,
-    folded,
-    settled,
-    until,
 )
 from twofold.app import App
 from twofold.errors import Unavailable, WiringError

@@ -5,7 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.synchronization.counting import Count, Counted, Ended, app_in, counters
+from tests.sample_domains.counter_app_helpers import app_in
+from tests.sample_domains.counters import Count, Counted, Ended, counters
 from tests.synchronization.policy_helpers import MARK, answers, nothing_parked, passes, policy_of, react_to, with_policy
 from twofold.domain.process import Later, Policy
 from twofold.errors import Unavailable

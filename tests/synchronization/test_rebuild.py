@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import (
+from tests.sample_domains.counter_app_helpers import app_in, folded, settled, until
+from tests.sample_domains.counters import (
     Count,
     Counted,
     CounterId,
@@ -20,14 +21,10 @@ from tests.synchronization.counting import (
     TotalOf,
     Totals,
     add_up,
-    app_in,
     count,
     counters,
-    folded,
-    settled,
-    until,
 )
-from tests.synchronization.nodes import Cluster, happen, totals
+from tests.synchronization.cluster_helpers import Cluster, happen, totals
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module
@@ -235,7 +232,7 @@ class Sums:
 _REBUILDS = """
 import asyncio, sys
 from pathlib import Path
-from tests.synchronization.counting import app_in
+from tests.sample_domains.counter_app_helpers import app_in
 from tests.synchronization.test_rebuild import built
 
 async def main() -> None:

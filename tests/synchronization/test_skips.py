@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, add_up, app_in, counters, until
-from tests.synchronization.nodes import Cluster, follows, shares
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, counters
+from tests.synchronization.cluster_helpers import Cluster, follows, shares
 from tests.synchronization.test_parking import (
     HOT,
     Poison,

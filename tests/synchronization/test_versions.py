@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.synchronization.counting import Counted, CounterId, Ended, Total, add_up, until
-from tests.synchronization.nodes import Cluster, follows, happen, shares, totals
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Counted, CounterId, Ended, Total, add_up
+from tests.synchronization.cluster_helpers import Cluster, follows, happen, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.process import Policy

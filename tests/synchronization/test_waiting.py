@@ -6,18 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.synchronization.counting import (
-    Count,
-    Counted,
-    CounterId,
-    Total,
-    TotalOf,
-    add_up,
-    app_in,
-    count,
-    counters,
-    until,
-)
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count, Counted, CounterId, Total, TotalOf, add_up, count, counters
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import Count, Counted, CounterId, Ended, Total, add_up, until
-from tests.synchronization.nodes import Cluster, folded, happen, rows, totals
+from tests.sample_domains.counter_app_helpers import until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up
+from tests.synchronization.cluster_helpers import Cluster, folded, happen, rows, totals
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS, EventQuery
 from twofold.domain.projection import Projection

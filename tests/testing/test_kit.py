@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from msgspec import Struct
 
-from tests.domain.shop import (
+from tests.sample_domains.orders import (
     MODELS,
     SUMMARIES,
     Line,

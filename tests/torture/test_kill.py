@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.killing import KilledShop, check_log
+from tests.torture.kill_helpers import KilledShop, check_log
 from twofold.domain.events import Envelope, Metadata, RecordedEvent
 
 KILLS = 50

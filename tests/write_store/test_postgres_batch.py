@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.failover import opened
-from tests.write_store.postgres import broken_log, fresh_log
+from tests.write_store.failover_helpers import opened
+from tests.write_store.postgres_helpers import broken_log, fresh_log
 from twofold.testing.write_store_model import append, event, kinds
 from twofold.write_store.port import Append, LogRow, RowGuard, RowWrite
 from twofold.write_store.postgres.batch import Call

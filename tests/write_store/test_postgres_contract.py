@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.testing.write_store_contract import WriteStoreContract
 from twofold.write_store.port import WriteStore
 from twofold.write_store.postgres import PostgresWriteStore

@@ -6,8 +6,8 @@ import pytest
 
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import At, Proxy
-from tests.write_store.postgres import fresh_log
-from tests.write_store.postgres_load import Load, check_log, outcome_of
+from tests.write_store.postgres_helpers import fresh_log
+from tests.write_store.postgres_load_helpers import Load, check_log, outcome_of
 from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import NewEvent

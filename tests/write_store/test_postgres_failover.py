@@ -8,9 +8,9 @@ import pytest
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import Proxy
 from tests.servers.standby import Standby, standby_of
-from tests.write_store.failover import commands_of, on, one, opened, until, written
-from tests.write_store.postgres import fresh_log
-from tests.write_store.postgres_load import Load, check_log
+from tests.write_store.failover_helpers import commands_of, on, one, opened, until, written
+from tests.write_store.postgres_helpers import fresh_log
+from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold import AppendCondition, EventQuery, Metadata, QueryItem, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.write_store.port import Append, Appended

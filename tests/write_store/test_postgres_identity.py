@@ -8,12 +8,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.cli.commands import TWOFOLD
+from tests.cli.command_line_helpers import TWOFOLD
 from tests.servers.postgres import Postgres
 from tests.servers.standby import standby_of
-from tests.write_store.failover import commands_of, on, one, opened, written
-from tests.write_store.postgres import fresh_log
-from tests.write_store.postgres_load import Load, check_log
+from tests.write_store.failover_helpers import commands_of, on, one, opened, written
+from tests.write_store.postgres_helpers import fresh_log
+from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.write_store.port import Append, Appended, LogRow, RowWrite

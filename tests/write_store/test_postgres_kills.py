@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
-from tests.write_store.postgres_load import Load, check_log
+from tests.write_store.postgres_helpers import fresh_log
+from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold.write_store.postgres import PostgresWriteStore
 
 NODES = 4

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.servers.postgres import Postgres, fresh_schema
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import Metadata, NewEvent
 from twofold.errors import Unavailable, WiringError

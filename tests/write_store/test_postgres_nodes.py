@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import broken_log, fresh_log
+from tests.write_store.postgres_helpers import broken_log, fresh_log
 from tests.write_store.postgres_node import command
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Unavailable

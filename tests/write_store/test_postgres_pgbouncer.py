@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
-from tests.write_store.postgres_load import Load, check_log
+from tests.write_store.postgres_helpers import fresh_log
+from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold import Metadata
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import NewEvent

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import fresh_log
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Metadata
 from twofold.write_store.port import Append

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import broken_log, fresh_log
+from tests.write_store.postgres_helpers import broken_log, fresh_log
 from twofold import EventQuery, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.testing.race import PRIZES, race

@@ -1,7 +1,7 @@
 """Command ids are remembered for the retention, and forgotten after it, a few at a time."""
 
 from tests.servers.postgres import Postgres
-from tests.write_store.postgres import broken_log, fresh_log
+from tests.write_store.postgres_helpers import broken_log, fresh_log
 from twofold import Metadata
 from twofold.domain.events import NewEvent
 from twofold.world import RealWorld

@@ -4,8 +4,8 @@ import secrets
 
 import pytest
 
-from tests.write_store.disk import connection_of
-from tests.write_store.power import PowerCuts, Sabotage
+from tests.write_store.disk_helpers import connection_of
+from tests.write_store.power_cut_helpers import PowerCuts, Sabotage
 from twofold.errors import TwofoldError
 from twofold.testing.faulty_disk import FaultyDisk
 from twofold.write_store.sqlite import SqliteWriteStore

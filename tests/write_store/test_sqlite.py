@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.write_store.disk import append_watched, command, connection_of, faulty_disk
+from tests.write_store.disk_helpers import append_watched, command, connection_of, faulty_disk
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Unavailable, WiringError
 from twofold.write_store.port import Append, Appended
@@ -17,7 +17,7 @@ from twofold.write_store.sqlite import DAY, SqliteWriteStore
 
 _WRITE = """
 import asyncio, sys
-from tests.write_store.disk import command
+from tests.write_store.disk_helpers import command
 from twofold.write_store.sqlite import SqliteWriteStore
 
 async def main():

@@ -5,7 +5,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.write_store.disk import append_watched, command, connection_of, faulty_disk, positions_and_ids
+from tests.write_store.disk_helpers import append_watched, command, connection_of, faulty_disk, positions_and_ids
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Metadata, NewEvent
 from twofold.errors import Conflict, Unavailable

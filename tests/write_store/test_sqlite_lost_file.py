@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.write_store.disk import command, positions_and_ids
+from tests.write_store.disk_helpers import command, positions_and_ids
 from twofold.errors import Unavailable
 from twofold.testing.frozen_world import FrozenWorld
 from twofold.write_store.port import Appended

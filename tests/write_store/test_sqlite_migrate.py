@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.write_store.disk import command, faulty_disk, positions_and_ids
+from tests.write_store.disk_helpers import command, faulty_disk, positions_and_ids
 from twofold.errors import Unavailable, WiringError
 from twofold.world import RealWorld
 from twofold.write_store.migration import MigrationStep, migration_steps

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.domain.shop import (
+from tests.sample_domains.orders import (
     CustomerId,
     Line,
     Order,

@@ -1,4 +1,4 @@
-"""In charge of what tests of the read store in MongoDB ask the server itself, past the store."""
+"""What tests of the read store in MongoDB ask the server directly, past the store."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

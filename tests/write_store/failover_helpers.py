@@ -1,4 +1,4 @@
-"""In charge of logs on several servers: addressed all at once, written one command at a time, waited for."""
+"""Logs on several servers: addressed together, written one command at a time, waited for."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""In charge of simulated power cuts: a log that is written until the disk goes dark, and what is found afterwards."""
+"""Simulated power cuts: a log that is written until the disk fails, and what is there afterwards."""
 
 import tempfile
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from random import Random
 
 import msgspec
 
-from tests.write_store.disk import command, connection_of, faulty_disk, positions_and_ids
+from tests.write_store.disk_helpers import command, connection_of, faulty_disk, positions_and_ids
 from twofold.errors import Unavailable
 from twofold.testing.faulty_disk import FaultyDisk
 from twofold.write_store.port import Append, Appended

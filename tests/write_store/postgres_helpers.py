@@ -1,4 +1,4 @@
-"""In charge of empty logs in a PostgreSQL that tests share, also of such as are broken on purpose."""
+"""Empty logs in a PostgreSQL that tests share, and logs that are broken on purpose."""
 
 from unittest.mock import patch
 

@@ -1,4 +1,4 @@
-"""In charge of generations made by hand: rows as a follower would have left them, at any position, in any store."""
+"""Generations made by hand: rows as a follower would have left them, at any position, in any store."""
 
 from collections.abc import Mapping
 from typing import Any

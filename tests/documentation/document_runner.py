@@ -1,4 +1,4 @@
-"""In charge of running a document: its blocks in order, in a folder of their own, as a reader would.
+"""Run a document: its blocks in order, in a folder of their own, as a reader would.
 
 `python` blocks are files: the first line names the file, and ends in `, further down` where the block is appended.
 `pycon` blocks are sessions of `python -m asyncio`, each a new one; what is shown must come, `…` stands for anything.
@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.documentation.blocks import ROOT
+from tests.documentation.code_block_helpers import ROOT
 
 _BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\w+\.py)(, further down)?\n")

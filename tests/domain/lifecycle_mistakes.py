@@ -1,9 +1,9 @@
-"""In charge of the mistakes that can be made in saying how the rows of a projection come to be."""
+"""Mistakes in the options of a projection, each with what the error must say."""
 
 from collections.abc import Callable
 from typing import Any
 
-from tests.domain.shop import OrderCancelled, OrderId, OrderPaid, OrderPlaced, OrderSummary, summarise
+from tests.sample_domains.orders import OrderCancelled, OrderId, OrderPaid, OrderPlaced, OrderSummary, summarise
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection

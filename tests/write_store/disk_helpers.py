@@ -1,4 +1,4 @@
-"""In charge of what tests of the SQLite log share: appends, a disk that can fail, and the check before each answer."""
+"""Shared by tests of the SQLite log: appends, a disk that can fail, and the check before each answer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""In charge of load on a log from several nodes, and of the proof afterwards: the log itself is the witness."""
+"""Load on a log from several nodes, and the check afterwards of what the log must then hold."""
 
 import asyncio
 import json

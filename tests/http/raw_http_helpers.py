@@ -1,4 +1,4 @@
-"""In charge of speaking HTTP by hand: bytes out, bytes back, and how the connection ended."""
+"""Speak HTTP by hand: bytes out, bytes back, and how the connection ended."""
 
 import socket
 import time

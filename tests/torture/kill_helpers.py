@@ -1,4 +1,4 @@
-"""In charge of killing a served shop while its old orders are replayed over HTTP, and of what must be true afterwards.
+"""Kill a served shop while its old orders are replayed over HTTP, and check afterwards what must be true.
 
 The client is a process of its own from the server's view: it keeps its own history, synced to disk line by line, and
 knows nothing of the server but the answers it got.

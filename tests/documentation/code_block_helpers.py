@@ -1,4 +1,4 @@
-"""In charge of taking code out of the documents, so that tests can run it."""
+"""Take code out of the documents, so that tests can run it."""
 
 import re
 from pathlib import Path

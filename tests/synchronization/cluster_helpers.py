@@ -1,4 +1,4 @@
-"""In charge of several nodes in one process: apps over the same two stores in memory, each as if it were alone."""
+"""Several nodes in one process: apps over the same two stores in memory, each as if it were alone."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -7,17 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.synchronization.counting import (
-    Count,
-    Counted,
-    CounterId,
-    Ended,
-    Ignored,
-    add_up,
-    all_totals,
-    count,
-    total_of,
-)
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Ignored, add_up, all_totals, count, total_of
 from twofold.app import App
 from twofold.domain.module import Module
 from twofold.domain.process import Policy

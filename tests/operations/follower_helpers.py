@@ -1,4 +1,4 @@
-"""In charge of followers that run beside an audit or a comparison, at any pace, over stores that may part a save."""
+"""Followers that run beside an audit or a comparison, at any pace, over stores that may save row by row."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tests.synchronization.counting import Counted, Ended, Ignored
+from tests.sample_domains.counters import Counted, Ended, Ignored
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS, EventQuery
 from twofold.domain.events import Metadata, Position

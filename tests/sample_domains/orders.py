@@ -1,4 +1,4 @@
-"""A small domain for the tests: orders of customers, stock of many things, seats with numbers."""
+"""A sample domain: orders of customers, stock of many things, seats with numbers."""
 
 from __future__ import annotations
 
