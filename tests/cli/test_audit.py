@@ -20,7 +20,7 @@ def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
     break_a_row(folder)
     done = run(folder, "audit", "app:app", "pages")
     assert done.returncode == 3
-    assert "40 rows looked at: 39 right, 1 different" in done.stdout
+    assert "40 rows audited: 39 right, 1 different" in done.stdout
     assert '    text: "BROKEN" -> "text 3"' in done.stdout
     code, said = run_json(folder, "audit", "app:app", "pages", "--key", "n3", "--key", "n4", "--repair")
     assert (code, said["data"]["rows"], said["data"]["repaired"]) == (0, 2, 1)
@@ -41,11 +41,11 @@ def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_mended(folder
     for only in ([], ["--key", "n3", "--key", "n4"]):
         done = run(folder, "audit", "app:app", "pages", *only)
         assert done.returncode == 3, done.stderr
-        assert f"{2 if only else 40} rows looked at: {1 if only else 39} right, 1 different" in done.stdout
-        assert f"  n3 (of position 4, then of 4): {told}" in done.stdout
+        assert f"{2 if only else 40} rows audited: {1 if only else 39} right, 1 different" in done.stdout
+        assert f"  n3 (position 4 -> 4): {told}" in done.stdout
     mended = run(folder, "audit", "app:app", "pages", "--repair")
     assert mended.returncode == 0, mended.stderr
-    assert mended.stdout.endswith("1 repaired, 0 not.\n")
+    assert mended.stdout.endswith("1 repaired, 0 not repaired.\n")
     assert run(folder, "audit", "app:app", "pages").returncode == 0
 
 

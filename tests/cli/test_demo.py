@@ -41,11 +41,11 @@ def test_killed_twice_on_its_way_it_goes_on_and_ends_at_the_known_totals(tmp_pat
 
 def test_the_shop_is_up_while_orders_come_in_and_ctrl_c_interrupts_without_loss(tmp_path: Path) -> None:
     with running(tmp_path, "demo", "--port", "0", "--speed", "100") as process:
-        assert "The shop is up" in next_line(process.stdout)
-        shown = dict(next_line(process.stdout).split() for _ in range(5))
+        assert "The shop is running" in next_line(process.stdout)
+        shown = dict(next_line(process.stdout).strip().rsplit(maxsplit=1) for _ in range(5))
         assert httpx.get(shown["pages"]).status_code == 200
         assert httpx.get(shown["console"]).status_code == 200
-        assert shown["log"] == str(tmp_path / "data/demo/log.db")
+        assert shown["write store"] == str(tmp_path / "data/demo/log.db")
         while "of 6,919 orders" not in next_line(process.stderr):
             pass
         code, said = run_json(tmp_path, "demo", "--fresh", "--no-serve")
@@ -53,7 +53,7 @@ def test_the_shop_is_up_while_orders_come_in_and_ctrl_c_interrupts_without_loss(
         assert f"pid {process.pid}" in said["error"]["message"]
         code, _, err = stop(process, signal.SIGINT)
         assert code == 130
-        assert "Start it again, and it goes on from there." in err
+        assert "Start the demo again to go on." in err
         assert "Traceback" not in err
     with running(tmp_path, "demo", "--no-serve", "--speed", "100", "--fresh") as process:
         assert next_line(process.stderr) == "Replaying: 0 of 6,919 orders\n"

@@ -21,7 +21,7 @@ def section(command: str) -> str:
 
 
 def command_called(name: str) -> click.Command:
-    command: click.Command = import_module(f"twofold.cli.{name}").command
+    command: click.Command = import_module(f"twofold.cli.{name}_command").command
     return command
 
 

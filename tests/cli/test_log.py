@@ -63,7 +63,7 @@ def test_filters_choose_what_is_shown(folder: Path, options: list[str], position
 
 def test_a_type_that_was_never_stored_is_named_with_what_was_meant(folder: Path) -> None:
     done = run(folder, "log", "--type", "NoteWritten")
-    assert "No event of the type NoteWritten is stored so far. Did you mean note-written?" in done.stderr
+    assert "No event of type NoteWritten is stored yet. Did you mean note-written?" in done.stderr
 
 
 def test_following_starts_with_the_recent_past_and_sees_what_comes(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_whoever_reads_may_stop_reading(folder: Path) -> None:
     [
         (["--write-store", "sqlite:///none.db"], 4, "unavailable", None, "Start the app that writes it first"),
         (["--write-store", "log.db"], 2, "wiring-error", None, "sqlite:///relative/path.db"),
-        (["--write-store", "memory:"], 2, "usage", "--write-store", "lives inside the process that made it"),
-        (["--write-store", "sqlite:///data/views.db"], 2, "wiring-error", None, "There is no log"),
+        (["--write-store", "memory:"], 2, "usage", "--write-store", "exists only inside its process"),
+        (["--write-store", "sqlite:///data/views.db"], 2, "wiring-error", None, "lacks the tables of a log"),
         (["--write-store", "sqlite:///app.py"], 4, "unavailable", None, "not a database"),
         (["--tag", "n7"], 2, "usage", "--tag", "KIND:VALUE"),
         (["--tag", ":n7"], 2, "usage", "--tag", "KIND:VALUE"),

@@ -38,7 +38,7 @@ def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgr
     ("source", "target", "code", "cure"),
     [
         ("sqlite:///none.db", "sqlite:///other.db", 4, "There is no file"),
-        ("memory:", "sqlite:///other.db", 2, "lives inside the process"),
+        ("memory:", "sqlite:///other.db", 2, "exists only inside its process"),
         ("sqlite:///none.db", "mongodb://there/here", 4, "There is no file"),
     ],
 )

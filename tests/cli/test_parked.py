@@ -36,7 +36,7 @@ def keys_parked(folder: Path) -> list[str]:
 
 
 def acts(folder: Path) -> list[tuple[str, str, bool]]:
-    told = run_json(folder, "projections", "--acts")[1]["data"]["acts"]
+    told = run_json(folder, "projections", "--actions")[1]["data"]["actions"]
     return [(each["what"], each["key"], each["done"]) for each in told]
 
 
@@ -78,11 +78,11 @@ def test_stores_that_nobody_serves_are_opened_and_who_did_it_is_on_record(tmp_pa
     done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
     assert (done.returncode, done.stdout) == (0, "The event at 1 is passed over.\n")
     assert keys_parked(tmp_path) == []
-    told = run_json(tmp_path, "projections", "--acts")[1]["data"]["acts"]
+    told = run_json(tmp_path, "projections", "--actions")[1]["data"]["actions"]
     assert [each["what"] for each in told] == ["retry", "skip"]
     assert {bool(each["actor"]) for each in told} == {True}
-    shown = run(tmp_path, "projections", "--acts").stdout.splitlines()
-    assert shown[0].split() == "time (UTC) what name key or partition who".split()
+    shown = run(tmp_path, "projections", "--actions").stdout.splitlines()
+    assert shown[0].split() == "time (UTC) action name key or partition user outcome".split()
     assert "skip" in shown[2] and "The event at 1 is passed over." in shown[2]
 
 
@@ -200,11 +200,15 @@ def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal
         (["parked", "retry", "pages", "bad"], 2, "Write MODULE:APP NAME KEY"),
         (["parked", "forget", "app:app", "pages", "bad"], 2, "'retry', 'skip'"),
         (["parked", "skip", "app:app", "pages", "a", "b"], 2, "Write MODULE:APP NAME KEY"),
-        (["parked", "retry", "app:app", "pages", "bad", "--write-store", "memory:"], 2, "lives inside the process"),
+        (
+            ["parked", "retry", "app:app", "pages", "bad", "--write-store", "memory:"],
+            2,
+            "exists only inside its process",
+        ),
         (["parked", "retry", "pages", "bad", "--url", "127.0.0.1:8000"], 2, "http://127.0.0.1:8000"),
         (["parked", "retry", "pages", "bad", "--url", "http://127.0.0.1:9"], 4, "does not answer"),
         (["partitions", "split"], 2, "Write MODULE:APP NAME PARTITION"),
-        (["partitions", "merge", "app:app", "pages"], 2, "Say which partition"),
+        (["partitions", "merge", "app:app", "pages"], 2, "Name the partition"),
         (["partitions", "split", "app:app", "pages", "half"], 2, "Write MODULE:APP NAME PARTITION"),
     ],
 )

@@ -215,8 +215,8 @@ def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "cure"),
     [
-        ([], 4, "There is no file data/log.db yet. Start the app that writes it first"),
-        (["--read-store", "memory:"], 2, "lives inside the process that made it"),
+        ([], 4, "There is no file data/log.db"),
+        (["--read-store", "memory:"], 2, "exists only inside its process"),
         (["--max-lag", "nan"], 2, "not a finite number"),
         (["--max-lag", "-1"], 2, "-1"),
         (["nothing"], 2, "Write MODULE:APP"),

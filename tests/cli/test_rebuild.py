@@ -61,8 +61,8 @@ def test_what_is_the_same_is_switched_to_and_can_be_taken_back_and_dropped(folde
     assert (done["comparison"]["rows"], done["comparison"]["equal"]) == (40, 40)
     code, said = run_json(folder, "rebuild", "app:app", "pages")
     assert code == 2
-    assert "Drop it first" in said["error"]["message"]
-    assert run_json(folder, "rebuild", "app:app", "pages", "--back")[1]["data"] == [
+    assert "Drop it before you rebuild" in said["error"]["message"]
+    assert run_json(folder, "rebuild", "app:app", "pages", "--switch-back")[1]["data"] == [
         {"name": "pages", "generations": [1]}
     ]
     assert run_json(folder, "rebuild", "app:app", "pages", "--drop")[1]["data"] == [
@@ -76,7 +76,7 @@ def test_what_differs_is_shown_and_switched_to_only_when_told_so(folder: Path) -
     assert done.returncode == 3
     assert "40 rows compared: 39 equal, 1 different" in done.stdout
     assert '    text: "BROKEN" -> "text 3"' in done.stdout
-    assert "does not serve: rows differ" in done.stdout
+    assert "does not serve because rows differ" in done.stdout
     with serving(folder) as (_, at):
         assert text_of(at["url"], "n3") == "BROKEN"
     assert run(folder, "rebuild", "app:app", "pages", "--yes").returncode == 0
@@ -94,7 +94,7 @@ def test_a_running_serve_is_asked_by_its_url_and_answers_all_the_time(folder: Pa
         (done,) = said["data"]
         assert (code, done["serves"], done["comparison"]["different"]) == (0, True, 1)
         assert text_of(at["url"], "n3") == "text 3"
-        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], "--back")
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], "--switch-back")
         assert (code, said["data"]) == (0, [{"name": "pages", "generations": [1]}])
 
 
@@ -112,7 +112,7 @@ def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_
         stores = "--write-store", "sqlite:///another/data/log.db", "--read-store", "sqlite:///another/data/views.db"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *stores)
         assert (code, said["error"]["kind"]) == (2, "wiring-error")
-        assert "and what is asked keeps main-" in said["error"]["message"]
+        assert ", the rebuilt one main-" in said["error"]["message"]
         assert text_of(at["url"], "n3") == "BROKEN"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"])
         assert (code, said["data"][0]["serves"], said["data"][0]["comparison"]["different"]) == (3, False, 1)
@@ -132,7 +132,7 @@ def test_who_sits_at_a_terminal_is_asked(folder: Path, answer: str, code: int) -
     os.close(stdin)
     assert process.returncode == code
     assert out.startswith("pages: 40 rows compared: 39 equal, 1 different\n")
-    assert "Switch pages to generation 2 all the same? [y/N]: " in err
+    assert "Rows differ. Switch pages to generation 2 anyway? [y/N]: " in err
     with serving(folder) as (_, at):
         assert text_of(at["url"], "n3") == ("text 3" if code == 0 else "BROKEN")
 
@@ -151,7 +151,7 @@ def test_a_build_can_be_left_for_later_and_several_are_built_and_switched_togeth
     assert (code, said["data"][0]["generation"], said["data"][0]["serves"]) == (0, 2, True)
     code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
     assert (code, [each["serves"] for each in said["data"]]) == (3, [True, True])
-    assert [each["kept"] for each in said["data"]] == [1, None], "nothing was built of the first"
+    assert [each["standby"] for each in said["data"]] == [1, None], "nothing was built of the first"
     code, said = run_json(folder, "rebuild", "app:app", "pages", "copies")
     assert (code, said["error"]["field"]) == (2, "name")
 
@@ -166,7 +166,7 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
     code, said = run_json(folder, "rebuild", "app:app", "pages")
     if code:
         # It was killed after the switch.
-        assert "still kept" in said["error"]["message"]
+        assert "is on standby" in said["error"]["message"]
     else:
         assert said["data"][0]["serves"]
     with serving(folder) as (_, at):
@@ -178,8 +178,8 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
     [
         (["app:app"], "MODULE:APP NAME"),
         (["app:app", "nope"], "There is no projection 'nope'. There are: pages."),
-        (["app:app", "pages", "--back", "--drop"], "two things"),
-        (["app:app", "pages", "--back"], "No earlier generation of 'pages' is kept"),
+        (["app:app", "pages", "--switch-back", "--drop"], "Use either --switch-back or --drop."),
+        (["app:app", "pages", "--switch-back"], "No earlier generation of 'pages' is kept"),
         (["pages"], "MODULE:APP NAME"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from twofold.cli.remote import Remote, remote
+from twofold.cli.remote import Remote
 from twofold.errors import (
     CommandIdReused,
     Conflict,
@@ -62,7 +62,7 @@ def server(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[
 
 def test_it_sends_json_and_gives_back_what_the_json_says() -> None:
     with server(200, {}, b'{"generation": 7}') as (url, seen):
-        asked = remote(f"{url}/")
+        asked = Remote(f"{url}/")
         assert asked.get("/status") == {"generation": 7}
         assert asked.post("/projections/pages/switch", {"force": True}) == {"generation": 7}
         assert asked.post("/projections/pages/switch-back") == {"generation": 7}
@@ -90,7 +90,7 @@ def test_a_problem_comes_out_as_the_error_that_went_in(error: TwofoldError) -> N
     problem = problem_of(error)
     headers = {name.decode(): value.decode() for name, value in headers_of(error, problem.status)}
     with server(problem.status, headers, msgspec.json.encode(problem)) as (url, _), pytest.raises(TwofoldError) as got:
-        remote(url).post("/projections/pages/switch")
+        Remote(url).post("/projections/pages/switch")
     assert type(got.value) is type(error)
     assert str(got.value) == str(error)
     assert vars(got.value) == vars(error)
@@ -100,7 +100,7 @@ def test_a_problem_comes_out_as_the_error_that_went_in(error: TwofoldError) -> N
 def test_every_kind_of_problem_is_an_error_of_ours(kind: str) -> None:
     problem = problem_of(HttpRefused(kind, "So it is.", field="body"))
     with server(problem.status, {}, msgspec.json.encode(problem)) as (url, _), pytest.raises(TwofoldError) as got:
-        remote(url).get("/status")
+        Remote(url).get("/status")
     assert "So it is." in str(got.value)
     assert not isinstance(got.value, WiringError)
 
@@ -110,7 +110,7 @@ def test_where_nobody_listens_or_answers_the_error_names_the_address_and_the_cur
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(Unavailable, match=f"{url} does not answer.*twofold serve"):
-            remote(url).get("/status")
+            Remote(url).get("/status")
         free.listen()
         with pytest.raises(Unavailable, match="timed out"):
             Remote(url, seconds=0.2).get("/status")
@@ -135,7 +135,7 @@ def test_another_server_is_not_taken_for_ours(
     status: int, headers: dict[str, str], body: bytes, error: type[TwofoldError]
 ) -> None:
     with server(status, headers, body) as (url, seen), pytest.raises(error):
-        remote(url).post("/projections/pages/switch-back")
+        Remote(url).post("/projections/pages/switch-back")
     assert len(seen) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_server_on_this_machine_is_asked_past_every_proxy(monkeypatch: pytest.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     with server(200, {}, b"[]") as (url, _):
-        assert remote(url).get("/") == []
+        assert Remote(url).get("/") == []
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_a_server_on_this_machine_is_asked_past_every_proxy(monkeypatch: pytest.
 )
 def test_what_is_no_address_of_a_server_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(WiringError, match=r"http://127\.0\.0\.1:8000"):
-        remote(url)
+        Remote(url)

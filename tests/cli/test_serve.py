@@ -36,11 +36,10 @@ def test_it_ends_with_0_when_told_to_and_what_was_acknowledged_is_there_again(
 def test_people_are_told_where_everything_is(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with running(tmp_path, "serve", "app:app", "--port", "0", "--write-store", "sqlite:///my/log.db") as process:
-        lines = [next_line(process.stdout).split() for _ in range(5)]
-        assert lines[0] == "app:app is up. Ctrl-C stops it.".split()
-        shown = dict(lines[1:])
+        assert next_line(process.stdout) == "app:app is running. Ctrl-C stops it.\n"
+        shown = dict(next_line(process.stdout).strip().rsplit(maxsplit=1) for _ in range(4))
         assert shown["console"].startswith("http://127.0.0.1:")
-        assert shown["log"] == str(tmp_path / "my/log.db")
+        assert shown["write store"] == str(tmp_path / "my/log.db")
         assert (tmp_path / "my/log.db").exists()
         assert stop(process, signal.SIGINT) == (0, "Stopped.\n", "")
 
@@ -76,8 +75,8 @@ MODULES = {
         ("ap:app", "There is no module 'ap' in"),
         ("no.such:app", "no/such.py"),
         ("app:ap", "Did you mean app:app?"),
-        ("app:notes", "app:notes is a module of a domain, not an app. Put it into one: `app = App(notes)`."),
-        ("app:Note", "app:Note is no App but StructMeta. Did you mean app:app?"),
+        ("app:notes", "app:notes is a Module, not an App. Create an app with it: `app = App(notes)`."),
+        ("app:Note", "app:Note is not an App, but of type StructMeta. Did you mean app:app?"),
         ("broken:app", "No module named 'a_library_nobody_has'. Install what it imports."),
         ("badly_wired:app", "print: annotate every parameter"),
         ("a b:c-d", "Write MODULE:APP"),

@@ -20,10 +20,10 @@ from twofold.domain.events import Metadata
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Conflict, InvalidMessage, Unavailable, UnknownMessage, WiringError
-from twofold.operations.audit import Audited, audit
+from twofold.operations.audit import AuditResult, audit
 from twofold.operations.compare import compare
 from twofold.operations.key_folds import KeyFolds
-from twofold.operations.looking import Field
+from twofold.operations.row_differences import FieldDifference
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Parked, RawRow, ReadModel, ReadStore, VersionedRow
@@ -37,7 +37,7 @@ from twofold.write_store.port import Append, RowWrite, Slice, WriteStore
 KEYS = [f"c{n}" for n in range(12)]
 
 
-def counts(found: Audited) -> dict[str, int]:
+def counts(found: AuditResult) -> dict[str, int]:
     """Everything that is not 0, by name."""
     told: dict[str, Any] = msgspec.to_builtins(found)
     left_out = ("name", "generation", "position", "rows", "sample", "failures")
@@ -117,7 +117,7 @@ async def test_rows_that_are_wrong_are_told_from_those_that_are_right(
     shown = {each.key: each for each in found.sample}
     assert shown.keys() == {"other", "behind", "early", "lost", "ended", "made up"}
     assert (shown["other"].before, shown["other"].after) == (1, 1)
-    assert shown["other"].fields == {"total": Field(7, 1), "trail": Field(7, 1)}
+    assert shown["other"].fields == {"total": FieldDifference(7, 1), "trail": FieldDifference(7, 1)}
     # An update is missing: the row is older than its checkpoint allows.
     assert (shown["behind"].before, shown["behind"].after) == (1, 2)
     # What is in the row is right by chance; the position it claims is not.
@@ -214,7 +214,7 @@ async def test_a_field_that_is_not_stored_is_missed_although_it_has_a_default(ap
     for keys in (None, ["a"]):
         found = await audit(app, log, read_store, "totals", keys=keys)
         assert counts(found) == {"different": 1}
-        assert found.sample[0].fields == {"total": Field(after=0), "trail": Field(after=0)}
+        assert found.sample[0].fields == {"total": FieldDifference(after=0), "trail": FieldDifference(after=0)}
 
 
 async def test_keys_that_no_tag_stands_for_are_audited_alike(log: MemoryWriteStore) -> None:
@@ -297,7 +297,7 @@ async def test_a_field_that_instances_do_not_compare_is_compared(log: MemoryWrit
     for keys in (None, ["a", "b"]):
         found = await audit(app, log, read_store, "remarks", keys=keys)
         assert counts(found) == {"right": 1, "different": 1}
-        assert found.sample[0].fields == {"text": Field("hacked", "said")}
+        assert found.sample[0].fields == {"text": FieldDifference("hacked", "said")}
 
 
 async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: MemoryWriteStore) -> None:
@@ -317,7 +317,7 @@ async def test_what_cannot_be_audited_is_refused_with_a_reason(app: App, log: Me
     live = App(
         Module("m", events=[Counted, Ended], projections=[Projection("t", add_up, key=CounterId, lifecycle="live")])
     )
-    with pytest.raises(InvalidMessage, match="'t' is live: it is folded when it is asked"):
+    with pytest.raises(InvalidMessage, match="'t' is live: it is folded for each query"):
         await audit(live, log, read_store, "t")
 
 
@@ -350,14 +350,14 @@ async def test_inline_rows_are_audited_by_key_beside_commands() -> None:
         await write_store.append([Append(Metadata(0, "", ""), rows=tuple(wrong))])
         found = await audit(app, write_store, read_store, "totals", keys=keys)
         assert counts(found) == {"right": 2, "different": 1, "missing": 1, "extra": 1}
-        assert found.sample[0].fields["total"] == Field(1, sum(n + 1 for n in range(0, 20, 3)))
+        assert found.sample[0].fields["total"] == FieldDifference(1, sum(n + 1 for n in range(0, 20, 3)))
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        with pytest.raises(InvalidMessage, match="'totals' is inline: its rows are read by key"):
+        with pytest.raises(InvalidMessage, match="'totals' is inline: its rows are audited by key"):
             await audit(app, write_store, read_store, "totals")
-        with pytest.raises(InvalidMessage, match="no follower repairs them"):
+        with pytest.raises(InvalidMessage, match="no follower can repair them"):
             await audit(app, write_store, read_store, "totals", keys=["c0"], repair=app.projections.repair)
-    with pytest.raises(Unavailable, match="Version 1 of 'totals' is not kept in the log"):
+    with pytest.raises(Unavailable, match="version 1 of 'totals' are not stored with the log"):
         await audit(App(module), MemoryWriteStore(), read_store, "totals", keys=["c0"])
 
 
@@ -371,7 +371,9 @@ async def test_an_event_that_has_no_key_any_more_is_named(log: MemoryWriteStore)
     await Built(log, read_store, 1, Total).save(1)
     await serves(log, read_store, "totals", 1)
     for keys in (None, ["a"]):
-        with pytest.raises(WiringError, match="no key for the 'counted' event at position 1: KeyError: 'gone'"):
+        with pytest.raises(
+            WiringError, match="its key for the 'counted' event at position 1 fails with KeyError: 'gone'"
+        ):
             await audit(app, log, read_store, "totals", keys=keys)
 
 
@@ -458,7 +460,7 @@ async def test_a_damaged_row_is_wrong_whatever_it_says_and_keeps_nobody_from_the
         assert counts(found) == {"right": 3, "different": 2, "extra": 1}
         shown = {each.key: each for each in found.sample}
         assert (shown["b"].before, shown["b"].after, shown["b"].error) == (2, 2, "It is no JSON.")
-        assert shown["b"].fields["total"] == Field(after=3)
+        assert shown["b"].fields["total"] == FieldDifference(after=3)
         assert (shown["c"].fields, shown["c"].error) == ({}, "Its column total says 77.")
         assert (shown["made up"].before, shown["made up"].after) == (3, None)
         assert not found.all_right
@@ -485,7 +487,7 @@ async def test_a_damaged_row_is_repaired_and_where_that_does_not_help_the_cure_i
     assert sorted(asked) == ["b", "c", "made up"]
     assert counts(found) == {"right": 3, "different": 2, "extra": 1, "repaired": 1, "failed": 2}
     assert sorted(found.failures) == [
-        "c: Its column total says 77. A repair does not help here; rebuild the read model.",
+        "c: Its column total says 77. A repair does not help here. Rebuild the read model.",
         "made up: It cannot be folded.",
     ]
 
@@ -760,7 +762,7 @@ async def test_a_repair_that_fails_is_told_with_its_reason_and_keeps_nobody_else
     assert counts(found) == {"right": 2, "different": 3, "missing": 1, "extra": 2, "repaired": 4, "failed": 2}
     assert sorted(found.failures) == [
         "lost: Nobody came to it.",
-        "other: It differs still. A repair does not help here; rebuild the read model.",
+        "other: The row still differs. A repair does not help here. Rebuild the read model.",
     ]
     assert not found.all_right
 

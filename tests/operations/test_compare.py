@@ -10,7 +10,8 @@ import pytest
 from tests.operations.generation_helpers import Built, Named, Total, log_of
 from twofold.errors import UnknownMessage, WiringError
 from twofold.operations.compare import Comparison, compare
-from twofold.operations.looking import Field, just_before
+from twofold.operations.row_differences import FieldDifference
+from twofold.operations.row_inspector import just_before
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import shares
 from twofold.read_store.port import Checkpoint, Parked, RawRow, ReadStore
@@ -60,10 +61,10 @@ async def test_rows_that_differ_are_counted_by_kind_and_shown_with_their_fields(
     assert not found.same
     shown = {each.key: each for each in found.sample}
     assert shown.keys() == {"b", "gone", "come"}
-    assert (shown["b"].before, shown["b"].after, shown["b"].fields) == (5, 5, {"total": Field(1, 2)})
+    assert (shown["b"].before, shown["b"].after, shown["b"].fields) == (5, 5, {"total": FieldDifference(1, 2)})
     assert (shown["gone"].before, shown["gone"].after) == (7, None)
     assert (shown["come"].before, shown["come"].after) == (None, 8)
-    assert shown["come"].fields == {"counter": Field(after="c"), "total": Field(after=0)}
+    assert shown["come"].fields == {"counter": FieldDifference(after="c"), "total": FieldDifference(after=0)}
 
 
 async def test_generations_of_different_row_types_are_compared_field_by_field(
@@ -74,7 +75,11 @@ async def test_generations_of_different_row_types_are_compared_field_by_field(
     await Built(log, read_store, 2, Named).save(3, {"a": (Named("a", "five"), 3)})
     found = await compare(log, read_store, "totals", 1, 2, RealWorld())
     (shown,) = found.sample
-    assert shown.fields == {"total": Field(before=5), "name": Field(after="five"), "label": Field(after=None)}
+    assert shown.fields == {
+        "total": FieldDifference(before=5),
+        "name": FieldDifference(after="five"),
+        "label": FieldDifference(after=None),
+    }
     assert b'"fields":{"total":{"before":5},"name":{"after":"five"},"label":{"after":null}}' in msgspec.json.encode(
         shown
     )
@@ -231,10 +236,8 @@ async def test_no_more_rows_are_read_at_once_than_a_page(log: MemoryWriteStore) 
     await log_of(log, 1)
     for number in (1, 2):
         await Built(log, read_store, number).save(1, {f"k{n:03}": (Total("x", n), 1) for n in range(100)})
-    heard: list[int] = []
-    found = await compare(log, read_store, "totals", 1, 2, RealWorld(), page=8, on_rows=heard.append)
+    found = await compare(log, read_store, "totals", 1, 2, RealWorld(), page=8)
     assert (found.equal, read_store.most) == (100, 8)
-    assert heard == [*range(8, 100, 8), 100]
 
 
 async def test_no_more_keys_are_remembered_to_be_looked_at_again_than_two_pages(log: MemoryWriteStore) -> None:

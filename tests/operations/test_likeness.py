@@ -11,7 +11,7 @@ import pytest
 
 from tests.operations.generation_helpers import Built, log_of
 from twofold.operations.compare import compare
-from twofold.operations.looking import Field
+from twofold.operations.row_differences import FieldDifference
 from twofold.operations.row_equality import rows_equal
 from twofold.read_store.memory import MemoryReadStore
 from twofold.world import RealWorld
@@ -227,6 +227,6 @@ async def test_only_fields_that_differ_are_shown_beside_sets_in_another_order() 
     await Built(log, read_store, 2, Members).save(1, {"a": (Members(["y", "x"], 5.0, "eve"), 1)})
     found = await compare(log, read_store, "totals", 1, 2, RealWorld(), row=Typed)
     (shown,) = found.sample
-    assert shown.fields == {"name": Field("ann", "eve")}
+    assert shown.fields == {"name": FieldDifference("ann", "eve")}
     found = await compare(log, read_store, "totals", 1, 2, RealWorld())
     assert found.sample[0].fields.keys() == {"members", "ratio", "name"}

@@ -33,7 +33,7 @@ from twofold import (
 from twofold.app import Status
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import Metadata, RecordedEvent
-from twofold.operations.move import Moved, move
+from twofold.operations.move import MoveResult, move
 from twofold.stores import open_write_store
 from twofold.testing.write_store_model import HISTORIES
 from twofold.world import RealWorld
@@ -125,7 +125,7 @@ async def until(app: App, reached: Callable[[Status], bool]) -> None:
             await app.world.sleep(0.01)
 
 
-async def moved(source: str, target: str) -> Moved:
+async def moved(source: str, target: str) -> MoveResult:
     old, new = await opened(source), await opened(target)
     try:
         return await move(old, new)
@@ -327,7 +327,7 @@ async def test_a_log_that_was_written_just_before_is_not_moved(
         return content(self)
 
     monkeypatch.setattr(PostgresWriteStore, "content", written_first)
-    with pytest.raises(WiringError, match="was written while it was moved; nothing was moved"):
+    with pytest.raises(WiringError, match="was written during the move, so nothing was moved"):
         await move(old, new)
     for write_store in (old, new):
         await write_store.close()

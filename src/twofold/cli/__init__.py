@@ -1,4 +1,4 @@
-"""The command line: `twofold serve`, `demo`, `log`, and those that look after stores. One module per command."""
+"""The command line `twofold`. Each command has a module, `<name>_command.py`."""
 
 import sys
 from importlib import import_module
@@ -28,7 +28,7 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Loads a command's module when it is asked for: following a log needs no web server."""
+    """Imports the module of a command only when it is needed, so that `log` imports no web server."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -43,18 +43,18 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="twofold")
 def twofold() -> None:
-    """CQRS and event sourcing: serve an app, watch its log, look after its read models.
+    """CQRS and event sourcing: serve an app, show its log, operate its read models.
 
     \b
     Exit codes, of every command:
       0    done
-      1    a bug, with its traceback
-      2    used or put together wrongly: the text names the cure
-      3    something is not healthy: parked, stopped, too far behind, totals or rows that are wrong
-      4    a store cannot be reached or is not there yet; trying again may help
-      130  interrupted by Ctrl-C before it was done
+      1    a bug; its traceback is printed
+      2    wrong usage or wiring; the message says what to do
+      3    something is not healthy: parked keys, a follower too far behind, wrong rows or totals
+      4    a store or server is not available; try again later
+      130  interrupted by Ctrl-C
 
-    With --json every command prints lines of JSON on standard output and nothing else there:
+    With --json, standard output has only lines of JSON:
     {"ok": true, "data": …} or {"ok": false, "error": {"kind", "message", "field"}}.
     """
 
@@ -76,6 +76,6 @@ def _run(as_json: bool) -> int:
     except click.Abort:
         return Exit.INTERRUPTED
     except SystemExit:
-        # This is how click ends when whoever reads has seen enough (`| head`), and only then.
+        # Click raises this only when the reader of the output has closed the pipe (`| head`).
         return Exit.OK
     return code if isinstance(code, int) else Exit.OK

@@ -1,64 +1,64 @@
-"""In charge of waiting for generations that are built: shown as they come, and given up on where nothing moves."""
+"""Waiting for generations to be built, with progress shown, until they catch up or make no progress."""
 
 from collections.abc import Mapping
 
+from twofold.cli.operator_client import OperatorClient, OperatorStatus
 from twofold.cli.output import printable
 from twofold.cli.progress_bar import Bars
-from twofold.cli.rebuild_client import By, Seen
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 
 POLL = 0.2
 STALLED = 60.0
-"""Seconds after which a build that has not moved, though the log goes on, is reported instead of waited for."""
+"""Seconds without progress, while there are events left, after which a build is reported instead of waited for."""
 FAILING = 15.0
-"""The same where it tells an error: longer than it takes to try an event again and set its key aside."""
+"""The same for a build that reports an error: longer than it takes to retry an event and park its key."""
 
 
-async def until_built(by: By, numbers: Mapping[str, int]) -> None:
-    """Wait until the generations with these numbers have come to where the log ended a look before.
+async def until_built(client: OperatorClient, numbers: Mapping[str, int]) -> None:
+    """Wait until the generations with these numbers have reached the head that the poll before has seen.
 
-    One that serves already counts as built. Conflict where somebody has given one up, Unavailable where one stands
-    still.
+    A generation that serves is built. Conflict where one has been dropped, Unavailable where one makes no progress.
     """
-    world = by.world
-    moved: dict[str, tuple[Position, float]] = dict.fromkeys(numbers, (-1, world.monotonic()))
+    world = client.world
+    progress: dict[str, tuple[Position, float]] = dict.fromkeys(numbers, (-1, world.monotonic()))
     with Bars(list(numbers), "events", world) as bars:
-        wanted: Position | None = None
+        target: Position | None = None
         while True:
-            seen = await by.look()
-            at = {name: _position(seen, name, number, moved[name][0]) for name, number in numbers.items()}
-            for name, position in at.items():
-                build = seen.build(name, "building")
+            status = await client.status()
+            positions = {name: _position(status, name, number, progress[name][0]) for name, number in numbers.items()}
+            for name, position in positions.items():
+                build = status.build(name, "building")
                 parked = f"{build.parked} parked" if build is not None and build.parked else ""
                 error = (build.error or "") if build is not None and position >= 0 else ""
-                bars.come(name, max(position, 0), seen.head, parked, error)
-                if position != moved[name][0] or position >= seen.head:
-                    moved[name] = position, world.monotonic()
-                elif (still := world.monotonic() - moved[name][1]) > (FAILING if error else STALLED):
-                    raise Unavailable(_still(name, numbers[name], position, seen.head, still, parked, error))
-            if wanted is not None and min(at.values(), default=wanted) >= wanted:
+                bars.update(name, max(position, 0), status.head, parked, error)
+                last, since = progress[name]
+                if position != last or position >= status.head:
+                    progress[name] = position, world.monotonic()
+                elif (stalled := world.monotonic() - since) > (FAILING if error else STALLED):
+                    at = "has not started" if position < 0 else f"is stalled at {position:,} of {status.head:,} events"
+                    raise Unavailable(_stalled(f"Generation {numbers[name]} of '{name}' {at}", stalled, parked, error))
+            if target is not None and min(positions.values(), default=target) >= target:
                 return
-            wanted = seen.head
+            target = status.head
             await world.sleep(POLL)
 
 
-def _position(seen: Seen, name: str, number: int, before: Position) -> Position:
-    """How far a build is; -1 where it is not to be seen yet."""
-    if seen.serving.get(name) == number:
-        return seen.head
-    build = seen.build(name, "building")
+def _position(status: OperatorStatus, name: str, number: int, before: Position) -> Position:
+    """The position of a build; -1 where it has not started yet."""
+    if status.serving(name) == number:
+        return status.head
+    build = status.build(name, "building")
     if build is not None and build.generation == number:
         return build.position
     if before >= 0:
-        raise Conflict(f"Generation {number} of '{name}' is gone: somebody has given it up. Begin anew.")
+        raise Conflict(f"Generation {number} of '{name}' is gone: it was dropped. Start the rebuild again.")
     return before
 
 
-def _still(name: str, number: int, position: Position, head: Position, seconds: float, parked: str, error: str) -> str:
-    where = "has not been begun" if position < 0 else f"stands still at {position:,} of {head:,} events"
-    told = f"Generation {number} of '{name}' {where} for {seconds:.0f} s{f', {parked}' if parked else ''}"
+def _stalled(what: str, seconds: float, parked: str, error: str) -> str:
+    problem = f"{what} for {seconds:.0f} s{f', {parked}' if parked else ''}"
     if error:
-        why = printable(error.rstrip("."))
-        return f"{told}: {why}. Mend that, and call this again to go on; or give it up with --drop."
-    return f"{told}. `twofold projections` shows what it waits for; call this again to go on."
+        cause = printable(error.rstrip("."))
+        return f"{problem}: {cause}. Fix the cause and repeat this command to go on, or drop the build with --drop."
+    return f"{problem}. `twofold projections` shows its state. Repeat this command to go on."

@@ -1,4 +1,4 @@
-"""In charge of `twofold demo`: the example shop, served at once, while the orders of an old shop are sent into it."""
+"""`twofold demo`: serve the example shop while the orders of an old shop are sent to it."""
 
 import asyncio
 import math
@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from twofold.app import App
-from twofold.cli.app_loading import Number, json_option, port_option, refuse_memory
-from twofold.cli.demo_shop import Figures, Shop, load_shop
+from twofold.cli.app_loading import Number, json_option, port_option
+from twofold.cli.demo_shop import Shop, ShopTotals, load_shop
 from twofold.cli.output import Exit, columns, emit
 from twofold.cli.progress_bar import Bar
-from twofold.cli.serve_command import console_of, log_to_stderr, tell
+from twofold.cli.serve_command import console_of, log_to_stderr, print_addresses
+from twofold.cli.store_access import refuse_memory
 from twofold.errors import Unavailable
 from twofold.http.server import fast_runner, serve
 from twofold.sqlite_file import FileLock
@@ -24,7 +25,7 @@ _FILES = ("", "-wal", "-shm", "-journal")
 
 
 class _Speed(click.ParamType[float]):
-    """Orders per second; `max` is as fast as they go."""
+    """Orders per second; `max` means as fast as possible."""
 
     name = "speed"
 
@@ -38,20 +39,20 @@ class _Speed(click.ParamType[float]):
     type=_Speed(),
     default="max",
     metavar="N|max",
-    help="Orders per second, or as fast as they go. [default: max]",
+    help="Orders per second, or as fast as possible. [default: max]",
 )
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     default=FOLDER,
     show_default=True,
-    help="Folder of the two databases and the outbox.",
+    help="Folder for the two databases and the outbox.",
 )
-@click.option("--fresh", is_flag=True, help="Delete what an earlier demo left in that folder, and begin anew.")
-@click.option("--write-store", metavar="URL", help="Another write store than the one in the folder.")
-@click.option("--read-store", metavar="URL", help="Another read store than the one in the folder.")
+@click.option("--fresh", is_flag=True, help="Delete the files of an earlier demo in that folder, and start again.")
+@click.option("--write-store", metavar="URL", help="Use this write store instead of the one in the folder.")
+@click.option("--read-store", metavar="URL", help="Use this read store instead of the one in the folder.")
 @port_option
-@click.option("--no-serve", is_flag=True, help="No pages: send the orders, check the totals, end.")
+@click.option("--no-serve", is_flag=True, help="Send the orders, check the totals and exit, without pages.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the shop in a browser.")
 @json_option
 def command(
@@ -67,15 +68,13 @@ def command(
 ) -> int:
     """Run the example shop on 6,919 real orders.
 
-    The pages are up at once; meanwhile the orders of 1997 and 1998 go through the command side in the order of their
-    dates. At the end the read models are asked for the totals, which are known. Interrupted, even by kill -9, and
-    started again it goes on where it was. Exits with 3 where the totals are wrong.
+    The pages are available at once. Meanwhile the orders of 1997 and 1998 are sent as commands, in the order of their
+    dates. At the end the totals of the read models are compared with the known ones. If the demo is interrupted, even
+    by kill -9, the next start goes on where it was. Exits with 3 if the totals are wrong.
     """
     log_to_stderr()
     if fresh and (write_store or read_store):
-        raise click.UsageError(
-            "--fresh deletes the files in --data; it does not go with --write-store or --read-store."
-        )
+        raise click.UsageError("--fresh deletes files in --data. Use it without --write-store and --read-store.")
     if no_serve:
         refuse_memory(write_store or "", "--write-store")
     shop = load_shop()
@@ -83,7 +82,7 @@ def command(
         _clear(data)
     app = shop.open(
         write_store=write_store or f"sqlite:///{data / 'log.db'}",
-        read_store=read_store or f"sqlite:///{data / 'read_store.db'}",
+        read_store=read_store or f"sqlite:///{data / 'views.db'}",
         outbox=data / "outbox",
     )
     demo = _Demo(shop, app, None if speed == math.inf else speed, as_json=as_json, open_browser=open_browser)
@@ -101,11 +100,7 @@ class _Demo:
         self._speed = speed
         self._as_json = as_json
         self._open_browser = open_browser
-        self._reached = 0
-
-    @property
-    def _stores(self) -> str:
-        return f"--write-store {self._app.settings.write_store} --read-store {self._app.settings.read_store}"
+        self._sent = 0
 
     async def fill_only(self) -> int:
         """Send the orders and check the totals."""
@@ -123,12 +118,13 @@ class _Demo:
             await serving
             return self.interrupted()
         url = up.result()
-        tell("The shop", self._app, url, err=self._as_json)
-        for look in (
-            f"log --follow --write-store {self._app.settings.write_store}",
-            f"projections --watch {self._stores}",
-        ):
-            click.echo(f"  beside it, try: twofold {look}", err=True)
+        print_addresses("The shop", self._app, url, err=self._as_json)
+        stores = self._app.settings
+        click.echo(f"  Try: twofold log --follow --write-store {stores.write_store}", err=True)
+        click.echo(
+            f"  Try: twofold projections --watch --write-store {stores.write_store} --read-store {stores.read_store}",
+            err=True,
+        )
         if self._open_browser:
             webbrowser.open(url)
         filling = asyncio.create_task(self._fill(url))
@@ -139,7 +135,7 @@ class _Demo:
             await serving
             return self.interrupted()
         if filling.exception() is not None:
-            # The one way to stop a server: requests under way finish, the app stops.
+            # A signal is the only way to stop the server: current requests finish, then the app stops.
             signal.raise_signal(signal.SIGTERM)
             await serving
         code = await filling
@@ -147,9 +143,9 @@ class _Demo:
         return code
 
     def interrupted(self) -> int:
-        """Say that nothing is lost."""
-        done, total = self._reached, self._shop.expected.orders
-        click.echo(f"Interrupted at {done:,} of {total:,} orders. Start it again, and it goes on from there.", err=True)
+        """Report how far the demo was."""
+        done, total = self._sent, self._shop.expected.orders
+        click.echo(f"Interrupted at {done:,} of {total:,} orders. Start the demo again to go on.", err=True)
         return Exit.INTERRUPTED
 
     async def _is_stopping(self) -> bool:
@@ -160,38 +156,38 @@ class _Demo:
         return False
 
     async def _fill(self, url: str | None) -> int:
-        began = self._app.world.monotonic()
+        start = self._app.world.monotonic()
         await self._shop.seed(self._app)
         with Bar("Replaying", "orders", self._app.world) as bar:
 
             def reached(done: int, total: int) -> None:
-                self._reached = done
+                self._sent = done
                 bar.reached(done, total, self._shop.date_reached(done))
 
             sent = await self._shop.replay(self._app, self._speed, reached)
-        figures = await self._shop.totals(self._app)
-        seconds = self._app.world.monotonic() - began
-        right = self._shop.expected.are_in(figures)
+        totals = await self._shop.totals(self._app)
+        seconds = self._app.world.monotonic() - start
+        right = self._shop.expected.included_in(totals)
         if self._as_json:
-            emit({"sent": sent, "seconds": round(seconds, 3), "totals": figures, "right": right, "url": url})
+            emit({"sent": sent, "seconds": round(seconds, 3), "totals": totals, "right": right, "url": url})
         else:
-            self._tell(sent, seconds, figures, url)
+            self._print(sent, seconds, totals, url)
         return Exit.OK if right else Exit.UNHEALTHY
 
-    def _tell(self, sent: int, seconds: float, figures: Figures, url: str | None) -> None:
+    def _print(self, sent: int, seconds: float, totals: ShopTotals, url: str | None) -> None:
         expected = self._shop.expected
-        rate = f", {sent:,} of them now, in {seconds:.1f} s ({sent / seconds:,.0f} orders/s)" if sent else ""
-        click.echo(f"\nAll {expected.orders:,} orders are in{rate}. The read models say:")
-        rows = [[label, shown] for label, shown in figures.shown()]
+        rate = f", {sent:,} of them sent now in {seconds:.1f} s ({sent / seconds:,.0f} orders/s)" if sent else ""
+        click.echo(f"\nAll {expected.orders:,} orders are in the log{rate}. Totals of the read models:")
+        rows = [list(row) for row in totals.labelled()]
         for line in columns(rows, right=frozenset({1})):
             click.echo(f"  {line}")
-        if figures == expected:
-            click.echo("Exactly what the file of the old shop adds up to.")
-        elif expected.are_in(figures):
-            click.echo("That is the old shop's orders, and what was ordered here besides.")
+        if totals == expected:
+            click.echo("These are exactly the totals of the old shop.")
+        elif expected.included_in(totals):
+            click.echo("These are the totals of the old shop plus the orders placed here.")
         else:
-            click.echo("That is NOT what the file of the old shop adds up to:")
-            for line in columns([[label, shown] for label, shown in expected.shown()], right=frozenset({1})):
+            click.echo("These totals are WRONG. The totals of the old shop are:")
+            for line in columns([list(row) for row in expected.labelled()], right=frozenset({1})):
                 click.echo(f"  {line}")
         if url is not None:
             click.echo(f"\nStill serving at {url}/. Ctrl-C stops it.")
@@ -202,12 +198,12 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 
 def _clear(data: Path) -> None:
-    """Delete the files of an earlier demo. WiringError where one is running on them."""
+    """Delete the files of an earlier demo. WiringError where a running demo uses them."""
     stores = [data / "views.db", data / "log.db"]
     locks = [FileLock(path) for path in stores]
     try:
-        # Views first: without their log they could not be used, the other way round they are built anew.
-        for path in (Path(f"{write_store}{end}") for write_store in stores for end in _FILES):
+        # The read store first: it can be rebuilt from the log, but is of no use without it.
+        for path in (Path(f"{store}{suffix}") for store in stores for suffix in _FILES):
             path.unlink(missing_ok=True)
         for mail in data.glob("outbox/*.txt"):
             mail.unlink()

@@ -1,4 +1,4 @@
-"""In charge of what the demo asks of the example shop, which is no part of the package."""
+"""The example shop as the demo uses it. The shop is not part of the package."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,11 +11,11 @@ from twofold.app import App
 from twofold.errors import TwofoldError, WiringError
 
 PATIENCE = 300.0
-"""Seconds the read models get to come as far as the log."""
+"""Seconds for the read models to reach the head of the log."""
 
 
-class Figures(msgspec.Struct, frozen=True):
-    """The shop in figures; money in cents."""
+class ShopTotals(msgspec.Struct, frozen=True):
+    """Totals of the shop; money is in cents."""
 
     orders: int
     customers: int
@@ -24,8 +24,8 @@ class Figures(msgspec.Struct, frozen=True):
     free_orders: int
     paid: int
 
-    def shown(self) -> list[tuple[str, str]]:
-        """Each figure with its name, as people read them."""
+    def labelled(self) -> list[tuple[str, str]]:
+        """Each total as text, with its label."""
         dollars = f"${self.revenue_cents // 100:,}.{self.revenue_cents % 100:02}"
         return [
             ("orders", f"{self.orders:,}"),
@@ -36,22 +36,20 @@ class Figures(msgspec.Struct, frozen=True):
             ("orders of $0.00", f"{self.free_orders:,}"),
         ]
 
-    def are_in(self, other: "Figures") -> bool:
-        """Whether `other` is this, or this and more."""
+    def included_in(self, other: "ShopTotals") -> bool:
+        """Whether `other` has the same totals, or more orders on top of them."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
-        return self == other or (
-            other.orders > self.orders and all(few <= many for few, many in zip(mine, others, strict=True))
-        )
+        return self == other or (other.orders > self.orders and all(a <= b for a, b in zip(mine, others, strict=True)))
 
 
 class Shop:
-    """The example shop as the demo uses it. `expected` is what the file of the old shop adds up to."""
+    """The example shop. `expected` are the totals of the file of the old shop."""
 
     def __init__(self, shop: Any, orders: list[Any], totals: type) -> None:
         self._shop = shop
         self._totals = totals
         self._dates = [f"{order.placed_on:%Y-%m-%d}" for order in orders]
-        self.expected = Figures(
+        self.expected = ShopTotals(
             len(orders),
             len({order.customer for order in orders}),
             sum(order.cds for order in orders),
@@ -61,38 +59,38 @@ class Shop:
         )
 
     def open(self, *, write_store: str, read_store: str, outbox: Path) -> App:
-        """The shop's app over these stores."""
+        """The app of the shop, with these stores."""
         app: App = self._shop.open_shop(write_store=write_store, read_store=read_store, outbox=outbox)
         return app
 
     async def seed(self, app: App) -> None:
-        """Put the catalogue in, where it is not there yet."""
+        """Add the catalogue, if it is missing."""
         await self._shop.seed_catalogue(app)
 
     async def replay(self, app: App, speed: float | None, reached: Callable[[int, int], None]) -> int:
-        """Send the orders that are not in the log yet; how many those were. Raises what `app.send` raises."""
+        """Send the orders that are not in the log yet; how many were sent. Raises what `app.send` raises."""
         try:
             sent: int = await self._shop.replay(app, speed=speed, on_progress=reached)
         except ExceptionGroup as failed:
-            # Many orders were under way and failed alike: the first says why.
+            # Many concurrent orders failed for the same reason: report the first.
             if isinstance(failed.exceptions[0], TwofoldError):
                 raise failed.exceptions[0] from failed
             raise
         return sent
 
     def date_reached(self, done: int) -> str:
-        """The date of the last of so many orders."""
+        """The date of the last of the first `done` orders."""
         return self._dates[done - 1] if done else ""
 
-    async def totals(self, app: App) -> Figures:
-        """What the read models say once they have come as far as the log is now. Unavailable if they do not."""
+    async def totals(self, app: App) -> ShopTotals:
+        """The totals of the read models at the present head. Unavailable if they do not reach it in time."""
         head = app.token((await app.status()).head)
         answer = await app.ask(self._totals(), position=head, timeout=PATIENCE)
-        return msgspec.convert(answer.value, Figures, from_attributes=True)
+        return msgspec.convert(answer.value, ShopTotals, from_attributes=True)
 
 
 def load_shop() -> Shop:
-    """The shop that comes with the project. WiringError, with the cure, where it is not installed."""
+    """The shop that comes with the project. WiringError where it is not installed."""
     try:
         shop: Any = import_module("shop")
         replays: Any = import_module("shop.cdnow")
@@ -101,7 +99,7 @@ def load_shop() -> Shop:
         if error.name is None or error.name.partition(".")[0] != "shop":
             raise
         raise WiringError(
-            "The example shop is not installed: it comes with the source of Twofold, not with the package. Run "
-            "`make demo` in a clone, or `pip install -e .` there and `twofold demo` again."
+            "The example shop is not installed: it is in the source of Twofold, not in the package. Run `make demo` in "
+            "a clone, or run `pip install -e .` there and `twofold demo` again."
         ) from error
     return Shop(shop, replays.old_orders(), queries.Totals)

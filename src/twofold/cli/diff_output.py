@@ -1,39 +1,29 @@
-"""In charge of how rows that differ are told to people."""
+"""Differences between rows, and counts of them, as lines for people."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import click
 import msgspec
 
-from twofold.operations.compare import Comparison
-from twofold.operations.looking import Difference
+from twofold.cli.output import printable
+from twofold.operations.row_differences import Difference
 
 _LONGEST = 100
 
 
-def count_of(comparison: Comparison) -> str:
-    """One line of counts."""
-    counts = [
-        ("equal", comparison.equal),
-        ("different", comparison.different),
-        (f"only in generation {comparison.old}", comparison.only_old),
-        (f"only in generation {comparison.new}", comparison.only_new),
-        ("parked", comparison.parked),
-        ("undecided", comparison.undecided),
-    ]
-    told = ", ".join(f"{count:,} {word}" for word, count in counts if count or word == "equal")
-    return f"{comparison.rows:,} rows compared: {told}"
+def print_differences(heading: str, counts: Mapping[str, int], sample: Iterable[Difference]) -> None:
+    """Print a heading with the first count and all others that are not 0, then a few lines for each difference."""
+    first = next(iter(counts))
+    numbers = ", ".join(f"{count:,} {label}" for label, count in counts.items() if count or label == first)
+    lines = [f"{heading}: {numbers}"]
+    for row in sample:
+        error = f": {row.error}" if row.error else ""
+        lines.append(f"  {row.key} (position {row.before or '-'} -> {row.after or '-'}){error}")
+        lines += [f"    {name}: {_text(field.before)} -> {_text(field.after)}" for name, field in row.fields.items()]
+    click.echo("\n".join(map(printable, lines)))
 
 
-def sampled(sample: Iterable[Difference]) -> Iterator[str]:
-    """A few lines for each row that differs."""
-    for each in sample:
-        error = f": {each.error}" if each.error else ""
-        yield f"  {each.key} (of position {each.before or '-'}, then of {each.after or '-'}){error}"
-        for name, field in each.fields.items():
-            yield f"    {name}: {_shown(field.before)} -> {_shown(field.after)}"
-
-
-def _shown(value: Any | msgspec.UnsetType) -> str:
-    text = "not there" if value is msgspec.UNSET else msgspec.json.encode(value).decode()
+def _text(value: Any | msgspec.UnsetType) -> str:
+    text = "(missing)" if value is msgspec.UNSET else msgspec.json.encode(value).decode()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

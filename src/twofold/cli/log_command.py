@@ -1,4 +1,4 @@
-"""In charge of `twofold log`: the events as they are kept, read beside whatever writes them."""
+"""`twofold log`: show the stored events, beside the process that writes them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import click
 import msgspec
 
-from twofold.cli.app_loading import json_option, refuse_memory, store_option
+from twofold.cli.app_loading import json_option
 from twofold.cli.output import Exit, emit, printable
+from twofold.cli.store_access import StoreUrls, opened_log, write_store_option
 from twofold.domain.event_query import ALL_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent, kebab_case
-from twofold.http.event_routes import EventRecord, event_record
+from twofold.http.event_routes import event_record
 from twofold.settings import Settings
-from twofold.stores import open_write_store
 from twofold.world import RealWorld
 from twofold.write_store.port import WriteStore
 
@@ -21,8 +21,8 @@ LIMIT = 100
 RECENT = 10
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What is to be shown."""
+class LogOptions(msgspec.Struct, frozen=True):
+    """Which events to show, and how."""
 
     query: EventQuery
     after: Position | None
@@ -32,21 +32,27 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 @click.command
-@store_option
-@click.option("--follow", "-f", is_flag=True, help="Go on with events as they come, until Ctrl-C (130).")
-@click.option("--type", "types", metavar="NAME", multiple=True, help="Only events of this type. May be repeated: any.")
-@click.option("--tag", "tags", metavar="KIND:VALUE", multiple=True, help="Only events with this tag. Repeated: all.")
+@write_store_option
+@click.option("--follow", "-f", is_flag=True, help="Go on with new events, until Ctrl-C (130).")
+@click.option("--type", "types", metavar="NAME", multiple=True, help="Only events of this type; repeat it for several.")
+@click.option(
+    "--tag",
+    "tags",
+    metavar="KIND:VALUE",
+    multiple=True,
+    help="Only events with this tag; repeat it for several.",
+)
 @click.option(
     "--after",
     type=click.IntRange(0),
     metavar="POSITION",
-    help=f"Start behind this position. [default: 0; with --follow: {RECENT} before the head]",
+    help=f"Start after this position. [default: 0; with --follow: {RECENT} before the head]",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
     metavar="N",
-    help=f"Show so many events at most. [default: {LIMIT}; with --follow: no limit]",
+    help=f"Show at most this many events. [default: {LIMIT}; with --follow: no limit]",
 )
 @json_option
 def command(
@@ -58,55 +64,45 @@ def command(
     limit: int | None,
     as_json: bool,
 ) -> int:
-    """Show the events of the log, and follow it.
+    """Show the events of the log: position, time, type, tags and payload.
 
-    Each with its position, time, type, tags and payload.
-
-    Reads beside a running `serve`, and changes nothing. With --json: one line with all events, or with --follow one
-    line for each.
+    Reads beside a running `serve` and changes nothing. --json prints one line with all events, or with --follow one
+    line for each event.
     """
     for tag in tags:
         if not all(tag.partition(":")[::2]):
-            raise click.BadParameter(f"'{tag}' is no tag. Write KIND:VALUE, for example order:o-1.", param_hint="--tag")
+            raise click.BadParameter(f"'{tag}' is not a tag. Write KIND:VALUE, e.g. order:o-1.", param_hint="--tag")
     query = EventQuery((QueryItem(types, tags),)) if types or tags else ALL_EVENTS
-    url = Settings.from_environment(write_store=write_store).write_store
-    refuse_memory(url, "--write-store")
-    return asyncio.run(_show(url, Wanted(query, after, limit, follow, as_json)))
+    settings = StoreUrls(write_store).settings()
+    return asyncio.run(_show(settings, LogOptions(query, after, limit, follow, as_json)))
 
 
-async def _show(url: str, wanted: Wanted) -> int:
-    world = RealWorld()
-    write_store = await open_write_store(url, Settings(), world, read_only=True)
-    try:
-        await _warn_of_unknown_types(write_store, wanted.query)
-        if wanted.follow:
-            await _follow(write_store, wanted)
-        else:
-            await _list(write_store, wanted)
-    finally:
-        await write_store.close()
+async def _show(settings: Settings, options: LogOptions) -> int:
+    async with opened_log(settings, RealWorld()) as write_store:
+        await _warn_of_unknown_types(write_store, options.query)
+        await (_follow if options.follow else _list)(write_store, options)
     return Exit.OK
 
 
-async def _list(write_store: WriteStore, wanted: Wanted) -> None:
-    limit = wanted.limit or LIMIT
-    page = await write_store.read(wanted.query, wanted.after or 0, limit)
-    if wanted.as_json:
+async def _list(write_store: WriteStore, options: LogOptions) -> None:
+    limit = options.limit or LIMIT
+    page = await write_store.read(options.query, options.after or 0, limit)
+    if options.as_json:
         events = [event_record(event) for event in page.events]
         emit({"log": write_store.identity.log, "events": events, "upto": page.upto, "head": page.head})
         return
     for event in page.events:
         click.echo(_line(event))
     if not page.events:
-        click.echo(f"No such events. The head is {page.head:,}.", err=True)
+        click.echo(f"No event matches. The head is {page.head:,}.", err=True)
     elif page.upto < page.head and len(page.events) == limit:
         click.echo(f"The head is {page.head:,}. Go on with --after {page.upto}.", err=True)
 
 
-async def _follow(write_store: WriteStore, wanted: Wanted) -> None:
-    left = wanted.limit
-    async for event in _coming(write_store, wanted):
-        if wanted.as_json:
+async def _follow(write_store: WriteStore, options: LogOptions) -> None:
+    left = options.limit
+    async for event in _events(write_store, options):
+        if options.as_json:
             emit(event_record(event))
         else:
             click.echo(_line(event))
@@ -116,12 +112,12 @@ async def _follow(write_store: WriteStore, wanted: Wanted) -> None:
                 return
 
 
-async def _coming(write_store: WriteStore, wanted: Wanted) -> AsyncIterator[RecordedEvent]:
-    after = wanted.after
+async def _events(write_store: WriteStore, options: LogOptions) -> AsyncIterator[RecordedEvent]:
+    after = options.after
     if after is None:
         after = max(0, (await write_store.read(EventQuery())).head - RECENT)
     while True:
-        page = await write_store.read(wanted.query, after, PAGE)
+        page = await write_store.read(options.query, after, PAGE)
         for event in page.events:
             yield event
         if page.upto <= after:
@@ -130,12 +126,12 @@ async def _coming(write_store: WriteStore, wanted: Wanted) -> AsyncIterator[Reco
 
 
 async def _warn_of_unknown_types(write_store: WriteStore, query: EventQuery) -> None:
-    """A misspelt type would be waited for in vain."""
+    """Warn of event types that are not stored, which may be misspelt."""
     for name in query.items[0].types:
         if not await _is_stored(write_store, name):
             meant = kebab_case(name)
             instead = f" Did you mean {meant}?" if meant != name and await _is_stored(write_store, meant) else ""
-            click.echo(f"No event of the type {printable(name)} is stored so far.{instead}", err=True)
+            click.echo(f"No event of type {printable(name)} is stored yet.{instead}", err=True)
 
 
 async def _is_stored(write_store: WriteStore, name: str) -> bool:
@@ -143,7 +139,7 @@ async def _is_stored(write_store: WriteStore, name: str) -> bool:
 
 
 def _line(event: RecordedEvent) -> str:
-    seen: EventRecord = event_record(event)
-    tags = " ".join(seen.tags)
-    payload = event.payload.decode()
-    return printable(f"{seen.position:>7}  {seen.time:%Y-%m-%d %H:%M:%S}  {seen.type:<20}  {tags}  {payload}")
+    tags = " ".join(event.tags)
+    return printable(
+        f"{event.position:>7}  {event.time:%Y-%m-%d %H:%M:%S}  {event.type:<20}  {tags}  {event.payload.decode()}"
+    )

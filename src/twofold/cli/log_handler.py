@@ -1,4 +1,4 @@
-"""In charge of what a command shows of the warnings and errors that the library, or the app, logs: a line for each."""
+"""A log handler that prints each warning or error of the library and the app as one line."""
 
 import logging
 
@@ -8,18 +8,19 @@ from twofold.cli.output import printable
 
 
 def show_warnings() -> None:
-    """Show them on standard error, unless the command or the app has arranged for logging itself."""
-    logging.lastResort = _Lines(logging.WARNING)
+    """Print warnings to standard error, unless the command or the app has configured logging."""
+    logging.lastResort = _LineHandler(logging.WARNING)
 
 
-class _Lines(logging.Handler):
-    """No traceback: an error that a fold raises is of the app's data, and shown to operators. No control characters."""
+class _LineHandler(logging.Handler):
+    """Prints no traceback, because an error of a fold is about data of the app, and no control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line: the level, the message, the error."""
         try:
             error = record.exc_info[1] if record.exc_info else None
-            told = [record.getMessage(), *([f"{type(error).__name__}: {error}"] if error is not None else [])]
-            click.echo(printable(": ".join([record.levelname, *told])), err=True)
-        except Exception:  # noqa: BLE001 - this is how handlers tell of what keeps them from telling
+            parts = [record.levelname, record.getMessage()]
+            parts += [f"{type(error).__name__}: {error}"] if error is not None else []
+            click.echo(printable(": ".join(parts)), err=True)
+        except Exception:  # noqa: BLE001 - the protocol of log handlers for errors of their own
             self.handleError(record)

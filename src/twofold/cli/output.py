@@ -1,4 +1,4 @@
-"""In charge of how a command ends: its exit code, its words for people, its one line of JSON for programs."""
+"""What a command prints and returns: exit codes, one line of JSON for programs, text for people."""
 
 import sys
 from enum import IntEnum
@@ -13,7 +13,7 @@ from twofold.errors import Refused, TwofoldError, Unavailable
 
 
 class Exit(IntEnum):
-    """What the exit code says."""
+    """The exit codes of all commands."""
 
     OK = 0
     UNEXPECTED = 1
@@ -24,7 +24,7 @@ class Exit(IntEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a command failed: `kind` for programs, `message` for people, `field` where one option is to blame."""
+    """Why a command failed: `kind` for programs, `message` for people, `field` if one option is the cause."""
 
     kind: str
     message: str
@@ -37,7 +37,7 @@ def emit(data: Any) -> None:
 
 
 def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
-    """Tell why a command failed, and with which code it exits."""
+    """Report why a command failed; the exit code."""
     if as_json:
         _line({"ok": False, "error": _failure(error)})
     elif isinstance(error, click.ClickException):
@@ -49,22 +49,23 @@ def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
 
 
 def unexpected(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """An excepthook: the JSON line on standard output, and for whoever mends it the traceback on standard error."""
+    """An excepthook: a JSON line on standard output, the traceback on standard error."""
     _line({"ok": False, "error": Failure("unexpected", f"{kind.__name__}: {error}")})
     sys.__excepthook__(kind, error, traceback)
 
 
 def printable(text: str) -> str:
-    """Text that cannot drive a terminal: what is not printable is written as an escape."""
+    """Text that cannot control a terminal: characters that are not printable are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def columns(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
-    """Rows as lines with their cells below one another; the columns in `right` are flush right."""
+    """Rows as lines with aligned columns; those in `right` are aligned right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    places = list(enumerate(widths))
-    lines = ["  ".join(row[i].rjust(w) if i in right else row[i].ljust(w) for i, w in places) for row in rows]
-    return [line.rstrip() for line in lines]
+    return [
+        "  ".join(row[i].rjust(w) if i in right else row[i].ljust(w) for i, w in enumerate(widths)).rstrip()
+        for row in rows
+    ]
 
 
 def _failure(error: click.ClickException | TwofoldError) -> Failure:
@@ -74,7 +75,7 @@ def _failure(error: click.ClickException | TwofoldError) -> Failure:
 
 
 def _field(error: click.ClickException) -> str | None:
-    """The option or argument that is to blame, as people write it."""
+    """The option or argument that is the cause, as it is written on the command line."""
     if isinstance(error, click.NoSuchOption | click.BadOptionUsage):
         return error.option_name
     if not isinstance(error, click.BadParameter):

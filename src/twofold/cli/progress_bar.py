@@ -1,4 +1,4 @@
-"""In charge of showing how long work goes on: a bar on a terminal, a line now and then elsewhere, never on stdout."""
+"""Progress on standard error: bars on a terminal, elsewhere a line for every tenth of the work."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,16 +17,16 @@ _LONGEST = 200
 
 
 class Bars:
-    """Progress of several pieces of work, each told to `come` by its label. `unit` is what is counted: events."""
+    """Progress of several tasks, each with a label. `unit` names what is counted, for example events."""
 
     def __init__(self, labels: Sequence[str], unit: str, world: World) -> None:
         self._labels = labels
         self._unit = unit
         self._world = world
-        self._began = 0.0
+        self._start = 0.0
         self._first: dict[str, int] = {}
-        self._told: dict[str, int] = {}
-        self._failing: dict[str, str] = {}
+        self._steps: dict[str, int] = {}
+        self._errors: dict[str, str] = {}
         self._tasks: dict[str, TaskID] = {}
         console = Console(stderr=True)
         self._progress = Progress(
@@ -42,7 +42,7 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._began = self._world.monotonic()
+        self._start = self._world.monotonic()
         self._progress.start()
         self._tasks = {label: self._progress.add_task(label, total=None, note="") for label in self._labels}
         return self
@@ -52,41 +52,41 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def come(self, label: str, done: int, total: int, note: str = "", error: str = "") -> None:
-        """So many of so many are done. `error` is what keeps it from going on."""
+    def update(self, label: str, done: int, total: int, note: str = "", error: str = "") -> None:
+        """Set how much of the total is done. `error` says why a task makes no progress."""
         task = self._tasks[label]
         error = _line(error)
         if label not in self._first:
             self._first[label] = done
-            # What an earlier run did is no part of this run's rate.
+            # The rate does not count what an earlier run did.
             self._progress.reset(task, total=total, completed=done, note=note)
         if not self._progress.disable:
             self._progress.update(task, total=total, completed=done, note=", ".join(filter(None, [note, error])))
             return
-        if error and error != self._failing.get(label):
+        if error and error != self._errors.get(label):
             click.echo(f"{label}: {error}", err=True)
-        self._failing[label] = error
-        if (step := _STEPS * done // max(1, total)) > self._told.get(label, -1):
-            self._told[label] = step
-            rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._began)
-            words = [f"{label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
-            click.echo(", ".join(filter(None, words)), err=True)
+        self._errors[label] = error
+        if (step := _STEPS * done // max(1, total)) > self._steps.get(label, -1):
+            self._steps[label] = step
+            rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._start)
+            parts = [f"{label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
+            click.echo(", ".join(filter(None, parts)), err=True)
 
 
 class Bar(Bars):
-    """Progress of one piece of work, told to `reached`. `unit` is what is counted: orders, events."""
+    """Progress of one task."""
 
     def __init__(self, label: str, unit: str, world: World) -> None:
         super().__init__([label], unit, world)
         self._label = label
 
     def reached(self, done: int, total: int, note: str = "") -> None:
-        """So many of so many are done."""
-        self.come(self._label, done, total, note)
+        """Set how much of the total is done."""
+        self.update(self._label, done, total, note)
 
 
 def _line(text: str) -> str:
-    """What has room behind a bar, and cannot drive a terminal."""
+    """Text that fits behind a bar and cannot control a terminal."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 

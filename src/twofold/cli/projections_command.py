@@ -1,4 +1,4 @@
-"""In charge of `twofold projections`: how far everything that follows the log has come, read from the two databases."""
+"""`twofold projections`: how far all projections and policies are, read from the two stores."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -11,12 +11,12 @@ from rich.live import Live
 from rich.text import Text
 
 from twofold.app import App
-from twofold.cli.app_loading import Number, json_option, load_app, refuse_memory, store_option, views_option
+from twofold.cli.app_loading import Number, json_option, load_app_or_settings
 from twofold.cli.follower_reports import BuildStanding, FollowerReport, Overview, overviews
 from twofold.cli.output import Exit, columns, emit, printable
+from twofold.cli.store_access import StoreUrls, opened_log, opened_stores, store_options
 from twofold.settings import Settings
 from twofold.status import PROBLEM_LAG_SECONDS
-from twofold.stores import open_read_store, open_write_store
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions
 from twofold.world import RealWorld, World
 
@@ -28,61 +28,42 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @click.command
 @click.argument("target", metavar="[MODULE:APP]", required=False)
-@store_option
-@views_option
+@store_options
 @click.option(
     "--max-lag",
     type=Number(0),
     metavar="SECONDS",
     default=PROBLEM_LAG_SECONDS,
     show_default=True,
-    help="Whoever is further behind is not healthy.",
+    help="Report a follower as unhealthy if it is further behind.",
 )
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C (130).")
-@click.option("--acts", is_flag=True, help=f"Show the last {RECENT} things operators had done instead.")
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C (130).")
+@click.option("--actions", is_flag=True, help=f"Show the last {RECENT} operator actions instead.")
 @json_option
-def command(
-    target: str | None,
-    write_store: str | None,
-    read_store: str | None,
-    max_lag: float,
-    watch: bool,
-    acts: bool,
-    as_json: bool,
-) -> int:
-    """Show how far everything that follows the log is.
+def command(target: str | None, urls: StoreUrls, max_lag: float, watch: bool, actions: bool, as_json: bool) -> int:
+    """Show how far all projections and policies are.
 
-    For every projection and policy: generation, checkpoint, lag, rate, the node that follows for it (where several
-    may), and parked keys with their errors; for every partition where there are several, and for generations that are
-    being built or kept.
+    For each: generation, checkpoint, lag, rate, the node that follows it (where there may be several), and parked
+    keys with their errors. Partitions have a line each where there are several, and so have generations that are
+    being built or on standby.
 
-    Reads the two databases beside a running `serve`; the app's code is not needed. With MODULE:APP the stores are
-    those of the app, and what it lists but never ran is shown too. Exits with 3 where something is parked, or further
+    Reads both stores beside a running `serve`, without the code of the app. With MODULE:APP it uses the stores of the
+    app, and also shows what the app lists but never ran. Exits with 3 if a key is parked, or a follower is further
     behind than --max-lag.
     """
-    app = load_app(target, write_store=write_store, read_store=read_store) if target else None
-    settings = app.settings if app else Settings.from_environment(write_store=write_store, read_store=read_store)
-    refuse_memory(settings.write_store, "--write-store")
-    refuse_memory(settings.read_store, "--read-store")
-    if acts:
-        return asyncio.run(_show_acts(settings, as_json=as_json))
+    app, settings = load_app_or_settings(target, urls)
+    if actions:
+        return asyncio.run(_show_actions(settings, as_json=as_json))
     return asyncio.run(_show(app, settings, max_lag, watch=watch, as_json=as_json))
 
 
 async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: bool, as_json: bool) -> int:
     world: World = RealWorld()
-    write_store = await open_write_store(settings.write_store, settings, world, read_only=True)
-    try:
-        read_store = await open_read_store(settings.read_store, world, read_only=True)
-        try:
-            looks = overviews(app, write_store, read_store, world, max_lag)
-            if watch:
-                await _watch(looks, as_json=as_json)
-            overview = await anext(looks)
-        finally:
-            await read_store.close()
-    finally:
-        await write_store.close()
+    async with opened_stores(settings, world) as (write_store, read_store):
+        looks = overviews(app, write_store, read_store, world, max_lag)
+        if watch:
+            await _watch(looks, as_json=as_json)
+        overview = await anext(looks)
     if as_json:
         emit(overview)
     else:
@@ -103,27 +84,24 @@ async def _watch(looks: AsyncIterator[Overview], *, as_json: bool) -> None:
                 click.echo("\n".join([*_lines(overview), ""]))
 
 
-async def _show_acts(settings: Settings, *, as_json: bool) -> int:
-    write_store = await open_write_store(settings.write_store, settings, RealWorld(), read_only=True)
-    try:
+async def _show_actions(settings: Settings, *, as_json: bool) -> int:
+    async with opened_log(settings, RealWorld()) as write_store:
         recent = dict(list((await operator_actions(write_store)).items())[-RECENT:])
-    finally:
-        await write_store.close()
     if as_json:
-        emit({"acts": [{"id": each, **msgspec.to_builtins(act)} for each, act in recent.items()]})
+        emit({"actions": [{"id": number, **msgspec.to_builtins(action)} for number, action in recent.items()]})
     else:
-        click.echo("\n".join(_act_lines(recent)))
+        click.echo("\n".join(_action_lines(recent)))
     return Exit.OK
 
 
-def _act_lines(acts: Mapping[str, OperatorAction]) -> list[str]:
-    if not acts:
-        return ["Nothing was done on request so far."]
-    rows = [["time (UTC)", "what", "name", "key or partition", "who", ""]]
-    for act in acts.values():
-        at = f"{_EPOCH + timedelta(microseconds=act.at):%Y-%m-%d %H:%M:%S}"
-        said = act.outcome if act.done else f"not done: {act.outcome}"
-        rows.append([at, act.what, act.name, act.key, act.actor or "", said])
+def _action_lines(actions: Mapping[str, OperatorAction]) -> list[str]:
+    if not actions:
+        return ["There are no operator actions yet."]
+    rows = [["time (UTC)", "action", "name", "key or partition", "user", "outcome"]]
+    for action in actions.values():
+        at = f"{_EPOCH + timedelta(microseconds=action.at):%Y-%m-%d %H:%M:%S}"
+        outcome = action.outcome if action.done else f"not done: {action.outcome}"
+        rows.append([at, action.what, action.name, action.key, action.actor or "", outcome])
     return [printable(line) for line in columns(rows)]
 
 
@@ -173,6 +151,10 @@ def _rows_of(each: FollowerReport) -> list[list[str]]:
 
 
 def _row_of_build(each: BuildStanding) -> list[str]:
-    said = {"building": "is being built", "standby": "is kept", "serving": f"serves version {each.version} of the code"}
+    states = {
+        "building": "is being built",
+        "standby": "is on standby",
+        "serving": f"serves version {each.version} of the code",
+    }
     figures = [f"{each.position:,}", f"{each.lag:,}", "", f"{each.rate:,.0f}/s", f"{each.parked}"]
-    return [each.name, "generation", f"{each.generation}", *figures, each.owner or "", said[each.state]]
+    return [each.name, "generation", f"{each.generation}", *figures, each.owner or "", states[each.state]]

@@ -1,46 +1,42 @@
-"""In charge of `twofold reindex`: old events found by the tags their types have got since."""
+"""`twofold reindex`: give old events the tags that their types got later."""
 
 import asyncio
 
 import click
 
 from twofold.app import App
-from twofold.cli.app_loading import app_argument, json_option, load_app, refuse_memory, store_option
+from twofold.cli.app_loading import app_argument, json_option, load_app
 from twofold.cli.output import Exit, emit
 from twofold.cli.progress_bar import Bar
-from twofold.operations.reindex import Reindexed, reindex
-from twofold.stores import open_write_store
+from twofold.cli.store_access import StoreUrls, opened_log, write_store_option
+from twofold.operations.reindex import ReindexResult, reindex
 
 
 @click.command
 @app_argument
-@store_option
+@write_store_option
 @json_option
 def command(target: str, write_store: str | None, as_json: bool) -> int:
-    """Index old events by tags their types got later.
+    """Give old events the tags that their types got later.
 
-    The app refuses to start until this is done: its rules would miss the old events. Nothing else may write
-    meanwhile, so stop `serve` first. Broken off, it can be run again; events that are done are not done twice.
+    The app does not start until this is done, because its decisions would miss old events. Stop `serve` first:
+    nothing else may write to the log meanwhile. If it is interrupted, repeat it; finished events are not written
+    again.
     """
-    app = load_app(target, write_store=write_store)
-    refuse_memory(app.settings.write_store, "--write-store")
-    done = asyncio.run(_reindex(app))
+    result = asyncio.run(_reindex(load_app(target, StoreUrls(write_store))))
     if as_json:
-        emit(done)
+        emit(result)
         return Exit.OK
-    if not done.types:
-        click.echo("Every event is found by all its tags. Nothing to do.")
-    for name, kinds in done.types.items():
-        click.echo(f"'{name}' events are found by {', '.join(kinds)} now.")
-    if done.types:
-        click.echo(f"{done.looked_at:,} events looked at, {done.retagged:,} given tags.")
+    for name, kinds in result.types.items():
+        click.echo(f"'{name}' events now have the tags {', '.join(kinds)}.")
+    if result.types:
+        click.echo(f"{result.looked_at:,} events read, {result.retagged:,} tagged.")
+    else:
+        click.echo("All events have all their tags. Nothing to do.")
     return Exit.OK
 
 
-async def _reindex(app: App) -> Reindexed:
-    write_store = await open_write_store(app.settings.write_store, app.settings, app.world)
-    try:
+async def _reindex(app: App) -> ReindexResult:
+    async with opened_log(app.settings, app.world, read_only=False) as write_store:
         with Bar("Indexing", "positions", app.world) as bar:
             return await reindex(app, write_store, bar.reached)
-    finally:
-        await write_store.close()

@@ -1,4 +1,4 @@
-"""In charge of asking a running `serve`: JSON over HTTP, and its problems as the errors they stand for."""
+"""HTTP requests to a running `serve`: JSON in, JSON out, and its problems as the errors they stand for."""
 
 import http.client
 import ipaddress
@@ -27,40 +27,41 @@ from twofold.errors import (
 )
 
 SECONDS = 60.0
-"""Longest time without a word from the server: longer than it takes over any request of its own."""
+"""Timeout of a request: longer than the server takes for any of them."""
 _MOST_BYTES = 64 * 1_048_576
 
 url_option = click.option(
     "--url",
     metavar="URL",
-    help="Ask the `serve` that runs there (http://127.0.0.1:8000) instead of opening the stores.",
+    help="Let the `serve` at this address (http://127.0.0.1:8000) do it instead of opening the stores.",
 )
 
 _FAMILIES: dict[str, type[Refused] | type[Conflict]] = {
-    kebab_case(each.__name__): each
-    for each in (NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused, Conflict)
+    kebab_case(family.__name__): family
+    for family in (NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused, Conflict)
 }
 
 
 class Remote:
-    """One running `serve`. Paths begin with `/`; whoever builds one from names has quoted them.
+    """One running `serve`. Paths begin with `/`; names in them are quoted.
 
-    Raises what the server says, as the error it stands for there, and Unavailable where no server answers in time.
+    Requests raise the error that the server reports, and Unavailable where no server answers in time. WiringError
+    where `url` is not the address of a server.
     """
 
     def __init__(self, url: str, *, seconds: float = SECONDS) -> None:
         self.url = _checked(url)
         self._seconds = seconds
-        # A proxy is for the world outside: what runs on this machine is asked itself.
+        # Requests to this machine use no proxy.
         no_proxy = [urllib.request.ProxyHandler({})] if _is_here(self.url) else []
-        self._opener = urllib.request.build_opener(_Stay, *no_proxy)
+        self._opener = urllib.request.build_opener(_NoRedirects, *no_proxy)
 
     def get(self, path: str) -> Any:
-        """What is there, decoded from JSON."""
+        """The response, decoded from JSON."""
         return self._ask(urllib.request.Request(f"{self.url}{path}"))
 
     def post(self, path: str, body: Any = None) -> Any:
-        """What the server answers to `body`, which is sent as JSON ({} where there is none)."""
+        """The response to `body`, which is sent as JSON ({} where there is none)."""
         sent = msgspec.json.encode({} if body is None else body)
         headers = {"content-type": "application/json"}
         return self._ask(urllib.request.Request(f"{self.url}{path}", data=sent, headers=headers, method="POST"))
@@ -68,31 +69,28 @@ class Remote:
     def _ask(self, request: urllib.request.Request) -> Any:
         request.add_header("accept", "application/json")
         try:
-            with self._opener.open(request, timeout=self._seconds) as answer:
-                body = answer.read(_MOST_BYTES)
+            with self._opener.open(request, timeout=self._seconds) as response:
+                body = response.read(_MOST_BYTES)
         except HTTPError as error:
             with error:
                 raise _problem(self.url, error) from error
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(
-                f"{self.url} does not answer: {error}. Is `twofold serve` running there? Without --url the stores "
-                "themselves are opened."
+                f"{self.url} does not answer: {error}. Start `twofold serve` there, check the address, or leave out "
+                "--url to open the stores."
             ) from error
         if not body:
             return None
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError as error:
-            raise WiringError(f"What answers at {self.url} is no `twofold serve`: it does not speak JSON.") from error
+            raise WiringError(
+                f"The server at {self.url} is not a `twofold serve`: it does not answer with JSON. Check the address."
+            ) from error
 
 
-def remote(url: str) -> Remote:
-    """The `serve` that runs at a URL. WiringError, with the cure, where that is no URL of one."""
-    return Remote(url)
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows nobody elsewhere: a POST would arrive there as a GET."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect, because it would turn a POST into a GET."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -105,7 +103,7 @@ def _checked(url: str) -> str:
     except ValueError:
         known, parts = False, urlsplit("")
     if not known or "@" in parts.netloc or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
-        raise WiringError("--url takes the address of a running `serve`: http://127.0.0.1:8000.")
+        raise WiringError("--url must be the address of a running `serve`, for example http://127.0.0.1:8000.")
     return url.rstrip("/")
 
 
@@ -118,24 +116,24 @@ def _is_here(url: str) -> bool:
 
 
 def _problem(url: str, error: HTTPError) -> TwofoldError:
-    """The error that an answer which is none stands for."""
+    """The error that an HTTP error response stands for."""
     try:
-        said = msgspec.json.decode(error.read(_MOST_BYTES), type=dict[str, Any])
+        problem = msgspec.json.decode(error.read(_MOST_BYTES), type=dict[str, Any])
     except (msgspec.DecodeError, OSError, http.client.HTTPException):
-        said = {}
-    kind = str(said.get("type", "")).rpartition("#problem-")[2]
-    detail = str(said.get("detail") or said.get("title") or "")
+        problem = {}
+    kind = str(problem.get("type", "")).rpartition("#problem-")[2]
+    detail = str(problem.get("detail") or problem.get("title") or "")
     if not detail:
         status = f"{error.code} {error.reason}"
         if error.code in (429, 502, 503, 504):
-            return Unavailable(f"{url} answers {status}: the server behind it is not there.")
-        return WiringError(f"{url} answers {status}, which `twofold serve` does not. Is it the right address?")
+            return Unavailable(f"{url} answers {status}: no server is available behind it. Try again later.")
+        return WiringError(f"{url} answers {status}, which `twofold serve` never does. Check the address.")
     if kind == "rejected":
-        return Rejected(str(said.get("code", kind)), detail)
+        return Rejected(str(problem.get("code", kind)), detail)
     if kind == "unavailable":
-        return Unavailable(detail, lag=said.get("lag"), retry_after=_seconds(error.headers.get("retry-after")))
+        return Unavailable(detail, lag=problem.get("lag"), retry_after=_seconds(error.headers.get("retry-after")))
     family = _FAMILIES.get(kind, Refused)
-    return family(detail, field=said.get("field")) if issubclass(family, Refused) else family(detail)
+    return family(detail, field=problem.get("field")) if issubclass(family, Refused) else family(detail)
 
 
 def _seconds(text: str | None) -> float:

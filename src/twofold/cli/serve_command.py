@@ -1,4 +1,4 @@
-"""In charge of `twofold serve`: all roles of an app in one process, over HTTP, until it is told to stop."""
+"""`twofold serve`: run all roles of an app in one process, over HTTP, until it is stopped."""
 
 import logging
 import os
@@ -7,8 +7,9 @@ import click
 from starlette.types import ASGIApp
 
 from twofold.app import App
-from twofold.cli.app_loading import app_argument, json_option, load_app, port_option, store_option, views_option
-from twofold.cli.output import Exit, emit
+from twofold.cli.app_loading import app_argument, json_option, load_app, port_option
+from twofold.cli.output import Exit, columns, emit
+from twofold.cli.store_access import StoreUrls, store_options
 from twofold.http.server import run
 from twofold.stores import shown, without_password
 from twofold.ui import console
@@ -19,27 +20,24 @@ from twofold.ui import console
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @port_option
 @click.option(
-    "--expose", is_flag=True, help="Allow an address that other machines reach. There is no authentication yet."
+    "--expose", is_flag=True, help="Allow an address that other machines can reach. There is no authentication yet."
 )
-@store_option
-@views_option
+@store_options
 @json_option
-def command(
-    target: str, host: str, port: int, expose: bool, write_store: str | None, read_store: str | None, as_json: bool
-) -> int:
+def command(target: str, host: str, port: int, expose: bool, urls: StoreUrls, as_json: bool) -> int:
     """Serve an app over HTTP, with its pages and the console.
 
-    MODULE:APP names it: `app:app` is the `app` in app.py of this folder. SIGTERM and Ctrl-C let requests under way
-    finish, and end with 0; a second one does not wait.
+    MODULE:APP names the app: `app:app` is the `app` in app.py of this folder. SIGTERM and Ctrl-C stop it with exit
+    code 0 once the current requests are finished; a second signal does not wait for them.
     """
     log_to_stderr()
-    app = load_app(target, write_store=write_store, read_store=read_store)
+    app = load_app(target, urls)
 
     def started(url: str) -> None:
         if as_json:
             emit(addresses(app, url))
         else:
-            tell(target, app, url)
+            print_addresses(target, app, url)
 
     run(app, host=host, port=port, expose=expose, mounts={"/console": console_of(app)}, started=started)
     if not as_json:
@@ -48,12 +46,12 @@ def command(
 
 
 def log_to_stderr() -> None:
-    """Let warnings be seen."""
+    """Print warnings to standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
 def addresses(app: App, url: str) -> dict[str, object]:
-    """Where everything is."""
+    """The addresses, stores and process id of a running app."""
     return {
         "url": url,
         "pages": f"{url}/" if app.pages is not None else None,
@@ -66,19 +64,15 @@ def addresses(app: App, url: str) -> dict[str, object]:
 
 
 def console_of(app: App) -> ASGIApp:
-    """The console, linked with the app's own pages where it has any."""
+    """The console, linked with the pages of the app if it has any."""
     return console(home="/" if app.pages is not None else None)
 
 
-def tell(name: str, app: App, url: str, *, err: bool = False) -> None:
-    """Say where everything is, on standard error where standard output is for programs."""
-    pages = [("pages", f"{url}/")] if app.pages is not None else []
-    click.echo(f"{name} is up. Ctrl-C stops it.", err=err)
-    for label, place in (
-        *pages,
-        ("console", f"{url}/console/"),
-        ("API", f"{url}/docs"),
-        ("log", shown(app.settings.write_store)),
-        ("read store", shown(app.settings.read_store)),
-    ):
-        click.echo(f"  {label:<8} {place}", err=err)
+def print_addresses(name: str, app: App, url: str, *, err: bool = False) -> None:
+    """Print the addresses of a running app, on standard error where standard output is for programs."""
+    click.echo(f"{name} is running. Ctrl-C stops it.", err=err)
+    rows = [["pages", f"{url}/"]] if app.pages is not None else []
+    rows += [["console", f"{url}/console/"], ["API", f"{url}/docs"]]
+    rows += [["write store", shown(app.settings.write_store)], ["read store", shown(app.settings.read_store)]]
+    for line in columns(rows):
+        click.echo(f"  {line}", err=err)

@@ -1,1 +1,1 @@
-"""What an operator does to a log and its read models, beside or between the runs of an app."""
+"""Operations on a whole log and its read models: audit, compare, move, reindex."""

@@ -1,4 +1,4 @@
-"""In charge of auditing a read model: its rows held against the fold of the log, while it is followed for."""
+"""Auditing a read model: its rows are compared with the fold of the log, while a follower writes them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -11,56 +11,59 @@ from twofold.app import App
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY, BoundProjection
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnknownMessage
-from twofold.operations.inline_rows import InlineLook
-from twofold.operations.key_folds import KeyFolds, Skips
-from twofold.operations.looking import Difference, Look, Seen, difference, verdict
-from twofold.operations.scratch import OnProgress, Scratch, scratch
+from twofold.operations.inline_rows import InlineRowInspector
+from twofold.operations.key_folds import KeyFolds
+from twofold.operations.progress import OnProgress
+from twofold.operations.row_differences import Difference, compare_rows, difference
+from twofold.operations.row_inspector import Observation, RowInspector, read_both
+from twofold.operations.scratch_fold import ScratchFold, scratch_fold
 from twofold.read_store.port import ReadStore
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions, read_cluster_state, skipped_events
+from twofold.synchronization.follower import Skips
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
 PAGE = 1_000
-"""Rows that are held in memory at once, of the read model and of the fold."""
+"""Rows of the read model and of the fold that are in memory at once."""
 SAMPLE = 20
 _REPAIRS = 16
 
 Repair = Callable[[str, str], Awaitable[object]]
-"""Has a key of a projection repaired: `App.projections.repair`, or whoever asks a running app for that."""
+"""Repairs a key of a projection: `App.projections.repair`, or the same through a running app."""
 
 
-class Audited(msgspec.Struct, frozen=True):
-    """How the rows of a read model compare with the fold of the log. `sample` are some that differ, as they were found:
-    `before` is what was there, `after` what the log says.
+class AuditResult(msgspec.Struct, kw_only=True):
+    """How the rows of a read model compare with the fold of the log. `sample` are some of the differences as they were
+    before repairs: `before` is the stored row, `after` the folded one.
 
-    `rows` are the keys looked at: the sum of `right`, `different` (also rows that are of another position than the
-    fold: an update is missing; and rows that are damaged), `missing`, `extra` and `parked`. Of those that were wrong,
-    `repaired` are right now, and `failed` are not; `failures` says of some why. `position` is how far the log was
-    folded for all rows; 0 for an audit of some keys.
+    `rows` counts the audited keys: the sum of `right`, `different` (also rows of another position than the fold, which
+    lack an update, and corrupt rows), `missing`, `extra` and `parked`. Of the wrong ones, `repaired` are right now and
+    `failed` are not; `failures` says why for some. `position` is the last position of the fold of the whole log; 0 for
+    an audit of some keys.
     """
 
     name: str
     generation: int
-    position: Position
-    rows: int
-    right: int
-    different: int
-    missing: int
-    extra: int
-    parked: int
-    repaired: int
-    failed: int
-    sample: list[Difference]
-    failures: list[str]
+    position: Position = 0
+    rows: int = 0
+    right: int = 0
+    different: int = 0
+    missing: int = 0
+    extra: int = 0
+    parked: int = 0
+    repaired: int = 0
+    failed: int = 0
+    sample: list[Difference] = []
+    failures: list[str] = []
 
     @property
     def wrong(self) -> int:
-        """How many rows were found wrong."""
+        """How many rows were wrong before repairs."""
         return self.different + self.missing + self.extra
 
     @property
     def all_right(self) -> bool:
-        """Whether nothing is wrong, any more. Parked keys are known to be behind."""
+        """Whether nothing is wrong now. A parked key is behind, but not wrong."""
         return self.wrong == self.repaired
 
 
@@ -75,21 +78,21 @@ async def audit(
     sample: int = SAMPLE,
     page: int = PAGE,
     on_progress: OnProgress | None = None,
-) -> Audited:
-    """Hold the rows of the generation that serves against the fold of the log: all of them, or those of `keys`.
+) -> AuditResult:
+    """Compare the rows of the generation that serves with the fold of the log: all rows, or those of `keys`.
 
-    `app` tells the fold, and need not run; `write_store` and `read_store` are its stores, which may be open for reading
-    only, also
-    while other processes write. Events that operators had passed over are passed over. What differs is judged by its
-    own events up to the very position its row stands for: nobody has to stop. With `repair` each row that is wrong is
-    repaired, and looked at again.
+    `app` has the fold and need not run. `write_store` and `read_store` are its stores; they may be open read-only while
+    other processes write. Events that operators skipped are skipped. A row that differs is compared with the fold of
+    its own events up to the position it belongs to, so nothing has to stop. With `repair`, each wrong row is repaired
+    and audited again.
 
-    An inline projection is audited by key only, and has nobody who repairs. UnknownMessage where the app has no such
-    projection; InvalidMessage where it cannot be audited so; Unavailable where it has not been built yet.
+    An inline projection is audited by key only and cannot be repaired. UnknownMessage if the app has no such
+    projection; InvalidMessage if it cannot be audited this way; Unavailable if it has not been built yet.
     """
     projection = _projection(app, name)
-    if keys is not None:
-        _check_keys(keys)
+    for key in keys or ():
+        if not 1 <= len(key) <= MAX_KEY:
+            raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
     if projection.lifecycle == "inline":
         return await _audit_inline(app, write_store, projection, keys, repair, sample)
     board = await read_cluster_state(write_store, read_store.identity)
@@ -97,23 +100,21 @@ async def audit(
     if generation is None:
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
 
-    async def said() -> Skips:
-        return skipped_events(
-            (await operator_actions(write_store)).values(), name, projection.version, read_store.identity
-        )
+    async def read_skips() -> Skips:
+        actions = (await operator_actions(write_store)).values()
+        return skipped_events(actions, name, projection.version, read_store.identity)
 
-    skips = await said()
+    skips = await read_skips()
     folds = KeyFolds(write_store, projection, app.events.decode, app.world, skips)
-    look = Look(
-        write_store, read_store, name, generation, model=structs.replace(app.models[name], generation=generation)
-    )
-    auditing = _Auditing(look, folds, projection, repair, sample, said)
+    model = structs.replace(app.models[name], generation=generation)
+    stored = RowInspector(write_store, read_store, name, generation, model=model)
+    auditing = _Audit(stored, folds, repair, sample, read_skips)
     if keys is not None:
-        await auditing.take(dict.fromkeys(keys))
-        return auditing.result(0)
-    async with scratch(app, write_store, projection, skips) as fold:
-        await auditing.run(look, fold, app.world, page, on_progress)
-        return auditing.result(fold.position)
+        await auditing.audit_keys(dict.fromkeys(keys))
+        return auditing.result
+    async with scratch_fold(app, write_store, projection, skips) as fold:
+        await auditing.run(stored, fold, app.world, page, on_progress)
+        return auditing.result
 
 
 async def _audit_inline(
@@ -123,25 +124,19 @@ async def _audit_inline(
     keys: Sequence[str] | None,
     repair: Repair | None,
     sample: int,
-) -> Audited:
+) -> AuditResult:
     if keys is None:
-        raise InvalidMessage(f"'{projection.name}' is inline: its rows are read by key. Say which ones.", field="key")
+        raise InvalidMessage(f"'{projection.name}' is inline: its rows are audited by key. Name the keys.", field="key")
     if repair is not None:
         raise InvalidMessage(
-            f"'{projection.name}' is inline: commands write its rows, and no follower repairs them. Raise its version: "
-            "they are built anew at the next start.",
+            f"'{projection.name}' is inline: commands write its rows, and no follower can repair them. Increase its "
+            "version: the next start builds its rows again.",
             field="name",
         )
     folds = KeyFolds(write_store, projection, app.events.decode, app.world)
-    auditing = _Auditing(InlineLook(write_store, projection), folds, projection, None, sample)
-    await auditing.take(dict.fromkeys(keys))
-    return auditing.result(0)
-
-
-def _check_keys(keys: Iterable[str]) -> None:
-    for key in keys:
-        if not 1 <= len(key) <= MAX_KEY:
-            raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
+    auditing = _Audit(InlineRowInspector(write_store, projection), folds, None, sample)
+    await auditing.audit_keys(dict.fromkeys(keys))
+    return auditing.result
 
 
 def _projection(app: App, name: str) -> BoundProjection:
@@ -151,167 +146,140 @@ def _projection(app: App, name: str) -> BoundProjection:
     projection: BoundProjection = app.wiring.projections[name]
     if projection.lifecycle == "live":
         raise InvalidMessage(
-            f"'{name}' is live: it is folded when it is asked, and no rows of it are kept that could differ.",
+            f"'{name}' is live: it is folded for each query, so there are no stored rows to audit.",
             field="name",
         )
     return projection
 
 
-class _ByKey(Protocol):
-    """Where rows are looked at by key."""
+class _KeyedRows(Protocol):
+    """Reads rows by key."""
 
     name: str
     generation: int
 
-    async def of(self, keys: Iterable[str]) -> dict[str, Seen]:
-        """What there is of these keys now."""
+    async def rows(self, keys: Iterable[str]) -> dict[str, Observation]:
+        """The observations of these keys."""
         ...
 
 
-class _Judged(NamedTuple):
-    """What was found of some keys: how many are right, which are parked, and what is wrong of the others."""
+class _Verdicts(NamedTuple):
+    """Some keys: how many are right, which are parked, and the differences of those that are wrong."""
 
     right: int
     parked: list[str]
     wrong: dict[str, Difference]
 
 
-class _Auditing:
-    """One audit under way."""
+class _Audit:
+    """One audit."""
 
     def __init__(
         self,
-        look: _ByKey,
+        stored: _KeyedRows,
         folds: KeyFolds,
-        projection: BoundProjection,
         repair: Repair | None,
         sample: int,
-        skips: Callable[[], Awaitable[Skips]] | None = None,
+        read_skips: Callable[[], Awaitable[Skips]] | None = None,
     ) -> None:
-        self._look = look
+        self._stored = stored
         self._folds = folds
-        self._projection = projection
+        self._row_type = folds.projection.row
         self._repair = repair
-        self._most = sample
-        self._skips = skips
-        self._right = self._different = self._missing = self._extra = self._parked = 0
-        self._repaired = self._failed = 0
-        self._sample: list[Difference] = []
-        self._failures: list[str] = []
+        self._sample_size = sample
+        self._read_skips = read_skips
+        self.result = AuditResult(name=stored.name, generation=stored.generation)
 
-    async def run(self, look: Look, fold: Scratch, world: World, limit: int, on_progress: OnProgress | None) -> None:
-        """All keys, in order. What is right at a glance is counted; everything else is judged by its own events."""
-        await fold.advance(await look.checkpoint(), on_progress)
+    async def run(
+        self, stored: RowInspector, fold: ScratchFold, world: World, limit: int, on_progress: OnProgress | None
+    ) -> None:
+        """Audit all keys in order. Rows that equal the whole fold are counted; the others are folded key by key."""
+        await fold.advance(await stored.position(), on_progress)
         doubtful: list[str] = []
         after: str | None = ""
         while after is not None:
-            # Where the log goes on, so does the fold: else more and more rows would be beyond it.
-            await fold.advance(await look.checkpoint())
-            there, right = await look.page(after, limit), await fold.look.page(after, limit)
-            after = min((each for each in (there.upto, right.upto) if each is not None), default=None)
-            for key in sorted(there.rows.keys() | right.rows.keys()):
-                if after is None or key <= after:
-                    seen = there.rows.get(key) or look.absent(key)
-                    if self._agree(seen, right.rows.get(key) or fold.look.absent(key)):
-                        self._right += 1
-                    else:
-                        doubtful.append(key)
+            # The fold follows the log. Otherwise more and more rows would be ahead of it.
+            await fold.advance(await stored.position())
+            pairs, after = await read_both(stored, fold.rows, after, limit)
+            for key, (row, folded) in pairs.items():
+                if self._equal(row, folded):
+                    self.result.right += 1
+                    self.result.rows += 1
+                else:
+                    doubtful.append(key)
             if len(doubtful) >= self._folds.at_once or after is None:
-                await self.take(doubtful)
+                await self.audit_keys(doubtful)
                 doubtful = []
             await world.sleep(0)
+        self.result.position = fold.position
 
-    async def take(self, keys: Iterable[str]) -> None:
-        """Judge keys, and have those repaired that are wrong."""
-        rest = list(keys)
+    async def audit_keys(self, keys: Iterable[str]) -> None:
+        """Audit these keys one by one, and repair those that are wrong."""
+        result, rest = self.result, list(keys)
         while rest:
             some, rest = rest[: self._folds.at_once], rest[self._folds.at_once :]
-            judged = await self._judge(some)
-            self._right += judged.right
-            self._parked += len(judged.parked)
-            for wrong in judged.wrong.values():
-                self._count(wrong)
-            if judged.wrong and self._repair is not None:
-                await self._mend(list(judged.wrong), self._repair)
+            verdicts = await self._judge(some)
+            result.rows += len(some)
+            result.right += verdicts.right
+            result.parked += len(verdicts.parked)
+            for wrong in verdicts.wrong.values():
+                result.missing += wrong.before is None and wrong.after is not None
+                result.extra += wrong.before is not None and wrong.after is None
+                result.different += (wrong.before is None) == (wrong.after is None)
+                if len(result.sample) < self._sample_size:
+                    result.sample.append(wrong)
+            if verdicts.wrong and self._repair is not None:
+                await self._repair_keys(list(verdicts.wrong), self._repair)
 
-    def _agree(self, seen: Seen, folded: Seen) -> bool:
-        """Whether a row is right for certain."""
-        same = verdict(seen, folded, self._projection.row) == "same"
-        return same and seen.position == folded.position and seen.row is not None
+    def _equal(self, row: Observation, folded: Observation) -> bool:
+        """Whether a row is certain to be right."""
+        same = compare_rows(row, folded, self._row_type) == "same"
+        return same and row.position == folded.position and row.row is not None
 
-    async def _judge(self, keys: Sequence[str]) -> _Judged:
-        seen = await self._look.of(keys)
-        # A row that nobody can read is wrong, whatever waits behind it.
-        parked = {key for key, each in seen.items() if each.parked and not each.corruption}
-        claims = {key: _claim(each) for key, each in seen.items() if key not in parked}
+    async def _judge(self, keys: Sequence[str]) -> _Verdicts:
+        rows = await self._stored.rows(keys)
+        # A corrupt row is wrong even if its key is parked.
+        parked = {key for key, row in rows.items() if row.parked and not row.corruption}
+        # A row claims to be the state at the last position that its checkpoint covers.
+        claims = {
+            key: row._replace(first=row.last) if row.exists else row for key, row in rows.items() if key not in parked
+        }
         folded = await self._folds.fold(claims)
-        wrong = {key: each for key, each in folded.items() if not each.right}
-        if wrong and self._skips is not None and (skips := await self._skips()) != self._folds.skips:
-            # An operator has had something passed over since this audit began.
+        wrong = {key: fold for key, fold in folded.items() if not fold.right}
+        if wrong and self._read_skips is not None and (skips := await self._read_skips()) != self._folds.skips:
+            # An operator has skipped an event since this audit began.
             self._folds.skips = skips
             again = await self._folds.fold({key: claims[key] for key in wrong})
-            wrong = {key: each for key, each in again.items() if not each.right}
-        told = {
-            key: difference(key, seen[key], each.seen, self._projection.row, each.error) for key, each in wrong.items()
+            wrong = {key: fold for key, fold in again.items() if not fold.right}
+        differences = {
+            key: difference(key, rows[key], fold.row, self._row_type, fold.error) for key, fold in wrong.items()
         }
-        return _Judged(len(folded) - len(told), sorted(parked), told)
+        return _Verdicts(len(folded) - len(wrong), sorted(parked), differences)
 
-    def _count(self, wrong: Difference) -> None:
-        there, right = wrong.before is not None, wrong.after is not None
-        self._missing += right and not there
-        self._extra += there and not right
-        self._different += there == right
-        if len(self._sample) < self._most:
-            self._sample.append(wrong)
-
-    async def _mend(self, keys: Sequence[str], repair: Repair) -> None:
+    async def _repair_keys(self, keys: Sequence[str], repair: Repair) -> None:
         reasons: dict[str, str] = {}
 
-        async def mend(key: str) -> None:
+        async def repair_key(key: str) -> None:
             try:
-                done = await repair(self._look.name, key)
+                action = await repair(self._stored.name, key)
             except TwofoldError as error:
                 reasons[key] = str(error)
             else:
-                if isinstance(done, OperatorAction) and not done.done:
-                    reasons[key] = done.outcome
+                if isinstance(action, OperatorAction) and not action.done:
+                    reasons[key] = action.outcome
 
         for n in range(0, len(keys), _REPAIRS):
-            await asyncio.gather(*(mend(key) for key in keys[n : n + _REPAIRS]))
-        judged = await self._judge(keys)
-        still = [*judged.wrong, *judged.parked]
-        self._repaired += judged.right
-        self._failed += len(still)
-        for key in still[: self._most - len(self._failures)]:
-            self._failures.append(f"{key}: {reasons.get(key) or _still_wrong(judged.wrong.get(key))}")
-
-    def result(self, position: Position) -> Audited:
-        """What was found."""
-        wrong = self._different + self._missing + self._extra
-        return Audited(
-            self._look.name,
-            self._look.generation,
-            position,
-            self._right + wrong + self._parked,
-            self._right,
-            self._different,
-            self._missing,
-            self._extra,
-            self._parked,
-            self._repaired,
-            self._failed,
-            self._sample,
-            self._failures,
-        )
+            await asyncio.gather(*(repair_key(key) for key in keys[n : n + _REPAIRS]))
+        verdicts = await self._judge(keys)
+        failed = [*verdicts.wrong, *verdicts.parked]
+        self.result.repaired += verdicts.right
+        self.result.failed += len(failed)
+        for key in failed[: self._sample_size - len(self.result.failures)]:
+            self.result.failures.append(f"{key}: {reasons.get(key) or _still_wrong(verdicts.wrong.get(key))}")
 
 
 def _still_wrong(wrong: Difference | None) -> str:
-    """Why a row is wrong although it was repaired, and what helps."""
+    """Why a row is wrong although it was repaired, and what to do."""
     if wrong is None:
-        return "It is parked."
-    return f"{wrong.error or 'It differs still.'} A repair does not help here; rebuild the read model."
-
-
-def _claim(seen: Seen) -> Seen:
-    """What a row says of itself: that it is the state up to the last position that its checkpoint vouches for."""
-    return seen._replace(first=seen.last) if seen.there else seen
+        return "The key is parked."
+    return f"{wrong.error or 'The row still differs.'} A repair does not help here. Rebuild the read model."

@@ -1,4 +1,4 @@
-"""In charge of what a look at the rows of an inline projection proves: they are kept with the log, and never behind."""
+"""Rows of an inline projection for an audit. They are stored with the log and are never behind it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,30 +8,31 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Unavailable
-from twofold.operations.looking import Seen
+from twofold.operations.row_inspector import Observation
 from twofold.write_store.inline_state import COMPLETE, InlineProjection
 from twofold.write_store.port import WriteStore
 
 
-class InlineLook:
-    """Looks at rows by key. Each is the state at some position that the head had between two looks at it."""
+class InlineRowInspector:
+    """Reads inline rows by key. Each is the state at a position that the head had while it was read."""
 
     generation = 0
 
     def __init__(self, write_store: WriteStore, projection: BoundProjection) -> None:
         self.name = projection.name
         self._write_store = write_store
-        self._kept = InlineProjection(projection)
+        self._inline = InlineProjection(projection)
 
-    async def of(self, keys: Iterable[str]) -> dict[str, Seen]:
-        """What there is of these keys now. Unavailable where this version is not kept: not yet, or not any more."""
-        wanted = list(keys)
+    async def rows(self, keys: Iterable[str]) -> dict[str, Observation]:
+        """The observations of these keys. Unavailable if the rows of this version are not, or no longer, stored."""
+        distinct = list(keys)
         first = (await self._write_store.read(NO_EVENTS)).head
-        rows = await self._write_store.rows(self._kept.space, [COMPLETE, *wanted])
+        stored = await self._write_store.rows(self._inline.space, [COMPLETE, *distinct])
         last = (await self._write_store.read(NO_EVENTS)).head
-        if COMPLETE not in rows:
+        if COMPLETE not in stored:
             raise Unavailable(
-                f"Version {self._kept.projection.version} of '{self.name}' is not kept in the log. Start the app first."
+                f"The rows of version {self._inline.projection.version} of '{self.name}' are not stored with the log. "
+                "Start the app first."
             )
-        there: dict[str, Any] = {key: msgspec.json.decode(rows[key].value) for key in wanted if key in rows}
-        return {key: Seen(there.get(key), None, first, last) for key in wanted}
+        rows: dict[str, Any] = {key: msgspec.json.decode(stored[key].value) for key in distinct if key in stored}
+        return {key: Observation(rows.get(key), None, first, last) for key in distinct}

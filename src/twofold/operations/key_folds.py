@@ -1,4 +1,4 @@
-"""In charge of folding a few keys from their first events, each to the position that a stored row claims to be of."""
+"""Folding a few keys from their first events, each up to the position that its stored row claims."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,9 +9,10 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import WiringError
-from twofold.operations.looking import Seen
 from twofold.operations.row_equality import rows_equal
+from twofold.operations.row_inspector import Observation
 from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
+from twofold.synchronization.follower import Skips
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
@@ -19,22 +20,20 @@ PAGE = 1_000
 _TAGS = 100
 _KEYS = 2_000
 
-Skips = frozenset[tuple[str, Position]]
 
-
-class Folded(NamedTuple):
-    """What the log says of a key: the state at the last position that was claimed, and whether the claim holds.
+class KeyFold(NamedTuple):
+    """The folded row of a key at the last position its stored row claims, and whether the stored row is `right`.
 
     `error` says where the fold fails before that.
     """
 
-    seen: Seen
+    row: Observation
     right: bool
     error: str | None = None
 
 
 class KeyFolds:
-    """Folds keys of one projection, as `skips` have it, without keeping more than their rows."""
+    """Folds keys of one projection without the events in `skips`. Only the rows are in memory."""
 
     def __init__(
         self,
@@ -46,19 +45,16 @@ class KeyFolds:
     ) -> None:
         self._world = world
         self._write_store = write_store
-        self._projection = projection
+        self.projection = projection
         self._decode = decode
         self.skips = skips
-        # A key that no tag stands for is looked for in every event of the projection: then many together.
+        # Without a tag for each key, every event of the projection is read: then for many keys at once.
         by_tag = projection.events_of("a") != projection.events_of("b")
         self.at_once = _TAGS if by_tag else _KEYS
 
-    async def fold(self, claims: Mapping[str, Seen]) -> dict[str, Folded]:
-        """Whether rows are what they claim: the state at one of the positions from `first` to `last`.
-
-        At most `at_once` keys.
-        """
-        folding = {key: _Folding(self._projection, key, claim, self.skips) for key, claim in claims.items()}
+    async def fold(self, claims: Mapping[str, Observation]) -> dict[str, KeyFold]:
+        """Compare each row with the fold of its key at the positions from `first` to `last`. At most `at_once` keys."""
+        folding = {key: _Folding(self.projection, key, claim, self.skips) for key, claim in claims.items()}
         last = max((claim.last for claim in claims.values()), default=0)
         query = self._query(claims)
         position: Position = 0
@@ -72,74 +68,79 @@ class KeyFolds:
                     if key in folding:
                         folding[key].take(recorded, event)
             position = page.upto
-            # Files are read on the event loop: whoever runs on it, too, has a turn now and then.
+            # SQLite is read on the event loop, so other tasks need a turn.
             await self._world.sleep(0)
-        return {key: each.folded() for key, each in folding.items()}
+        return {key: fold.result() for key, fold in folding.items()}
 
     def _read(self, recorded: RecordedEvent) -> tuple[object, tuple[str, ...]]:
         try:
             event = self._decode(recorded)
-            return event, self._projection.keys(event)
+            return event, self.projection.keys(event)
         except Exception as error:
-            raise WiringError(
-                f"'{self._projection.name}' cannot be audited: it has no key for the '{recorded.type}' event at "
-                f"position {recorded.position}: {type(error).__name__}: {error}. Mend that first."
-            ) from error
+            raise no_key(self.projection.name, recorded, error) from error
 
     def _query(self, keys: Iterable[str]) -> EventQuery:
         items: dict[QueryItem, None] = {}
         for key in keys:
-            items |= dict.fromkeys(self._projection.events_of(key).items)
+            items |= dict.fromkeys(self.projection.events_of(key).items)
         return EventQuery(tuple(items))
 
 
-class _Folding:
-    """One key on its way."""
+def no_key(projection: str, event: RecordedEvent, error: Exception) -> WiringError:
+    """The error for an event of which a projection cannot tell the key."""
+    return WiringError(
+        f"'{projection}' cannot be audited: its key for the '{event.type}' event at position {event.position} fails "
+        f"with {type(error).__name__}: {error}. Fix that first."
+    )
 
-    def __init__(self, projection: BoundProjection, key: str, claim: Seen, skips: Skips) -> None:
+
+class _Folding:
+    """The fold of one key."""
+
+    def __init__(self, projection: BoundProjection, key: str, claim: Observation, skips: Skips) -> None:
         self._projection = projection
         self._key = key
         self._claim = claim
         self._skips = skips
-        self._kept = ABSENT
+        self._folded = ABSENT
         self._error: str | None = None
         self._right = False
 
     def take(self, recorded: RecordedEvent, event: object) -> None:
-        """Fold one event more."""
+        """Fold the next event."""
         claim = self._claim
         if self._error is not None or recorded.position > claim.last:
             return
         if recorded.position > claim.first:
             self._check()
         try:
-            changed = fold_all(self._projection, [(recorded, event, self._key)], {self._key: self._kept}, self._skips)
+            changed = fold_all(self._projection, [(recorded, event, self._key)], {self._key: self._folded}, self._skips)
         except FoldFailed as failed:
             cause = failed.__cause__
             self._error = f"The fold fails at position {failed.position}: {type(cause).__name__}: {cause}"[:500]
             return
-        self._kept = changed.get(self._key, self._kept)
+        self._folded = changed.get(self._key, self._folded)
 
-    def folded(self) -> Folded:
-        """The state at the end."""
-        position = self._kept.position
+    def result(self) -> KeyFold:
+        """The fold of all events given."""
+        absent = Observation(None, self._folded.position, self._folded.position, self._claim.last)
         try:
             if self._error is None:
                 self._check()
-            return Folded(Seen(_plain(self._kept.row), position, position, self._claim.last), self._right, self._error)
+            return KeyFold(absent._replace(row=_plain(self._folded.row)), self._right, self._error)
         except TypeError as error:
-            # What JSON cannot hold could not have been saved.
-            return Folded(Seen(None, position, position, self._claim.last), False, f"The row cannot be kept: {error}")
+            # A row that is not JSON could not have been saved.
+            return KeyFold(absent, False, f"The row cannot be saved: {error}")
 
     def _check(self) -> None:
-        """Whether the state up to here is what was claimed."""
-        claim, kept = self._claim, self._kept
+        """Compare the fold up to here with the stored row."""
+        claim, folded = self._claim, self._folded
         if claim.corruption:
             return
-        if claim.row is None or kept.row is None:
-            self._right |= claim.row is kept.row
-        elif claim.position in (kept.position, None):
-            self._right |= rows_equal(claim.row, _plain(kept.row), self._projection.row)
+        if claim.row is None or folded.row is None:
+            self._right |= claim.row is folded.row
+        elif claim.position in (folded.position, None):
+            self._right |= rows_equal(claim.row, _plain(folded.row), self._projection.row)
 
 
 def _plain(row: Any | None) -> Any | None:

@@ -1,6 +1,6 @@
-"""In charge of moving a log from one write store to another: copied, compared, and only then there."""
+"""Moving a log from one write store to another: it is copied and compared, and only then valid."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -9,17 +9,15 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import WiringError
-from twofold.write_store.port import EmptyLog, LogContent, LogIdentity, Movable, WriteStore
+from twofold.operations.progress import OnProgress, no_progress
+from twofold.write_store.port import EmptyLog, LogContent, LogIdentity, LogRow, Movable, RememberedCommand, WriteStore
 
 PAGE = 2_000
-"""Events, commands and rows that are held in memory at once."""
-
-Progress = Callable[[int, int], None]
-"""Hears how many events are done, and of how many: each is copied, and then compared."""
+"""Events, commands and rows that are in memory at once."""
 
 
-class Moved(msgspec.Struct, frozen=True):
-    """What was moved: the log under its new epoch, its head, and how much lies beside the events."""
+class MoveResult(msgspec.Struct, frozen=True):
+    """The log with its new epoch and its head, and how many commands and rows were copied besides the events."""
 
     log: str
     epoch: int
@@ -28,91 +26,90 @@ class Moved(msgspec.Struct, frozen=True):
     rows: int
 
 
-async def move(source: WriteStore, target: WriteStore, on_progress: Progress | None = None) -> Moved:
-    """Copy everything a log holds into an empty one, and compare the two before the copy counts.
+async def move(source: WriteStore, target: WriteStore, on_progress: OnProgress = no_progress) -> MoveResult:
+    """Copy everything in a log to an empty write store, and compare the two before the copy is valid.
 
-    Positions, command ids and rows stay as they are, so that read models, receipts and policies go on with the new one.
-    It begins a new epoch: whoever goes on writing the old one by mistake is found out. All or nothing. WiringError
-    where a store cannot be moved, the target is not empty, the source is written meanwhile, or the two differ.
+    Positions, command ids and rows stay the same, so read models, receipts and policies go on with the new log. It
+    begins a new epoch, by which a process that still writes to the old log is detected. All or nothing. WiringError if
+    a store cannot be moved, the target is not empty, the source is written meanwhile, or the two differ. Progress
+    counts each event twice: copied, then compared.
     """
-    here, there = _movable(source), _movable(target)
+    old_store, new_store = _movable(source), _movable(target)
     head = (await source.read(NO_EVENTS)).head
-    identity = _next_epoch(here.identity, head)
-    report = on_progress or _tell_nobody
-    async with here.content() as old, there.importing(identity, head) as new:
-        commands, rows = await _copy(old, new, head, report)
-        await _compare(old, new, head, report)
+    epoch = old_store.identity.epoch + 1
+    identity = LogIdentity(old_store.identity.log, epoch, (*old_store.identity.forks, (epoch, head)))
+    async with old_store.content() as old, new_store.importing(identity, head) as new:
+        commands, rows = await _copy(old, new, head, on_progress)
+        await _compare(old, new, head, on_progress)
         if (await source.read(NO_EVENTS)).head != head:
-            raise WiringError("The log was written while it was moved; nothing was moved. Stop what writes it first.")
-    return Moved(identity.log, identity.epoch, head, commands, rows)
-
-
-def _tell_nobody(done: int, total: int) -> None:
-    return None
+            raise WiringError("The log was written during the move, so nothing was moved. Stop the app, then repeat.")
+    return MoveResult(identity.log, identity.epoch, head, commands, rows)
 
 
 def _movable(write_store: WriteStore) -> Movable:
     if not isinstance(write_store, Movable):
-        raise WiringError(f"The log in a {type(write_store).__name__} cannot be moved: it lives inside of its process.")
+        raise WiringError(f"The log in a {type(write_store).__name__} cannot be moved: it exists only in its process.")
     return write_store
 
 
-def _next_epoch(identity: LogIdentity, head: Position) -> LogIdentity:
-    epoch = identity.epoch + 1
-    return LogIdentity(identity.log, epoch, (*identity.forks, (epoch, head)))
-
-
-async def _copy(old: LogContent, new: EmptyLog, head: Position, report: Progress) -> tuple[int, int]:
+async def _copy(old: LogContent, new: EmptyLog, head: Position, on_progress: OnProgress) -> tuple[int, int]:
     position: Position = 0
     while position < head:
         events = await old.events(position, PAGE)
         if not events:
-            raise WiringError(f"The log ends at {position}, but its head is {head}: it is damaged. Nothing was moved.")
+            raise WiringError(f"The log ends at {position}, but its head is {head}: it is corrupt. Nothing was moved.")
         await new.add_events([event for event in events if event.position <= head])
         position = events[-1].position
-        report(min(position, head), 2 * head)
+        on_progress(min(position, head), 2 * head)
     commands = rows = 0
-    after = ""
-    while page := await old.commands(after, PAGE):
-        await new.add_commands(page)
-        commands, after = commands + len(page), page[-1].command_id
+    async for command_page in _command_pages(old):
+        await new.add_commands(command_page)
+        commands += len(command_page)
     for space in await old.spaces():
-        key: str | None = None
-        while found := await old.rows(space, key, PAGE):
-            await new.add_rows(space, found)
-            rows, key = rows + len(found), list(found)[-1]
+        async for page in _row_pages(old, space):
+            await new.add_rows(space, page)
+            rows += len(page)
     return commands, rows
 
 
-async def _compare(old: LogContent, new: LogContent, head: Position, report: Progress) -> None:
-    """Read both again, side by side. WiringError at the first thing that differs."""
+async def _compare(old: LogContent, new: LogContent, head: Position, on_progress: OnProgress) -> None:
+    """Read both logs again, side by side. WiringError at the first difference."""
     position: Position = 0
     while position < head:
-        events = await old.events(position, PAGE)
-        copies = await new.events(position, PAGE)
+        events, copies = await old.events(position, PAGE), await new.events(position, PAGE)
         for event, copy in zip_longest(events, copies):
             _same("the event at position", getattr(event or copy, "position", position), event, copy)
         position = events[-1].position
-        report(head + min(position, head), 2 * head)
-    after = ""
-    while True:
-        commands, kept = await old.commands(after, PAGE), await new.commands(after, PAGE)
-        for command, copied in zip_longest(commands, kept):
-            _same("the command id", getattr(command or copied, "command_id", after), command, copied)
-        if not commands:
-            break
-        after = commands[-1].command_id
+        on_progress(head + min(position, head), 2 * head)
+    async for command_page, copied in _side_by_side(_command_pages(old), _command_pages(new)):
+        for command, copy in zip_longest(command_page, copied):
+            _same("the command id", (command or copy).command_id, command, copy)
     _same("the list of", "row spaces", list(await old.spaces()), list(await new.spaces()))
     for space in await old.spaces():
-        key: str | None = None
-        while True:
-            rows, same = await old.rows(space, key, PAGE), await new.rows(space, key, PAGE)
-            _same("the rows of", space, dict(rows), dict(same))
-            if not rows:
-                break
-            key = list(rows)[-1]
+        async for row_page, copied in _side_by_side(_row_pages(old, space), _row_pages(new, space)):
+            _same("the rows of", space, dict(row_page), dict(copied))
+
+
+async def _command_pages(log: LogContent) -> AsyncIterator[Sequence[RememberedCommand]]:
+    after = ""
+    while page := await log.commands(after, PAGE):
+        yield page
+        after = page[-1].command_id
+
+
+async def _row_pages(log: LogContent, space: str) -> AsyncIterator[Mapping[str, LogRow]]:
+    after: str | None = None
+    while page := await log.rows(space, after, PAGE):
+        yield page
+        after = list(page)[-1]
+
+
+async def _side_by_side(pages: AsyncIterator[Any], copies: AsyncIterator[Any]) -> AsyncIterator[tuple[Any, Any]]:
+    """The pages of two logs in pairs; an empty one where a log has fewer."""
+    while any(pair := (await anext(pages, None), await anext(copies, None))):
+        yield pair[0] or (), pair[1] or ()
 
 
 def _same(what: str, name: object, before: Any, after: Any) -> None:
     if before != after:
-        raise WiringError(f"The copy is not what was copied: {what} {name} differs. Nothing was moved; try it again.")
+        raise WiringError(f"The copy is wrong: {what} {name} differs. Nothing was moved. Run it again.")

@@ -1,4 +1,4 @@
-"""In charge of when two stored rows are the same: their JSON is, but for what their type gives no meaning to."""
+"""When two stored rows are equal: their JSON is the same, except where the type of the row gives order no meaning."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -14,10 +14,10 @@ _WHOLE = (inspect.IntType, inspect.EnumType, inspect.LiteralType)
 
 
 def rows_equal(one: Any, other: Any, row: type | None = None) -> bool:
-    """Whether two rows are the same JSON: 1 is neither 1.0 nor true, the order of fields is nothing.
+    """Whether two rows are the same JSON. The order of fields does not matter; 1 differs from 1.0 and from true.
 
-    Where the type of the rows is known, the order of a set is nothing, too (another process does not repeat it), and
-    neither is it how a whole number is written in a field of floats. How instances of the type compare is no question.
+    If the type of the rows is known, the order of a set does not matter either (it differs between processes), nor
+    does it matter how a whole number is written in a field of floats. The `==` of the type is not used.
     """
     if canonical(one) == canonical(other):
         return True
@@ -25,12 +25,12 @@ def rows_equal(one: Any, other: Any, row: type | None = None) -> bool:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON that is the same for values that are."""
+    """JSON that is the same for equal values."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 def normalised(value: Any, row: type) -> Any:
-    """The JSON of a row with its sets in one order, and its floats as floats. What does not fit is left as it is."""
+    """The JSON of a row with sorted sets, and with floats as floats. A value that does not fit stays as it is."""
     return _normalised(value, _structure(row))
 
 
@@ -40,14 +40,14 @@ def _structure(row: type) -> inspect.Type:
 
 
 def _normalised(value: Any, kind: inspect.Type) -> Any:
-    found = _member(value, members(kind))
-    if found is None:
+    member = _member(value, members(kind))
+    if member is None:
         return value
     if isinstance(value, dict):
-        return _normalised_object(cast("dict[str, Any]", value), found)
+        return _normalised_object(cast("dict[str, Any]", value), member)
     if isinstance(value, list):
-        return _normalised_list(cast("Sequence[Any]", value), found)
-    if isinstance(found, inspect.FloatType) and type(value) is int:
+        return _normalised_list(cast("Sequence[Any]", value), member)
+    if isinstance(member, inspect.FloatType) and type(value) is int:
         return _as_float(value)
     return value
 
@@ -83,7 +83,7 @@ def _as_float(value: int) -> float | int:
 
 
 def _member(value: Any, kinds: Sequence[inspect.Type]) -> inspect.Type | None:
-    """The member of a union that a value is of. Where several could be, only one of them says anything of its order."""
+    """The member of a union that a value belongs to. If several fit, the order of the value has a meaning in one."""
     if len(kinds) == 1:
         return kinds[0]
     if type(value) is int and any(isinstance(kind, _WHOLE) for kind in kinds):
