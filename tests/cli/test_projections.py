@@ -110,7 +110,7 @@ def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_be
             _, seen = overview(tmp_path, *options)
             assert [each["generation"] for each in seen["followers"]] == [2]
             assert [(each["generation"], each["state"]) for each in seen["builds"]] == [(1, "standby")]
-        operate(at["url"], "back")
+        operate(at["url"], "switch-back")
         assert overview(tmp_path)[1]["followers"][0]["generation"] == 1
         operate(at["url"], "drop")
         assert overview(tmp_path)[1]["builds"] == []
@@ -215,7 +215,7 @@ def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "cure"),
     [
-        ([], 4, "There is no file data/log.db"),
+        ([], 4, "data/log.db yet. Start the app that writes it first"),
         (["--read-store", "memory:"], 2, "exists only inside its process"),
         (["--max-lag", "nan"], 2, "not a finite number"),
         (["--max-lag", "-1"], 2, "-1"),
