@@ -11,7 +11,7 @@ from benchmarks.commands import commands, saturated, visible
 from benchmarks.harness import Result, show
 from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
-from benchmarks.wire import wire
+from benchmarks.wire import parsing, wire
 
 BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "commands": commands,
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "growth": growth,
     "inline": inline,
     "wire": wire,
+    "parsing": parsing,
     "postgres-commands": postgres.commands,
     "postgres-bulk": postgres.bulk,
     "postgres-loads": postgres.loads,
