@@ -14,6 +14,8 @@ _parse = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _ONE_DIGIT = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * len(str(MAX_INTEGER))
+_RISKY_ESCAPE = re.compile(rb"\\u(?:0000|003[aA]|[dD][89a-fA-F])")
+"""NUL, a colon, or half of a surrogate pair."""
 _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{%d,}" % len(_LONG))
 
 
@@ -35,7 +37,7 @@ class RequestDecoder:
             if self._is_plain(body):
                 message = self._decode(body)
                 parsed = _parse(body)
-                # A parsed object holds each key once. Without escapes, the same number of colons means the same keys.
+                # A parsed object holds each key once. So the same number of colons means that no key was repeated.
                 if _encode(parsed).count(b":") == body.count(b":"):
                     if self._check_fields is not None:
                         self._check_fields(parsed)
@@ -50,7 +52,7 @@ class RequestDecoder:
             len(body) <= MAX_STRING
             and body.count(b":") <= MAX_KEYS
             and (self._shallow or body.count(b"{") + body.count(b"[") <= MAX_DEPTH)
-            and b"\\u" not in body
+            and (b"\\u" not in body or _RISKY_ESCAPE.search(body) is None)
             and (_LONG not in body.translate(_ONE_DIGIT) or _are_small(body))
         )
 
