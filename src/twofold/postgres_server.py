@@ -1,8 +1,8 @@
-"""In charge of PostgreSQL servers: what a URL says, connections that are never in doubt, and work nobody cancels."""
+"""PostgreSQL servers: their URLs, connections to them, and which of their errors pass."""
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import asyncpg
 
 from twofold.errors import WiringError
+from twofold.retrying import retry_until_deadline
 from twofold.world import World
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    # What the driver says where the server's last words came while it was not listening for an answer.
+    # What the driver raises if the server sent its last message while the driver was not waiting for one.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -32,17 +33,15 @@ LOST = (
 """The connection is gone, or the server is going: whether the last request was carried out is unknown."""
 
 _AGAIN_CLASSES = ("40", "53", "55", "57")
-"""SQLSTATE classes of failures that pass: rolled back, out of resources, not in the right state, interrupted."""
+"""SQLSTATE classes of passing failures: rolled back, out of resources, not in the right state, interrupted."""
 _READ_ONLY = "25006"
 _NOT_THERE = frozenset({"3F000", "42883", "42P01", "3D000"})
 _WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
-"""The routine of the server that waits; its words differ by language."""
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 0.5
+"""The routine of the server that waits. (Its messages depend on the language of the server.)"""
 
 
 class PostgresAddress(NamedTuple):
-    """`dsn` is what the driver takes; `pgbouncer` says that each statement may meet another server connection."""
+    """`dsn` is what the driver takes; with `pgbouncer` each statement may run on another server connection."""
 
     dsn: str
     schema: str
@@ -50,21 +49,21 @@ class PostgresAddress(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The URL without its password, for people."""
+        """The URL without its password, for messages."""
         parts = urlsplit(self.dsn)
         user, at, hosts = parts.netloc.rpartition("@")
         return f"{hosts if not at else user.partition(':')[0] + '@' + hosts}{parts.path}, schema {self.schema}"
 
 
 def address_of(url: str, schema: str) -> PostgresAddress:
-    """The parts of a `postgresql://` URL. WiringError, naming the parameter and the cure, where one does not fit.
+    """The parts of a `postgresql://` URL. WiringError, with the parameter and the fix, where one does not fit.
 
-    `schema=NAME` (`schema` unless given) and `pgbouncer=true` are ours; all others go to the driver.
+    `schema=NAME` (`schema` unless given) and `pgbouncer=true` are Twofold's; all others go to the driver.
     """
     try:
         parts = urlsplit(url)
         for host in parts.netloc.rpartition("@")[2].split(","):
-            # Reading the port checks it: the driver's own complaint would show part of a password.
+            # Reading the port checks it: the driver's own error would contain part of a password.
             _ = urlsplit(f"//{host}").port
     except ValueError:
         raise WiringError(
@@ -98,9 +97,9 @@ def address_of(url: str, schema: str) -> PostgresAddress:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it may go better next time."""
+    """Whether a retry may succeed."""
     if isinstance(error, LOST):
-        # What the driver refuses by itself (an option, an argument) is a ValueError as well.
+        # An error of the driver itself (about an option, an argument) is a ValueError as well.
         return not isinstance(error, ValueError)
     state = str(getattr(error, "sqlstate", None) or "")
     # A primary that has become a standby refuses to write: the next connection looks for the new primary.
@@ -124,19 +123,19 @@ async def connect(address: PostgresAddress, seconds: float) -> Connection:
 
 
 async def close(connection: Connection) -> None:
-    """End a connection, in order if it can be."""
+    """Close a connection, orderly if possible."""
     try:
         await connection.close(timeout=1.0)
     except (*LOST, asyncpg.PostgresError):
         connection.terminate()
 
 
-class Connections:
+class PostgresConnections:
     """Up to `size` connections, of which each caller has one for as long as its work takes.
 
-    A connection is kept only if the work came to its end over it. Work that takes longer than `patience` seconds is
-    cut off by closing the connection: a request to cancel could hit another one, or a commit that is half-way.
-    `settings` are the server's, for these connections; none are left at a pooler.
+    A connection is used again only if the work on it has ended. Work that takes longer than `patience` seconds is
+    stopped by closing the connection: a cancel request could hit another statement, or a commit in progress.
+    `settings` are the server's, for these connections; none are made behind a pooler.
     """
 
     def __init__(
@@ -156,48 +155,41 @@ class Connections:
         self.opened = 0
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], longest: float | None = None) -> T:
-        """What `work` makes of a connection. What passes is tried again for `patience` seconds.
+        """The result of `work` on a connection. Passing failures are retried for `patience` seconds.
 
-        So the work may be repeated; the call may not be cancelled. `longest` is how many seconds it may take where that
+        So the work may be repeated; the call must not be cancelled. `longest` is how many seconds it may take if that
         is more than `patience`. asyncpg's errors, and OSError, where it fails.
         """
-        return await self._repeated(lambda: self._once(work, longest or self._patience))
+        return await self._retried(lambda: self._once(work, longest or self._patience))
 
     async def hold(self, prepare: Callable[[Connection], Awaitable[object]]) -> Connection:
-        """A connection that is prepared, to be given back by `give_back`. Fails as `run` does."""
-        return await self._repeated(lambda: self._held(prepare))
+        """A connection that is prepared, to be returned by `give_back`. Fails as `run` does."""
+        return await self._retried(lambda: self._held(prepare))
 
     def give_back(self, connection: Connection) -> None:
-        """Have a connection that was held used again, unless it is closed."""
+        """Return a connection that was held. It is used again unless it is closed."""
         if not connection.is_closed():
             self._idle.append(connection)
         self._free.release()
 
     async def close(self) -> None:
-        """Close all connections that nobody holds. No work is under way."""
+        """Close all connections that are not held. No work is running."""
         while self._idle:
             await close(self._idle.pop())
 
-    async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        deadline = self._world.monotonic() + self._patience
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return await attempt()
-            except (*LOST, asyncpg.PostgresError) as error:
-                if not passes(error) or self._world.monotonic() + pause > deadline:
-                    raise
-            await self._world.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        return await retry_until_deadline(
+            lambda _: attempt(), world=self._world, patience=self._patience, retryable=passes
+        )
 
     async def _once(self, work: Callable[[Connection], Awaitable[T]], longest: float) -> T:
         connection = await self._take()
         try:
             with kept_if_sound(connection, longest):
-                found = await work(connection)
+                result = await work(connection)
                 if connection.is_closed():
                     raise ConnectionError("the connection ended with the answer")
-                return found
+                return result
         finally:
             self.give_back(connection)
 
@@ -207,7 +199,7 @@ class Connections:
             with kept_if_sound(connection, self._patience):
                 await prepare(connection)
         except BaseException:
-            # Whatever was begun on it is over with it.
+            # This ends whatever was begun on it.
             connection.terminate()
             self.give_back(connection)
             raise
@@ -215,7 +207,7 @@ class Connections:
 
     async def _take(self) -> Connection:
         if self._free.locked():
-            # Behind work that hangs, nobody waits for ever.
+            # Work that hangs must not block other callers for ever.
             try:
                 await self._world.within(self._patience, self._free.acquire())
             except TimeoutError as error:
@@ -253,12 +245,12 @@ class Connections:
 
 @contextmanager
 def kept_if_sound(connection: Connection, patience: float) -> Generator[None]:
-    """Closes a connection where what is done here fails in a way that leaves it in doubt, or takes too long."""
+    """Closes a connection if the block fails in a way that leaves its state unknown, or takes too long."""
     with closed_after(patience, connection):
         try:
             yield
         except asyncpg.PostgresError as error:
-            # The server has answered, and waits for the next request; unless it is about to go.
+            # The server has answered, and waits for the next request, unless it is shutting down.
             if isinstance(error, LOST) or getattr(error, "sqlstate", "") == _READ_ONLY:
                 connection.terminate()
             raise
@@ -269,7 +261,7 @@ def kept_if_sound(connection: Connection, patience: float) -> Generator[None]:
 
 @contextmanager
 def closed_after(seconds: float, connection: Connection) -> Generator[None]:
-    """Closes a connection where what is done here takes longer."""
+    """Closes a connection if the block takes longer."""
     timer = asyncio.get_running_loop().call_later(seconds, connection.terminate)
     try:
         yield
@@ -277,40 +269,8 @@ def closed_after(seconds: float, connection: Connection) -> Generator[None]:
         timer.cancel()
 
 
-class UnderWay:
-    """Work that goes on to its end even where who asked for it is cancelled.
-
-    A request that is broken off leaves a connection with half an answer, or cancels what another one asked for.
-    """
-
-    def __init__(self) -> None:
-        self.tasks: set[asyncio.Task[Any]] = set()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin it. Its error is nobody's concern unless somebody awaits it."""
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result."""
-        return await asyncio.shield(self.start(work))
-
-    async def wait(self) -> None:
-        """Return once none is left."""
-        while self.tasks:
-            await asyncio.wait(self.tasks)
-
-    def _finished(self, task: "asyncio.Task[Any]") -> None:
-        self.tasks.discard(task)
-        if not task.cancelled():
-            # Where the caller has gone, nobody else looks at the error.
-            task.exception()
-
-
 async def _refuse_pooler(address: PostgresAddress, connection: Connection) -> None:
-    """WiringError behind a pooler: by the same name it may keep another log's prepared statement."""
+    """WiringError behind a pooler, where the same name may stand for another log's prepared statement."""
     try:
         direct = await connection.fetchval("select pg_backend_pid()") == connection.get_server_pid()
     except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
@@ -320,9 +280,9 @@ async def _refuse_pooler(address: PostgresAddress, connection: Connection) -> No
 
 
 def _leave_if_not_replicated(connection: Any, message: asyncpg.PostgresLogMessage) -> None:
-    """Hang up where the server says that a commit has not waited for its standby: somebody cancelled the waiting.
+    """Close a connection whose commit did not wait for the standby, because an operator cancelled the wait.
 
-    The driver tells it before it hands out the answer, which looks like any other.
+    The driver reports it before it returns the answer, which looks like any other.
     """
     if message.server_source_function == _WAITS_FOR_STANDBY:
         connection.terminate()

@@ -7,13 +7,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from twofold.errors import Unavailable
+
 T = TypeVar("T")
 
 
 class UncancellableTasks:
-    """Tasks that are never cancelled, and the one task that closes what they use, once all of them are done."""
+    """Tasks that are never cancelled, and the one task that closes what they use, once all of them are done.
 
-    def __init__(self) -> None:
+    `closed` is the sentence of the error for what comes after `close`.
+    """
+
+    def __init__(self, closed: str = "This is closed.") -> None:
+        self._closed = closed
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -23,14 +29,21 @@ class UncancellableTasks:
         return self._closing is not None
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start it. If no caller awaits it, its error is ignored."""
+        """Start it, also after `close`. If no caller awaits it, its error is ignored."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`."""
+        """The result of `work`, also after `close`."""
+        return await asyncio.shield(self.start(work))
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`. Unavailable after `close`."""
+        if self._closing is not None:
+            work.close()
+            raise Unavailable(self._closed)
         return await asyncio.shield(self.start(work))
 
     async def wait(self) -> None:
@@ -38,15 +51,16 @@ class UncancellableTasks:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def close(self, release: Callable[[], Awaitable[None]]) -> None:
-        """Wait for all tasks, then call `release`: once, however often this is called or cancelled."""
+    async def close(self, *release: Callable[[], Awaitable[None]]) -> None:
+        """Wait for all tasks, then call each `release` in order: once, however often this is called or cancelled."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(release))
         await asyncio.shield(self._closing)
 
-    async def _close(self, release: Callable[[], Awaitable[None]]) -> None:
+    async def _close(self, release: tuple[Callable[[], Awaitable[None]], ...]) -> None:
         await self.wait()
-        await release()
+        for step in release:
+            await step()
 
     def _finished(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

@@ -17,9 +17,8 @@ from twofold.errors import InvalidMessage
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
-from twofold.read_store.postgres.names import fitting, table_name
-from twofold.read_store.postgres.table import Table
-from twofold.read_store.postgres.text import cut, escaped, key_of, short_key, unescaped, whole_key
+from twofold.read_store.postgres.rows import PostgresTable
+from twofold.read_store.postgres.text import cut, escaped, fitting, key_of, short_key, table_name, unescaped, whole_key
 from twofold.testing.read_store_rows import HOSTILE, LOG, ORDERS, Order, all_pages, at, find, found_rows, keep, loaded
 
 SLOW = [HealthCheck.too_slow, HealthCheck.differing_executors, HealthCheck.function_scoped_fixture]
@@ -202,7 +201,7 @@ def test_numbers_have_the_order_and_the_equality_they_have_in_memory(
 
 
 def test_numbers_are_kept_in_columns_of_their_own_type() -> None:
-    table = Table(NUMBERS, "s")
+    table = PostgresTable(NUMBERS, "s")
     assert {name: field.type for name, field in table.fields.items()} == {
         "whole": "bigint",
         "yes": "bigint",

@@ -15,10 +15,12 @@ import pytest
 from tests.servers.postgres import Postgres, fresh_schema
 from twofold.read_store.access import check_access
 from twofold.read_store.port import Change, ReadModel, VersionedRow
-from twofold.read_store.postgres import PLANS, PostgresReadStore
+from twofold.read_store.postgres import PostgresReadStore
+from twofold.read_store.postgres.connection import PLANS
+from twofold.read_store.postgres.finds import find_statements
+from twofold.read_store.postgres.rows import PostgresTable
 from twofold.read_store.postgres.saving import save_statement
 from twofold.read_store.postgres.snapshot import begin
-from twofold.read_store.postgres.table import Table
 from twofold.testing.read_store_rows import FIELDS, LOG, ORDERS, Everything, Order, Size, find, keep
 
 ROWS = 6_000
@@ -54,7 +56,7 @@ class Explained:
     def __init__(self, store: PostgresReadStore, model: ReadModel, connection: asyncpg.Connection) -> None:
         self.store = store
         self.model = model
-        self.table = Table(model, store._address.schema)
+        self.table = PostgresTable(model, store._address.schema)
         self._connection = connection
 
     async def plan(self, sql: str, arguments: Sequence[Any]) -> Any:
@@ -78,7 +80,7 @@ async def explained(postgres: Postgres) -> AsyncIterator[Explained]:
     store = await PostgresReadStore.open(f"{postgres.dsn}?schema={fresh_schema()}")
     await keep(store, WIDE, {f"k{n:05}": everything(n) for n in range(ROWS)})
     connection = await asyncpg.connect(postgres.dsn)
-    await connection.execute(f"analyze {Table(WIDE, store._address.schema).name}")
+    await connection.execute(f"analyze {PostgresTable(WIDE, store._address.schema).name}")
     await begin(connection, 60.0)
     yield Explained(store, WIDE, connection)
     await connection.close()
@@ -103,7 +105,7 @@ async def test_every_declared_find_is_a_range_of_its_own_index_without_sorting(
                 continue
         access = check_access(WIDE, table.columns, filters, order, descending, 2, cursor)
         index = index_of(table, access.group, access.order)
-        for sql, arguments in table.finds(access):
+        for sql, arguments in find_statements(table, access):
             plan = await explained.plan(f"{sql} limit ${len(arguments) + 1}", [*arguments, 3])
             used = [node["Index Name"] for node in nodes(plan) if "Index Name" in node]
             kinds = [node["Node Type"] for node in nodes(plan)]
@@ -131,7 +133,7 @@ async def cursor_of(
     return (await find(explained.store, WIDE, filters, descending=descending, limit=5)).cursor
 
 
-def index_of(table: Table, group: Sequence[str], order: str | None) -> str:
+def index_of(table: PostgresTable, group: Sequence[str], order: str | None) -> str:
     """The index of an access; the one of the primary key where everything is read by key."""
     fields = (*group, *([order] if order else []))
     by = ", ".join(f"{table.fields[field].name} nulls first" for field in fields)
@@ -158,7 +160,7 @@ async def test_a_find_reads_few_pages_though_statistics_say_that_there_is_one_va
         cursor = (await find(store, ORDERS, filters, order_by=order, descending=descending, limit=9)).cursor
         for each in (None, cursor):
             access = check_access(ORDERS, explained.table.columns, filters, order, descending, 9, each)
-            for sql, arguments in explained.table.finds(access):
+            for sql, arguments in find_statements(explained.table, access):
                 assert await explained.pages(f"{sql} limit ${len(arguments) + 1}", [*arguments, 10]) < 60, sql
     await connection.close()
     await store.close()
@@ -169,7 +171,7 @@ async def test_a_load_and_a_save_find_their_rows_by_key_though_their_plans_were_
 ) -> None:
     store = await PostgresReadStore.open(f"{postgres.dsn}?schema={fresh_schema()}")
     await store.prepare([ORDERS])
-    table = Table(ORDERS, store._address.schema)
+    table = PostgresTable(ORDERS, store._address.schema)
     connection = await asyncpg.connect(postgres.dsn, server_settings=PLANS)
     await connection.execute(f"alter table {table.name} set (autovacuum_enabled = off)")
     await keep(store, ORDERS, {"first": Order()}, position=0)
@@ -206,15 +208,15 @@ async def test_a_long_value_costs_only_the_page_it_is_on(postgres: Postgres) -> 
     store = await PostgresReadStore.open(f"{postgres.dsn}?schema={fresh_schema()}")
     rows = {f"k{n:05}": Order("ann", n, f"{n % 50:03}") for n in range(5_000)}
     await keep(store, ORDERS, rows | {"z": Order(note="~" * 10_000)})
-    table = Table(ORDERS, store._address.schema)
+    table = PostgresTable(ORDERS, store._address.schema)
     connection = await asyncpg.connect(postgres.dsn)
     await begin(connection, 60.0)
     access = check_access(ORDERS, table.columns, {"customer": "ann"}, "note", False, 9, None)
-    ((sql, arguments),) = table.finds(access)
+    ((sql, arguments),) = find_statements(table, access)
     rows_found = await connection.fetch(f"{sql} limit ${len(arguments) + 1}", *arguments, 10)
     assert not any(cut for *_, cut in rows_found)
     access = msgspec.structs.replace(access, descending=True)
-    ((sql, arguments),) = table.finds(access)
+    ((sql, arguments),) = find_statements(table, access)
     rows_found = await connection.fetch(f"{sql} limit ${len(arguments) + 1}", *arguments, 10)
     assert [cut for *_, cut in rows_found] == [True] + [False] * 9
     await connection.close()

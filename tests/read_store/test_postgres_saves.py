@@ -186,7 +186,7 @@ async def test_connections_killed_while_idle_are_not_noticed_by_followers(
 ) -> None:
     await asyncio.gather(*(loaded(store, ORDERS, ["a"]) for _ in range(4)))
     for n in range(3):
-        for connection in [*store._working._idle, *store._reading._idle]:
+        for connection in [*store._server.followers._idle, *store._server.snapshots._idle]:
             postgres.sql(f"select pg_terminate_backend({connection.get_server_pid()})")
         await store.save(step(n))
         assert await whole_at(store) == n + 1

@@ -38,7 +38,9 @@ async def store(url: str) -> AsyncIterator[PostgresReadStore]:
 
 def idle_in_transaction(server: Postgres, store: PostgresReadStore) -> int:
     """Transactions that are open in this store's snapshots; what they asked last tells whose they are."""
-    pids = ", ".join(str(each.get_server_pid()) for each in store._reading._idle if not each.is_closed()) or "0"
+    pids = (
+        ", ".join(str(each.get_server_pid()) for each in store._server.snapshots._idle if not each.is_closed()) or "0"
+    )
     asked = f"select count(*) from pg_stat_activity where state like 'idle in%' and pid in ({pids})"
     return int(server.sql(asked))
 
@@ -83,8 +85,8 @@ async def test_who_is_cancelled_at_any_moment_leaves_no_transaction_open_and_no_
         assert isinstance(outcome, asyncio.CancelledError)
         given_up += 1
     assert 1 < given_up < len(MOMENTS)
-    await asyncio.wait_for(store._under_way.wait(), 10)
-    assert len(store._reading._idle) <= 3
+    await asyncio.wait_for(store._tasks.wait(), 10)
+    assert len(store._server.snapshots._idle) <= 3
     assert idle_in_transaction(postgres, store) == 0
 
 
@@ -99,13 +101,13 @@ async def test_a_follower_that_is_cancelled_has_saved_all_or_nothing_and_leaves_
             await asyncio.sleep(0)
         task.cancel()
         outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-        await asyncio.wait_for(store._under_way.wait(), 10)
+        await asyncio.wait_for(store._tasks.wait(), 10)
         assert await whole_at(store) in (before, before + 1)
         if outcome is None:
             break
         given_up += 1
     assert 1 < given_up < len(MOMENTS)
-    assert store._working.opened == 1
+    assert store._server.followers.opened == 1
     await store.close()
 
 
@@ -118,7 +120,7 @@ async def test_snapshots_beyond_the_cap_wait_until_one_is_given_back(store: Post
             await asyncio.sleep(0)
         assert not any(each.done() for each in waiting)
     assert await asyncio.gather(*waiting) == [sorted(f"k{n}" for n in range(0, 20, 2))] * 5
-    assert store._reading.opened == 3
+    assert store._server.snapshots.opened == 3
 
 
 async def test_who_has_waited_for_too_long_is_told_what_for(url: str) -> None:
@@ -143,7 +145,7 @@ async def test_a_snapshot_that_is_held_for_too_long_is_ended_and_its_user_told(u
         # Should this process stand still, the server ends it by itself.
         assert await client.fetchval("show idle_in_transaction_session_timeout") == "300ms"
         await asyncio.wait_for(ended.wait(), 10)
-        with pytest.raises(Unavailable, match=r"held for longer than 0\.3 s"):
+        with pytest.raises(Unavailable, match=r"open for longer than 0\.3 s"):
             await snapshot.get(ORDERS, "k1")
     assert len(await keys(store, ORDERS)) == 20
     await store.close()

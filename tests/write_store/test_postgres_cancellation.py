@@ -94,7 +94,7 @@ async def test_a_call_given_up_at_any_moment_leaves_no_connection_and_no_answer_
     assert 1 < len(given_up) < len(MOMENTS)
     if name == "append":
         # What was given up goes on to its end.
-        await asyncio.gather(*store._under_way.tasks)
+        await asyncio.gather(*store._tasks._tasks)
         rows = await store.rows("s")
         assert {f"{1_000 + k}" for k in given_up - {0}} <= rows.keys()
     assert store._reading.opened + store._writing.opened <= 5

@@ -1,61 +1,52 @@
-"""In charge of saves: a change as one statement, which is one transaction and one round trip.
+"""Saves: a change as one statement, which is one transaction and one round trip.
 
-The checkpoint comes first, and all else only where it could be moved: a follower that is late waits for the row of the
+The checkpoint comes first, and all else only if it could be moved: a follower that is late waits for the row of the
 checkpoint, and then finds it moved. Measured on 2 cores, against `begin`, `update`, `insert … unnest`, `commit`: twice
 as many rows a second one by one, a quarter more in batches of a hundred, as many in batches of a thousand. A function
-on the server was as quick, but would have to be kept in step with the columns. COPY into a temporary table was slower
-up to a thousand rows, and a sixth faster at ten thousand, which no follower saves at a time.
+on the server was as fast, but would have to change with the columns. COPY into a temporary table was slower up to a
+thousand rows, and a sixth faster at ten thousand, which no follower saves at a time.
 
-A save that moves the checkpoint on is not waited for to reach the disk: what a crash takes back the log still has. One
-that does not (a repair, a retry) is on record as done, and followers would not do it again.
+A save that moves the checkpoint on does not wait for the disk: what a crash undoes is still in the log. A save that
+does not (a repair, a retry) waits: it is recorded as done, and followers would not repeat it.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
-from twofold.errors import Conflict, Unavailable
+from twofold.errors import Unavailable
 from twofold.read_store.port import Change, Parked
-from twofold.read_store.postgres.arguments import Arguments, Statement, whole_numbers
-from twofold.read_store.postgres.table import CHECKPOINTS, PARKED, Table, key_arrays, qualified
-from twofold.read_store.postgres.text import escaped
+from twofold.read_store.postgres.checkpoints import CheckpointRow
+from twofold.read_store.postgres.columns import Arguments, Array, Statement, key_arrays, whole_numbers
+from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
+from twofold.read_store.postgres.text import escaped, qualified
+from twofold.read_store.refusals import checkpoint_moved, no_partition
 
 _IF_MOVED = "where exists (select from moved)"
 
 
-class Standing(NamedTuple):
-    """Where the checkpoint of a partition is, and for which columns the table of the rows was prepared last."""
+def save_statement(table: PostgresTable, change: Change, schema: str) -> Statement:
+    """Saves a change. Its result is the number of checkpoints that were moved: one or none.
 
-    position: int
-    log: str
-    updated: int
-    epoch: int
-    layout: str
-
-
-def save_statement(table: Table, change: Change, schema: str) -> Statement:
-    """What saves a change. It answers how many checkpoints were moved: one, or none.
-
-    TypeError, ValueError or InvalidMessage where a row cannot be kept.
+    TypeError, ValueError or InvalidMessage where a row cannot be stored.
     """
     arguments = Arguments()
     parts = [f"with moved as ({_move(table, change, schema, arguments)} returning 1)"]
-    rows = {key: kept for key, kept in change.rows.items() if kept.row is not None}
+    rows = {key: new for key, new in change.rows.items() if new.row is not None}
     if rows:
         names = ", ".join(table.names)
         renewed = ", ".join(f"{name} = excluded.{name}" for name in table.names[1:])
         parts.append(
-            f"kept as (insert into {table.name} as old ({names})"
+            f"written as (insert into {table.name} as old ({names})"
             f" select * from {arguments.unnested(table.arrays(rows))} {_IF_MOVED}"
             f" on conflict (key) do update set {renewed}"
             " where (excluded.repair, excluded.position) > (old.repair, old.position))"
         )
-    gone = {key: kept for key, kept in change.rows.items() if kept.row is None}
-    if gone:
-        short, _ = key_arrays(list(gone))
-        positions = whole_numbers([kept.position for kept in gone.values()])
-        repairs = whole_numbers([kept.repair for kept in gone.values()])
+    deleted = {key: new for key, new in change.rows.items() if new.row is None}
+    if deleted:
+        short, _ = key_arrays(list(deleted))
+        positions = whole_numbers([new.position for new in deleted.values()])
+        repairs = whole_numbers([new.repair for new in deleted.values()])
         parts.append(
-            f"gone as (delete from {table.name} old"
+            f"deleted as (delete from {table.name} old"
             f" using {arguments.unnested([short, positions, repairs])} new (key, position, repair)"
             f" {_IF_MOVED} and old.key = new.key and (old.repair, old.position) < (new.repair, new.position))"
         )
@@ -64,39 +55,26 @@ def save_statement(table: Table, change: Change, schema: str) -> Statement:
     return f"{', '.join(parts)} select count(*){early} from moved", arguments.values
 
 
-def standing_statement(table: Table, change: Change, schema: str) -> Statement:
-    """What tells the `Standing` of the partition of a change, without a row where there is none."""
-    return (
-        f"select position, log, updated, epoch, layout from {qualified(schema, CHECKPOINTS)}"
-        ' where rows_in = $1 and first = $2 and "end" = $3',
-        [table.rows_in, change.partition.first, change.partition.end],
-    )
+def refuse(table: PostgresTable, change: Change, present: CheckpointRow | None, *, perhaps_done: bool) -> None:
+    """Raise the error for a change that moved no checkpoint.
 
-
-def refuse(table: Table, change: Change, present: Standing | None, *, perhaps_done: bool) -> None:
-    """Raise what a change is told that moved no checkpoint.
-
-    Nothing where it was `perhaps_done` by an earlier call, whose answer was lost, and the checkpoint is where that put
-    it: then rows and parked keys are there as well.
+    It returns if the change was `perhaps_done` by an earlier call, whose answer was lost, and the checkpoint is where
+    that would have put it: then rows and parked keys are there as well.
     """
-    name = change.model.name
     if present is None:
-        raise Conflict(f"Read model '{name}' has no partition {change.partition.name} any more.")
+        raise no_partition(change)
     done = (change.position, escaped(change.log), change.now, change.epoch)
     if perhaps_done and present[:4] == done:
         return
     if present.layout != table.layout:
         raise Unavailable(
-            f"Another process has prepared read model '{name}' generation {change.model.generation} with other fields "
-            "to be found and ordered by. Let all processes have the same modules, and restart this one."
+            f"Another process has prepared read model '{change.model.name}' generation {change.model.generation} with "
+            "other fields to be found and ordered by. Give all processes the same modules, and restart this one."
         )
-    raise Conflict(
-        f"Read model '{name}' is at {present.position} of log '{present.log}', not at {change.before} of log "
-        f"'{change.expected}', or a later epoch than {change.epoch} keeps it."
-    )
+    raise checkpoint_moved(change, present.position, present.log)
 
 
-def _move(table: Table, change: Change, schema: str, arguments: Arguments) -> str:
+def _move(table: PostgresTable, change: Change, schema: str, arguments: Arguments) -> str:
     one = arguments.one
     epoch = one(change.epoch, "bigint")
     return (
@@ -110,18 +88,18 @@ def _move(table: Table, change: Change, schema: str, arguments: Arguments) -> st
     )
 
 
-def _parking(table: Table, change: Change, schema: str, arguments: Arguments) -> list[str]:
-    parked = [each for each in change.parked.values() if each is not None]
-    cleared = [key for key, each in change.parked.items() if each is None]
+def _parking(table: PostgresTable, change: Change, schema: str, arguments: Arguments) -> list[str]:
+    parked = {key: key_parked for key, key_parked in change.parked.items() if key_parked is not None}
+    cleared = [key for key, key_parked in change.parked.items() if key_parked is None]
     name, rows_in = qualified(schema, PARKED), arguments.one(table.rows_in, "text") if change.parked else ""
     parts: list[str] = []
     if parked:
         columns = ("key", "whole_key", "error", "position", "since", "waiting", "upto")
         parts.append(
             f"parked as (insert into {name} (rows_in, {', '.join(columns)})"
-            f" select {rows_in}, new.* from {arguments.unnested(_columns_of(change, parked))} new {_IF_MOVED}"
+            f" select {rows_in}, new.* from {arguments.unnested(_columns_of(parked))} new {_IF_MOVED}"
             f" on conflict (rows_in, key) do update"
-            f" set {', '.join(f'{each} = excluded.{each}' for each in columns[1:])})"
+            f" set {', '.join(f'{name} = excluded.{name}' for name in columns[1:])})"
         )
     if cleared:
         keys = arguments.one(key_arrays(cleared)[0][0], "text[]")
@@ -129,14 +107,11 @@ def _parking(table: Table, change: Change, schema: str, arguments: Arguments) ->
     return parts
 
 
-def _columns_of(change: Change, parked: Sequence[Parked]) -> list[tuple[Any, str]]:
-    keys = [key for key, each in change.parked.items() if each is not None]
+def _columns_of(parked: Mapping[str, Parked]) -> list[Array]:
+    numbers = [(p.position, p.since, p.waiting, p.upto) for p in parked.values()]
     return [
-        *key_arrays(keys),
-        # What an error says may hold half of a surrogate pair.
-        ([escaped(each.error.encode("utf-8", "backslashreplace").decode()) for each in parked], "$::text[]"),
-        whole_numbers([each.position for each in parked]),
-        whole_numbers([each.since for each in parked]),
-        whole_numbers([each.waiting for each in parked]),
-        whole_numbers([each.upto for each in parked]),
+        *key_arrays(list(parked)),
+        # The text of an error may contain half of a surrogate pair.
+        ([escaped(p.error.encode("utf-8", "backslashreplace").decode()) for p in parked.values()], "$::text[]"),
+        *map(whole_numbers, map(list, zip(*numbers, strict=True))),
     ]

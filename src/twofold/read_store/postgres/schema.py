@@ -1,24 +1,20 @@
-"""In charge of what a schema of read models contains: tables made, brought up to what is declared now, and dropped."""
+"""The tables and indexes of a schema of read models: created, updated to what is declared now, and dropped."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
-from twofold.errors import WiringError
 from twofold.postgres_server import Connection
-from twofold.read_store.corruption import unreadable
+from twofold.read_store.corruption import decode_at_start
 from twofold.read_store.partition import shares
 from twofold.read_store.port import VersionedRow
-from twofold.read_store.postgres.arguments import Arguments
-from twofold.read_store.postgres.names import quoted, table_name
-from twofold.read_store.postgres.table import ALWAYS, CHECKPOINTS, PARKED, Table, qualified
-from twofold.read_store.postgres.text import escaped, key_of
+from twofold.read_store.postgres.columns import Arguments
+from twofold.read_store.postgres.rows import CHECKPOINTS, KEY_AND_ROW, PARKED, PostgresTable
+from twofold.read_store.postgres.text import escaped, key_of, qualified, quoted, table_name
 
 IDENTITY = "identity"
 
-# Tables of rows are named otherwise: with an @ in it.
+# The names of the tables of rows differ from these: they contain an @.
 _TABLES = """
 create table if not exists {schema}.identity (id text primary key);
 insert into {schema}.identity select '{new}' where not exists (select from {schema}.identity);
@@ -47,7 +43,7 @@ create table if not exists {schema}.parked (
     primary key (rows_in, key)
 );
 """
-# One at a time, whoever calls; and a lock that does not come soon is given up, so that readers do not queue behind it.
+# One at a time in all processes. The wait for a lock is limited, because readers queue behind it.
 _ALONE = """
 set local lock_timeout = '5s';
 select pg_advisory_xact_lock(hashtext('twofold read store'), hashtext('{schema}'));
@@ -63,34 +59,34 @@ _PAGE = 1_000
 
 
 async def identity_of(connection: Connection, schema: str, new: str | None) -> str:
-    """The identity that is kept in a schema; where there is none yet it is `new`, and "" without a new one.
+    """The identity in a schema; where there is none yet it is set to `new`. "" if `new` is None.
 
-    With it come the tables that all read models share.
+    The tables that all read models share are created with it.
     """
-    found = await _identity(connection, schema)
-    if found is None and new is not None:
+    identity = await _identity(connection, schema)
+    if identity is None and new is not None:
         async with alone(connection, schema):
-            # To ask for one that is there already takes a right that the role may not have.
+            # `create schema if not exists` needs a right that the role may not have, even if the schema exists.
             if await connection.fetchval("select to_regnamespace($1) is null", quoted(schema)):
                 await connection.execute(f"create schema {quoted(schema)}")
             await connection.execute(_TABLES.replace("{schema}", quoted(schema)).replace("{new}", new))
-        found = await _identity(connection, schema)
-    return found or ""
+        identity = await _identity(connection, schema)
+    return identity or ""
 
 
-async def prepare(connection: Connection, table: Table, schema: str) -> None:
-    """Make the table, or bring its columns and indexes up to what the model declares now; all or nothing.
+async def prepare(connection: Connection, table: PostgresTable, schema: str) -> None:
+    """Create the table, or bring its columns and indexes up to what the model declares now; all or nothing.
 
-    WiringError, naming the cure, where the rows stored no longer fit the row type.
+    WiringError, with the fix, where the rows stored no longer fit the row type.
     """
     async with alone(connection, schema):
         await connection.execute(table.create)
         undeclared = await _columns(connection, table) - table.added.keys()
         added = [name for name in table.added if name not in await _columns(connection, table)]
         if undeclared or added:
-            # Before the checkpoints, as saves do: else each could wait for the other.
+            # Before the checkpoints, as saves do: otherwise each could wait for the other.
             await connection.execute(f"lock table {table.name} in access exclusive mode")
-        await _share_out(connection, table, schema)
+        await _create_partitions(connection, table, schema)
         for name in await _indexes(connection, table) - table.indexes.keys():
             await connection.execute(f"drop index {quoted(schema)}.{name}")
         # A column that saves do not write would be wrong when it is declared again.
@@ -103,7 +99,7 @@ async def prepare(connection: Connection, table: Table, schema: str) -> None:
             await connection.execute(table.indexes[name])
 
 
-async def missing(connection: Connection, table: Table) -> str | None:
+async def missing(connection: Connection, table: PostgresTable) -> str | None:
     """What a reader would miss, as a word: "table", "column" or "index"; None where all is there."""
     if not await connection.fetchval("select to_regclass($1) is not null", table.name):
         return "table"
@@ -113,18 +109,18 @@ async def missing(connection: Connection, table: Table) -> str | None:
 
 
 async def drop(connection: Connection, schema: str, name: str, generation: int) -> None:
-    """Take away all that is kept of one generation."""
+    """Delete everything of one generation."""
     rows_in = table_name(name, generation)
     async with alone(connection, schema):
-        # In this order, as saves do.
+        # In the same order as saves.
         await connection.execute(f"drop table if exists {qualified(schema, rows_in)}")
-        for each in (CHECKPOINTS, PARKED):
-            await connection.execute(f"delete from {qualified(schema, each)} where rows_in = $1", rows_in)
+        for shared in (CHECKPOINTS, PARKED):
+            await connection.execute(f"delete from {qualified(schema, shared)} where rows_in = $1", rows_in)
 
 
 @asynccontextmanager
 async def alone(connection: Connection, schema: str) -> AsyncGenerator[None]:
-    """A transaction, of which there is one at a time in all processes."""
+    """A transaction. In all processes together, one of them runs at a time."""
     async with connection.transaction():
         await connection.execute(_ALONE.replace("{schema}", schema))
         yield
@@ -134,20 +130,20 @@ async def _identity(connection: Connection, schema: str) -> str | None:
     table = qualified(schema, IDENTITY)
     if not await connection.fetchval("select to_regclass($1) is not null", table):
         return None
-    found: str | None = await connection.fetchval(f"select id from {table}")
-    return found
+    identity: str | None = await connection.fetchval(f"select id from {table}")
+    return identity
 
 
-async def _share_out(connection: Connection, table: Table, schema: str) -> None:
-    """Give a generation that is new its partitions; let followers with other columns save no more."""
+async def _create_partitions(connection: Connection, table: PostgresTable, schema: str) -> None:
+    """Create the partitions of a new generation. From now on, saves with other columns are refused."""
     checkpoints = qualified(schema, CHECKPOINTS)
     if not await connection.fetchval(f"select exists (select from {checkpoints} where rows_in = $1)", table.rows_in):
         model = table.model
         await connection.executemany(
             f"insert into {checkpoints} values ($1, $2, $3, $4, $5, '', 0, 0, 0, $6)",
             [
-                (table.rows_in, each.first, each.end, escaped(model.name), model.generation, table.layout)
-                for each in shares(model.partitions)
+                (table.rows_in, partition.first, partition.end, escaped(model.name), model.generation, table.layout)
+                for partition in shares(model.partitions)
             ],
         )
     await connection.execute(
@@ -155,41 +151,38 @@ async def _share_out(connection: Connection, table: Table, schema: str) -> None:
     )
 
 
-async def _fill(connection: Connection, table: Table, *, all_rows: bool) -> None:
-    """Write the columns of all rows anew, or only look whether the first row fits the row type."""
+async def _fill(connection: Connection, table: PostgresTable, *, all_rows: bool) -> None:
+    """Write the columns of all rows again, or only check whether the first row fits the row type."""
     after = ""
     while True:
-        sql = f"select {', '.join(ALWAYS)} from {table.name} where key > $1 order by key limit $2"
+        sql = f"select {', '.join(KEY_AND_ROW)} from {table.name} where key > $1 order by key limit $2"
         stored: list[Any] = await connection.fetch(sql, after, _PAGE if all_rows else 1)
-        try:
-            rows = {
-                key_of(short, whole): VersionedRow(table.decode(row), position, repair)
-                for short, whole, row, position, repair in stored
-            }
-        except msgspec.DecodeError as error:
-            raise WiringError(unreadable(table.model, error)) from error
+        rows = {
+            key_of(short, whole): VersionedRow(decode_at_start(table.decode, row), position, repair)
+            for short, whole, row, position, repair in stored
+        }
         if not all_rows or not rows:
             return
-        arrays = table.arrays(rows)
+        arrays = table.arrays({key: stored_row for key, stored_row in rows.items() if stored_row.row is not None})
         arguments = Arguments()
-        columns = arguments.unnested([arrays[0], *arrays[len(ALWAYS) :]])
+        columns = arguments.unnested([arrays[0], *arrays[len(KEY_AND_ROW) :]])
         names = list(table.added)
         await connection.execute(
-            f"update {table.name} old set {', '.join(f'{each} = new.{each}' for each in names)}"
+            f"update {table.name} old set {', '.join(f'{name} = new.{name}' for name in names)}"
             f" from {columns} new (key, {', '.join(names)}) where old.key = new.key",
             *arguments.values,
         )
         after = stored[-1][0]
 
 
-async def _columns(connection: Connection, table: Table) -> set[str]:
+async def _columns(connection: Connection, table: PostgresTable) -> set[str]:
     """The columns a table has for declared fields."""
-    return await _names(connection, _COLUMNS, table) - {quoted(name) for name in ALWAYS}
+    return await _names(connection, _COLUMNS, table) - set(map(quoted, KEY_AND_ROW))
 
 
-async def _indexes(connection: Connection, table: Table) -> set[str]:
+async def _indexes(connection: Connection, table: PostgresTable) -> set[str]:
     return await _names(connection, _INDEXES, table)
 
 
-async def _names(connection: Connection, sql: str, table: Table) -> set[str]:
+async def _names(connection: Connection, sql: str, table: PostgresTable) -> set[str]:
     return {quoted(name) for (name,) in await connection.fetch(sql, table.name)}

@@ -1,11 +1,10 @@
 """The log in PostgreSQL: durable, and written by any number of processes at once."""
 
-import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import asyncpg
 import msgspec
@@ -13,7 +12,8 @@ import msgspec
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Envelope, Position
 from twofold.errors import TwofoldError, Unavailable
-from twofold.postgres_server import LOST, PostgresAddress, UnderWay, is_missing
+from twofold.postgres_server import LOST, PostgresAddress, is_missing
+from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
 from twofold.write_store.port import Append, Appended, EmptyLog, LogContent, LogIdentity, LogRow, Outcome, Slice
 from twofold.write_store.postgres import functions, reading
@@ -25,8 +25,6 @@ from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 DAY = 86_400_000_000
 _READERS = 4
@@ -62,8 +60,7 @@ class PostgresWriteStore:
         self._news = News(address, world, self._look)
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
-        self._under_way = UnderWay()
-        self._closing: asyncio.Task[None] | None = None
+        self._tasks = UncancellableTasks(f"The log at {address.shown} is closed.")
         self._since_forgotten = 0
         self._forget_at = self._world.monotonic() + _FORGET_EVERY
         self._instance = ""
@@ -100,27 +97,27 @@ class PostgresWriteStore:
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         if self._read_only:
             raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
-        return await self._uncancelled(self._append(tuple(batch)))
+        return await self._tasks.run(self._append(tuple(batch)))
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        found, _ = await self._uncancelled(self._read([AppendCondition(query, after)], None, limit))
+        found, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit))
         return found
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        return await self._uncancelled(self._read(conditions, command_id, limit))
+        return await self._tasks.run(self._read(conditions, command_id, limit))
 
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
     ) -> Mapping[str, LogRow]:
-        return await self._uncancelled(self._rows(space, None if keys is None else list(keys), limit))
+        return await self._tasks.run(self._rows(space, None if keys is None else list(keys), limit))
 
     async def wait(self, after: Position, timeout: float) -> None:
         await self._news.wait(after, timeout)
 
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
-        await self._uncancelled(self._retag(tags))
+        await self._tasks.run(self._retag(tags))
 
     def content(self) -> AbstractAsyncContextManager[LogContent]:
         return reading_content(self._address)
@@ -129,23 +126,7 @@ class PostgresWriteStore:
         return importing(self._address, identity, head)
 
     async def close(self) -> None:
-        # Whoever gives up waiting for it does not stop it half-way.
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        await self._under_way.wait()
-        await self._news.close()
-        await self._writing.close()
-        await self._reading.close()
-
-    async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which goes on to its end even where the caller is cancelled."""
-        if self._closing is not None:
-            work.close()
-            raise Unavailable(f"The log at {self._address.shown} has been closed.")
-        return await self._under_way.finish(work)
+        await self._tasks.close(self._news.close, self._writing.close, self._reading.close)
 
     # Appending
 
@@ -264,7 +245,7 @@ class PostgresWriteStore:
         return True
 
     async def _look(self) -> Position:
-        found, _ = await self._uncancelled(self._read([], None, None))
+        found, _ = await self._tasks.run(self._read([], None, None))
         return found.head
 
     def _learn(self, types: Sequence[Sequence[Any]], epoch: int) -> None:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twofold import postgres_server
 from twofold.errors import WiringError
-from twofold.postgres_server import Connection, PostgresAddress
+from twofold.postgres_server import Connection, PostgresAddress, PostgresConnections
 from twofold.world import World
 from twofold.write_store.postgres.functions import Caller, Function, ResultRow
 
@@ -18,7 +17,7 @@ def not_migrated(address: PostgresAddress) -> WiringError:
     )
 
 
-class LogConnections(postgres_server.Connections):
+class LogConnections(PostgresConnections):
     """Connections to a log, of which each caller has one for a single call."""
 
     def __init__(self, address: PostgresAddress, world: World, size: int, patience: float) -> None:
