@@ -1,4 +1,4 @@
-"""An app that is started and stopped at bad moments answers whoever it served, and gives everything back."""
+"""An app that is started and stopped at bad moments answers every caller, and releases everything."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ async def test_a_command_that_is_written_while_the_app_stops_gets_its_receipt() 
     await app.stop()
     receipts = await asyncio.gather(*sent)
     assert (await running.write_store.read(ALL_EVENTS)).head == 3
-    assert [(each.position, each.token) for each in receipts] == [(n, f"main.1.{n}") for n in (1, 2, 3)]
+    assert [(receipt.position, receipt.token) for receipt in receipts] == [(n, f"main.1.{n}") for n in (1, 2, 3)]
 
 
 async def test_an_app_that_runs_is_not_started_again() -> None:
@@ -40,7 +40,7 @@ async def test_an_app_that_runs_is_not_started_again() -> None:
         assert (await app.send(Count(["a"]))).position == 2
 
 
-async def test_what_fails_while_stopping_keeps_nothing_else_from_being_given_back(tmp_path: Path) -> None:
+async def test_what_fails_while_stopping_does_not_keep_the_rest_from_being_released(tmp_path: Path) -> None:
     app = app_in(tmp_path)
     await app.start()
     running = app._running
@@ -58,7 +58,7 @@ async def test_what_fails_while_stopping_keeps_nothing_else_from_being_given_bac
         assert (await again.send(Count(["a"]))).position == 1
 
 
-async def test_a_stop_that_is_cancelled_gives_everything_back_and_leaves_nobody_waiting(
+async def test_a_stop_that_is_cancelled_releases_everything_and_leaves_no_caller_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = app_in(tmp_path)
@@ -83,7 +83,7 @@ async def test_a_stop_that_is_cancelled_gives_everything_back_and_leaves_nobody_
     stopping.cancel()
     async with asyncio.timeout(30):
         outcomes = await asyncio.gather(*sent, stopping, return_exceptions=True)
-    assert [type(each) for each in outcomes] == [Unavailable] * 3 + [asyncio.CancelledError]
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3 + [asyncio.CancelledError]
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("twofold-")]
     async with app_in(tmp_path) as again:
         assert (await again.send(Count(["a"]))).position == 1

@@ -161,8 +161,8 @@ async def test_it_fits_the_screen_is_accessible_and_shows_keys_as_text(
         await harmless(page)
         if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{width}: scrolls sideways")
-        found = await Axe().run(page)
-        if found.violations_count:
-            wrong.append(f"{width}: {found.generate_report()}")
+        report = await Axe().run(page)
+        if report.violations_count:
+            wrong.append(f"{width}: {report.generate_report()}")
         await context.close()
     assert wrong == []

@@ -295,9 +295,9 @@ async def test_every_page_fits_the_screen_and_is_accessible(browser: Browser, si
             await (window.page.wait_for_selector("#answer tr") if path == "/console/" else live(window.page))
             if await window.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 wrong.append(f"{path} at {width}: scrolls sideways")
-            found = await Axe().run(window.page)
-            if found.violations_count:
-                wrong.append(f"{path} at {width}: {found.generate_report()}")
+            report = await Axe().run(window.page)
+            if report.violations_count:
+                wrong.append(f"{path} at {width}: {report.generate_report()}")
             wrong += [f"{path} at {width}: {complaint}" for complaint in window.complaints]
             await window.page.close()
         await context.close()

@@ -63,9 +63,9 @@ async def test_the_real_orders_come_to_the_same_answers(
     write_store = await fresh_log(postgres_newest.dsn)
     async with open_shop(write_store=write_store, read_store=read_store, outbox=tmp_path / "outbox") as app:
         await replay(app)
-        found = await answers(app)
-    assert {name: found["totals"][name] for name in TOTALS} == TOTALS
-    assert found == expected
+        totals = await answers(app)
+    assert {name: totals["totals"][name] for name in TOTALS} == TOTALS
+    assert totals == expected
     with served(write_store, read_store, tmp_path) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             for name, parameters in QUESTIONS.items():
@@ -76,12 +76,12 @@ async def test_the_real_orders_come_to_the_same_answers(
 async def answers(app: App) -> dict[str, Any]:
     """What the shop answers to every kind of question once it has seen all orders, as it goes over the wire."""
     token = app.token((await app.log()).head)
-    found: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
     for name, parameters in QUESTIONS.items():
         query = app.queries.by_name[name].query(**parameters)
         answer = await app.ask(query, position=token, timeout=120)
-        found[name] = json.loads(app.messages.encode(answer.value))
-    return found
+        totals[name] = json.loads(app.messages.encode(answer.value))
+    return totals
 
 
 @contextmanager

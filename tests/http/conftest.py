@@ -1,4 +1,4 @@
-"""In charge of servers for the tests: a real one in a process of its own, and the application without one."""
+"""Servers for the tests: a real one in another process, and the application without a server."""
 
 import select
 import signal
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Server:
-    """A bank in a process of its own."""
+    """A bank in another process."""
 
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """One bank for all tests that do not mind the others."""
+    """One bank for all tests that can share it."""
     server = Server()
     yield server
     server.stop()
@@ -61,7 +61,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
-    """Starts banks of one's own."""
+    """Starts banks for one test."""
     started: list[Server] = []
 
     def start_one(*options: str) -> Server:
@@ -69,34 +69,34 @@ def start() -> Iterator[Callable[..., Server]]:
         return started[-1]
 
     yield start_one
-    for each in started:
-        each.process.kill()
-        each.process.communicate()
+    for server in started:
+        server.process.kill()
+        server.process.communicate()
 
 
 @pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
-    """Speaks to the bank over a real connection."""
+    """A client of the bank over a real connection."""
     with httpx.Client(base_url=server.url, timeout=10) as client:
         yield client
 
 
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
-    """A running bank in this very process."""
+    """A running bank in this process."""
     async with open_bank() as app:
         yield app
 
 
 @pytest.fixture
 async def api(app: App) -> Api:
-    """The bank's application, to be asked without a server."""
+    """The bank's application, without a server."""
     return asgi(app, limits=SHORT)
 
 
 @pytest.fixture
 async def inside(api: Api) -> AsyncIterator[httpx.AsyncClient]:
-    """Speaks to `api`."""
+    """A client of `api`."""
     transport = httpx.ASGITransport(api)
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
         yield client

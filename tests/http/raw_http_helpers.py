@@ -9,7 +9,7 @@ Address = tuple[str, int]
 PATIENCE = 8.0
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     """What came back, and whether the other side closed the connection."""
 
     data: bytes
@@ -26,28 +26,28 @@ def connect(address: Address) -> socket.socket:
     return socket.create_connection(address, timeout=PATIENCE)
 
 
-def listen(connection: socket.socket, until: bytes | None = None, patience: float = PATIENCE) -> Heard:
+def listen(connection: socket.socket, until: bytes | None = None, patience: float = PATIENCE) -> Received:
     """What comes back until it says `until`, or until the other side closes."""
-    heard = b""
+    received = b""
     deadline = time.monotonic() + patience
-    while until is None or until not in heard:
+    while until is None or until not in received:
         left = deadline - time.monotonic()
         if left <= 0:
-            return Heard(heard, closed=False)
+            return Received(received, closed=False)
         connection.settimeout(left)
         try:
             part = connection.recv(65536)
         except TimeoutError:
-            return Heard(heard, closed=False)
+            return Received(received, closed=False)
         except ConnectionResetError:
-            return Heard(heard, closed=True)
+            return Received(received, closed=True)
         if not part:
-            return Heard(heard, closed=True)
-        heard += part
-    return Heard(heard, closed=False)
+            return Received(received, closed=True)
+        received += part
+    return Received(received, closed=False)
 
 
-def say(address: Address, sent: bytes, *, half_close: bool = False) -> Heard:
+def say(address: Address, sent: bytes, *, half_close: bool = False) -> Received:
     """Send bytes on a connection of their own and listen until it is closed."""
     with connect(address) as connection:
         try:

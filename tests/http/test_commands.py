@@ -1,22 +1,10 @@
-"""A command comes back as a receipt, and whatever is wrong with it as a problem that names field and cure."""
-
-from typing import Any
+"""A command is answered with a receipt, or with a problem that names field and cure."""
 
 import httpx
 import pytest
 
+from tests.http.http_helpers import DEPOSIT, problem
 from twofold.http import Api
-
-DEPOSIT = {"account_id": "ann", "cents": 100}
-
-
-def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    told: dict[str, Any] = answer.json()
-    assert told["status"] == status
-    assert told["type"].startswith("/docs#problem-")
-    return told
 
 
 def test_a_command_is_answered_with_a_receipt_in_body_and_header(http: httpx.Client) -> None:
@@ -43,8 +31,8 @@ def test_another_command_under_the_same_key_is_refused(http: httpx.Client) -> No
 
 
 def test_a_rejection_carries_the_code_and_the_reason(http: httpx.Client) -> None:
-    told = problem(http.post("/commands/withdraw", json={"account_id": "poor", "cents": 1}), 422)
-    assert (told["code"], told["detail"]) == ("not-enough", "There are only 0 cents in it.")
+    details = problem(http.post("/commands/withdraw", json={"account_id": "poor", "cents": 1}), 422)
+    assert (details["code"], details["detail"]) == ("not-enough", "There are only 0 cents in it.")
 
 
 @pytest.mark.parametrize(
@@ -63,15 +51,15 @@ def test_a_rejection_carries_the_code_and_the_reason(http: httpx.Client) -> None
         ({"account_id": "a" * 300, "cents": 1}, "account_id"),
     ],
 )
-def test_what_does_not_fit_is_refused_naming_the_field(http: httpx.Client, body: object, field: str) -> None:
-    told = problem(http.post("/commands/deposit", json=body), 400)
-    assert field in told["field"]
+def test_an_invalid_body_is_refused_with_the_field_named(http: httpx.Client, body: object, field: str) -> None:
+    details = problem(http.post("/commands/deposit", json=body), 400)
+    assert field in details["field"]
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", ""]
 )
-def test_a_body_that_is_not_said_to_be_json_is_refused(http: httpx.Client, kind: str) -> None:
+def test_a_body_without_a_json_content_type_is_refused(http: httpx.Client, kind: str) -> None:
     problem(http.post("/commands/deposit", content=b"{}", headers={"Content-Type": kind}), 415)
 
 
@@ -89,10 +77,10 @@ def test_a_compressed_body_is_refused_unread(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 129, "ü", "a\tb"])
-def test_a_key_that_is_no_plain_word_is_refused(http: httpx.Client, key: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(http: httpx.Client, key: str) -> None:
     headers = {"Idempotency-Key": key.encode("latin-1")}
-    told = problem(http.post("/commands/deposit", json=DEPOSIT, headers=headers), 400)
-    assert told["field"] == "Idempotency-Key"
+    details = problem(http.post("/commands/deposit", json=DEPOSIT, headers=headers), 400)
+    assert details["field"] == "Idempotency-Key"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
@@ -101,7 +89,7 @@ def test_a_command_is_posted_and_nothing_else(http: httpx.Client, method: str) -
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST, OPTIONS")
 
 
-def test_options_tells_the_methods(http: httpx.Client) -> None:
+def test_options_lists_the_methods(http: httpx.Client) -> None:
     answer = http.options("/commands/deposit")
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, "POST, OPTIONS", b"")
 
@@ -118,19 +106,19 @@ def test_options_tells_the_methods(http: httpx.Client) -> None:
         "/queries/",
     ],
 )
-def test_a_path_that_is_not_exactly_one_of_ours_is_not_found(http: httpx.Client, path: str) -> None:
+def test_a_path_in_any_other_spelling_is_not_found(http: httpx.Client, path: str) -> None:
     problem(http.request("POST" if "commands" in path else "GET", path), 404)
 
 
-def test_an_error_nobody_foresaw_is_a_503_that_tells_nothing_of_the_inside(http: httpx.Client) -> None:
+def test_an_unexpected_error_is_a_503_without_details_of_the_code(http: httpx.Client) -> None:
     answer = http.post("/commands/break", json={"account_id": "ann"})
-    told = problem(answer, 503)
+    details = problem(answer, 503)
     assert int(answer.headers["retry-after"]) >= 1
     assert "secret-of-the-house" not in answer.text and "KeyError" not in answer.text
-    assert "logged" in told["detail"]
+    assert "logged" in details["detail"]
 
 
-async def test_an_error_nobody_foresaw_is_logged_with_its_place(
+async def test_an_unexpected_error_is_logged_with_its_traceback(
     inside: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await inside.post("/commands/break", json={"account_id": "ann"})
@@ -138,9 +126,9 @@ async def test_an_error_nobody_foresaw_is_logged_with_its_place(
     assert "in break_down" in caplog.text
 
 
-def test_a_command_that_takes_too_long_is_given_up(http: httpx.Client) -> None:
-    told = problem(http.post("/commands/dawdle", json={"account_id": "ann", "seconds": 30}), 503)
-    assert "took too long" in told["detail"]
+def test_a_command_that_takes_too_long_is_cancelled(http: httpx.Client) -> None:
+    details = problem(http.post("/commands/dawdle", json={"account_id": "ann", "seconds": 30}), 503)
+    assert "took too long" in details["detail"]
 
 
 async def test_commands_have_places_that_queries_cannot_take(api: Api, inside: httpx.AsyncClient) -> None:
@@ -157,7 +145,7 @@ async def test_commands_have_places_that_queries_cannot_take(api: Api, inside: h
     assert (await inside.get("/queries/balances")).status_code == 200
 
 
-async def test_commands_too_are_turned_away_when_every_place_is_taken(api: Api, inside: httpx.AsyncClient) -> None:
+async def test_commands_are_refused_too_when_every_place_is_taken(api: Api, inside: httpx.AsyncClient) -> None:
     for _ in range(1_000):
         api.wire.quotas.commands.__enter__()
     problem(await inside.post("/commands/deposit", json=DEPOSIT), 503)

@@ -1,4 +1,4 @@
-"""A deadline ends the one request it is for, tells so, and never hides that somebody else ended it."""
+"""A deadline cancels its own request only, says so, and never hides a cancellation from elsewhere."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def test_what_takes_too_long_is_ended_and_the_rest_goes_on() -> None:
+async def test_a_request_that_takes_too_long_is_cancelled_and_the_others_go_on() -> None:
     world = FrozenWorld()
     deadlines = Deadlines(world, 1.0)
     short = asyncio.create_task(deadlines.within(5.0, forever(), took_too_long))
@@ -64,7 +64,7 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
         await asked
 
 
-async def test_nothing_looks_round_while_there_is_nothing_to_look_at() -> None:
+async def test_no_check_runs_while_no_request_is_in_progress() -> None:
     world = FrozenWorld()
     deadlines = Deadlines(world, 1.0)
     asked = asyncio.create_task(deadlines.within(2.0, forever(), took_too_long))

@@ -1,4 +1,4 @@
-"""The page works in a real browser under its own policy: what it sends and follows is shown, and nobody is shut out."""
+"""The API page works in a real browser under its own security policy, and is accessible."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def page(chromium: str, request: pytest.FixtureRequest, server: Server) -> Itera
         assert complaints == []
 
 
-def test_a_command_is_sent_and_its_receipt_shown(page: Page) -> None:
+def test_a_command_is_sent_and_its_receipt_is_displayed(page: Page) -> None:
     page.click("#command-deposit button[type=submit]")
     expect(page.locator("#command-deposit .result")).to_contain_text("200 OK")
     page.click("#events [data-follow]")

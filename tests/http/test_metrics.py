@@ -11,8 +11,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.http.bank_server import SHORT, open_bank
-from tests.http.test_commands import DEPOSIT, problem
-from tests.http.test_projections import caught_up, deposit, do
+from tests.http.http_helpers import DEPOSIT, caught_up, deposit, do, problem
 from tests.sample_domains import bank
 from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Unavailable

@@ -62,7 +62,7 @@ def test_a_real_server_keeps_its_description_whatever_is_sent(case: Any, server:
     honest(case, case.call(base_url=server.url, timeout=10))
 
 
-def test_everything_there_is_is_described(http: httpx.Client) -> None:
+def test_every_path_is_described(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
@@ -88,9 +88,9 @@ def test_a_command_is_described_by_its_type() -> None:
 
 def test_a_query_is_described_by_the_fields_of_its_type() -> None:
     get = DOCUMENT["paths"]["/queries/balances"]["get"]
-    told = {each["name"]: each for each in get["parameters"] if each["in"] == "query"}
-    assert set(told) == {"account_ids", "least", "since", "order", "position"}
-    assert told["account_ids"]["schema"]["type"] == "array"
+    parameters = {one["name"]: one for one in get["parameters"] if one["in"] == "query"}
+    assert set(parameters) == {"account_ids", "least", "since", "order", "position"}
+    assert parameters["account_ids"]["schema"]["type"] == "array"
     content = get["responses"]["200"]["content"]
     assert content["application/json"]["schema"]["properties"]["answer"]["type"] == "array"
     assert "text/event-stream" in content
@@ -104,7 +104,7 @@ def test_every_example_fits_its_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deposit", "withdraw", "break", "dawdle"])
-def test_the_example_of_a_command_is_taken(http: httpx.Client, name: str) -> None:
+def test_the_example_of_a_command_is_accepted(http: httpx.Client, name: str) -> None:
     post = DOCUMENT["paths"][f"/commands/{name}"]["post"]
     (content,) = post["requestBody"]["content"].values()
     expected = 503 if name == "break" else 200
@@ -133,14 +133,14 @@ def test_the_page_shows_every_operation_with_a_line_for_the_shell(http: httpx.Cl
     assert "Put money into an account." in page
 
 
-def test_every_problem_points_to_its_place_on_the_page(http: httpx.Client) -> None:
+def test_every_problem_links_to_its_section_of_the_page(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for address in ("/commands/nope", "/queries/balance-of", "/events?limit=x"):
-        told = http.get(address).json()["type"]
-        assert f'id="{told.partition("#")[2]}"' in page
+        link = http.get(address).json()["type"]
+        assert f'id="{link.partition("#")[2]}"' in page
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_nothing_inline(http: httpx.Client) -> None:
+def test_the_page_needs_no_other_site_and_no_inline_code(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for address in re.findall(r'(?:src|href)="([^"#][^"]*)"', page):
         assert address == "data:," or http.get(address).status_code == 200, address

@@ -32,18 +32,18 @@ from twofold.http.problems import KINDS, headers_of, problem_of
     ],
 )
 def test_every_family_has_its_status(error: TwofoldError, status: int) -> None:
-    told = problem_of(error)
-    assert told.status == status
-    assert told.type.rpartition("#problem-")[2] in KINDS
-    assert "inside" not in told.detail
+    details = problem_of(error)
+    assert details.status == status
+    assert details.type.rpartition("#problem-")[2] in KINDS
+    assert "inside" not in details.detail
 
 
-def test_what_is_not_there_yet_tells_the_lag_and_when_to_come_back() -> None:
+def test_an_unavailable_position_has_the_lag_and_the_time_to_retry() -> None:
     error = Unavailable("x", lag=7, retry_after=2.1)
     assert problem_of(error).lag == 7
     assert headers_of(error, 503) == [(b"retry-after", b"3")]
 
 
 def test_a_rejection_without_a_reason_shows_its_code() -> None:
-    told = problem_of(Rejected("too-late"))
-    assert (told.detail, told.code) == ("too-late", "too-late")
+    details = problem_of(Rejected("too-late"))
+    assert (details.detail, details.code) == ("too-late", "too-late")

@@ -4,7 +4,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.http.test_commands import problem
+from tests.http.http_helpers import problem
 from tests.sample_domains.bank import Balance, followed_bank
 from twofold import App, Module, View, WiringError
 from twofold.http import asgi
@@ -24,18 +24,18 @@ def test_a_query_with_the_position_of_a_receipt_sees_what_it_wrote(http: httpx.C
         answer = http.get("/queries/balance-of", params=params | {"position": token})
     else:
         answer = http.get("/queries/balance-of", params=params, headers={"Twofold-Position": token})
-    told = answer.json()
-    assert told["answer"] == {"account_id": f"fresh-{where}", "cents": 7}
-    assert answer.headers["twofold-position"] == told["token"]
-    assert told["position"] >= int(token.rpartition(".")[2])
+    body = answer.json()
+    assert body["answer"] == {"account_id": f"fresh-{where}", "cents": 7}
+    assert answer.headers["twofold-position"] == body["token"]
+    assert body["position"] >= int(token.rpartition(".")[2])
 
 
-def test_a_name_that_stands_several_times_makes_a_list(http: httpx.Client) -> None:
+def test_a_name_that_is_repeated_makes_a_list(http: httpx.Client) -> None:
     deposit(http, "list-1")
     token = deposit(http, "list-2")
     query = {"account_ids": ["list-1", "list-2", "nobody"], "order": "down", "since": "2020-01-31", "position": token}
-    told = http.get("/queries/balances", params=query).json()
-    assert {row["account_id"] for row in told["answer"]} == {"list-1", "list-2"}
+    body = http.get("/queries/balances", params=query).json()
+    assert {row["account_id"] for row in body["answer"]} == {"list-1", "list-2"}
 
 
 @pytest.mark.parametrize(
@@ -58,22 +58,22 @@ def test_a_name_that_stands_several_times_makes_a_list(http: httpx.Client) -> No
         ("account_id=a" + "&" * 10 + "x=1" * 300, None),
     ],
 )
-def test_a_query_string_that_does_not_fit_is_refused_naming_the_parameter(
+def test_an_invalid_query_string_is_refused_with_the_parameter_named(
     http: httpx.Client, query: str, field: str | None
 ) -> None:
-    told = problem(http.get(f"/queries/balance-of?{query}"), 400)
-    assert field is None or told["field"] == field
+    details = problem(http.get(f"/queries/balance-of?{query}"), 400)
+    assert field is None or details["field"] == field
 
 
 @pytest.mark.parametrize(
     "query", ["least=much", "least=NaN", "least=1e999", "least=99999999999999999999", "since=yesterday", "order=x"]
 )
-def test_text_that_is_no_value_of_the_field_is_refused(http: httpx.Client, query: str) -> None:
-    told = problem(http.get(f"/queries/balances?{query}"), 400)
-    assert told.get("field") in (query.partition("=")[0], None)
+def test_text_that_is_not_a_value_of_the_field_is_refused(http: httpx.Client, query: str) -> None:
+    details = problem(http.get(f"/queries/balances?{query}"), 400)
+    assert details.get("field") in (query.partition("=")[0], None)
 
 
-def test_a_query_that_breaks_is_a_503_that_tells_nothing_of_the_inside(http: httpx.Client) -> None:
+def test_a_query_that_fails_is_a_503_without_details_of_the_code(http: httpx.Client) -> None:
     answer = http.get("/queries/broken")
     problem(answer, 503)
     assert "secret" not in answer.text
@@ -90,7 +90,7 @@ def test_a_query_is_not_posted(http: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-def test_a_row_set_aside_is_no_fresh_answer_and_lists_say_so(http: httpx.Client) -> None:
+def test_a_parked_row_is_not_a_fresh_answer_and_lists_name_it(http: httpx.Client) -> None:
     token = deposit(http, "poison")
     answer = http.get("/queries/balance-of", params={"account_id": "poison", "position": token})
     problem(answer, 503)
@@ -114,7 +114,7 @@ class Unnamed(msgspec.Struct, frozen=True, array_like=True):
 @pytest.mark.parametrize(
     ("kind", "words"), [(Nested, "Nested.where"), (WithPosition, "Rename the field"), (Unnamed, "array_like")]
 )
-def test_a_query_that_no_query_string_can_tell_fails_at_the_start(kind: type, words: str) -> None:
+def test_a_query_that_no_query_string_can_express_fails_at_start(kind: type, words: str) -> None:
     async def ask(query: object, balances: View[Balance]) -> int:
         return 0
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
+from tests.http.http_helpers import DEPOSIT, problem
 from tests.http.raw_http_helpers import request, say
-from tests.http.test_commands import DEPOSIT, problem
 from twofold import InvalidMessage, NotAuthorised
 from twofold.http import Trust, asgi
 
@@ -32,13 +32,13 @@ def filled(headers: Mapping[str, str], http: httpx.Client) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", REFUSED)
-def test_what_a_page_of_another_site_sends_is_refused(http: httpx.Client, headers: Mapping[str, str]) -> None:
+def test_a_request_from_a_page_of_another_site_is_refused(http: httpx.Client, headers: Mapping[str, str]) -> None:
     answer = http.post("/commands/deposit", json=DEPOSIT, headers=filled(headers, http))
     assert problem(answer, 403)["field"] == "Origin"
 
 
 @pytest.mark.parametrize("headers", REFUSED)
-def test_pages_and_streams_are_guarded_likewise(http: httpx.Client, headers: Mapping[str, str]) -> None:
+def test_pages_and_streams_are_protected_too(http: httpx.Client, headers: Mapping[str, str]) -> None:
     problem(http.post("/read", content=b"x", headers=filled(headers, http)), 403)
     problem(http.get("/events", headers=filled(headers, http) | {"Accept": "text/event-stream"}), 403)
 
@@ -46,7 +46,7 @@ def test_pages_and_streams_are_guarded_likewise(http: httpx.Client, headers: Map
 @pytest.mark.parametrize(
     "headers", [{"Origin": "http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}]
 )
-def test_what_a_page_of_this_site_sends_is_taken(http: httpx.Client, headers: Mapping[str, str]) -> None:
+def test_a_request_from_a_page_of_this_site_is_accepted(http: httpx.Client, headers: Mapping[str, str]) -> None:
     assert http.post("/commands/deposit", json=DEPOSIT, headers=filled(headers, http)).status_code == 200
 
 
@@ -87,7 +87,7 @@ def test_a_local_server_answers_to_its_names(server: Server, host: str) -> None:
         "[::1].evil.example",
     ],
 )
-def test_a_local_server_answers_to_no_name_that_was_made_to_point_at_it(server: Server, host: str) -> None:
+def test_a_local_server_does_not_answer_to_other_names(server: Server, host: str) -> None:
     assert say(server.address, request("GET", "/health/live", host=host)).statuses == [403]
 
 
@@ -108,7 +108,7 @@ def test_the_names_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/docs", "/docs/docs.js", "/nothing", "/", "/commands/nope"])
-def test_every_answer_says_what_a_browser_may_do_with_it(http: httpx.Client, path: str) -> None:
+def test_every_answer_has_the_security_headers(http: httpx.Client, path: str) -> None:
     headers = http.get(path).headers
     policy = headers["content-security-policy"].split("; ")
     for directive in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'self'"):
@@ -118,12 +118,12 @@ def test_every_answer_says_what_a_browser_may_do_with_it(http: httpx.Client, pat
     assert "server" not in headers
 
 
-def test_answers_of_the_api_are_kept_by_nobody(http: httpx.Client) -> None:
+def test_answers_of_the_api_are_not_cached(http: httpx.Client) -> None:
     assert http.get("/queries/balances").headers["cache-control"] == "no-store"
     assert http.get("/commands/nope").headers["cache-control"] == "no-store"
 
 
-def test_a_page_that_breaks_is_a_503_that_tells_nothing_of_the_inside(http: httpx.Client) -> None:
+def test_a_page_that_fails_is_a_503_without_details_of_the_code(http: httpx.Client) -> None:
     answer = http.get("/fail")
     problem(answer, 503)
     assert "secret" not in answer.text

@@ -1,4 +1,4 @@
-"""A server is local unless told otherwise, says whether it is well, and stops without leaving anybody unanswered."""
+"""A server is local by default, reports its health, and answers every request before it stops."""
 
 import threading
 import time
@@ -11,8 +11,8 @@ import pytest
 
 from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
+from tests.http.http_helpers import DEPOSIT, problem
 from tests.http.raw_http_helpers import connect, listen, request
-from tests.http.test_commands import DEPOSIT, problem
 from twofold import App, WiringError
 from twofold.http import asgi
 from twofold.http.server import listen as bind
@@ -29,14 +29,14 @@ def test_an_address_others_can_reach_can_be_allowed() -> None:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
-def test_a_port_that_is_taken_is_said_to_be() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(WiringError, match=f"Port {port} on 127.0.0.1 is in use. .*choose another port"):
             bind("127.0.0.1", port)
 
 
-def test_a_name_that_is_no_address_is_said_to_be_none() -> None:
+def test_a_name_without_an_address_is_reported() -> None:
     with pytest.raises(WiringError, match="no address"):
         bind("nowhere.invalid", 0, expose=True)
 
@@ -57,12 +57,12 @@ async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
         problem(await http.post("/commands/deposit", json=DEPOSIT), 503)
 
 
-async def test_a_follower_that_stands_still_makes_the_app_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stalled_follower_makes_the_app_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_bank()
     api = asgi(app)
     async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
         assert (await http.get("/health/ready")).status_code == 200
-        # The read store goes away under the follower: nothing can be saved, not even that an event is set aside.
+        # The read store goes away under the follower: nothing can be saved, not even that an event is parked.
         assert app._running is not None
         await app._running.read_store.close()
 
@@ -71,7 +71,7 @@ async def test_a_follower_that_stands_still_makes_the_app_not_ready(monkeypatch:
 
         follower = app._running.workers[0].follower
         monkeypatch.setattr(follower, "apply", gone)
-        monkeypatch.setattr(follower, "set_aside", gone)
+        monkeypatch.setattr(follower, "park", gone)
         await http.post("/commands/deposit", json=DEPOSIT)
         answer = await until_not_ready(http, app)
         (reason,) = problem(answer, 503)["reasons"]
@@ -89,7 +89,7 @@ async def until_not_ready(http: httpx.AsyncClient, app: App) -> httpx.Response:
     raise AssertionError("still ready")
 
 
-def test_sigterm_lets_a_command_under_way_finish_and_then_exits_with_0(start: Callable[..., Server]) -> None:
+def test_sigterm_lets_a_command_in_progress_finish_and_then_exits_with_0(start: Callable[..., Server]) -> None:
     server = start()
     answers: list[httpx.Response] = []
 
@@ -123,15 +123,15 @@ def until_read(server: Server) -> None:
 def test_streams_end_in_order_when_the_server_stops(start: Callable[..., Server]) -> None:
     server = start()
     with connect(server.address) as connection:
-        connection.sendall(request("GET", "/events?tag=account:nobody", b"", "Accept: text/event-stream"))
+        connection.sendall(request("GET", "/events?tag=account:none", b"", "Accept: text/event-stream"))
         listen(connection, until=b"retry: 2000\n\n")
         server.process.terminate()
-        heard = listen(connection)
-    assert heard.closed and heard.data.endswith(b"0\r\n\r\n")
+        received = listen(connection)
+    assert received.closed and received.data.endswith(b"0\r\n\r\n")
     assert server.stop()[0] == 0
 
 
-def test_a_stopping_server_is_not_ready_but_still_answers_while_it_gives_notice(start: Callable[..., Server]) -> None:
+def test_a_stopping_server_is_not_ready_but_still_answers_during_its_notice(start: Callable[..., Server]) -> None:
     server = start("--notice", "1.5")
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/health/ready").status_code == 200
@@ -145,7 +145,7 @@ def test_a_stopping_server_is_not_ready_but_still_answers_while_it_gives_notice(
     assert server.stop()[0] == 0
 
 
-def test_what_was_acknowledged_before_a_stop_is_there_after_it(start: Callable[..., Server], tmp_path: Path) -> None:
+def test_acknowledged_commands_survive_a_stop(start: Callable[..., Server], tmp_path: Path) -> None:
     urls = ["--write-store", f"sqlite:///{tmp_path}/log.db", "--read-store", f"sqlite:///{tmp_path}/views.db"]
     first = start(*urls)
     receipt = httpx.post(f"{first.url}/commands/deposit", json=DEPOSIT).json()
@@ -159,10 +159,10 @@ def test_what_was_acknowledged_before_a_stop_is_there_after_it(start: Callable[.
 async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
     app = open_bank()
     sent: list[str] = []
-    told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
     async def receive() -> Any:
-        message = next(told)
+        message = next(messages)
         if message["type"] == "lifespan.shutdown":
             assert (await app.status()).ready
         return message
@@ -174,7 +174,7 @@ async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-async def test_an_app_that_cannot_start_is_told_to_the_server_in_a_sentence(tmp_path: Path) -> None:
+async def test_an_app_that_cannot_start_says_why_to_the_server(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     app = open_bank(write_store=f"sqlite:///{blocked}/log.db")
@@ -190,7 +190,7 @@ async def test_an_app_that_cannot_start_is_told_to_the_server_in_a_sentence(tmp_
     assert sent[0]["type"] == "lifespan.startup.failed" and sent[0]["message"]
 
 
-async def test_web_sockets_are_turned_away() -> None:
+async def test_web_sockets_are_refused() -> None:
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.http.bank_server import SHORT
 from tests.http.conftest import Server
+from tests.http.http_helpers import problem
 from tests.http.raw_http_helpers import Address, connect, listen, request
-from tests.http.test_commands import problem
 from tests.http.test_queries import deposit
 from twofold import App
 from twofold.http import Api, asgi
@@ -21,7 +21,7 @@ from twofold.http import Api, asgi
 STREAM = {"Accept": "text/event-stream"}
 
 
-class Told(NamedTuple):
+class Frame(NamedTuple):
     """One event of a stream."""
 
     event: str
@@ -29,57 +29,57 @@ class Told(NamedTuple):
     id: str | None
 
 
-def told_by(answer: httpx.Response) -> Iterator[Told]:
+def frames_of(answer: httpx.Response) -> Iterator[Frame]:
     fields: dict[str, str] = {}
     for line in answer.iter_lines():
         if line:
             name, _, value = line.partition(": ")
             fields[name] = value
         elif "data" in fields:
-            yield Told(fields["event"], json.loads(fields["data"]), fields.get("id"))
+            yield Frame(fields["event"], json.loads(fields["data"]), fields.get("id"))
             fields = {}
         else:
             fields = {}
 
 
-def test_a_stream_of_events_follows_the_log_and_goes_on_where_it_was_left(http: httpx.Client) -> None:
+def test_a_stream_of_events_follows_the_log_and_continues_where_it_stopped(http: httpx.Client) -> None:
     before = deposit(http, "stream-0")
     with http.stream("GET", "/events", params={"after": before, "tag": "account:stream-1"}, headers=STREAM) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        told = told_by(answer)
+        frames = frames_of(answer)
         tokens = [deposit(http, account) for account in ("stream-1", "stream-2", "stream-1")]
-        first, second = next(told), next(told)
-    assert [each.event for each in (first, second)] == ["event", "event"]
+        first, second = next(frames), next(frames)
+    assert [frame.event for frame in (first, second)] == ["event", "event"]
     assert [first.id, second.id] == [tokens[0], tokens[2]]
     assert first.data["data"] == {"account_id": "stream-1", "cents": 100}
     headers = STREAM | {"Last-Event-ID": tokens[0]}
     with http.stream("GET", f"/events?after={before}&tag=account:stream-1", headers=headers) as answer:
-        assert next(told_by(answer)).id == tokens[2]
+        assert next(frames_of(answer)).id == tokens[2]
 
 
-def test_a_stream_of_a_query_tells_each_new_answer_once(http: httpx.Client) -> None:
+def test_a_stream_of_a_query_sends_each_new_answer_once(http: httpx.Client) -> None:
     token = deposit(http, "live-1", 5)
     query = "/queries/balance-of?account_id=live-1&position=" + token
     with http.stream("GET", query, headers=STREAM) as answer:
-        told = told_by(answer)
-        assert next(told).data["answer"]["cents"] == 5
+        frames = frames_of(answer)
+        assert next(frames).data["answer"]["cents"] == 5
         deposit(http, "live-other")
         deposit(http, "live-1", 6)
-        second = next(told)
+        second = next(frames)
     assert (second.event, second.data["answer"]["cents"]) == ("answer", 11)
     assert set(second.data) == {"answer", "position", "token", "parked"}
 
 
-def test_a_stream_of_the_status_tells_the_numbers_each_second(http: httpx.Client) -> None:
+def test_a_stream_of_the_status_sends_the_numbers_every_second(http: httpx.Client) -> None:
     with http.stream("GET", "/status", headers=STREAM) as answer:
-        told = told_by(answer)
-        head = next(told).data["head"]
+        frames = frames_of(answer)
+        head = next(frames).data["head"]
         deposit(http, "status-1")
-        second = next(told)
+        second = next(frames)
     assert (second.event, second.data["head"]) == ("status", head + 1)
 
 
-def test_a_stream_that_cannot_be_had_is_refused_with_a_problem(http: httpx.Client) -> None:
+def test_a_stream_that_cannot_start_is_refused_with_a_problem(http: httpx.Client) -> None:
     problem(http.get("/queries/balance-of", headers=STREAM), 400)
     problem(http.get("/queries/broken", headers=STREAM), 503)
     problem(http.get("/events?after=nonsense", headers=STREAM), 400)
@@ -93,9 +93,9 @@ def test_head_of_a_stream_ends_at_once(http: httpx.Client) -> None:
 
 def test_a_silent_stream_is_kept_alive(server: Server) -> None:
     with connect(server.address) as connection:
-        connection.sendall(request("GET", "/events?tag=account:nobody", b"", "Accept: text/event-stream"))
-        heard = listen(connection, until=b": heartbeat\n\n")
-    assert b": heartbeat\n\n" in heard.data
+        connection.sendall(request("GET", "/events?tag=account:none", b"", "Accept: text/event-stream"))
+        received = listen(connection, until=b": heartbeat\n\n")
+    assert b": heartbeat\n\n" in received.data
 
 
 def test_pages_of_the_log_continue_with_their_token(http: httpx.Client) -> None:
@@ -113,7 +113,7 @@ def test_pages_of_the_log_continue_with_their_token(http: httpx.Client) -> None:
     assert after == tokens[-1]
 
 
-def test_an_event_is_told_with_all_that_is_known_of_it(http: httpx.Client) -> None:
+def test_an_event_is_sent_with_all_its_fields(http: httpx.Client) -> None:
     before = deposit(http, "known-0")
     http.post("/commands/deposit", json={"account_id": "known", "cents": 3}, headers={"Idempotency-Key": "known-key"})
     (event,) = http.get("/events", params={"after": before}).json()["events"]
@@ -141,7 +141,7 @@ def test_an_event_is_told_with_all_that_is_known_of_it(http: httpx.Client) -> No
         ("befor=x", "befor"),
     ],
 )
-def test_a_question_to_the_log_that_does_not_fit_is_refused(http: httpx.Client, query: str, field: str) -> None:
+def test_an_invalid_request_for_events_is_refused(http: httpx.Client, query: str, field: str) -> None:
     assert problem(http.get(f"/events?{query}"), 400)["field"] == field
 
 
@@ -150,11 +150,11 @@ def test_a_question_to_the_log_that_does_not_fit_is_refused(http: httpx.Client, 
 
 def open_stream(address: Address) -> Any:
     connection = connect(address)
-    connection.sendall(request("GET", "/events?tag=account:nobody", b"", "Accept: text/event-stream"))
+    connection.sendall(request("GET", "/events?tag=account:none", b"", "Accept: text/event-stream"))
     return connection
 
 
-def test_a_client_has_so_many_streams_and_gets_them_back(start: Callable[..., Server]) -> None:
+def test_the_streams_of_a_client_are_limited_and_freed(start: Callable[..., Server]) -> None:
     server = start()
     held = [open_stream(server.address) for _ in range(SHORT.streams_per_client)]
     for connection in held:
@@ -173,7 +173,7 @@ def becomes_free(http: httpx.Client) -> bool:
     """Whether a stream can be had again within some seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        with http.stream("GET", "/events?tag=account:nobody", headers=STREAM) as answer:
+        with http.stream("GET", "/events?tag=account:none", headers=STREAM) as answer:
             if answer.status_code == 200:
                 return True
     return False
@@ -196,7 +196,7 @@ def test_two_hundred_clients_that_leave_before_the_first_byte_leave_no_slot_take
             connection.close()
 
 
-async def test_a_node_has_so_many_streams(app: App) -> None:
+async def test_the_streams_of_a_node_are_limited(app: App) -> None:
     api = asgi(app, limits=msgspec.structs.replace(SHORT, streams=3))
     begun = [asyncio.Event() for _ in range(3)]
     following = [asyncio.create_task(follow(api, f"10.0.0.{n}", begun=event)) for n, event in enumerate(begun)]
@@ -207,13 +207,13 @@ async def test_a_node_has_so_many_streams(app: App) -> None:
     assert api.wire.streams.open == 0
 
 
-async def test_no_stream_is_begun_while_the_process_is_about_to_stop(api: Api) -> None:
+async def test_no_stream_starts_while_the_process_is_about_to_stop(api: Api) -> None:
     api.drain()
     assert await follow(api, "10.0.0.1") == 503
     assert api.wire.streams.open == 0
 
 
-async def test_a_reader_that_does_not_read_is_cut_off(app: App) -> None:
+async def test_the_stream_of_a_client_that_does_not_read_is_closed(app: App) -> None:
     api = asgi(app, limits=msgspec.structs.replace(SHORT, write_seconds=0.1))
     status = await asyncio.wait_for(follow(api, "10.0.0.1", reads=False), 30)
     assert (status, api.wire.streams.open) == (200, 0)
@@ -239,7 +239,7 @@ async def follow(api: Api, client: str, *, reads: bool = True, begun: asyncio.Ev
         "type": "http",
         "method": "GET",
         "path": "/events",
-        "query_string": b"tag=account:nobody",
+        "query_string": b"tag=account:none",
         "headers": [(b"host", b"testserver"), (b"accept", b"text/event-stream")],
         "client": (client, 1),
         "server": ("testserver", 80),

@@ -42,7 +42,7 @@ def test_a_customer_is_registered() -> None:
 
 
 @pytest.mark.parametrize("known", [CustomerRegistered("ann", "Ann"), CustomerTakenOver("ann")])
-def test_registering_somebody_known_changes_nothing(known: object) -> None:
+def test_registering_a_known_customer_changes_nothing(known: object) -> None:
     register.given(known).when(RegisterCustomer("ann", "Anna")).then_nothing()
 
 

@@ -54,11 +54,11 @@ def test_orders_are_replayed_in_the_order_of_their_dates_then_rows() -> None:
     assert all((a.placed_on, a.row) < (b.placed_on, b.row) for a, b in pairwise(old_orders()))
 
 
-async def test_the_replay_ends_at_the_known_totals_even_when_it_is_broken_off(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+async def test_the_replay_ends_at_the_known_totals_even_when_it_is_interrupted(tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
 
     def break_off(done: int, total: int) -> None:
-        heard.append((done, total))
+        progress.append((done, total))
         if done == 2_000:
             raise BrokenOff
 
@@ -66,13 +66,13 @@ async def test_the_replay_ends_at_the_known_totals_even_when_it_is_broken_off(tm
         with pytest.raises(ExceptionGroup) as broken_off:
             await replay(app, on_progress=break_off)
         assert broken_off.group_contains(BrokenOff)
-    assert heard[0] == (0, 6_919)
+    assert progress[0] == (0, 6_919)
 
-    heard.clear()
+    progress.clear()
     async with shop_in(tmp_path) as app:
-        sent = await replay(app, on_progress=lambda done, total: heard.append((done, total)))
-        assert heard[0][0] == 6_919 - sent >= 2_000
-        assert heard[-1] == (6_919, 6_919)
+        sent = await replay(app, on_progress=lambda done, total: progress.append((done, total)))
+        assert progress[0][0] == 6_919 - sent >= 2_000
+        assert progress[-1] == (6_919, 6_919)
         assert await totals_of(app) == TOTALS
         assert await replay(app) == 0
         page = (await app.ask(BestCustomers(size=1))).value

@@ -1,4 +1,4 @@
-"""The rules about orders: each does what it should, refuses what it must, and stays quiet where nothing changes."""
+"""The rules about orders: what they do, what they reject, and when nothing changes."""
 
 from datetime import UTC, date, datetime
 
@@ -168,7 +168,7 @@ def test_a_coupon_never_takes_off_more_than_there_is() -> None:
     )
 
 
-def test_a_coupon_nobody_issued_is_refused() -> None:
+def test_an_unknown_coupon_is_refused() -> None:
     place.given(ANN, *RECORDS).when(order(coupon="TEN")).then_rejected("unknown-coupon")
 
 
@@ -248,7 +248,7 @@ def test_an_unpaid_order_is_cancelled_without_a_refund() -> None:
     cancel.given(placed()).when(CancelOrder("o-1", "too many")).then(cancelled(placed(), reason="too many"))
 
 
-def test_cancelling_a_paid_order_gives_the_money_back() -> None:
+def test_cancelling_a_paid_order_refunds_the_money() -> None:
     cancel.given(placed(), paid(placed())).when(CancelOrder("o-1")).then(cancelled(placed(), was_paid=True))
 
 

@@ -71,7 +71,7 @@ async def test_each_form_is_an_order_of_its_own(client: httpx.AsyncClient) -> No
     [
         ({"quantity-first-snow-live": "4"}, "only 3 left"),
         ({"coupon": "NOSUCH"}, "We do not know this coupon"),
-        ({"customer_id": "nobody"}, "We do not know this customer"),
+        ({"customer_id": "unknown"}, "We do not know this customer"),
         ({"customer_id": ""}, "Please say who is ordering"),
         ({"quantity-blue-hour": "", "quantity-tin-sun": "0"}, "Please choose at least one record"),
         ({"quantity-blue-hour": "-1"}, "is no quantity"),
@@ -95,7 +95,7 @@ async def test_a_refusal_says_why_and_keeps_what_was_typed(
 @pytest.mark.parametrize(
     "body", [b"\xff\xfe", b"order_id=%ff", b"a=1&" * 600, b"a=" + b"x" * 70_000, b"order_id=a%00b", b""]
 )
-async def test_a_form_nobody_could_have_filled_in_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_an_impossible_form_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert (await client.post("/orders", content=body, headers=headers)).status_code == 400
 
@@ -145,7 +145,7 @@ async def test_pieces_are_put_on_the_shelf_once_for_each_form(client: httpx.Asyn
 
 
 @pytest.mark.parametrize("path", ["/orders/none", "/customers/none", "/nothing"])
-async def test_what_is_not_there_is_a_404_with_a_page(client: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_path_is_a_404_with_a_page(client: httpx.AsyncClient, path: str) -> None:
     missing = await client.get(path)
     assert missing.status_code == 404
     assert "<h1>" in missing.text
@@ -157,7 +157,7 @@ async def test_a_position_that_is_not_ours_is_refused(client: httpx.AsyncClient,
 
 
 @pytest.mark.parametrize("path", ["/", "/stock", "/customers", "/customers/ann", "/revenue", "/revenue?month=1997-03"])
-async def test_every_page_forbids_whatever_is_inline(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_page_forbids_inline_code(client: httpx.AsyncClient, path: str) -> None:
     page = await client.get(path)
     assert page.status_code == 200
     policy = page.headers["content-security-policy"]

@@ -36,11 +36,11 @@ REFUNDED = OrderCancelled("o-1", "ann", DAY, LINES, was_paid=True, refunded_cent
 
 
 def model(name: str) -> ProjectionSpec:
-    (projection,) = (each for each in read_models.projections if each.name == name)
+    (projection,) = (one for one in read_models.projections if one.name == name)
     return spec(projection)
 
 
-def test_an_order_tells_its_whole_way() -> None:
+def test_an_order_shows_its_whole_history() -> None:
     model("order-details").at(AT).given(PLACED).at(LATER).given(PAID, SHIPPED).then_rows(
         {
             "o-1": OrderDetail(
@@ -58,7 +58,7 @@ def test_an_order_tells_its_whole_way() -> None:
     )
 
 
-def test_a_cancelled_order_says_why_and_what_was_given_back() -> None:
+def test_a_cancelled_order_says_why_and_what_was_refunded() -> None:
     steps = [Step("placed", AT), Step("paid", AT), Step("cancelled", LATER)]
     model("order-details").at(AT).given(PLACED, PAID).at(LATER).given(REFUNDED).then_rows(
         {"o-1": OrderDetail("o-1", "ann", "cancelled", AT, LINES, 20_00, 0, None, steps, 20_00, "no")}
@@ -75,7 +75,7 @@ def test_an_order_taken_over_happened_on_its_day() -> None:
     )
 
 
-def test_a_customer_has_spent_what_was_paid_and_not_given_back() -> None:
+def test_a_customer_has_spent_what_was_paid_and_not_refunded() -> None:
     ann = CustomerRegistered("ann", "Ann")
     summaries = model("customer-summaries").given(ann, PLACED, PAID)
     summaries.then_rows({"ann": CustomerSummary("ann", "Ann", False, 1, 0, 2, 20_00, DAY, DAY)})

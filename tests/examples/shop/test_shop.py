@@ -80,7 +80,7 @@ async def test_of_many_who_redeem_one_coupon_at_once_one_does(app: App) -> None:
     assert [type(result).__name__ for result in results].count("Rejected") == 1
 
 
-async def test_the_answer_to_an_order_is_there_for_who_brings_the_receipt(app: App) -> None:
+async def test_the_answer_to_an_order_is_there_for_the_holder_of_the_receipt(app: App) -> None:
     token = await place(app, "o-1", quantity=2)
     order = (await app.ask(OrderById("o-1"), position=token)).value
     assert (order.status, order.total_cents, order.lines[0].name) == ("placed", 20_00, "Album")
@@ -149,7 +149,7 @@ async def test_an_order_paid_in_time_is_left_alone(app: App, world: FrozenWorld)
     assert (await app.ask(OrderById("o-1"))).value.status == "paid"
 
 
-async def test_payment_and_parcel_are_each_told_in_one_mail(app: App, world: FrozenWorld, outbox: Path) -> None:
+async def test_payment_and_parcel_send_one_mail_each(app: App, world: FrozenWorld, outbox: Path) -> None:
     await place(app, "o-1", quantity=2)
     for _ in range(2):
         await app.send(PayOrder("o-1"))
