@@ -42,7 +42,7 @@ class JitteryLog(MemoryWriteStore):
         return found
 
 
-class JitteryViews(MemoryReadStore):
+class JitteryReadStore(MemoryReadStore):
     """Read models whose readers lose time before and after.
 
     `loose`: without transactions, so that a save writes row by row, in any order, and the checkpoint last.

@@ -43,11 +43,6 @@ def counts(found: Comparison) -> dict[str, int]:
     return {name: told[name] for name in told if name not in ("name", "old", "new", "rows", "sample") and told[name]}
 
 
-@pytest.fixture
-def log() -> MemoryWriteStore:
-    return MemoryWriteStore()
-
-
 async def test_rows_that_differ_are_counted_by_kind_and_shown_with_their_fields(
     log: MemoryWriteStore, read_store: ReadStore
 ) -> None:

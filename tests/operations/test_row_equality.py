@@ -1,4 +1,4 @@
-"""When two stored rows are the same: their JSON says so, whatever instances of their type think of one another."""
+"""When two stored rows are equal: their JSON decides, not the `==` of their type."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
