@@ -1,4 +1,4 @@
-"""In charge of SQLite files: hardened connections, one writer per file, and no file where SQLite cannot be trusted."""
+"""SQLite files: safe connections, one writer per file, and refusal of files where SQLite can lose data."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ import apsw
 from twofold.errors import Unavailable, WiringError
 
 OLDEST_SQLITE = (3, 51, 3)
-"""Older ones may lose writes when two connections reset the write-ahead log at the same moment."""
+"""Older versions may lose writes when two connections reset the write-ahead log at the same moment."""
 
 BUSY_MILLISECONDS = 2_000
 
@@ -40,7 +40,7 @@ _DISK_ERRORS = (
 
 
 class DiskErrors:
-    """A context that raises what the disk or another process does to the file as Unavailable, its cause chained."""
+    """A context that raises errors of the disk, and locks of other processes, as Unavailable with their cause."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -52,15 +52,13 @@ class DiskErrors:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, _DISK_ERRORS):
-            raise Unavailable(
-                f"The file {self._path} cannot be used now: {error}. Look at the disk it is on."
-            ) from error
+            raise Unavailable(f"The file {self._path} cannot be used now: {error}. Check its disk.") from error
 
 
 class FileLock:
-    """The right to write to a file, held through `<file>.lock` until released or until this process ends.
+    """The lock of a file's one writer: `<file>.lock`, held until released or until this process ends.
 
-    WiringError, naming the other process, where one holds it already. Readers need no lock.
+    WiringError, naming the other process, where one holds it. Readers need no lock.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -70,7 +68,7 @@ class FileLock:
             self._file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise Unavailable(
-                f"The lock {name} cannot be opened: {error.strerror}. Give this user the folder."
+                f"The lock {name} cannot be opened: {error.strerror}. Let this user write to the folder."
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,14 +76,14 @@ class FileLock:
             holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
             raise WiringError(
-                f"{os.fspath(path)} is written by another process already (pid {holder}), and a file has one writer. "
-                "Stop that process, or open the file read-only."
+                f"Another process (pid {holder}) writes to {os.fspath(path)}, and a file has one writer. Stop that "
+                "process, or open the file read-only."
             ) from error
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
-        """Let others write. Safe to repeat. The lock file stays: removing it could free another's lock."""
+        """Release the lock. Safe to repeat. The lock file stays: deleting it could release another process's lock."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -103,15 +101,13 @@ class FileIdentity:
 
 
 def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:
-    """A hardened connection: WAL, a busy timeout, nothing trusted that the schema says, pages checked as they are read.
+    """A safe connection: WAL, a busy timeout, an untrusted schema, pages checked as they are read.
 
-    A writer makes the file and its folders and chooses `synchronous` itself; a reader can do nothing but read.
-    Unavailable where the file cannot be opened or, for a reader, is not there yet.
+    A writer creates the file and its folders and sets `synchronous` itself; a reader can only read. Unavailable where
+    the file cannot be opened or, for a reader, does not exist.
     """
     if readonly and vfs is None and not os.path.exists(path):
-        raise Unavailable(
-            f"There is no file {os.fspath(path)} yet. Start the app that writes it first (`twofold serve`)."
-        )
+        raise Unavailable(f"There is no file {os.fspath(path)}. Start the app that writes it first (`twofold serve`).")
     if not readonly:
         _make_parents(path)
     with DiskErrors(path):
@@ -126,46 +122,46 @@ def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs
 
 
 def claim(connection: apsw.Connection, path: str | os.PathLike[str], what: str, number: int) -> None:
-    """Mark a new file as holding `what`. WiringError where it holds something else already.
+    """Mark a new file as a `what` ("log", …). WiringError where it holds something else.
 
-    `number` is the `application_id` that stands for `what` in the header of the file.
+    `number` is the `application_id` for `what` in the header of the file.
     """
-    found = connection.pragma("application_id")
+    present = connection.pragma("application_id")
     tables = connection.execute("select count(*) from sqlite_schema").get
-    if found == number:
+    if present == number:
         return
-    if found or tables:
-        raise WiringError(f"{os.fspath(path)} is there already and is no {what} of Twofold's. Name another file.")
+    if present or tables:
+        raise WiringError(f"The file {os.fspath(path)} exists and is not a {what} of Twofold. Name another file.")
     connection.pragma("application_id", number)
 
 
 def refuse_network_file_system(path: str | os.PathLike[str], mounts: Path = _PROC_MOUNTS) -> None:
-    """WiringError where `path` is on a network file system, whose locks SQLite cannot rely on. Known on Linux only."""
+    """WiringError where `path` is on a network file system, whose locks do not work for SQLite. Only on Linux."""
     try:
         lines = mounts.read_text(errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return
-    place = os.path.realpath(path)
-    found, kind = "", ""
+    file = os.path.realpath(path)
+    mount, kind = "", ""
     for line in lines:
         _, mounted, filesystem, *_ = line.split(" ")
         folder = _unescaped(mounted)
-        inside = place == folder or place.startswith(folder.rstrip("/") + "/")
-        if inside and len(folder) >= len(found):
-            found, kind = folder, filesystem
+        inside = file == folder or file.startswith(folder.rstrip("/") + "/")
+        if inside and len(folder) >= len(mount):
+            mount, kind = folder, filesystem
     if kind in _NETWORK:
         raise WiringError(
-            f"{os.fspath(path)} is on a network file system ({kind}, mounted at {found}), where SQLite can lose data. "
+            f"{os.fspath(path)} is on a network file system ({kind}, mounted at {mount}), where SQLite can lose data. "
             "Put the file on a local disk, or use a database server."
         )
 
 
 def refuse_old_sqlite(version: str | None = None) -> None:
-    """WiringError where the SQLite inside apsw is older than 3.51.3, which can damage a write-ahead log."""
+    """WiringError where the SQLite in apsw is older than 3.51.3: it can damage a write-ahead log."""
     present = version or apsw.sqlite_lib_version()
     if tuple(int(part) for part in present.split(".")[:3]) < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
-        raise WiringError(f"SQLite {present} is too old: {needed} or newer is needed. Upgrade the package apsw.")
+        raise WiringError(f"SQLite {present} is too old. Upgrade the package apsw to SQLite {needed} or newer.")
 
 
 def _device_and_inode(path: str) -> tuple[int, int] | None:
@@ -186,12 +182,12 @@ def _make_parents(path: str | os.PathLike[str]) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Unavailable(f"The folder of {os.fspath(path)} cannot be made: {error.strerror}.") from error
+        raise Unavailable(f"The folder of {os.fspath(path)} cannot be created: {error.strerror}.") from error
 
 
 def _harden(connection: apsw.Connection, readonly: bool) -> None:
-    # Without it a SQLite built with STAT4 plans a statement anew whenever a bound LIMIT or range changes, which made
-    # every look into the tag index five times dearer.
+    # Without it a SQLite built with STAT4 plans a statement again whenever a bound LIMIT or range changes, which made
+    # every read of the tag index five times slower.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     connection.execute("pragma trusted_schema = off; pragma cell_size_check = on; pragma mmap_size = 0").fetchall()
@@ -200,4 +196,4 @@ def _harden(connection: apsw.Connection, readonly: bool) -> None:
         return
     mode = connection.execute("pragma journal_mode = wal").get
     if mode not in ("wal", "memory"):
-        raise apsw.CantOpenError(f"the journal mode is '{mode}' and cannot be made 'wal'")
+        raise apsw.CantOpenError(f"the journal mode is '{mode}' and cannot be changed to 'wal'")

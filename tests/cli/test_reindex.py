@@ -33,7 +33,7 @@ def test_it_is_asked_for_at_start_and_makes_the_app_start(tmp_path: Path) -> Non
     (tmp_path / "app.py").write_text(WITH_NEW_TAG)
     refused = run(tmp_path, "serve", "app:app", "--port", "0")
     assert refused.returncode == 2
-    assert "has got the tag 'text'" in refused.stderr
+    assert "has the new tag 'text'" in refused.stderr
     assert "`twofold reindex`" in refused.stderr
 
     code, said = run_json(tmp_path, "reindex", "app:app")

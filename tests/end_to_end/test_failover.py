@@ -75,7 +75,7 @@ async def test_an_app_that_has_seen_lost_events_says_so_and_answers_nothing(prim
             primary.kill()
             standby.promote()
 
-            with pytest.raises(Unavailable, match="has seen 4, but epoch 2 goes on after 2"):
+            with pytest.raises(Unavailable, match="has seen position 4, but epoch 2 continues after 2"):
                 await counted(app, 5)
             for position in (None, lost.token):
                 with pytest.raises(Unavailable, match="has lost events"):

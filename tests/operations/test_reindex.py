@@ -108,7 +108,7 @@ async def opened(app: App) -> WriteStore:
 
 async def test_a_new_tag_keeps_the_app_from_starting_until_old_events_are_found_by_it(tmp_path: Path) -> None:
     app = new_app(await booked(tmp_path, 3))
-    with pytest.raises(WiringError, match=r"has got the tag 'guest'.*`twofold reindex`"):
+    with pytest.raises(WiringError, match=r"has the new tag 'guest'.*`twofold reindex`"):
         await app.start()
 
     write_store = await opened(app)

@@ -33,13 +33,18 @@ class Load:
     seen_live: list[int] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """All callers have ended: what they sent last may have been written after `ended`."""
 
     async def run(self, nodes: Sequence[WriteStore], callers: int) -> None:
         """Deposit from so many callers on each node until `ended` is set."""
-        async with asyncio.TaskGroup() as group:
-            for n, node in enumerate(nodes):
-                for caller in range(callers):
-                    group.create_task(self._deposit(node, f"n{n}-c{caller}", Random(f"{self.seed}/{n}/{caller}")))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for n, node in enumerate(nodes):
+                    for caller in range(callers):
+                        group.create_task(self._deposit(node, f"n{n}-c{caller}", Random(f"{self.seed}/{n}/{caller}")))
+        finally:
+            self.answered.set()
 
     async def more(self, commands: int) -> None:
         """Wait until so many more commands have been acknowledged."""
@@ -49,11 +54,11 @@ class Load:
             await self.moved.wait()
 
     async def follow(self, url: str) -> None:
-        """Read along on a connection of its own, and note each position as it comes, until the load is over."""
+        """Read along on a connection of its own, and note each position as it comes, until all callers have ended."""
         store = await PostgresWriteStore.open(url, read_only=True)
         position = 0
         while True:
-            over = self.ended.is_set()
+            over = self.answered.is_set()
             try:
                 page = await store.read(ALL_EVENTS, position, 500)
             except Unavailable:

@@ -81,7 +81,7 @@ async def test_a_caller_who_gave_up_learns_from_another_node_what_the_command_ca
         store = await PostgresWriteStore.open(through, patience=0.3)
         await store.append([one("c-0")])
         proxy.cut(At.ANSWER, matching=APPENDING, times=None)
-        with pytest.raises(Unavailable, match="may have been written; send it again under the same command id"):
+        with pytest.raises(Unavailable, match=r"may have been written\. Send them again under the same command ids"):
             await store.append([one("c-1")])
         other = await PostgresWriteStore.open(direct)
         assert outcome_of(await other.append([one("c-1")])) == Appended(2, 1, repeated=True)

@@ -77,7 +77,12 @@ async def test_a_store_that_has_seen_lost_events_stops_and_says_what_to_do(postg
             log = seeing.identity.log
             assert seeing.problem == str(stopped.value)
             assert seeing.problem is not None
-            for part in (f"The log {log} has lost events", "has seen 5", "epoch 2 goes on after 3", "restart"):
+            for part in (
+                f"The log {log} has lost events",
+                "has seen position 5",
+                "epoch 2 continues after 3",
+                "restart",
+            ):
                 assert part in seeing.problem
 
             # The new history grows beyond what was lost, and the old memory fits it no better.
@@ -126,7 +131,7 @@ async def test_what_a_zombie_wrote_stays_in_its_own_timeline(postgres_bindir: Pa
             assert await written(zombie, "zombie-3", "zombie-4") == [3, 4]
 
             primary.kill()
-            with pytest.raises(Unavailable, match="has seen 4, but epoch 2 goes on after 2"):
+            with pytest.raises(Unavailable, match="has seen position 4, but epoch 2 continues after 2"):
                 await zombie.append([one("zombie-5")])
             assert await commands_of(moved) == ["c-1", "c-2", "new-3"]
             assert moved.identity.forks == ((2, 2),)
@@ -149,7 +154,7 @@ async def test_a_node_that_knows_the_new_epoch_does_not_go_back_to_an_old_primar
             standby.kill()
             for _ in range(2):
                 for refused in (node.append([one("mixed")]), node.read(ALL_EVENTS), node.rows("s")):
-                    with pytest.raises(Unavailable, match="epoch 1 of the log, which is in epoch 2 elsewhere"):
+                    with pytest.raises(Unavailable, match="epoch 1 of the log, but the log is in epoch 2"):
                         await refused
             assert await commands_of(old) == ["c-1", "old-2", "old-3", "old-4"]
 

@@ -74,7 +74,7 @@ async def test_a_running_store_that_meets_a_restored_log_writes_nothing_on_top_o
             await written(store, "lost-4", "lost-5")
             restore(another, saved)
             server.kill()
-            with pytest.raises(Unavailable, match="has seen 5, but epoch 2 goes on after 3"):
+            with pytest.raises(Unavailable, match="has seen position 5, but epoch 2 continues after 3"):
                 await store.append([one("c-6")])
         async with opened(on(made, another)) as restored:
             assert await commands_of(restored) == ["c-1", "c-2", "c-3"]
@@ -94,7 +94,7 @@ async def test_rows_are_read_of_the_present_history_alone(postgres_bindir: Path)
             await store.append([Append(Metadata(0, "r", "r"), rows=(RowWrite("s", "k", b"lost", 1),))])
             restore(another, saved)
             server.kill()
-            with pytest.raises(Unavailable, match="has come to 3 only, but 4 was seen before"):
+            with pytest.raises(Unavailable, match="is at position 3, but this process has seen 4"):
                 await store.rows("s", ["k"])
 
 
@@ -117,7 +117,7 @@ async def test_a_history_that_is_given_up_for_another_of_the_same_age_is_shut_ou
                 assert not fresh.identity.holds(stamp, 3)
                 assert fresh.identity.holds(stamp, 2)
             given_up.kill()
-            with pytest.raises(Unavailable, match="has seen 4, but epoch 3 goes on after 2"):
+            with pytest.raises(Unavailable, match="has seen position 4, but epoch 3 continues after 2"):
                 await store.append([one("mixed")])
 
 
@@ -169,7 +169,7 @@ async def test_an_operator_who_starts_a_copy_of_the_data_directory_begins_its_ep
                 copy.sql(f"select {address_of(made).schema}.raise_epoch(1, 'a copy of the data directory was started')")
                 async with opened(on(made, copy)) as fresh:
                     await written(fresh, "new-4", "new-5")
-                with pytest.raises(Unavailable, match="has seen 4, but epoch 2 goes on after 3"):
+                with pytest.raises(Unavailable, match="has seen position 4, but epoch 2 continues after 3"):
                     await store.append([one("c-5")])
 
 

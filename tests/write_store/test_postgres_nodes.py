@@ -126,7 +126,7 @@ async def test_whoever_holds_the_head_row_for_long_makes_others_give_up_and_pile
     async with holder.transaction():
         await holder.execute(f"select * from {schema}.log_head for update")
         for number in range(1, 7):
-            with pytest.raises(Unavailable, match="send it again under the same command id"):
+            with pytest.raises(Unavailable, match="Send them again under the same command ids"):
                 await store.append([command(f"c-{number}")])
         waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
         assert await holder.fetchval(waiting, f"%{schema}.append%") <= 5, "each waits for two seconds at most"

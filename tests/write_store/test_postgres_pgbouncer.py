@@ -186,5 +186,5 @@ async def round_trip(dsn: str, conforming: str, values: list[dict[str, Any]]) ->
 
 @pytest.mark.parametrize("value", ["a\0b", "\0", 5, b"bytes"])
 def test_what_is_no_text_for_the_server_is_no_literal(value: Any) -> None:
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is not a text"):
         literal(value, "text")

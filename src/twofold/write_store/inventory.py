@@ -1,4 +1,4 @@
-"""In charge of holding the log against the code at start: no stored event type unlisted, no tag unindexed."""
+"""The event types and tags of the log, compared with the code at start."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,10 +15,10 @@ _BY = Metadata(0, "inventory", "inventory")
 
 
 async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
-    """Compare what was listed when the log was written with what is listed now, and remember the latter.
+    """Compare the event types and tags that were listed before with those that are listed now, and store these.
 
-    WiringError, with the cure, where the log holds events of a type no module lists, or where a type has got a tag its
-    older events are not indexed by.
+    WiringError, with the cure, where the log holds events of a type that no module lists, or where a type has a new tag
+    by which its older events are not indexed.
     """
     known: Mapping[str, LogRow] = await write_store.rows(_SPACE)
     changes: list[RowWrite] = []
@@ -31,8 +31,8 @@ async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
         changes.append(RowWrite(_SPACE, name, None, known[name].version))
     for name, new in (await types_to_reindex(write_store, wiring)).items():
         raise WiringError(
-            f"{wiring.events[name].type.__name__} has got the tag '{new[0]}', but the '{name}' events in the log are "
-            f"not found by it, so rules would silently miss them. Index them anew: `twofold reindex`."
+            f"{wiring.events[name].type.__name__} has the new tag '{new[0]}', but the '{name}' events in the log are "
+            f"not indexed by it, so decisions would miss them. Run `twofold reindex`."
         )
     for name in wiring.events:
         kinds = _kinds(wiring, name)
@@ -46,19 +46,19 @@ async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
 
 
 async def types_to_reindex(write_store: WriteStore, wiring: Wiring) -> dict[str, list[str]]:
-    """The stored types that have got tags their older events are not found by: each name with the new kinds."""
+    """The stored types with tags by which their older events are not indexed: each name with the new kinds."""
     known = await write_store.rows(_SPACE)
-    found: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
     for name in wiring.events.keys() & known.keys():
         before = _listed(known[name])
         new = [kind for kind in _kinds(wiring, name) if kind not in before]
         if new and await _is_stored(write_store, name):
-            found[name] = new
-    return dict(sorted(found.items()))
+            types[name] = new
+    return dict(sorted(types.items()))
 
 
 async def record_reindexed(write_store: WriteStore, wiring: Wiring, names: Iterable[str]) -> None:
-    """Remember that all events of these types are found by their present tags. Conflict if another came first."""
+    """Store that all events of these types are indexed by their present tags. Conflict if another process was first."""
     known = await write_store.rows(_SPACE)
     rows = tuple(_listing(name, _kinds(wiring, name), known.get(name)) for name in names)
     (outcome,) = await write_store.append([Append(_BY, rows=rows)])

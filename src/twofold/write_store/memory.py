@@ -1,4 +1,4 @@
-"""The log in memory: for tests, and the shortest explanation of what a write store does."""
+"""The log in memory: for tests, and as the shortest explanation of what a write store does."""
 
 import asyncio
 from bisect import bisect_right, insort
@@ -12,7 +12,7 @@ from twofold.write_store.port import Append, Appended, LogIdentity, LogRow, Outc
 
 
 class MemoryWriteStore:
-    """A write store that forgets everything when the process ends."""
+    """A write store whose content is lost when the process ends."""
 
     def __init__(self, log: str = "main") -> None:
         self.identity = LogIdentity(log, 1)
@@ -25,7 +25,7 @@ class MemoryWriteStore:
         self._news = asyncio.Event()
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        outcomes = [self._append_one(each) for each in batch]
+        outcomes = [self._append_one(append) for append in batch]
         self._news.set()
         self._news = asyncio.Event()
         return outcomes
@@ -42,9 +42,9 @@ class MemoryWriteStore:
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
     ) -> Mapping[str, LogRow]:
-        found = self._rows.get(space, {})
-        wanted = found if keys is None else [key for key in dict.fromkeys(keys) if key in found]
-        return {key: found[key] for key in islice(wanted, limit)}
+        rows = self._rows.get(space, {})
+        selected = rows if keys is None else [key for key in dict.fromkeys(keys) if key in rows]
+        return {key: rows[key] for key in islice(selected, limit)}
 
     async def wait(self, after: Position, timeout: float) -> None:
         if len(self._events) <= after:
@@ -76,9 +76,9 @@ class MemoryWriteStore:
         if known is not None:
             return self._repeat(known, append)
         if any(True for _ in self._matching(append.conditions)):
-            return Conflict("An event this decision had not seen was written first.")
+            return Conflict("An event that this decision had not seen was written first.")
         if not all(map(self._guard_holds, append.rows)) or not all(map(self._guard_holds, append.guards)):
-            return Conflict("A row this append rests on was changed first.")
+            return Conflict("A row that this append depends on was changed first.")
         for event in append.events:
             envelope = Envelope(event.id, event.tags, append.metadata)
             recorded = RecordedEvent(len(self._events) + 1, event.type, event.version, event.payload, envelope)
@@ -95,18 +95,18 @@ class MemoryWriteStore:
     def _repeat(self, known: tuple[bytes, Appended], append: Append) -> Outcome:
         request_hash, first = known
         if request_hash != append.request_hash:
-            return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+            return CommandIdReused(f"The command id '{append.command_id}' was already used for another request.")
         return Appended(first.position, first.count, repeated=True)
 
     def _matching(self, conditions: Sequence[AppendCondition]) -> Iterator[RecordedEvent]:
-        wanted: set[Position] = set()
+        positions: set[Position] = set()
         for condition in conditions:
             for item in condition.query.items:
-                wanted.update(p for p in self._candidates(item, condition.after) if self._is(p, item))
-        return (self._events[position - 1][0] for position in sorted(wanted))
+                positions.update(p for p in self._candidates(item, condition.after) if self._is(p, item))
+        return (self._events[position - 1][0] for position in sorted(positions))
 
     def _candidates(self, item: QueryItem, after: Position) -> Iterable[Position]:
-        """Positions to look at: those of the rarest tag, or all."""
+        """Positions that may match: those of the rarest tag, or all."""
         if not item.tags:
             return range(after + 1, len(self._events) + 1)
         rarest = min((self._by_tag.get(tag, []) for tag in item.tags), key=len)

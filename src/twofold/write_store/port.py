@@ -1,4 +1,4 @@
-"""In charge of what every write store promises. `twofold.testing.write_store_contract` proves it."""
+"""What every write store promises. `twofold.testing.write_store_contract` proves it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,10 +12,10 @@ from twofold.errors import CommandIdReused, Conflict
 
 
 class RowWrite(msgspec.Struct, frozen=True, gc=False):
-    """A row of data to be kept with the log, written only if its present version is `expected` (0: not there yet).
+    """A row of data to write beside the events, only if its present version is `expected` (0: there is no such row).
 
-    `value` None deletes it. `version` is the one it gets, above 0; None: one more than `expected`. Rows are how a
-    follower keeps its checkpoint together with the events that follow from it.
+    `value` None deletes the row. `version` is its new version, above 0; None: one more than `expected`. A follower
+    writes its checkpoint as a row, together with the events that follow from it.
     """
 
     space: str
@@ -26,12 +26,12 @@ class RowWrite(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def next(self) -> int:
-        """The version the row has once it is written."""
+        """The version of the row after the write."""
         return self.expected + 1 if self.version is None else self.version
 
 
 class RowGuard(msgspec.Struct, frozen=True, gc=False):
-    """A row whose present version must be `expected` (0: not there) for an append to hold. It stays as it is."""
+    """A row whose present version must be `expected` (0: there is no such row) for an append. It is not changed."""
 
     space: str
     key: str
@@ -46,9 +46,9 @@ class LogRow(msgspec.Struct, frozen=True):
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """What one command wants written, all or nothing: events, rows, and the command id itself.
+    """What one command writes, all or nothing: events, rows, and the command id itself.
 
-    Without `command_id` (a follower's book-keeping) nothing is remembered for repeats.
+    Without `command_id` (a follower's checkpoint) a repeat is not recognised.
     """
 
     metadata: Metadata
@@ -61,7 +61,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """What was written: `count` events, the last of them at `position` (the head, where there were none)."""
+    """What was written: `count` events, the last of them at `position` (the head if there were none)."""
 
     position: Position
     count: int
@@ -69,13 +69,13 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 
 
 Outcome = Appended | Conflict | CommandIdReused
-"""What became of one append of a batch. The errors are answers here, to be raised to the one caller concerned."""
+"""The outcome of one append of a batch. The errors are values here, to be raised to the caller of that append."""
 
 
 class Slice(msgspec.Struct, frozen=True):
     """Events in order of position, from one snapshot.
 
-    `upto` is the position up to which nothing is missing: the head, or the last event's where `limit` cut it off.
+    `upto` is the position up to which no event is missing: the head, or the last event's if `limit` was reached.
     """
 
     events: list[RecordedEvent]
@@ -84,9 +84,10 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class LogIdentity(msgspec.Struct, frozen=True):
-    """Which history a position belongs to. `epoch` rises when the history behind it may have changed (a fail-over).
+    """Which history a position belongs to. `epoch` rises when the history may have changed (after a fail-over).
 
-    `forks` tells for each epoch after the first where it began: up to that position it shares the history before.
+    `forks` has, for each epoch after the first, the position after which it began: up to there it shares the history
+    before.
     """
 
     log: str
@@ -95,11 +96,11 @@ class LogIdentity(msgspec.Struct, frozen=True):
 
     @property
     def stamp(self) -> str:
-        """Log and epoch as one text, to be kept with a position."""
+        """Log and epoch as one text, to be stored with a position."""
         return f"{self.log}.{self.epoch}"
 
     def holds(self, stamp: str, position: Position) -> bool:
-        """Whether a position that was noted under `stamp` is one of this history."""
+        """Whether a position that was stored with `stamp` belongs to this history."""
         log, _, epoch = stamp.rpartition(".")
         if log != self.log or not (epoch.isascii() and epoch.isdecimal()) or int(epoch) > self.epoch:
             return False
@@ -109,60 +110,60 @@ class LogIdentity(msgspec.Struct, frozen=True):
 class WriteStore(Protocol):
     """The log. Positions are 1, 2, 3, … in commit order; a reader that has seen p has seen all before p.
 
-    All methods raise Unavailable where the store cannot be reached or has stopped itself after a disk error.
+    All methods raise Unavailable where the store cannot be reached. Appends raise it where the store has a `problem`.
     """
 
     identity: LogIdentity
     problem: str | None
-    """Why nothing can be appended any more, in a sentence; None while all is well."""
+    """Why no append is possible until a restart, in a sentence; None while appends are possible."""
     exclusive: bool
-    """Whether only this process can write to the log: then whoever else seems to hold a lease is gone."""
+    """Whether only this process can write to the log. If so, leases of other processes have expired."""
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        """Write a batch, in one durable transaction unless the store has to cut it; outcomes in the same order.
+        """Write a batch, in one durable transaction unless the store has to split it. Outcomes are in the same order.
 
-        Each append is checked as if those before it in the batch were already there: first its command id (a repeat is
-        answered with the first outcome, `repeated`; another request hash with CommandIdReused), then conditions and row
-        guards (Conflict). When this returns, what is Appended has been synced to disk.
+        Each append is checked as if those before it in the batch were already written: first its command id (a repeat
+        gets the first outcome, `repeated`; another request hash gets CommandIdReused), then conditions and row guards
+        (Conflict). When this returns, what is Appended has been synced to disk.
         """
         ...
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        """The events matching `query` after a position, and the head, from one snapshot."""
+        """The events that match `query` after a position, and the head, from one snapshot."""
         ...
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        """In one snapshot: the events that would break any of `conditions`, and what `command_id` came to before."""
+        """In one snapshot: the events that would break any of `conditions`, and the earlier outcome of `command_id`."""
         ...
 
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
     ) -> Mapping[str, LogRow]:
-        """The rows of one space by key, from one snapshot: all of them, or those of `keys` that are there.
+        """The rows of one space by key, from one snapshot: all of them, or those of `keys` that exist.
 
-        At most `limit`, whichever they are.
+        At most `limit` rows, in no special order.
         """
         ...
 
     async def wait(self, after: Position, timeout: float) -> None:
-        """Return once the head may be beyond `after`, at the latest after `timeout` seconds. A hint: read to know."""
+        """Return when the head may be beyond `after`, at the latest after `timeout` seconds. A hint only."""
         ...
 
     async def close(self) -> None:
-        """Give back files and connections. Appends under way finish first."""
+        """Release files and connections, after the appends that have begun."""
         ...
 
 
 @runtime_checkable
 class Reindexable(Protocol):
-    """A write store whose events can be given tags later. `twofold reindex` needs one; the write path does not."""
+    """A write store whose stored events can get more tags. `twofold reindex` needs it."""
 
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
-        """Add tags to stored events, which are found by them from then on. One durable transaction; safe to repeat.
+        """Add tags to stored events, in one durable transaction. Safe to repeat.
 
-        Tags are never taken away. LookupError, and nothing changed, where there is no event at a position.
+        Tags are never removed. LookupError, and no change, where there is no event at a position.
         """
         ...
 
@@ -185,7 +186,7 @@ class LogContent(Protocol):
         ...
 
     async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
-        """Remembered command ids after one, in the order of their bytes."""
+        """Remembered commands after a command id, in the order of their bytes."""
         ...
 
     async def spaces(self) -> Sequence[str]:
@@ -193,15 +194,15 @@ class LogContent(Protocol):
         ...
 
     async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
-        """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
+        """Rows of one space after a key, in the order of their bytes; None: from the first one."""
         ...
 
 
 class EmptyLog(LogContent, Protocol):
-    """A log on its way from elsewhere, there once its context ends without error. Until then it reads as it will be."""
+    """A log that is being imported. It is stored when its context ends without error; it can be read before."""
 
     async def add_events(self, events: Sequence[RecordedEvent]) -> None:
-        """Write events at the positions they have: the next ones."""
+        """Write events at the positions they have, which are the next ones."""
         ...
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
@@ -215,17 +216,17 @@ class EmptyLog(LogContent, Protocol):
 
 @runtime_checkable
 class Movable(Protocol):
-    """A write store whose log can be moved to another one. `twofold move` needs two."""
+    """A write store whose log can be moved to another write store: `twofold move` needs it of both."""
 
     identity: LogIdentity
 
     def content(self) -> AbstractAsyncContextManager[LogContent]:
-        """All that the log holds, for as long as the context lasts."""
+        """All that the log holds, within the context."""
         ...
 
     def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
-        """Take over a log under its identity, up to `head`, all or nothing. Open the store anew afterwards.
+        """Import a log under its identity, up to `head`, all or nothing. Open the store again afterwards.
 
-        WiringError where this store holds anything yet.
+        WiringError where this store is not empty.
         """
         ...

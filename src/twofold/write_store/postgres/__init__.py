@@ -32,7 +32,7 @@ _OTHER_EPOCH = frozenset({"TF001", "TF002"})
 _CHANGED_MEANWHILE = "TF006"
 _FORGET_EVERY = 10.0
 _LONG_AGO = 1_000
-"""A condition on several tags that looks further back than this is looked at once before the lock is taken."""
+"""A condition on several tags that reaches back further than this is checked once before the lock is taken."""
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _encode_envelope = msgspec.json.Encoder().encode
@@ -41,8 +41,8 @@ _encode_envelope = msgspec.json.Encoder().encode
 class PostgresWriteStore:
     """A write store in one schema of a PostgreSQL database, which any number of processes write at once.
 
-    A batch is one call of one SQL function, which commits by itself. What is lost on the way (a connection cut between
-    commit and answer) is sent again under the same command ids, and the server answers what it came to the first time.
+    A batch is one call of one SQL function, which commits by itself. If the connection is cut between commit and
+    answer, the batch is sent again under the same command ids, and the server answers with the first outcome.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PostgresWriteStore:
         self._retention = int(retention_days * DAY)
         self._writing = LogConnections(address, world, 1, patience)
         self._reading = LogConnections(address, world, _READERS, patience)
-        self._news = News(address, world, self._look)
+        self._news = News(address, world, self._read_head)
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
         self._tasks = UncancellableTasks(f"The log at {address.shown} is closed.")
@@ -76,9 +76,10 @@ class PostgresWriteStore:
         patience: float = 10.0,
         world: World | None = None,
     ) -> "PostgresWriteStore":
-        """The log a `postgresql://` URL names. Whatever fails in passing is tried again for `patience` seconds.
+        """The log a `postgresql://` URL names. Failures that pass are retried for `patience` seconds.
 
-        WiringError where there is no log, or one that needs `twofold migrate`; Unavailable where the server is away.
+        WiringError where there is no log, or one that needs `twofold migrate`. Unavailable where the server cannot be
+        reached.
         """
         store = cls(
             address_of(url),
@@ -100,8 +101,8 @@ class PostgresWriteStore:
         return await self._tasks.run(self._append(tuple(batch)))
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        found, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit))
-        return found
+        page, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit))
+        return page
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
@@ -132,73 +133,73 @@ class PostgresWriteStore:
 
     async def _append(self, batch: Sequence[Append]) -> list[Outcome]:
         self._refuse_if_lost()
-        batch = [await self._looked_at_before(each) for each in batch]
+        batch = [await self._checked_early(append) for append in batch]
         outcomes: list[Outcome] = []
         while len(outcomes) < len(batch):
             rest = batch[len(outcomes) :] if outcomes else batch
             outcomes += await self._write(rest)
-            # Before anything else is asked: a fail-over that has lost this must be found out.
-            self._news.seen(max((each.position for each in outcomes if isinstance(each, Appended)), default=0))
-        self._news.wrote(self._tell)
+            # Before the next request: a fail-over that has lost these events must be noticed.
+            appended = [outcome.position for outcome in outcomes if isinstance(outcome, Appended)]
+            self._news.observe(max(appended, default=0))
+        self._news.wrote(self._notify)
         try:
             await self._forget_commands(batch)
         except TwofoldError as error:
-            # What was written stays acknowledged. It is tried again in a while.
-            log.warning("Old command ids could not be forgotten: %s", error)
+            # The batch is written and stays acknowledged. Deleting is retried later.
+            log.warning("Old command ids could not be deleted: %s", error)
         return outcomes
 
     async def _write(self, batch: Sequence[Append]) -> list[Outcome]:
-        """What became of as many of a batch as one call takes: the same ones under the same names, however often."""
-        wanted, nonce, seen = types_of(batch), self._nonce(), self._news.head
+        """The outcomes of the first appends of a batch, as many as fit into one call. Repeats use the same nonce."""
+        types, nonce, seen = types_of(batch), self._nonce(), self._news.head
         while True:
             epoch = self.identity.epoch
             try:
-                if not wanted <= self._types.keys():
-                    self._learn(await self._ask(self._writing, functions.NUMBER_TYPES, sorted(wanted)), epoch)
+                if not types <= self._types.keys():
+                    self._add_types(await self._call(self._writing, functions.NUMBER_TYPES, sorted(types)), epoch)
                     continue
                 call = Call(batch, self._types, nonce, seen)
-                (answer,) = await self._ask(self._writing, functions.APPEND, *call.arguments(epoch), check=call.check)
+                (answer,) = await self._call(self._writing, functions.APPEND, *call.arguments(epoch), check=call.check)
             except _AnotherEpoch:
                 await self._rejoin()
                 continue
-            # Else the server that said so has been left since: what it wrote may be lost.
+            # If the epoch has changed, this process has left the server that answered: what it wrote may be lost.
             if self.identity.epoch == epoch:
                 return call.outcomes(answer)
 
-    async def _looked_at_before(self, append: Append) -> Append:
-        """The same append, with its conditions on several tags brought forward where they look far back.
+    async def _checked_early(self, append: Append) -> Append:
+        """The same append. Conditions on several tags that reach far back are checked here and then begin at the head.
 
-        The lock is the one thing all writers share: what can be looked at outside of it is.
+        All writers wait for one lock, so as much as possible is checked before it is taken.
         """
         far = self._news.head - _LONG_AGO
-        if not any(
-            each.after < far and any(len(item.tags) > 1 for item in each.query.items) for each in append.conditions
-        ):
+        if not any(_reaches_back(condition, far) for condition in append.conditions):
             return append
         conditions: list[AppendCondition] = []
-        for each in append.conditions:
-            found, _ = await self._read([each], None, 1)
-            conditions.append(each if found.events else AppendCondition(each.query, max(each.after, found.head)))
+        for condition in append.conditions:
+            page, _ = await self._read([condition], None, 1)
+            after = condition.after if page.events else max(condition.after, page.head)
+            conditions.append(AppendCondition(condition.query, after))
         return msgspec.structs.replace(append, conditions=tuple(conditions))
 
     def _nonce(self) -> int:
-        """A number no other call has, in this process or another."""
+        """A number that no other call has, in this process or another."""
         self._calls += 1
         digest = hashlib.blake2b(f"{self._instance}/{self._calls}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         await self._reading.call(functions.TELL, channel(self._address))
 
     async def _forget_commands(self, batch: Sequence[Append]) -> None:
         self._since_forgotten += len(batch)
         now = self._world.monotonic()
         if batch and now >= self._forget_at:
-            # Twice as many as have come, so that what is too old never grows.
+            # Twice as many as were added, so that the number of old ids does not grow.
             limit, self._since_forgotten = 2 * self._since_forgotten, 0
             self._forget_at = now + _FORGET_EVERY
             before = batch[-1].metadata.time - self._retention
-            await self._ask(self._writing, functions.FORGET_COMMANDS, before, limit)
+            await self._call(self._writing, functions.FORGET_COMMANDS, before, limit)
 
     # Reading
 
@@ -209,47 +210,47 @@ class PostgresWriteStore:
         while True:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch
-            found = reading.answer(await self._ask(self._reading, functions.READ, *arguments))
-            if not await self._is_ours(found.epoch, found.head, epoch, seen):
+            response = reading.response(await self._call(self._reading, functions.READ, *arguments))
+            if not await self._is_ours(response.epoch, response.head, epoch, seen):
                 continue
-            if any(type_id not in self._names for _, type_id, *_ in found.events):
-                self._learn(await self._ask(self._reading, functions.TYPES), epoch)
+            if any(type_id not in self._names for _, type_id, *_ in response.events):
+                self._add_types(await self._call(self._reading, functions.TYPES), epoch)
                 if self.identity.epoch != epoch:
                     continue
-            return reading.slice_of(found, self._names, limit), found.outcome
+            return reading.slice_of(response, self._names, limit), response.outcome
 
     async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, LogRow]:
         while True:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch
-            answer = await self._ask(self._reading, functions.ROWS, space, keys, None, limit)
-            head, its_epoch, rows = reading.rows_of(answer)
-            if await self._is_ours(its_epoch, head, epoch, seen):
+            response = await self._call(self._reading, functions.ROWS, space, keys, None, limit)
+            head, epoch_of_rows, rows = reading.rows_of(response)
+            if await self._is_ours(epoch_of_rows, head, epoch, seen):
                 return rows
 
-    async def _is_ours(self, its_epoch: int, head: Position, epoch: int, seen: Position) -> bool:
-        """Whether what was read in the epoch this process was in is of that history. False: read it again."""
-        if its_epoch < epoch:
-            await self._leave(its_epoch, epoch)
-        if its_epoch > epoch:
-            await self._rejoin(its_epoch)
+    async def _is_ours(self, read_epoch: int, head: Position, epoch: int, seen: Position) -> bool:
+        """Whether a response belongs to the history this process knew when it asked. False: read again."""
+        if read_epoch < epoch:
+            await self._leave(read_epoch, epoch)
+        if read_epoch > epoch:
+            await self._rejoin(read_epoch)
             return False
         if self.identity.epoch != epoch:
             return False
         if head < seen:
             raise Unavailable(
-                f"The server at {self._address.shown} has come to {head} only, but {seen} was seen before. "
-                "It is a standby that is behind, or was restored; name the primary."
+                f"The server at {self._address.shown} is at position {head}, but this process has seen {seen}. The "
+                "server is a standby that is behind, or it was restored. Name the primary in the URL."
             )
-        self._news.seen(head)
+        self._news.observe(head)
         return True
 
-    async def _look(self) -> Position:
-        found, _ = await self._tasks.run(self._read([], None, None))
-        return found.head
+    async def _read_head(self) -> Position:
+        page, _ = await self._tasks.run(self._read([], None, None))
+        return page.head
 
-    def _learn(self, types: Sequence[Sequence[Any]], epoch: int) -> None:
-        """Note the numbers of types that were asked for in an epoch: another history may number them otherwise."""
+    def _add_types(self, types: Sequence[Sequence[Any]], epoch: int) -> None:
+        """Remember the numbers of types that were read in an epoch. Another history may have other numbers."""
         if epoch != self.identity.epoch:
             return
         for type_id, name in types:
@@ -258,7 +259,7 @@ class PostgresWriteStore:
 
     async def _retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         while True:
-            stored = await self._ask(self._reading, functions.ENVELOPES, list(tags))
+            stored = await self._call(self._reading, functions.ENVELOPES, list(tags))
             if len(stored) < len(tags):
                 missing = sorted(tags.keys() - {position for position, _ in stored})
                 raise LookupError(f"There is no event at {missing[0]}.")
@@ -280,26 +281,26 @@ class PostgresWriteStore:
     async def _enter(self) -> None:
         await self._rejoin()
         if not self._read_only:
-            ((number,),) = await self._ask(self._writing, functions.ENTER)
+            ((number,),) = await self._call(self._writing, functions.ENTER)
             self._instance = f"{self._world.new_id()}/{number}"
 
     async def _rejoin(self, at_least: int = 0) -> None:
-        """Find the present epoch; begin a new one where the server is not the one the log was written on.
+        """Find the present epoch. Begin a new one if the server is not the one the log was written on.
 
-        What this process knows is kept if it lies before the point where the histories part. Unavailable if not, now
-        and for ever: caches and followers have seen events that are gone. Unavailable for now where the server is in
-        an older epoch than this process knows, or than `at_least`: a primary that others have left.
+        This process carries on if all it has seen is before the position where the histories diverge. If not, it is
+        Unavailable for good: caches and followers have seen events that no longer exist. It is Unavailable for now
+        where the server is in an older epoch than this process knows, or than `at_least`: an old primary.
         """
         connections = self._reading if self._read_only else self._writing
-        states = await self._ask(connections, functions.STATE)
+        states = await self._call(connections, functions.STATE)
         if not states:
-            # `twofold migrate` was broken off before its end.
+            # `twofold migrate` was interrupted.
             raise not_migrated(self._address)
         (state,) = states
         moved = state[4]
         if moved is not None and not self._read_only:
-            await self._ask(self._writing, functions.RAISE_EPOCH, state[1], moved)
-            (state,) = await self._ask(connections, functions.STATE)
+            await self._call(self._writing, functions.RAISE_EPOCH, state[1], moved)
+            (state,) = await self._call(connections, functions.STATE)
         log, epoch, head, migrated, _, epochs, afters = state
         if migrated < len(migrations(self._address.schema)):
             raise not_migrated(self._address)
@@ -312,34 +313,35 @@ class PostgresWriteStore:
         if known.log and not now.holds(known.stamp, seen):
             common = min((after for began, after in forks if began > known.epoch), default=0)
             self.problem = (
-                f"The log {log} has lost events: this process has seen {seen:,}, but epoch {epoch} goes on after "
-                f"{common:,}. Find out what was acknowledged and is gone, then restart the process: "
-                "read models that are ahead are refused and must be built anew."
+                f"The log {log} has lost events: this process has seen position {seen:,}, but epoch {epoch} continues "
+                f"after {common:,}. Find out which acknowledged events are lost, then restart the process. Read models "
+                "that are ahead of the log are refused and must be rebuilt."
                 if known.log == log
-                else f"There is another log at {self._address.shown} now: {log}, not {known.log}. Restart the process."
+                else f"The server at {self._address.shown} now has the log {log}, not {known.log}. Restart the process."
             )
             self._refuse_if_lost()
         if known.epoch != epoch:
             self._types, self._names = {}, {}
         self.identity = now
-        self._news.seen(head)
+        self._news.observe(head)
 
-    async def _leave(self, epoch: int, elsewhere: int) -> NoReturn:
-        """Unavailable, for now: the next request looks for another server."""
+    async def _leave(self, epoch: int, newer: int) -> NoReturn:
+        """Close the connections and raise Unavailable: the next request looks for another server."""
         await self._writing.close()
         await self._reading.close()
         raise Unavailable(
-            f"The server at {self._address.shown} is in epoch {epoch} of the log, which is in epoch {elsewhere} "
-            "elsewhere: an old primary that was not stopped, or a standby that is behind. Stop it, or name the primary."
+            f"The server at {self._address.shown} has epoch {epoch} of the log, but the log is in epoch {newer} on "
+            "another server. It is an old primary that was not stopped, or a standby that is behind. Stop it, or name "
+            "the primary in the URL."
         )
 
     def _refuse_if_lost(self) -> None:
         if self.problem is not None:
             raise Unavailable(self.problem)
 
-    # Asking
+    # Calling SQL functions
 
-    async def _ask(
+    async def _call(
         self,
         connections: LogConnections,
         function: functions.Function,
@@ -354,9 +356,9 @@ class PostgresWriteStore:
     def _refused(self, error: BaseException, *, writes: bool = True) -> TwofoldError:
         where = self._address.shown
         if isinstance(error, LOST):
-            said = str(error) or type(error).__name__
-            unknown = " What was under way may have been written; send it again under the same command id."
-            return Unavailable(f"PostgreSQL at {where} cannot be reached ({said}).{unknown if writes else ''}")
+            reason = str(error) or type(error).__name__
+            unknown = " The commands may have been written. Send them again under the same command ids."
+            return Unavailable(f"PostgreSQL at {where} cannot be reached ({reason}).{unknown if writes else ''}")
         if getattr(error, "sqlstate", None) in _OTHER_EPOCH:
             return _AnotherEpoch(str(error))
         if is_missing(error):
@@ -366,6 +368,10 @@ class PostgresWriteStore:
 
 class _AnotherEpoch(Unavailable):
     """The log is in another epoch than this process knew."""
+
+
+def _reaches_back(condition: AppendCondition, far: Position) -> bool:
+    return condition.after < far and any(len(item.tags) > 1 for item in condition.query.items)
 
 
 def _with_tags(stored: bytes, added: Sequence[str]) -> bytes:

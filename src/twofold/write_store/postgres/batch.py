@@ -1,4 +1,4 @@
-"""In charge of a batch as the arrays that `append` takes, and of its answer as outcomes."""
+"""A batch as the arrays that the SQL function `append` takes, and its result as outcomes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from twofold.write_store.port import Append, Appended, Outcome, RowWrite
 _encode_envelope = msgspec.json.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
 _MOST_RIVALS = 4_096
-"""Pairs of appends of one call that depend on one another. Beyond it the call is cut: the rest is the next one."""
+"""Pairs of appends of one call that depend on one another. With more pairs the rest of the batch is another call."""
 
 Columns = list[Any]
 
@@ -51,22 +51,22 @@ class Call:
             self._add(append, keep=not alone)
 
     def arguments(self, epoch: int) -> Sequence[Any]:
-        """What `append` is called with."""
+        """The arguments of `append`."""
         wide = _encode_json(self._wide).decode() if self._wide else None
         return (
             *(epoch, self._nonce, *self._commands, *self._columns, *self._tags, *self._probes, *self._rivals, wide),
             *self._rows,
-            *([each.space for each in self._guards], [each.key for each in self._guards]),
-            [each.expected for each in self._guards],
+            *([guard.space for guard in self._guards], [guard.key for guard in self._guards]),
+            [guard.expected for guard in self._guards],
         )
 
     def check(self, answers: Sequence[Sequence[Any]]) -> None:
-        """ConnectionError where this is the answer to another call."""
+        """ConnectionError where this result belongs to another call."""
         if len(answers) != 1 or answers[0][0] != self._nonce:
             raise ConnectionError(f"the server answered another call than {self._nonce}")
 
     def outcomes(self, answer: Sequence[Any]) -> list[Outcome]:
-        """What became of each append."""
+        """The outcome of each append."""
         _, position, refused, repeats, hashes, positions, counts, nonces = answer
         if not refused and not repeats:
             return self._all_appended(position)
@@ -79,7 +79,7 @@ class Call:
                 own = nonces[at] == self._nonce
                 outcomes.append(_repeat(append, hashes[at], Appended(positions[at], counts[at], repeated=not own)))
             elif i in refused:
-                outcomes.append(Conflict("Something this decision had not seen was written first."))
+                outcomes.append(Conflict("An event or a row that this decision had not seen was written first."))
             else:
                 position += len(append.events)
                 outcomes.append(Appended(position, len(append.events)))
@@ -104,7 +104,7 @@ class Call:
         self.count = number = self.count + 1
         self._appends.append(append)
         ids, hashes, times, counts = self._commands
-        # What has no command id gets one nobody else has: a call that is sent again must know it, too.
+        # An append without a command id gets a unique one, so that a call that is sent again recognises it too.
         ids.append(append.command_id if append.command_id is not None else f"~{self._nonce:016x}.{number}")
         hashes.append(append.request_hash)
         times.append(append.metadata.time)
@@ -163,37 +163,34 @@ class Call:
                 self._by_tag.setdefault((tag, event.type), []).append(number)
 
     def _note_rivals(self, append: Append) -> bool:
-        """Note the earlier appends whose events would break these conditions; False if they are too many."""
-        found: set[int] = set()
+        """Note the earlier appends whose events would break these conditions. False if they are too many."""
+        earlier: set[int] = set()
         for condition in append.conditions:
             for item in condition.query.items:
-                found |= self._rivals_by(item)
-        if found:
+                earlier |= self._rivals_by(item)
+        if earlier:
             of, rivals = self._rivals
-            if len(rivals) + len(found) > _MOST_RIVALS:
+            if len(rivals) + len(earlier) > _MOST_RIVALS:
                 return False
-            of.extend([self.count + 1] * len(found))
-            rivals.extend(sorted(found))
+            of.extend([self.count + 1] * len(earlier))
+            rivals.extend(sorted(earlier))
         return True
 
     def _rivals_by(self, item: QueryItem) -> set[int]:
         if not item.types or len(item.tags) > 1:
             return {i for i, event in self._events if item.matches(event.type, frozenset(event.tags))}
         tag = item.tags[0] if item.tags else None
-        found: set[int] = set()
-        for name in item.types:
-            found.update(self._by_tag.get((tag, name), ()))
-        return found
+        return {number for name in item.types for number in self._by_tag.get((tag, name), ())}
 
 
 def types_of(batch: Sequence[Append]) -> set[str]:
-    """Every type that is written or asked about."""
+    """Every type that is written, or named in a condition."""
     written = {event.type for append in batch for event in append.events}
-    asked = (item.types for append in batch for each in append.conditions for item in each.query.items)
-    return written.union(*asked)
+    conditions = (condition for append in batch for condition in append.conditions)
+    return written.union(*(item.types for condition in conditions for item in condition.query.items))
 
 
 def _repeat(append: Append, request_hash: bytes, first: Appended) -> Outcome:
     if request_hash != append.request_hash:
-        return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+        return CommandIdReused(f"The command id '{append.command_id}' was already used for another request.")
     return first

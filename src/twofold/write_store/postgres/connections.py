@@ -1,4 +1,4 @@
-"""In charge of calling the log's functions over connections that several callers share."""
+"""Connections to a log in PostgreSQL that several callers share, and calls of its SQL functions over them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from twofold.write_store.postgres.functions import Caller, Function, ResultRow
 
 
 def not_migrated(address: PostgresAddress) -> WiringError:
-    """What to say where there is no log."""
+    """The error for a database without a log, or with one of an older schema."""
     return WiringError(
-        f"There is no log at {address.shown}, or an old one. Make it with `twofold migrate --write-store URL`, as a "
-        "role that may create schemas."
+        f"There is no log at {address.shown}, or its schema is old. Run `twofold migrate --write-store URL` as a role "
+        "that may create schemas."
     )
 
 
@@ -27,11 +27,10 @@ class LogConnections(PostgresConnections):
     async def call(
         self, function: Function, *arguments: Any, check: Callable[[Sequence[ResultRow]], None] | None = None
     ) -> Sequence[ResultRow]:
-        """The rows a function answers. What passes is tried again for `patience` seconds.
+        """The rows a function returns. Failures that pass are retried for `patience` seconds.
 
-        `check` raises ConnectionError where they are not the answer to this request: then the connection is not used
-        again. Every function may be repeated; the call may not be cancelled. asyncpg's errors, and OSError, where it
-        fails.
+        `check` raises ConnectionError where the rows do not answer this call: then the connection is not used again.
+        Every function may be repeated; the call must not be cancelled. Raises asyncpg's errors and OSError.
         """
 
         async def ask(connection: Connection) -> Sequence[ResultRow]:

@@ -1,4 +1,4 @@
-"""In charge of calling the log's SQL functions, in one round trip and one transaction each."""
+"""The SQL functions of a log in PostgreSQL, each called in one round trip and one transaction."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ import asyncpg
 from twofold.write_store.postgres import literals
 
 ResultRow = Any
-"""A tuple, or what the driver gives instead of one."""
+"""A row of a result: a tuple, or a record of the driver."""
 
 
 class Function(NamedTuple):
-    """A function of the log's schema: the types of its arguments and of the columns it answers."""
+    """A function of the log's schema, with the types of its arguments and of the columns it returns."""
 
     name: str
     arguments: tuple[str, ...]
@@ -48,10 +48,11 @@ RETAG = Function("retag", ("bigint[]", "bytea[]", "bytea[]", "int[]", "text[]"),
 
 
 class Caller:
-    """Calls functions over a connection: as prepared statements, or as plain text where a pooler hands connections on.
+    """Calls functions over a connection: as prepared statements, or as plain text behind PgBouncer.
 
-    PgBouncer in transaction mode may give each message another server connection, on which a statement prepared before
-    is not known. There a call is one COPY (SELECT …) TO STDOUT: the only simple query whose rows the driver hands out.
+    PgBouncer in transaction mode may send each message to another server connection, which does not know statements
+    that were prepared before. There a call is one COPY (SELECT …) TO STDOUT: the only simple query whose rows the
+    driver returns.
     """
 
     def __init__(self, schema: str, *, plain: bool) -> None:
@@ -60,7 +61,7 @@ class Caller:
         self._prepared: dict[str, tuple[str, Sequence[int]]] = {}
 
     async def call(self, connection: asyncpg.Connection, function: Function, *arguments: Any) -> Sequence[ResultRow]:
-        """The rows a function answers. asyncpg's errors, and OSError, where it fails."""
+        """The rows a function returns. Raises asyncpg's errors and OSError."""
         if self._plain:
             return await self._copy(connection, function, arguments)
         known = self._prepared.get(function.name)
@@ -68,11 +69,11 @@ class Caller:
             known = self._prepared[function.name] = _statement(self._schema, function)
         sql, as_text = known
         if as_text:
-            given = list(arguments)
+            converted = list(arguments)
             for i in as_text:
                 # [1, 2] as {1, 2}
-                given[i] = f"{{{str(given[i])[1:-1]}}}"
-            arguments = tuple(given)
+                converted[i] = f"{{{str(converted[i])[1:-1]}}}"
+            arguments = tuple(converted)
         return await connection.fetch(sql, *arguments)
 
     async def _copy(
@@ -82,7 +83,7 @@ class Caller:
             values = zip(arguments, function.arguments, strict=True)
             written = ", ".join(literals.literal(value, type) for value, type in values)
         except ValueError as error:
-            # What the server says to the same value where it can be sent.
+            # The error that the server raises for the same value in a prepared statement.
             raise asyncpg.CharacterNotInRepertoireError(str(error)) from error
         answer = bytearray()
 
@@ -96,8 +97,10 @@ class Caller:
 
 
 def _statement(schema: str, function: Function) -> tuple[str, Sequence[int]]:
-    """The SQL of a call, and which arguments go as text: whole numbers in arrays, which the driver takes four times as
-    long to encode one by one."""
+    """The SQL of a call, and the arguments that are sent as text.
+
+    These are arrays of integers: the driver takes four times as long to encode them one by one.
+    """
     as_text = [i for i, type in enumerate(function.arguments) if type in ("int[]", "bigint[]")]
     numbered = ", ".join(
         f"${i}::text::{type}" if i - 1 in as_text else f"${i}::{type}" for i, type in enumerate(function.arguments, 1)

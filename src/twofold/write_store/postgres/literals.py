@@ -1,4 +1,4 @@
-"""In charge of values as plain SQL, and of rows in COPY's binary format: what is left where nothing can be prepared.
+"""Values as SQL literals, and rows in COPY's binary format, for connections without prepared statements.
 
 The format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
 """
@@ -16,21 +16,21 @@ _FIELDS = struct.Struct("!h")
 
 
 def literal(value: Any, type: str) -> str:
-    """A value of an SQL type as an expression that means just this value, whatever is in it."""
+    """An SQL expression for a value of an SQL type, safe for any content."""
     if value is None:
         return f"null::{type}"
     if type.endswith("[]"):
         inside = type.removesuffix("[]")
-        return f"array[{', '.join(literal(each, inside) for each in value)}]::{type}"
+        return f"array[{', '.join(literal(item, inside) for item in value)}]::{type}"
     if type in _INTEGERS:
-        # The least number of a type is out of range before its sign is looked at.
+        # SQL reads the digits before the sign, and the least number of a type is out of range without its sign.
         return str(int(value)) if value >= 0 else f"'{int(value)}'::{type}"
     if type == "bytea":
         return rf"E'\\x{bytes(value).hex()}'::bytea"
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{value!r} is no {type}")
+        raise ValueError(f"{value!r} is not a {type}")
     escaped = value.replace("\\", "\\\\").replace("'", "''")
-    # E'…' means the same whatever standard_conforming_strings is.
+    # E'…' has the same meaning for every setting of standard_conforming_strings.
     return f"E'{escaped}'::{type}"
 
 
@@ -41,17 +41,17 @@ def rows(copied: bytes, types: Sequence[str]) -> list[tuple[Any, ...]]:
     (extension,) = _LENGTH.unpack_from(copied, len(_SIGNATURE) + 4)
     at = len(_SIGNATURE) + 8 + extension
     readers = [_reader(type) for type in types]
-    found: list[tuple[Any, ...]] = []
+    result: list[tuple[Any, ...]] = []
     while True:
         (fields,) = _FIELDS.unpack_from(copied, at)
         at += 2
         if fields == -1:
-            return found
+            return result
         row: list[Any] = []
         for read in readers:
             value, at = _field(copied, at)
             row.append(None if value is None else read(value))
-        found.append(tuple(row))
+        result.append(tuple(row))
 
 
 def _field(data: bytes, at: int) -> tuple[bytes | None, int]:
@@ -76,8 +76,8 @@ def _array(data: bytes, read: Callable[[bytes], Any]) -> list[Any]:
         return []
     length, _ = _DIMENSION.unpack_from(data, _ARRAY_HEADER.size)
     at = _ARRAY_HEADER.size + _DIMENSION.size
-    found: list[Any] = []
+    items: list[Any] = []
     for _ in range(length):
         value, at = _field(data, at)
-        found.append(None if value is None else read(value))
-    return found
+        items.append(None if value is None else read(value))
+    return items

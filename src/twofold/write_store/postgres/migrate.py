@@ -1,4 +1,4 @@
-"""In charge of bringing a log's schema up to date: numbered SQL, each in a transaction of its own."""
+"""The schema of a log in PostgreSQL: numbered migrations, each in one transaction."""
 
 import re
 from importlib.resources import files
@@ -24,7 +24,7 @@ create table if not exists {schema}.migrations (
     applied_at timestamptz not null default now()
 );
 """
-# One at a time, whoever calls; and a lock that does not come soon is given up, so that appends do not queue behind it.
+# One migration at a time. A lock that is not granted soon is given up, so that appends do not queue behind it.
 _ALONE = """
 set local lock_timeout = '5s';
 select pg_advisory_xact_lock(hashtext('twofold migrate'), hashtext('{schema}'));
@@ -49,14 +49,14 @@ def migrations(schema: str) -> list[MigrationStep]:
 
 
 async def migrate(url: str, world: World, *, role: str | None = None, dry_run: bool = False) -> MigrationResult:
-    """Make the log's schema, or bring it up to date; safe to repeat, at once from several places, and while apps run.
+    """Create the log's schema, or bring it up to date. Safe to repeat, also from several places, and while apps run.
 
-    `role` is given what an app needs, and no more: it may append and read, but neither update nor delete. WiringError
-    where the database or the role is not there or may not do this; Unavailable where the server cannot be reached.
+    `role` gets the privileges an app needs: it may append and read, but neither update nor delete. WiringError where
+    the database or the role does not exist or lacks privileges; Unavailable where the server cannot be reached.
     """
     address = address_of(url)
     if role is not None and not _ROLE.fullmatch(role):
-        raise WiringError(f"{role!r} is not the name of a role: use letters, digits, and underscores.")
+        raise WiringError(f"{role!r} is not the name of a role. Use letters, digits and underscores.")
     try:
         connection = await connect(address, _PATIENCE)
     except (*LOST, asyncpg.PostgresError) as error:
@@ -71,13 +71,13 @@ async def migrate(url: str, world: World, *, role: str | None = None, dry_run: b
 
 async def _migrate(connection: Connection, schema: str, name: str, role: str | None, dry_run: bool) -> MigrationResult:
     first = _FIRST.replace("{schema}", schema)
-    there = await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migrations")
-    if not there and not dry_run:
+    exists = await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migrations")
+    if not exists and not dry_run:
         await _alone(connection, schema, first)
-    scripts = [] if there else [first]
+    scripts = [] if exists else [first]
     done: list[str] = []
     for step in migrations(schema):
-        if there or not dry_run:
+        if exists or not dry_run:
             applied = await connection.fetchval(f"select max(number) from {schema}.migrations")
             if applied is not None and applied >= step.number:
                 continue
@@ -85,11 +85,11 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
         scripts.append(f"begin;\n{sql}commit;\n")
         if dry_run or await _apply(connection, schema, step, sql):
             done.append(step.name)
-    # Also where another call has made the last step, and has not come to the head yet or never will.
+    # Also where another call has applied the last step but has not added the head yet, or was interrupted before.
     headless = bool(done) or not await connection.fetchval(f"select exists (select from {schema}.log_head)")
     last = [_HEAD.replace("{schema}", schema).replace("{name}", f"'{name}'")] if headless else []
     if role is not None:
-        functions = ", ".join(f"{schema}.{each}" for each in _FOR_THE_APP)
+        functions = ", ".join(f"{schema}.{name}" for name in _FOR_THE_APP)
         last.append(_GRANTS.format(schema=schema, role=f'"{role}"', functions=functions))
     if last and not dry_run:
         await _alone(connection, schema, "".join(last))
@@ -97,7 +97,7 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
 
 
 async def _apply(connection: Connection, schema: str, step: MigrationStep, sql: str) -> bool:
-    """Whether this call has done the step: another one may have come first."""
+    """Whether this call has applied the step. Another call may have applied it first."""
     async with connection.transaction():
         await connection.execute(_ALONE.replace("{schema}", schema))
         if await connection.fetchval(f"select true from {schema}.migrations where number = $1", step.number):
@@ -120,5 +120,5 @@ def _refused(address: PostgresAddress, error: BaseException) -> Exception:
         return Unavailable(f"PostgreSQL at {address.shown} cannot be reached: {error or type(error).__name__}")
     state: Any = getattr(error, "sqlstate", "")
     if state == "55P03":
-        return Unavailable(f"Something holds a lock on the log at {address.shown} for too long. Try again in a moment.")
+        return Unavailable(f"Another session holds a lock on the log at {address.shown}. Try again in a moment.")
     return WiringError(f"The log at {address.shown} cannot be migrated: {error}")

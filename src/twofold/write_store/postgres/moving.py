@@ -1,4 +1,4 @@
-"""In charge of a log in PostgreSQL that moves out, or in: as the role that owns it."""
+"""Moving a log out of PostgreSQL, or into it, as the role that owns it."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,13 +18,13 @@ from twofold.write_store.postgres.functions import Caller, Function
 _encode = msgspec.json.Encoder().encode
 _PATIENCE = 10.0
 
-# What only one process ever asks for again is not worth moving: the ids a store has made up itself.
+# Without the ids that the store has made up itself: only the process that made them asks for them again.
 _COMMANDS = """
 select command_id, request_hash, position, count, recorded_at from {schema}.commands
 where command_id > $1 and command_id !~ '^~[0-9a-f]{16}[.][0-9]+$' order by command_id limit $2
 """
 _SPACES = "select distinct space from {schema}.rows order by space"
-_HELD = """
+_CONTENT_COUNT = """
 select position + (select count(*) from {schema}.commands) + (select count(*) from {schema}.rows)
        + (select count(*) from {schema}.epochs)
 from {schema}.log_head for update
@@ -47,10 +47,10 @@ class PostgresContent:
 
     async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
         arguments = reading.arguments([AppendCondition(ALL_EVENTS, after)], None, limit)
-        found = reading.answer(await self._call(functions.READ, *arguments))
-        if any(type_id not in self._names for _, type_id, *_ in found.events):
+        response = reading.response(await self._call(functions.READ, *arguments))
+        if any(type_id not in self._names for _, type_id, *_ in response.events):
             self._names = {type_id: name for type_id, name in await self._call(functions.TYPES)}
-        return reading.slice_of(found, self._names, limit).events
+        return reading.slice_of(response, self._names, limit).events
 
     async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
         return [RememberedCommand(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
@@ -92,7 +92,7 @@ class PostgresEmptyLog(PostgresContent):
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
         columns = ("command_id", "request_hash", "position", "count", "recorded_at", "nonce")
-        await self._copy("commands", columns, [(*msgspec.structs.astuple(each), 0) for each in commands])
+        await self._copy("commands", columns, [(*msgspec.structs.astuple(command), 0) for command in commands])
 
     async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
         columns = ("space", "key", "value", "version")
@@ -104,7 +104,7 @@ class PostgresEmptyLog(PostgresContent):
 
 @asynccontextmanager
 async def reading_content(address: PostgresAddress) -> AsyncGenerator[PostgresContent]:
-    """All that a log holds, over a connection of its own. Nobody writes it meanwhile: the head row is held."""
+    """All that a log holds, over a new connection. The head row is locked, so that no process writes meanwhile."""
     async with _connected(address) as connection, connection.transaction():
         await connection.execute(f"select from {address.schema}.log_head for update")
         yield PostgresContent(connection, address)
@@ -114,10 +114,10 @@ async def reading_content(address: PostgresAddress) -> AsyncGenerator[PostgresCo
 async def importing(address: PostgresAddress, identity: LogIdentity, head: Position) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""
     async with _connected(address) as connection, connection.transaction():
-        if await connection.fetchval(_HELD.replace("{schema}", address.schema)):
+        if await connection.fetchval(_CONTENT_COUNT.replace("{schema}", address.schema)):
             raise WiringError(
-                f"The log at {address.shown} is not empty. Move into a schema of its own: add ?schema=NAME to the URL, "
-                "and make it with `twofold migrate`."
+                f"The log at {address.shown} is not empty. Move into a new schema: add ?schema=NAME to the URL, and "
+                "create it with `twofold migrate`."
             )
         await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head)
         epochs = [(epoch, after, "the log was moved here with it") for epoch, after in identity.forks]

@@ -1,4 +1,4 @@
-"""In charge of hearing that the log has grown: by notification as a hint, by looking as the truth."""
+"""News that a log in PostgreSQL has grown: notifications are hints, reading the head is what counts."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ import asyncpg
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, connect
+from twofold.signal import Signal, wait_for
 from twofold.world import World
 
 log = logging.getLogger(__name__)
@@ -21,33 +22,32 @@ _LISTEN_AGAIN = 1.0
 
 
 class News:
-    """Wakes who waits for events beyond a position.
+    """Wakes callers that wait for events beyond a position.
 
-    While anybody waits, one task looks at the head: at once when a notification comes, else after 5 ms, then ever
-    rarer, every 200 ms at last. A notification that is lost, or a server connection on which none arrive, costs no more
-    than that. What this process writes itself is known without looking.
+    While a caller waits, one task reads the head: at once after a notification, else after 5 ms and then with
+    increasing pauses of up to 200 ms. So a lost notification costs at most 200 ms. What this process writes itself is
+    known without reading.
     """
 
-    def __init__(self, address: PostgresAddress, world: World, look: Callable[[], Awaitable[Position]]) -> None:
+    def __init__(self, address: PostgresAddress, world: World, read_head: Callable[[], Awaitable[Position]]) -> None:
         self.head: Position = 0
         self._address = address
         self._world = world
-        self._look = look
-        self._moved = asyncio.Event()
+        self._read_head = read_head
+        self._moved = Signal()
         self._hint = asyncio.Event()
         self._waiting = 0
         self._polling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._notifying: asyncio.Task[None] | None = None
-        self._untold = False
+        self._unsent = False
         self._closed = False
 
-    def seen(self, head: Position) -> None:
-        """The head is at least there."""
+    def observe(self, head: Position) -> None:
+        """The head is at least at this position."""
         if head > self.head:
             self.head = head
-            self._moved.set()
-            self._moved = asyncio.Event()
+            self._moved.fire()
 
     async def wait(self, after: Position, timeout: float) -> None:
         """Return once the head is known to be beyond `after`, at the latest after `timeout` seconds."""
@@ -59,23 +59,20 @@ class News:
                 left = deadline - self._world.monotonic()
                 if left <= 0:
                     return
-                try:
-                    await self._world.within(left, self._moved.wait())
-                except TimeoutError:
-                    return
+                await wait_for(self._moved.next, left, self._world)
         finally:
             self._waiting -= 1
 
     def wrote(self, notify: Callable[[], Awaitable[object]]) -> None:
-        """Tell other processes, soon: one notification for all that is written within 20 ms."""
-        self._untold = True
+        """Notify other processes soon: one notification for all that is written within 20 ms."""
+        self._unsent = True
         if self._notifying is None or self._notifying.done():
             self._notifying = asyncio.create_task(self._notify(notify), name="twofold-postgres-notify")
 
     async def close(self) -> None:
-        """Stop looking and listening. Whoever waits is woken by their own timeout."""
+        """Stop reading and listening. Callers that wait return after their own timeout."""
         self._closed = True
-        tasks = [each for each in (self._polling, self._listening, self._notifying) if each is not None]
+        tasks = [task for task in (self._polling, self._listening, self._notifying) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -94,29 +91,26 @@ class News:
             self._hint.clear()
             before = self.head
             try:
-                self.seen(await self._look())
+                self.observe(await self._read_head())
             except (*LOST, asyncpg.PostgresError, TwofoldError) as error:
-                # Who waits will read, and be told: here it only means to look again.
+                # Callers that wait will read and get the error. Here it only means to try again.
                 log.debug("The head cannot be read at present: %s", error)
             pause = _SHORTEST_POLL if self.head > before else min(2 * pause, _LONGEST_POLL)
-            try:
-                await self._world.within(pause, self._hint.wait())
-            except TimeoutError:
-                continue
+            await wait_for(self._hint, pause, self._world)
 
     async def _listen(self) -> None:
         while True:
             try:
                 connection = await connect(self._address, 10.0)
                 try:
-                    await self._hear(connection)
+                    await self._receive(connection)
                 finally:
                     connection.terminate()
             except (*LOST, asyncpg.PostgresError) as error:
-                log.info("Notifications do not come at present (%s); the log is looked at instead", error)
+                log.info("Notifications do not arrive at present (%s); the head is polled instead", error)
             await self._world.sleep(_LISTEN_AGAIN)
 
-    async def _hear(self, connection: Connection) -> None:
+    async def _receive(self, connection: Connection) -> None:
         gone = asyncio.Event()
         connection.add_termination_listener(lambda _: gone.set())
         await connection.add_listener(channel(self._address), self._notified)
@@ -126,8 +120,8 @@ class News:
         self._hint.set()
 
     async def _notify(self, notify: Callable[[], Awaitable[object]]) -> None:
-        while self._untold:
-            self._untold = False
+        while self._unsent:
+            self._unsent = False
             try:
                 await notify()
             except (*LOST, asyncpg.PostgresError) as error:
@@ -136,5 +130,5 @@ class News:
 
 
 def channel(address: PostgresAddress) -> str:
-    """The name under which a log's news are told."""
+    """The channel of a log's notifications."""
     return f"twofold_{address.schema}"[:63]

@@ -1,4 +1,4 @@
-"""In charge of what is asked of `read`, and of its rows as events."""
+"""The arguments of the SQL function `read`, and its rows as events."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ _HEAD, _COMMAND = -1, -2
 
 
 class ReadResponse(NamedTuple):
-    """The rows of one read, sorted: all of one moment."""
+    """The rows of one call of `read`: one snapshot."""
 
     head: Position
     epoch: int
@@ -25,7 +25,7 @@ class ReadResponse(NamedTuple):
 def arguments(
     conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None
 ) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None]:
-    """What `read` is called with."""
+    """The arguments of `read`."""
     afters: list[int] = []
     tags: list[str | None] = []
     types: list[str] = []
@@ -45,33 +45,33 @@ def arguments(
     return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id
 
 
-def answer(rows: Sequence[Sequence[Any]]) -> ReadResponse:
-    """The rows of `read`, told apart."""
+def response(rows: Sequence[Sequence[Any]]) -> ReadResponse:
+    """The rows of `read`, by their kinds."""
     head, kind, epoch, _, _ = rows[0]
     if kind != _HEAD:
-        raise ConnectionError("the server answered something else")
+        raise ConnectionError("the server answered another call")
     if len(rows) > 1 and rows[1][1] == _COMMAND:
         position, _, count, _, _ = rows[1]
         return ReadResponse(head, epoch, Appended(position, count), rows[2:])
     return ReadResponse(head, epoch, None, rows[1:])
 
 
-def rows_of(found: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, LogRow]]:
-    """Head, epoch and rows, as `rows_of` answers them."""
-    if not found or found[0][0] is not None:
-        raise ConnectionError("the server answered something else")
-    _, _, head, epoch = found[0]
-    return head, epoch, {key: LogRow(value, version) for key, value, version, _ in found[1:]}
+def rows_of(result: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, LogRow]]:
+    """Head, epoch and rows, from the result of the SQL function `rows_of`."""
+    if not result or result[0][0] is not None:
+        raise ConnectionError("the server answered another call")
+    _, _, head, epoch = result[0]
+    return head, epoch, {key: LogRow(value, version) for key, value, version, _ in result[1:]}
 
 
-def slice_of(found: ReadResponse, names: Mapping[int, str], limit: int | None) -> Slice:
-    """The events of an answer. KeyError where a type has a number not in `names`."""
+def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None) -> Slice:
+    """The events of a response. KeyError where the number of a type is not in `names`."""
     events = [
         RecordedEvent(position, names[type_id], version, payload, envelope)
-        for position, type_id, version, payload, envelope in found.events
+        for position, type_id, version, payload, envelope in response.events
     ]
-    cut = limit is not None and len(events) == limit and events[-1].position < found.head
-    return Slice(events, events[-1].position if cut else found.head, found.head)
+    cut = limit is not None and len(events) == limit and events[-1].position < response.head
+    return Slice(events, events[-1].position if cut else response.head, response.head)
 
 
 def _wants_all(conditions: Sequence[AppendCondition]) -> bool:

@@ -46,9 +46,9 @@ _FILE_CHECK = 1.0
 class SqliteWriteStore:
     """A write store in one file. Commits run on the caller's event loop: there a commit costs what its sync costs.
 
-    Every answer to an append comes after `synchronous=FULL` has put it on disk. After a disk error the store takes no
-    appends until the process starts again and has checked the end of the log; reads go on. A full disk refuses appends
-    until there is room. `read_only` opens beside a running writer.
+    An append is answered after `synchronous=FULL` has put it on disk. After a disk error, or when the file is deleted
+    or replaced, the store refuses appends until the process starts again and has checked the end of the log; reads go
+    on. A full disk refuses appends until there is room. `read_only` opens the log beside a running writer.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class SqliteWriteStore:
             with DiskErrors(self._path):
                 written = write(self._writer)
         except Unavailable as error:
-            self._judge(error.__cause__)
+            self._stop_after(error.__cause__)
             raise
         try:
             self._writer.write_back()
         except apsw.Error as error:
-            # What was written is on disk and stays acknowledged.
-            self._judge(error)
+            # The batch is on disk and stays acknowledged.
+            self._stop_after(error)
         return written
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
@@ -137,11 +137,11 @@ class SqliteWriteStore:
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
         with DiskErrors(self._path):
-            found = self._reader.slice(conditions, limit)
+            page = self._reader.slice(conditions, limit)
             if command_id is None:
-                return found, None
+                return page, None
             known = self._reader.remembered([command_id]).get(command_id)
-            return found, known[1] if known else None
+            return page, known[1] if known else None
 
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
@@ -155,7 +155,7 @@ class SqliteWriteStore:
         with DiskErrors(self._path):
             if self._reader.head() > after:
                 return
-        # Another process may be the writer; it cannot wake us, so we look.
+        # Another process may be the writer. It cannot wake this one, so the head is polled.
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
         try:
             await self._world.within(step, news.wait())
@@ -182,17 +182,17 @@ class SqliteWriteStore:
             self._check_file()
 
     def _check_file(self) -> None:
-        """Stop for good where the file was deleted or replaced: what is appended now would be lost with it."""
+        """Stop until a restart if the file was deleted or replaced: what is appended now would be lost."""
         if self.problem is None and (lost := self._file.lost()) is not None:
             self.problem = (
                 f"The log stopped: {lost} was deleted or replaced while it was in use, and what is appended would be "
                 "lost. Stop the process, restore the log from a backup, and start the process again."
             )
 
-    def _judge(self, error: BaseException | None) -> None:
-        """Stop for good where the disk failed; where it is only full or busy, the next append may go through."""
+    def _stop_after(self, error: BaseException | None) -> None:
+        """Stop until a restart if the disk failed. If it is only full or busy, the next append may succeed."""
         if not isinstance(error, apsw.FullError | apsw.BusyError):
-            # After a failed sync the kernel may have dropped the pages: what the file holds is only known anew.
+            # After a failed sync the kernel may have dropped the pages: only a new start finds out what the file holds.
             self.problem = (
                 f"The log {self._path} stopped after a disk error ({error}). Restart the process; it checks the log "
                 "before it writes again."
@@ -213,33 +213,33 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
     with_logs = connection.execute("select 1 from sqlite_schema where name = 'logs'").fetchone() is not None
     for log_id, name, epoch in connection.execute(sql, (log,)) if with_logs else ():
         sql = "select epoch, after from epochs where log_id = ? order by epoch"
-        found: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
-        return log_id, LogIdentity(name, epoch, tuple(found))
+        forks: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
+        return log_id, LogIdentity(name, epoch, tuple(forks))
     raise WiringError(
         f"There is no log '{log}' in {connection.filename}. Name the file of a log, or open it once for writing."
     )
 
 
 def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
-    """WiringError unless the end of the log is whole: what a disk that lied about a sync would have damaged."""
+    """WiringError unless the end of the log is complete: a disk that reports a sync it did not do would damage it."""
     head = LogReader(connection, log_id, Catalogue()).head()
     after = max(0, head - _TAIL_CHECKED)
-    found: tuple[int, int, int] = connection.execute(
+    figures: tuple[int, int, int] = connection.execute(
         """
         select coalesce(max(position), ?2), count(*), coalesce(sum(
             json_valid(cast(e.envelope as text)) and not exists (
                 select 1 from (
                     select '' as tag union all select value from json_each(cast(e.envelope as text), '$.tags')
-                ) as wanted where not exists (
-                    select 1 from event_tags as t where t.log_id = e.log_id and t.tag = wanted.tag
+                ) as tags where not exists (
+                    select 1 from event_tags as t where t.log_id = e.log_id and t.tag = tags.tag
                     and t.type_id = e.type_id and t.position = e.position))), 0)
         from events as e where log_id = ?1 and position > ?2
         """,
         (log_id, after),
     ).get
-    last, count, tagged = found
+    last, count, tagged = figures
     if last != head or count != head - after or tagged != count:
         raise WiringError(
-            f"The log {path} is damaged: its head is {head}, but of the {head - after} events before it {count} are "
-            f"there ({tagged} of them indexed), the last at {last}. Restore it from a backup."
+            f"The log {path} is damaged: its head is {head}, but it has {count} of the last {head - after} events "
+            f"({tagged} of them indexed), the last one at {last}. Restore the log from a backup."
         )

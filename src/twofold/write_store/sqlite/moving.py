@@ -1,4 +1,4 @@
-"""In charge of a log in SQLite that moves out, or in."""
+"""Moving a log out of SQLite, or into it."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ _COMMANDS = """
 select command_id, request_hash, position, count, recorded_at from commands
 where log_id = ? and command_id > ? order by command_id limit ?
 """
-_HELD = """
+_CONTENT_COUNT = """
 select position + (select count(*) from commands where log_id = ?1) + (select count(*) from rows where log_id = ?1)
        + (select count(*) from epochs where log_id = ?1)
 from logs where log_id = ?1
@@ -60,7 +60,7 @@ class SqliteEmptyLog(SqliteContent):
         rows: list[tuple[int, int, int, int, bytes, bytes]] = []
         tags: list[tuple[int, str, int, int]] = []
         for event in events:
-            type_id = self._types.get(event.type) or self._number(event.type)
+            type_id = self._types.get(event.type) or self._add_type(event.type)
             rows.append((log_id, event.position, type_id, event.version, event.payload, _encode(event.envelope)))
             tags += [(log_id, tag, type_id, event.position) for tag in (EVERY_EVENT, *event.tags)]
         insert = "insert into events (log_id, position, type_id, version, payload, envelope) values (?, ?, ?, ?, ?, ?)"
@@ -82,7 +82,7 @@ class SqliteEmptyLog(SqliteContent):
             [(self._log_id, space, key, row.value, row.version) for key, row in rows.items()],
         )
 
-    def _number(self, name: str) -> int:
+    def _add_type(self, name: str) -> int:
         self._types[name] = number = len(self._types) + 1
         insert = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
         self._connection.execute(insert, (self._log_id, number, name))
@@ -97,8 +97,8 @@ async def importing(
     with DiskErrors(path):
         connection.execute("begin immediate")
         try:
-            if connection.execute(_HELD, (log_id,)).get:
-                raise WiringError(f"The log {path} is not empty. Move into a file that is not there yet.")
+            if connection.execute(_CONTENT_COUNT, (log_id,)).get:
+                raise WiringError(f"The log {path} is not empty. Move into a new file.")
             connection.execute("delete from event_types where log_id = ?", (log_id,))
             connection.execute(
                 "update logs set name = ?, epoch = ?, position = ? where log_id = ?",

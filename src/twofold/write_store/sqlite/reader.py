@@ -1,4 +1,4 @@
-"""In charge of finding events: from an event query to positions in the tag index, and from positions to events."""
+"""Finding events in SQLite: from an event query to positions in the tag index, and from positions to events."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -43,8 +43,8 @@ where log_id = ?1 and position > ?2 and position <= ?3 and type_id in (select va
 order by position limit ?4
 """
 _WINDOW = 2
-_LOOKS_BY_INDEX = 1_000
-"""After a walk that found too little: it cost as much as a hundred looks into the index."""
+_READS_BY_INDEX = 1_000
+"""Reads by index after a scan that found too little: a scan costs as much as a hundred of them."""
 _MOST_QUERIES = 1_000
 _COMMANDS = """
 select c.command_id, c.request_hash, c.position, c.count
@@ -63,7 +63,7 @@ _NO_LIMIT = -1
 
 
 class Catalogue:
-    """The numbers of the stored types, and the head where a writer in this process keeps it; shared by readers."""
+    """The numbers of the stored types, and the head where this process writes; shared by readers."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
@@ -74,8 +74,8 @@ class Catalogue:
 class LogReader:
     """Reads one log over one connection.
 
-    No transaction is needed for a snapshot: the head is read first, nothing at or before it ever changes, and what is
-    found beyond it is left out.
+    A snapshot needs no transaction: the head is read first, events at or before it never change, and events beyond it
+    are left out.
     """
 
     def __init__(self, connection: apsw.Connection, log_id: int, catalogue: Catalogue) -> None:
@@ -93,18 +93,18 @@ class LogReader:
         elif _wants_all(conditions):
             events = self._everything(min(condition.after for condition in conditions), head, limit)
         else:
-            wanted = [(item, c.after) for c in conditions if c.after < head for item in c.query.items]
-            events = self._at(sorted(p for p in self._positions(wanted, limit) if p <= head)[:limit])
+            items = [(item, c.after) for c in conditions if c.after < head for item in c.query.items]
+            events = self._at(sorted(p for p in self._positions(items, limit) if p <= head)[:limit])
         cut = limit is not None and len(events) == limit and events[-1].position < head
         return Slice(events, events[-1].position if cut else head, head)
 
     def _dense(
         self, conditions: Sequence[AppendCondition], head: Position, limit: int | None
     ) -> list[RecordedEvent] | None:
-        """A page of what one condition selects by type alone, read from the log itself; None where that would not pay.
+        """A page of the events one condition selects by type alone, from a scan of the log. None: use the index.
 
-        Where most of the log is of these types, walking it takes half the time of going by the index. What was found
-        too sparse for that is looked for by the index from then on, and tried again now and then.
+        Where most events are of these types, a scan takes half the time of the index. A query whose events are too
+        sparse uses the index from then on; a scan is tried again after some reads.
         """
         if limit is None or len(conditions) != 1 or any(item.tags for item in conditions[0].query.items):
             return None
@@ -116,15 +116,15 @@ class LogReader:
             self._sparse[query] = to_go - 1
             return None
         types = array("q", {number for item in query.items for number in self._type_ids(item)})
-        found = []
+        events = []
         if types:
             bound = (self.log_id, after, upto, limit, apsw.carray(types))
-            found = self._recorded(self.connection.execute(_OF_TYPES, bound))
-        if len(found) == limit or upto == head:
-            return found
+            events = self._recorded(self.connection.execute(_OF_TYPES, bound))
+        if len(events) == limit or upto == head:
+            return events
         if len(self._sparse) >= _MOST_QUERIES:
             self._sparse.clear()
-        self._sparse[query] = _LOOKS_BY_INDEX
+        self._sparse[query] = _READS_BY_INDEX
         return None
 
     def head(self) -> Position:
@@ -137,7 +137,7 @@ class LogReader:
         return bool(self._positions([(item, condition.after) for item in condition.query.items], 1))
 
     def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
-        """The request hash and outcome kept for each of these command ids that is known."""
+        """The request hash and outcome of each of these command ids that is known."""
         if not command_ids:
             return {}
         rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
@@ -147,14 +147,14 @@ class LogReader:
         """The rows of one space by key, at most `limit`: all, or those of `keys`."""
         if keys is None:
             return self.rows_after(space, None, _NO_LIMIT if limit is None else limit)
-        # An array of nothing cannot be bound.
-        found = self.connection.execute(_ROWS_OF, (self.log_id, space, apsw.carray(tuple(keys)))) if keys else ()
-        return {key: LogRow(value, version) for key, value, version in islice(found, limit)}
+        # An empty array cannot be bound.
+        rows = self.connection.execute(_ROWS_OF, (self.log_id, space, apsw.carray(tuple(keys)))) if keys else ()
+        return {key: LogRow(value, version) for key, value, version in islice(rows, limit)}
 
     def rows_after(self, space: str, after: str | None, limit: int) -> dict[str, LogRow]:
-        """Rows of one space behind a key, in the order of their bytes; from the first one where that is None."""
-        found = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
-        return {key: LogRow(value, version) for key, value, version in found}
+        """Rows of one space after a key, in the order of their bytes; None: from the first one."""
+        rows = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
+        return {key: LogRow(value, version) for key, value, version in rows}
 
     def row_version(self, space: str, key: str) -> int:
         """The version of one row; 0 where there is none."""
@@ -173,29 +173,29 @@ class LogReader:
         return known.ids
 
     def _type_ids(self, item: QueryItem) -> list[int]:
-        """The numbers of the types an item names; types that were never stored match nothing."""
+        """The numbers of the types an item names. Types that were never stored match nothing."""
         known = self._catalogue
-        # A writer in this process adds to the catalogue itself; elsewhere a type may be new since we looked.
+        # A writer in this process adds to the catalogue itself. Otherwise a type may be new since the last read.
         if known.head is None and not (item.types and all(name in known.ids for name in item.types)):
             self.refresh_types()
         return [known.ids[name] for name in item.types if name in known.ids] if item.types else list(known.names)
 
-    def _positions(self, wanted: Iterable[tuple[QueryItem, Position]], limit: int | None) -> set[Position]:
+    def _positions(self, items: Iterable[tuple[QueryItem, Position]], limit: int | None) -> set[Position]:
         """At least the first `limit` positions of the events that match any of the items after its position."""
-        found: set[Position] = set()
+        positions: set[Position] = set()
         shape: list[tuple[int, int]] = []
         bound: list[SQLiteValue] = []
-        for item, after in wanted:
+        for item, after in items:
             types = self._type_ids(item)
             tags = self._rarest_first(item.tags, types) if len(item.tags) > 1 and types else item.tags or _EVERY
             for start in range(0, len(types), _RANGES_AT_ONCE):
                 some = types[start : start + _RANGES_AT_ONCE]
                 if sum(ranges for _, ranges in shape) + len(some) > _RANGES_AT_ONCE:
-                    found |= self._run(shape, bound, limit)
+                    positions |= self._run(shape, bound, limit)
                     shape, bound = [], []
                 shape.append((len(tags), len(some)))
                 bound += (after, *tags, *some)
-        return found | self._run(shape, bound, limit)
+        return positions | self._run(shape, bound, limit)
 
     def _run(self, shape: list[tuple[int, int]], bound: list[SQLiteValue], limit: int | None) -> set[Position]:
         if not shape:
@@ -214,9 +214,10 @@ class LogReader:
         return self._recorded(self.connection.execute(_ALL_EVENTS, bound))
 
     def _rarest_first(self, tags: tuple[str, ...], types: Sequence[int]) -> tuple[str, ...]:
-        """Look from the tag with the fewest events: the cost of a query follows the rarest tag, not the log.
+        """The tags with the one of the fewest events first: so the cost of a query depends on the rarest tag.
 
-        Tags are counted with a growing limit until one of them runs out, so that counting is no dearer than answering.
+        Tags are counted with a growing limit until the count of one is below it, so that counting costs no more than
+        reading.
         """
         limit = 16
         while True:
@@ -228,12 +229,12 @@ class LogReader:
 
     def _recorded(self, rows: Iterable[tuple[int, int, int, bytes, bytes]]) -> list[RecordedEvent]:
         names = self._catalogue.names
-        found: list[RecordedEvent] = []
+        events: list[RecordedEvent] = []
         for position, type_id, version, payload, envelope in rows:
             if type_id not in names:
                 self.refresh_types()
-            found.append(RecordedEvent(position, names[type_id], version, payload, envelope))
-        return found
+            events.append(RecordedEvent(position, names[type_id], version, payload, envelope))
+        return events
 
     def _one(self, sql: str, bound: tuple[SQLiteValue, ...]) -> int:
         for (value,) in self.connection.execute(sql, bound):
@@ -250,9 +251,9 @@ def _wants_all(conditions: Sequence[AppendCondition]) -> bool:
 
 @cache
 def _positions_sql(shape: tuple[tuple[int, int], ...]) -> str:
-    """One limited range of the index for each type of each item: what is read is bounded by the limit, not by the log.
+    """One limited range of the index for each type of each item, so that the limit bounds what is read.
 
-    `shape` says for each item how many tags and types are bound, after the position it starts behind.
+    `shape` has, for each item, how many tags and types are bound, after the position it starts after.
     """
     ranges: list[str] = []
     at = 3

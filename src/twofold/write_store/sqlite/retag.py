@@ -1,4 +1,4 @@
-"""In charge of giving stored events tags they were not written with."""
+"""Adding tags to stored events."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?,
 
 
 def retag(connection: apsw.Connection, log_id: int, tags: Mapping[Position, Sequence[str]]) -> None:
-    """Add tags to events, in their envelopes and in the index, in one transaction. LookupError for an unknown one."""
+    """Add tags to events, in their envelopes and in the index, in one transaction. LookupError if there is no event."""
     connection.execute("begin immediate")
     try:
         for position, added in tags.items():
@@ -29,10 +29,10 @@ def retag(connection: apsw.Connection, log_id: int, tags: Mapping[Position, Sequ
 
 
 def _retag_one(connection: apsw.Connection, log_id: int, position: Position, added: Sequence[str]) -> None:
-    found = connection.execute(_FIND, (log_id, position)).fetchone()
-    if found is None:
+    row = connection.execute(_FIND, (log_id, position)).fetchone()
+    if row is None:
         raise LookupError(f"There is no event at {position}.")
-    type_id, stored = found
+    type_id, stored = row
     envelope = _decode(stored)
     tags = tuple(sorted({*envelope.tags, *added}))
     if tags != envelope.tags:

@@ -1,4 +1,4 @@
-"""In charge of appending: one batch, one transaction, one sync to disk."""
+"""Appending in SQLite: one batch is one transaction and one sync to disk."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,14 +28,14 @@ _PRUNE = """
 delete from commands where arrival in (select arrival from commands order by arrival limit ?) and recorded_at < ?
 """
 _PRUNE_EVERY = 128
-_ROW_CHANGED = "A row this append rests on was changed first."
+_ROW_CHANGED = "A row that this append depends on was changed first."
 _TAIL_KEYS = 200_000
 _WRITE_BACK_PAGES = 4_000
 _NO_TAG = (EVERY_EVENT,)
 
 
 class LogWriter:
-    """Writes one log over the one connection that may."""
+    """Writes one log over the one connection that writes."""
 
     def __init__(self, connection: apsw.Connection, log_id: int, catalogue: Catalogue, retention: int) -> None:
         self._connection = connection
@@ -51,19 +51,19 @@ class LogWriter:
         connection.set_wal_hook(self._note_pages)
 
     def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        """Check and write a batch; when this returns it is on disk. apsw.Error if not, and then nothing is."""
+        """Check and write a batch. It is on disk when this returns. apsw.Error if it fails: then nothing is written."""
         connection = self._connection
         connection.execute("begin immediate")
         try:
-            ids = [each.command_id for each in batch if each.command_id is not None]
+            ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
             pending = _Pending(self._tail.head, self._reader.remembered(ids))
-            outcomes = [self._append_one(each, pending) for each in batch]
+            outcomes = [self._append_one(append, pending) for append in batch]
             self._flush(pending)
             self._prune(batch)
             connection.execute("commit")
         except BaseException:
-            # What the tail learned of this batch never happened.
+            # The tail has seen events of this batch that are not written.
             self._tail = _Tail(self._tail.head)
             self._catalogue.ids.clear()
             self._catalogue.names.clear()
@@ -75,9 +75,9 @@ class LogWriter:
         return outcomes
 
     def write_back(self) -> None:
-        """Move what has been committed into the main file, once it is much. apsw.Error if the disk fails at that.
+        """Copy committed pages into the main file, once there are many. apsw.Error if the disk fails.
 
-        SQLite would do it by itself, but keep it to itself when the disk fails.
+        SQLite would do it by itself, but would not report a failure.
         """
         if self._pages_waiting >= _WRITE_BACK_PAGES:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -87,9 +87,9 @@ class LogWriter:
         return apsw.SQLITE_OK
 
     def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
-        """Add tags to stored events; when this returns it is on disk. apsw.Error if not, and then nothing is."""
+        """Add tags to stored events. They are on disk when this returns. apsw.Error where it fails: then nothing is."""
         retag(self._connection, self._log_id, tags)
-        # What a tag's last position is may have changed.
+        # The last position of a tag may have changed.
         self._tail = _Tail(self._tail.head)
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
@@ -99,7 +99,7 @@ class LogWriter:
                 return _repeat(known, append)
         for condition in append.conditions:
             if self._breaks(condition, pending):
-                return Conflict("An event this decision had not seen was written first.")
+                return Conflict("An event that this decision had not seen was written first.")
         if append.guards and not all(self._is_at(guard, pending) for guard in append.guards):
             return Conflict(_ROW_CHANGED)
         if append.rows:
@@ -167,13 +167,13 @@ class LogWriter:
     def _prune(self, batch: Sequence[Append]) -> None:
         self._since_pruned += len(batch)
         if self._since_pruned >= _PRUNE_EVERY:
-            # Twice as many as have come, so that what is too old never grows.
+            # Twice as many as were added, so that the number of old ids does not grow.
             self._connection.execute(_PRUNE, (2 * self._since_pruned, batch[-1].metadata.time - self._retention))
             self._since_pruned = 0
 
 
 class _Pending:
-    """What a batch is about to write. Kept back so that it goes in with few, large statements."""
+    """What a batch is about to write, collected so that few large statements write it."""
 
     def __init__(self, head: Position, commands: dict[str, tuple[bytes, Appended]]) -> None:
         self.head = head
@@ -197,10 +197,10 @@ class _Pending:
 
 
 class _Tail:
-    """The last position of each tag and type since this process began to write, or since it grew too large.
+    """The last position of each tag and type since this process began to write, or since the last `shorten`.
 
-    There is one writer, so what it does not know of cannot have happened: most conditions rest on recent folds and are
-    answered from here without asking the file.
+    There is one writer, so all later events are in here: most conditions depend on recent folds and are checked here
+    without reading the file.
     """
 
     def __init__(self, head: Position) -> None:
@@ -209,13 +209,13 @@ class _Tail:
         self.last: dict[tuple[str, str], Position] = {}
 
     def shorten(self) -> None:
-        """Begin anew where it has grown too large. Between batches, when all of an event's tags are in it or none."""
+        """Start again if it has grown too large. Only between batches: all tags of an event are in it, or none."""
         if len(self.last) >= _TAIL_KEYS:
             self.last.clear()
             self._start = self.head
 
     def any_match(self, condition: AppendCondition) -> bool | None:
-        """Whether an event matches, or None where that cannot be known from here."""
+        """Whether an event matches; None where only the file can tell."""
         after = condition.after
         if after < self._start:
             return None
@@ -226,7 +226,7 @@ class _Tail:
             first, *others = item.tags or _NO_TAG
             for type in item.types:
                 if last.get((first, type), 0) > after and all(last.get((tag, type), 0) > after for tag in others):
-                    # Several tags may have moved in different events; only the file knows whether one has them all.
+                    # The positions of several tags may be of different events. Only the file tells if one has them all.
                     return None if others else True
         return False
 
@@ -234,5 +234,5 @@ class _Tail:
 def _repeat(known: tuple[bytes, Appended], append: Append) -> Outcome:
     request_hash, first = known
     if request_hash != append.request_hash:
-        return CommandIdReused(f"The command id '{append.command_id}' already stands for another request.")
+        return CommandIdReused(f"The command id '{append.command_id}' was already used for another request.")
     return Appended(first.position, first.count, repeated=True)
