@@ -63,7 +63,7 @@ def spoil(
     read_store: MemoryReadStore, number: int, key: str, how: Callable[[VersionedRow], VersionedRow | None]
 ) -> None:
     """Change a row behind everybody's back."""
-    rows = read_store._models["totals", number].rows
+    rows = read_store._tables["totals", number].rows
     spoilt = how(rows[key])
     del rows[key]
     if spoilt is not None:

@@ -53,7 +53,7 @@ async def corrupt_row(app: App, log: MemoryWriteStore) -> tuple[CorruptibleReadS
     following = await Following(app, log, read_store, Random(1), 1).prepare()
     await serves(log, read_store, "totals", 1)
     await following.catch_up()
-    read_store._models["totals", 1].rows["made up"] = VersionedRow(by_hand("made up", 9), 3)
+    read_store._tables["totals", 1].rows["made up"] = VersionedRow(by_hand("made up", 9), 3)
     read_store.damage = {
         "b": ("It is no JSON.", False),
         "c": ("Its column total says 77.", True),

@@ -81,7 +81,7 @@ async def test_the_order_in_which_a_set_was_stored_is_no_difference(log: MemoryW
     assert counts(await audit(app, log, read_store, "groups")) == {"right": 1}
     assert counts(await audit(app, log, read_store, "groups", keys=["c"])) == {"right": 1}
     mixed_up = GroupAsStored(backwards.members, [5, 4, 3, 2, 1, 0])
-    read_store._models["groups", 1].rows["c"] = VersionedRow(mixed_up, 6)
+    read_store._tables["groups", 1].rows["c"] = VersionedRow(mixed_up, 6)
     assert counts(await audit(app, log, read_store, "groups")) == {"different": 1}
 
 

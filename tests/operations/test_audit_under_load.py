@@ -79,7 +79,7 @@ async def test_exactly_the_spoilt_rows_are_found_under_load(seed: int, loose: bo
     spoil(read_store, 1, "q1", lambda kept: VersionedRow(Total("q1", 99), kept.position))
     spoil(read_store, 1, "q2", lambda kept: None)
     spoil(read_store, 1, "q3", lambda kept: VersionedRow(kept.row, kept.position - 1))
-    read_store._models["totals", 1].rows["q9"] = VersionedRow(Total("q9", 1), 2)
+    read_store._tables["totals", 1].rows["q9"] = VersionedRow(Total("q9", 1), 2)
 
     async def load() -> None:
         for _ in range(100):

@@ -205,7 +205,7 @@ class NeverStill(MemoryReadStore):
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[_MemorySnapshot]:
-        yield _MemorySnapshot(self._models)
+        yield _MemorySnapshot(self._tables)
 
 
 async def _asked_while(change: Any, app: Serving, begun: asyncio.Event, gate: asyncio.Event) -> QueryResult:

@@ -290,7 +290,7 @@ async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_reco
     async with cluster.app([totals(1)]) as app:
         await happen(app, 5)
         await until(lambda: caught_up(cluster), "caught up")
-        model: Any = cluster.read_store._models["totals", 1]
+        model: Any = cluster.read_store._tables["totals", 1]
         key, kept = next(iter(model.rows.items()))
         model.rows[key] = type(kept)(type(kept.row)(key, 666, 6), kept.position, kept.repair)
         save = cluster.read_store.save

@@ -1,1 +1,1 @@
-"""Rows to answer from. `port` says what a read store does; each other module is one that does it."""
+"""Read stores: `port` says what they do, `memory` and each package is one, the other modules are what they share."""

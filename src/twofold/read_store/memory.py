@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from twofold.errors import Conflict, WiringError
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.corruption import RawRowReader, raw_row
+from twofold.read_store.paging import find_page
 from twofold.read_store.partition import Partition, same_slots, shares
 from twofold.read_store.port import (
     Change,
@@ -22,13 +22,14 @@ from twofold.read_store.port import (
     ReadModel,
     VersionedRow,
 )
+from twofold.read_store.refusals import checkpoint_moved, no_partition, partitions_changed, prepared
 from twofold.world import RealWorld
 
-_Order = tuple[bool, ColumnValue, str]
+_SortKey = tuple[bool, ColumnValue, str]
 
 
-class _At(msgspec.Struct, frozen=True):
-    """Where a partition stands."""
+class _PartitionState(msgspec.Struct, frozen=True):
+    """The checkpoint of a partition."""
 
     position: int = 0
     log: str = ""
@@ -36,119 +37,123 @@ class _At(msgspec.Struct, frozen=True):
     epoch: int = 0
 
 
-class _Model:
-    """What is kept of one read model. Once a snapshot has seen it, a save changes a copy instead."""
+class _MemoryTable:
+    """One read model. Once a snapshot has seen it, a save changes a copy instead."""
 
-    def __init__(self, columns: dict[str, Column], reader: RawRowReader, at: Mapping[Partition, _At]) -> None:
+    def __init__(
+        self, columns: dict[str, Column], reader: RawRowReader, partitions: Mapping[Partition, _PartitionState]
+    ) -> None:
         self.columns = columns
         self.reader = reader
         self.rows: dict[str, VersionedRow] = {}
         self.parked: dict[str, Parked] = {}
-        self.at = dict(at)
+        self.partitions = dict(partitions)
         self.seen = False
 
-    def changeable(self) -> "_Model":
+    def changeable(self) -> "_MemoryTable":
         if not self.seen:
             return self
-        copy = _Model(self.columns, self.reader, self.at)
+        copy = _MemoryTable(self.columns, self.reader, self.partitions)
         copy.rows, copy.parked = dict(self.rows), dict(self.parked)
         return copy
 
     def progress(self) -> Progress:
-        lowest = min(self.at.values(), key=lambda at: at.position)
-        updated = max(at.updated for at in self.at.values())
+        lowest = min(self.partitions.values(), key=lambda state: state.position)
+        updated = max(state.updated for state in self.partitions.values())
         return Progress(lowest.position, lowest.log, updated, tuple(self.parked[key] for key in sorted(self.parked)))
 
 
-_Models = dict[tuple[str, int], _Model]
+_Tables = dict[tuple[str, int], _MemoryTable]
 
 
 class MemoryReadStore:
-    """A read store that forgets everything when the process ends."""
+    """A read store that loses everything when the process ends."""
 
     def __init__(self) -> None:
         self.identity = RealWorld().new_id()
-        self._models: _Models = {}
+        self._tables: _Tables = {}
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
-            new = _Model({}, RawRowReader({}, model), {partition: _At() for partition in shares(model.partitions)})
-            kept = self._models.setdefault((model.name, model.generation), new).changeable()
-            kept.columns, kept.reader = columns_of(model), RawRowReader({}, model)
-            self._models[model.name, model.generation] = kept
+            columns, reader = columns_of(model), RawRowReader({}, model)
+            new = _MemoryTable(columns, reader, {p: _PartitionState() for p in shares(model.partitions)})
+            table = self._tables.setdefault((model.name, model.generation), new).changeable()
+            table.columns, table.reader = columns, reader
+            self._tables[model.name, model.generation] = table
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        rows = _of(self._models, model).rows
+        rows = prepared(self._tables, model).rows
         return {key: rows[key] for key in keys if key in rows}
 
     async def save(self, change: Change) -> None:
-        kept = _of(self._models, change.model)
-        at = kept.at.get(change.partition)
-        if at is None:
-            raise Conflict(f"Read model '{change.model.name}' has no partition {change.partition.name} any more.")
-        if at.position != change.before or at.log not in ("", change.expected) or at.epoch > change.epoch:
-            raise Conflict(f"Read model '{change.model.name}' is at {at.position}, not at {change.before}.")
+        table = prepared(self._tables, change.model)
+        state = table.partitions.get(change.partition)
+        if state is None:
+            raise no_partition(change)
+        if state.position != change.before or state.log not in ("", change.expected) or state.epoch > change.epoch:
+            raise checkpoint_moved(change, state.position, state.log)
         for new in change.rows.values():
-            for column in kept.columns.values() if new.row is not None else ():
-                column.value(column.get(new.row))
-        kept = kept.changeable()
+            for column in table.columns.values() if new.row is not None else ():
+                column.of(new.row)
+        table = table.changeable()
         for key, new in change.rows.items():
-            known = kept.rows.get(key)
+            known = table.rows.get(key)
             if known is None or (new.repair, new.position) > (known.repair, known.position):
-                _put(kept.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
+                _put(table.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
         for key, parked in change.parked.items():
-            _put(kept.parked, key, parked)
-        kept.at[change.partition] = _At(change.position, change.log, change.now, change.epoch)
-        self._models[change.model.name, change.model.generation] = kept
+            _put(table.parked, key, parked)
+        table.partitions[change.partition] = _PartitionState(change.position, change.log, change.now, change.epoch)
+        self._tables[change.model.name, change.model.generation] = table
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator["_MemorySnapshot"]:
-        for kept in self._models.values():
-            kept.seen = True
-        yield _MemorySnapshot(dict(self._models))
+        for table in self._tables.values():
+            table.seen = True
+        yield _MemorySnapshot(dict(self._tables))
 
     async def checkpoints(self) -> list[Checkpoint]:
-        found: list[Checkpoint] = []
-        for (name, generation), kept in sorted(self._models.items()):
-            for partition, at in sorted(kept.at.items()):
-                parked = tuple(kept.parked[key] for key in sorted(kept.parked) if partition.holds(key))
-                progress = Progress(at.position, at.log, at.updated, parked)
-                found.append(Checkpoint(name, generation, progress, partition, at.epoch))
-        return found
+        checkpoints: list[Checkpoint] = []
+        for (name, generation), table in sorted(self._tables.items()):
+            for partition, state in sorted(table.partitions.items()):
+                parked = tuple(table.parked[key] for key in sorted(table.parked) if partition.holds(key))
+                progress = Progress(state.position, state.log, state.updated, parked)
+                checkpoints.append(Checkpoint(name, generation, progress, partition, state.epoch))
+        return checkpoints
 
     async def close(self) -> None:
         return None
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
-        kept = _of(self._models, model).changeable()
-        stand = {(kept.at[each].position, kept.at[each].log) if each in kept.at else None for each in old}
-        if len(stand) != 1 or None in stand or not same_slots(old, new):
-            raise Conflict(f"The partitions of read model '{model.name}' have changed, or stand at several positions.")
-        merged = [kept.at.pop(each) for each in old]
-        at = msgspec.structs.replace(merged[0], epoch=max(each.epoch for each in merged))
-        kept.at |= {each: at for each in new}
-        self._models[model.name, model.generation] = kept
+        table = prepared(self._tables, model).changeable()
+        merged = [table.partitions[partition] for partition in old if partition in table.partitions]
+        positions = {(state.position, state.log) for state in merged}
+        if len(merged) < len(old) or len(positions) != 1 or not same_slots(old, new):
+            raise partitions_changed(model)
+        state = msgspec.structs.replace(merged[0], epoch=max(state.epoch for state in merged))
+        others = {partition: other for partition, other in table.partitions.items() if partition not in old}
+        table.partitions = others | dict.fromkeys(new, state)
+        self._tables[model.name, model.generation] = table
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        kept = self._models.get((name, generation))
-        keys = sorted(key for key in kept.rows if key > after)[:limit] if kept else []
-        return [(key, _stored(kept, key)) for key in keys if kept]
+        table = self._tables.get((name, generation))
+        keys = sorted(key for key in table.rows if key > after)[:limit] if table else []
+        return [(key, _raw_row(table, key)) for key in keys if table]
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-        kept = self._models.get((model.name, model.generation))
-        return {key: _stored(kept, key) for key in keys if kept and key in kept.rows}
+        table = self._tables.get((model.name, model.generation))
+        return {key: _raw_row(table, key) for key in keys if table and key in table.rows}
 
     async def drop(self, name: str, generation: int) -> None:
-        self._models.pop((name, generation), None)
+        self._tables.pop((name, generation), None)
 
 
 class _MemorySnapshot:
-    def __init__(self, models: _Models) -> None:
-        self._models = models
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
-        kept = _of(self._models, model).rows.get(key)
-        return kept and kept.row
+        known = prepared(self._tables, model).rows.get(key)
+        return known and known.row
 
     async def find(
         self,
@@ -160,48 +165,49 @@ class _MemorySnapshot:
         limit: int,
         cursor: str | None = None,
     ) -> FindPage:
-        kept = _of(self._models, model)
-        access = check_access(model, kept.columns, filters, order_by, descending, limit, cursor)
-        if access.matches_nothing:
-            return FindPage([], None)
-        ordered = sorted(_matching(kept, access), reverse=descending)
-        if access.after is not None:
-            behind = _place(*access.after)
-            ordered = [each for each in ordered if (each < behind if descending else each > behind)]
-        page = ordered[:limit]
-        more = len(ordered) > limit
-        return FindPage([(key, kept.rows[key].row) for *_, key in page], access.cursor(*page[-1][1:]) if more else None)
+        table = prepared(self._tables, model)
+        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+
+        async def fetch(count: int) -> list[str]:
+            return _matching_keys(table, access)[:count]
+
+        return await find_page(access, fetch, lambda key: (key, table.rows[key].row))
 
     async def progress(self, model: ReadModel) -> Progress:
-        return _of(self._models, model).progress()
+        return prepared(self._tables, model).progress()
 
     def native(self, model: ReadModel) -> Native:
-        return Native({key: kept.row for key, kept in _of(self._models, model).rows.items()}, model.name)
+        return Native({key: known.row for key, known in prepared(self._tables, model).rows.items()}, model.name)
 
 
-def _matching(kept: _Model, access: Access) -> list[_Order]:
-    """The places in the order of all rows that match."""
-    filters = [(kept.columns[field], value) for field, value in zip(access.group, access.values, strict=True)]
-    order = kept.columns[access.order] if access.order else None
-    rows = {key: each.row for key, each in kept.rows.items()}
-    return [
-        _place(order.value(order.get(row)) if order else None, key)
-        for key, row in rows.items()
-        if all(column.value(column.get(row)) == value for column, value in filters)
-    ]
+def _matching_keys(table: _MemoryTable, access: Access) -> list[str]:
+    """The keys of all rows that match, in order, behind the cursor."""
+    filters = [(table.columns[field], value) for field, value in zip(access.group, access.values, strict=True)]
+    sort_keys = sorted(
+        (
+            _sort_key(access.order_value(known.row), key)
+            for key, known in table.rows.items()
+            if all(column.of(known.row) == value for column, value in filters)
+        ),
+        reverse=access.descending,
+    )
+    if access.after is not None:
+        last = _sort_key(*access.after)
+        sort_keys = [sort_key for sort_key in sort_keys if (sort_key < last if access.descending else sort_key > last)]
+    return [key for *_, key in sort_keys]
 
 
-def _place(value: ColumnValue, key: str) -> _Order:
+def _sort_key(value: ColumnValue, key: str) -> _SortKey:
     return (value is not None, value, key)
 
 
-def _stored(model: _Model, key: str) -> RawRow:
-    kept = model.rows[key]
+def _raw_row(table: _MemoryTable, key: str) -> RawRow:
+    known = table.rows[key]
     try:
-        text = msgspec.json.encode(kept.row)
+        text = msgspec.json.encode(known.row)
     except (TypeError, ValueError) as error:
-        return RawRow(None, kept.position, kept.repair, f"The row cannot be written as JSON: {error}.")
-    return raw_row(model.reader.read(text), kept.position, kept.repair, {})
+        return RawRow(None, known.position, known.repair, f"The row cannot be written as JSON: {error}.")
+    return raw_row(table.reader.read(text), known.position, known.repair, {})
 
 
 def _put(into: dict[str, Any], key: str, value: Any | None) -> None:
@@ -209,10 +215,3 @@ def _put(into: dict[str, Any], key: str, value: Any | None) -> None:
         into.pop(key, None)
     else:
         into[key] = value
-
-
-def _of(models: _Models, model: ReadModel) -> _Model:
-    try:
-        return models[model.name, model.generation]
-    except KeyError as error:
-        raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error

@@ -1,4 +1,4 @@
-"""In charge of partitions: which share of a read model's keys a follower takes."""
+"""Partitions: runs of slots, each with the part of a read model's keys that one follower folds."""
 
 import zlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 
 SLOTS = 4096
-"""Keys fall into so many slots, by the CRC-32 of their UTF-8 bytes. A partition is a run of slots."""
+"""A key is in one of so many slots, by the CRC-32 of its UTF-8 bytes. A partition is a run of slots."""
 
 
 class Partition(msgspec.Struct, frozen=True, order=True):
@@ -18,15 +18,15 @@ class Partition(msgspec.Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """As people and stores write it: `0-4096` is the whole."""
+        """As users and stores write it: `0-4096` is the whole."""
         return f"{self.first}-{self.end}"
 
     def holds(self, key: str) -> bool:
-        """Whether a key belongs to this share."""
+        """Whether a key is in this partition."""
         return self.first <= slot_of(key) < self.end
 
     def halves(self) -> tuple["Partition", "Partition"]:
-        """This share in two. ValueError where it is one slot, which cannot be parted."""
+        """This partition in two. ValueError where it is one slot, which cannot be split."""
         middle = (self.first + self.end) // 2
         if middle == self.first:
             raise ValueError(f"The partition {self.name} is a single slot.")
@@ -48,18 +48,18 @@ def shares(count: int) -> list[Partition]:
 
 
 def partition_named(name: str) -> Partition:
-    """The partition `Partition.name` gave. ValueError for anything else."""
+    """The partition of this `Partition.name`. ValueError for any other text."""
     first, dash, end = name.partition("-")
     if (
         not dash
         or not (name.isascii() and first.isdecimal() and end.isdecimal())
         or not 0 <= int(first) < int(end) <= SLOTS
     ):
-        raise ValueError(f"'{name}' is no partition: write first-end, from 0-{SLOTS}.")
+        raise ValueError(f"'{name}' is not a partition. Write first-end, within 0-{SLOTS}.")
     return Partition(int(first), int(end))
 
 
 def same_slots(old: Sequence[Partition], new: Sequence[Partition]) -> bool:
     """Whether two sets of partitions have the same slots, each slot once."""
-    covered = [sorted(s for p in each for s in range(p.first, p.end)) for each in (old, new)]
-    return bool(old) and covered[0] == covered[1] and len(set(covered[0])) == len(covered[0])
+    slots = [sorted(s for p in partitions for s in range(p.first, p.end)) for partitions in (old, new)]
+    return bool(old) and slots[0] == slots[1] and len(set(slots[0])) == len(slots[0])

@@ -1,4 +1,4 @@
-"""In charge of the proof that a read store keeps its promises: subclass `ReadStoreContract` and give it stores."""
+"""The contract of read stores: subclass `ReadStoreContract` and give it stores to prove that they fulfil it."""
 
 import asyncio
 from decimal import Decimal
@@ -36,10 +36,10 @@ from twofold.world import RealWorld
 
 
 class ReadStoreContract(ReadStoreMaintenanceContract):
-    """The rules every read store obeys. Subclass it and say in `opened` how a fresh store is opened.
+    """The rules of every read store. Subclass it, and open a new store in `opened`.
 
-    Set `transactional` to False for a store that saves rows and checkpoint in several steps: it need not take back the
-    rows of a save that came too late (they are the fold of the log all the same), nor hold a moment still for readers.
+    Set `transactional` to False for a store that saves rows and checkpoint in several steps: it need not undo the rows
+    of a save that came too late (they are the fold of the log all the same), nor show readers one moment.
     """
 
     async def test_what_was_saved_is_loaded_and_got_and_what_was_not_is_absent(self) -> None:
@@ -137,7 +137,7 @@ class ReadStoreContract(ReadStoreMaintenanceContract):
             assert await keys(store, EVERYTHING, {"money": Decimal("1.20")}) == ["k1.2"]
 
     @pytest.mark.parametrize("cursor", ["", "nonsense", "\U0001f4a5", "e30", "WyJhIiwxLCJiIl0", "====", "a b"])
-    async def test_a_cursor_nobody_gave_is_refused(self, cursor: str) -> None:
+    async def test_an_invalid_cursor_is_refused(self, cursor: str) -> None:
         async with self.opened() as store:
             await keep(store, ORDERS, {"a": Order()})
             with pytest.raises(InvalidMessage, match="cursor") as refused:
@@ -213,7 +213,7 @@ class ReadStoreContract(ReadStoreMaintenanceContract):
 
     async def test_a_snapshot_does_not_see_what_is_saved_after_it_was_taken(self) -> None:
         if not self.transactional:
-            pytest.skip("this store does not hold a moment still")
+            pytest.skip("a snapshot of this store is not one moment")
         async with self.opened() as store:
             await keep(store, ORDERS, {"a": Order(total=1), "b": Order(total=2)})
             async with store.snapshot() as before:

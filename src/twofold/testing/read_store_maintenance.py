@@ -1,4 +1,4 @@
-"""In charge of the proof that a read store keeps checkpoints, versions of rows, partitions and generations apart."""
+"""The part of the contract of read stores about checkpoints, versions of rows, partitions and generations."""
 
 import abc
 import asyncio
@@ -261,14 +261,14 @@ class ReadStoreMaintenanceContract(abc.ABC):
             assert found.pop("a") == RawRow({"customer": "ann", "total": 0, "note": None}, 4, 2)
             assert found in ({}, {"b": RawRow(None, 6)})
             if not self.transactional:
-                assert found, "who keeps deleted rows says so"
+                assert found, "a store without transactions keeps deleted rows, and must return them"
             assert await store.inspect(ORDERS, []) == {}
 
     @settings(
         max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
     )
     @given(st.dictionaries(TEXT.filter(bool), ANYTHING, min_size=1, max_size=6))
-    def test_rows_that_nobody_touched_are_not_damaged(self, rows: dict[str, Everything]) -> None:
+    def test_rows_as_they_were_saved_are_not_corrupt(self, rows: dict[str, Everything]) -> None:
         async def check() -> None:
             async with self.opened() as store:
                 await keep(store, EVERYTHING, rows)

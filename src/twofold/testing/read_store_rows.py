@@ -1,4 +1,4 @@
-"""In charge of the rows the read store contract keeps, and of the short ways to keep and find them."""
+"""The rows of the read store contract, and short ways to save and find them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -34,7 +34,7 @@ class Size(Enum):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The row most tests keep."""
+    """The row of most tests."""
 
     customer: str = "ann"
     total: int = 0
@@ -84,15 +84,15 @@ ANYTHING = st.builds(
 def sorted_dict(
     rows: Mapping[str, Any], filters: Mapping[str, Any], order_by: str | None, descending: bool
 ) -> list[str]:
-    """The keys a find must return, by the plainest means."""
+    """The keys that a find must return, computed in the simplest way."""
     matching = {key: row for key, row in rows.items() if all(getattr(row, f) == v for f, v in filters.items())}
 
-    def place(key: str) -> tuple[Any, ...]:
+    def sort_key(key: str) -> tuple[Any, ...]:
         value = getattr(matching[key], order_by) if order_by else None
         value = value.value if isinstance(value, Enum) else value
         return (False, key) if value is None else (True, value, key)
 
-    return sorted(matching, key=place, reverse=descending)
+    return sorted(matching, key=sort_key, reverse=descending)
 
 
 async def keep(
@@ -104,7 +104,7 @@ async def keep(
     position: int | None = None,
     parked: Mapping[str, Parked | None] | None = None,
 ) -> None:
-    """Prepare a model and save one change of it, as a follower does: it knows which rows it goes out from."""
+    """Prepare a model and save one change of it, as a follower does: with the previous rows."""
     await store.prepare([model])
     reached = before + 1 if position is None else position
     known = await loaded(store, model, list(rows))
