@@ -74,7 +74,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, _ in pairs:
             if key in seen:
                 shown = printable(key)
-                raise InvalidMessage(f"The key '{shown}' stands twice in one object. Send it once.", field=shown)
+                raise InvalidMessage(f"The key '{shown}' is repeated in one object. Send it once.", field=shown)
             seen.add(key)
     return fields
 

@@ -66,17 +66,22 @@ class _Compiler:
         known = self._records.get(id(kind))
         if known is not None:
             return known
-        tag = kind.tag_field if isinstance(kind, inspect.StructType) else None
+
+        def check_itself(value: Any) -> None:
+            if made.check is not None:
+                made.check(value)
+
         # A record may hold itself, so its check must be known before those of its fields are made.
-        self._records[id(kind)] = Shape(UNBOUNDED, lambda value: made.check and made.check(value))
+        self._records[id(kind)] = Shape(UNBOUNDED, check_itself)
+        tag = kind.tag_field if isinstance(kind, inspect.StructType) else None
         if isinstance(kind, inspect.StructType) and kind.array_like:
             made = self._array([*([None] if tag else []), *(field.type for field in kind.fields)])
         else:
             fields = {field.encode_name: self.shape_of(field.type) for field in kind.fields}
             deeper = [(name, field.check) for name, field in fields.items() if field.check is not None]
-            names = frozenset([*fields, *([tag] if tag else [])])
+            names = [*fields, tag] if tag else list(fields)
             depth = 1 + max((field.depth for field in fields.values()), default=0)
-            made = Shape(depth, _fields(names, deeper, kind.cls.__name__))
+            made = Shape(depth, _fields(frozenset(names), deeper, kind.cls.__name__))
         self._records[id(kind)] = made
         return made
 

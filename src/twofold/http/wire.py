@@ -16,13 +16,13 @@ T = TypeVar("T")
 NO_PARAMETERS: Mapping[str, QueryParameter] = {}
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Principal(msgspec.Struct, frozen=True):
     """Who sends a request. `actor` is the name that events and operators' actions carry; None: anonymous."""
 
     actor: str | None = None
 
 
-ANONYMOUS = Caller()
+ANONYMOUS = Principal()
 
 
 class Wire:
@@ -35,7 +35,7 @@ class Wire:
         self.deadlines = Deadlines(app.world, min(1.0, limits.request_seconds / 4, limits.body_seconds / 4))
         self.streams = Streams(app.world, limits, self.deadlines)
 
-    def caller(self, exchange: Exchange) -> Caller:
+    def caller(self, exchange: Exchange) -> Principal:
         """Who sends this request. There is no authentication yet, so every caller is anonymous."""
         return ANONYMOUS
 

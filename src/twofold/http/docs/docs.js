@@ -6,7 +6,7 @@ const streams = new Map();
 function addressOf(form) {
   const query = new URLSearchParams();
   for (const input of form.querySelectorAll("input[data-in=query]")) {
-    const values = "many" in input.dataset ? input.value.split(",").map((each) => each.trim()) : [input.value];
+    const values = "many" in input.dataset ? input.value.split(",").map((value) => value.trim()) : [input.value];
     for (const value of values) if (value !== "") query.append(input.name, value);
   }
   let path = form.getAttribute("action");
