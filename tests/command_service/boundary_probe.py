@@ -23,7 +23,7 @@ Seen = tuple[int, ...]
 
 
 class Put(msgspec.Struct, frozen=True):
-    """What happened, and the positions each model of its decision had seen."""
+    """An event that records the positions that each model of its decision had read."""
 
     thing: ThingId
     box: BoxId
@@ -93,7 +93,7 @@ Command = PutByThing | PutByBoth | PutByType | PutByAll
 
 def _put(command: Command, boundary: str, **seen: Seen) -> Put | list[Put] | None:
     """Moods make every kind of answer depend on what was seen."""
-    total = sum(len(each) for each in seen.values())
+    total = sum(len(positions) for positions in seen.values())
     if command.mood == 1 and total % 2:
         raise Rejected("odd", msgspec.json.encode(seen).decode())
     if command.mood == 2 and total % 3:

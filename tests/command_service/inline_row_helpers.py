@@ -44,7 +44,7 @@ async def check_rows(write_store: WriteStore, module: Module = INLINE_BANK) -> i
         await folded(write_store, module) or {name: {} for name in names(module)}
     )
     noted = await read_inline_state(write_store)
-    assert noted.listed == {each.name: each.version for each in module.projections}
+    assert noted.listed == {projection.name: projection.version for projection in module.projections}
     for projection in Wiring([module]).projections.values():
         kept = InlineProjection(projection)
         assert noted.built[kept.label][0].state == "complete"
@@ -53,10 +53,10 @@ async def check_rows(write_store: WriteStore, module: Module = INLINE_BANK) -> i
 
 
 def names(module: Module) -> list[str]:
-    return [each.name for each in module.projections]
+    return [projection.name for projection in module.projections]
 
 
 async def deposits(services: Services, accounts: Sequence[str], *, start: int = 0) -> list[Written]:
-    """What became of a deposit into each account, all sent at once."""
+    """The result of a deposit into each account, all sent at once."""
     sent = [services.handle(Deposit(account, n + 100), f"d-{start}-{n}") for n, account in enumerate(accounts, start)]
     return await asyncio.gather(*sent)
