@@ -13,8 +13,8 @@ from benchmarks.postgres import durable_server
 from tests.servers.postgres import fresh_schema
 from twofold.read_store.port import ReadModel, ReadStore, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
-from twofold.read_store.postgres.columns import Arguments
 from twofold.read_store.postgres.rows import PostgresTable
+from twofold.read_store.postgres.rows_columns import Arguments
 from twofold.read_store.sqlite import SqliteReadStore
 from twofold.read_store.sqlite.rows import SqliteTable
 

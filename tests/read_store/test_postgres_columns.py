@@ -18,7 +18,16 @@ from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres.rows import PostgresTable
-from twofold.read_store.postgres.text import cut, escaped, fitting, key_of, short_key, table_name, unescaped, whole_key
+from twofold.read_store.postgres.schema_names import (
+    cut,
+    escaped,
+    fitting,
+    key_of,
+    short_key,
+    table_name,
+    unescaped,
+    whole_key,
+)
 from twofold.testing.read_store_rows import HOSTILE, LOG, ORDERS, Order, all_pages, at, find, found_rows, keep, loaded
 
 SLOW = [HealthCheck.too_slow, HealthCheck.differing_executors, HealthCheck.function_scoped_fixture]

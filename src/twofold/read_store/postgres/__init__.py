@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from twofold.errors import InvalidMessage
-from twofold.postgres_server import Connection, PostgresAddress, address_of, closed_after
+from twofold.postgres_server import address_of, closed_after
 from twofold.read_store import refusals
 from twofold.read_store.access import is_text
 from twofold.read_store.partition import Partition, same_slots
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import checkpoints, saving, schema
-from twofold.read_store.postgres.columns import Statement
 from twofold.read_store.postgres.connection import PostgresReadConnections
 from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated
 from twofold.read_store.postgres.inspection import PostgresRowInspector
 from twofold.read_store.postgres.rows import PostgresTable
+from twofold.read_store.postgres.rows_columns import Statement
+from twofold.read_store.postgres.schema_names import key_of, short_key
 from twofold.read_store.postgres.snapshot import PostgresSnapshot, Tables, begin
-from twofold.read_store.postgres.text import key_of, short_key
 from twofold.read_store.refusals import prepared
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
@@ -36,26 +36,12 @@ class PostgresReadStore:
     checkpoint tells whether it was carried out. Snapshots and followers have separate connections.
     """
 
-    def __init__(
-        self,
-        address: PostgresAddress,
-        *,
-        read_only: bool,
-        snapshots: int,
-        longest: float,
-        patience: float,
-        world: World,
-    ) -> None:
+    def __init__(self, server: PostgresReadConnections) -> None:
         self.identity = ""
-        self._address = address
-        self._schema = address.schema
-        self._read_only = read_only
-        self._longest = longest
-        self._world = world
-        self._server = PostgresReadConnections(
-            address, world, read_only=read_only, snapshots=snapshots, patience=patience
-        )
-        self._tasks = UncancellableTasks(str(refusals.closed(address.shown)))
+        self._server = server
+        self._address = server.address
+        self._schema = server.address.schema
+        self._tasks = UncancellableTasks(str(refusals.closed(server.address.shown)))
         self._tables: Tables = {}
 
     @classmethod
@@ -75,16 +61,14 @@ class PostgresReadStore:
         retried for `patience` seconds. WiringError where the URL is malformed or the server does not fit; Unavailable
         where it is away.
         """
+        world, address = world or RealWorld(), address_of(url, SCHEMA)
         store = cls(
-            address_of(url, SCHEMA),
-            read_only=read_only,
-            snapshots=snapshots,
-            longest=longest,
-            patience=patience,
-            world=world or RealWorld(),
+            PostgresReadConnections(
+                address, world, read_only=read_only, snapshots=snapshots, longest=longest, patience=patience
+            )
         )
         try:
-            await store._tasks.run(store._enter())
+            await store._tasks.run(store._enter(None if read_only else world.new_id()))
         except BaseException:
             await store.close()
             raise
@@ -116,12 +100,12 @@ class PostgresReadStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[PostgresSnapshot]:
-        snapshot, connection = await self._open_snapshot()
+        snapshot = await self._open_snapshot()
         try:
             yield snapshot
         finally:
             # The caller need not wait for it.
-            _ = self._tasks.start(self._give_back(snapshot, connection))
+            _ = self._tasks.start(self._give_back(snapshot))
 
     async def checkpoints(self) -> list[Checkpoint]:
         async with self.snapshot() as snapshot:
@@ -153,15 +137,14 @@ class PostgresReadStore:
 
     # What runs to its end
 
-    async def _enter(self) -> None:
-        new = None if self._read_only else self._world.new_id()
+    async def _enter(self, new: str | None) -> None:
         await self._server.check_server()
         self.identity = await self._server.maintain(
             lambda connection: schema.identity_of(connection, self._schema, new), longest=None
         )
 
     async def _prepare(self, table: PostgresTable) -> None:
-        if not self._read_only:
+        if not self._server.read_only:
             await self._server.maintain(lambda connection: schema.prepare(connection, table, self._schema))
             return
         absent = await self._server.run(lambda connection: schema.missing(connection, table))
@@ -185,7 +168,7 @@ class PostgresReadStore:
 
     # Snapshots
 
-    async def _open_snapshot(self) -> tuple[PostgresSnapshot, Connection]:
+    async def _open_snapshot(self) -> PostgresSnapshot:
         if self._tasks.closing:
             raise refusals.closed(self._address.shown)
         opening = self._tasks.start(self._take_snapshot())
@@ -195,41 +178,32 @@ class PostgresReadStore:
             opening.add_done_callback(self._give_back_unused)
             raise
 
-    async def _take_snapshot(self) -> tuple[PostgresSnapshot, Connection]:
+    async def _take_snapshot(self) -> PostgresSnapshot:
         try:
-            connection = await self._server.snapshots.hold(lambda connection: begin(connection, self._longest))
+            connection = await self._server.snapshots.hold(lambda connection: begin(connection, self._server.longest))
         except DRIVER_ERRORS as error:
             raise translated(self._address, error) from error
-        snapshot = PostgresSnapshot(
-            connection,
-            self._schema,
-            self._tables,
-            finish=self._tasks.finish,
-            translate=lambda error: translated(self._address, error),
-            patience=self._server.patience,
-            longest=self._longest,
-        )
-        return snapshot, connection
+        return PostgresSnapshot(self._server, connection, self._tables, self._tasks)
 
-    def _give_back_unused(self, opening: "asyncio.Task[tuple[PostgresSnapshot, Connection]]") -> None:
+    def _give_back_unused(self, opening: "asyncio.Task[PostgresSnapshot]") -> None:
         if not opening.cancelled() and opening.exception() is None:
-            _ = self._tasks.start(self._give_back(*opening.result()))
+            _ = self._tasks.start(self._give_back(opening.result()))
 
-    async def _give_back(self, snapshot: PostgresSnapshot, connection: Connection) -> None:
+    async def _give_back(self, snapshot: PostgresSnapshot) -> None:
         try:
-            with closed_after(self._server.patience, connection):
+            with closed_after(self._server.patience, snapshot.connection):
                 await snapshot.end()
         except DRIVER_ERRORS as error:
             log.debug("A snapshot could not be ended, and its connection is closed: %s", error)
-            connection.terminate()
+            snapshot.connection.terminate()
         finally:
             if self._tasks.closing:
-                connection.terminate()
-            self._server.snapshots.give_back(connection)
+                snapshot.connection.terminate()
+            self._server.snapshots.give_back(snapshot.connection)
 
     def _inspector(self, name: str, generation: int, model: ReadModel | None) -> PostgresRowInspector:
         return PostgresRowInspector(self._server.fetch_if_there, self._schema, name, generation, model)
 
     def _refuse_if_read_only(self) -> None:
-        if self._read_only:
+        if self._server.read_only:
             raise refusals.read_only(self._address.shown)

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 from twofold.postgres_server import Connection
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress
-from twofold.read_store.postgres.columns import Statement
 from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
-from twofold.read_store.postgres.text import key_of, qualified, unescaped
+from twofold.read_store.postgres.rows_columns import Statement
+from twofold.read_store.postgres.schema_names import key_of, qualified, unescaped
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Takes SQL and its arguments."""

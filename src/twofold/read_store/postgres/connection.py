@@ -7,8 +7,8 @@ import asyncpg
 
 from twofold.errors import WiringError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, PostgresConnections, is_missing
-from twofold.read_store.postgres.columns import Statement
 from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated, translated_at_start
+from twofold.read_store.postgres.rows_columns import Statement
 from twofold.world import World
 
 T = TypeVar("T")
@@ -31,12 +31,24 @@ _OLDEST = 13
 
 
 class PostgresReadConnections:
-    """Statements to one schema. The calls must not be cancelled. They raise errors of Twofold."""
+    """Statements to one schema. The calls must not be cancelled. They raise errors of Twofold.
+
+    `longest` is how many seconds a snapshot may be open.
+    """
 
     def __init__(
-        self, address: PostgresAddress, world: World, *, read_only: bool, snapshots: int, patience: float
+        self,
+        address: PostgresAddress,
+        world: World,
+        *,
+        read_only: bool,
+        snapshots: int,
+        longest: float,
+        patience: float,
     ) -> None:
         self.address = address
+        self.read_only = read_only
+        self.longest = longest
         self.patience = patience
         plans = {**PLANS, "default_transaction_read_only": "on"} if read_only else PLANS
         self.followers = PostgresConnections(address, world, _FOLLOWERS, patience, plans)

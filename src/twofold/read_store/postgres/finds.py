@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from twofold.read_store.access import Access
-from twofold.read_store.postgres.columns import PostgresColumn, Statement
 from twofold.read_store.postgres.rows import PostgresTable, key_behind
-from twofold.read_store.postgres.text import short_key
+from twofold.read_store.postgres.rows_columns import PostgresColumn, Statement
+from twofold.read_store.postgres.schema_names import short_key
 
 
 def find_statements(table: PostgresTable, access: Access, *, exact: bool = False) -> Iterator[Statement]:

@@ -6,9 +6,9 @@ from typing import Any
 from twofold.read_store.access import is_text
 from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.port import RawRow, ReadModel
-from twofold.read_store.postgres.columns import Statement
 from twofold.read_store.postgres.rows import KEY_AND_ROW
-from twofold.read_store.postgres.text import (
+from twofold.read_store.postgres.rows_columns import Statement
+from twofold.read_store.postgres.schema_names import (
     begins_like,
     escaped,
     key_of,

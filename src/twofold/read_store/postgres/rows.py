@@ -13,8 +13,8 @@ from twofold.read_store.access import declared_accesses
 from twofold.read_store.columns import columns_of
 from twofold.read_store.corruption import row_decoder
 from twofold.read_store.port import ReadModel, VersionedRow
-from twofold.read_store.postgres.columns import Array, key_arrays, postgres_columns, whole_numbers
-from twofold.read_store.postgres.text import escaped, fitting, qualified, quoted, table_name
+from twofold.read_store.postgres.rows_columns import Array, key_arrays, postgres_columns, whole_numbers
+from twofold.read_store.postgres.schema_names import escaped, fitting, qualified, quoted, table_name
 from twofold.read_store.refusals import cannot_store
 
 _encode = msgspec.json.Encoder().encode

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from twofold.errors import Unavailable
 from twofold.read_store.port import Change, Parked
 from twofold.read_store.postgres.checkpoints import CheckpointRow
-from twofold.read_store.postgres.columns import Arguments, Array, Statement, key_arrays, whole_numbers
 from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
-from twofold.read_store.postgres.text import escaped, qualified
+from twofold.read_store.postgres.rows_columns import Arguments, Array, Statement, key_arrays, whole_numbers
+from twofold.read_store.postgres.schema_names import escaped, qualified
 from twofold.read_store.refusals import checkpoint_moved, no_partition
 
 _IF_MOVED = "where exists (select from moved)"

@@ -8,9 +8,9 @@ from twofold.postgres_server import Connection
 from twofold.read_store.corruption import decode_at_start
 from twofold.read_store.partition import shares
 from twofold.read_store.port import VersionedRow
-from twofold.read_store.postgres.columns import Arguments
 from twofold.read_store.postgres.rows import CHECKPOINTS, KEY_AND_ROW, PARKED, PostgresTable
-from twofold.read_store.postgres.text import escaped, key_of, qualified, quoted, table_name
+from twofold.read_store.postgres.rows_columns import Arguments
+from twofold.read_store.postgres.schema_names import escaped, key_of, qualified, quoted, table_name
 
 IDENTITY = "identity"
 

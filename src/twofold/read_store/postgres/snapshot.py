@@ -1,21 +1,23 @@
 """A view of one moment of all read models: a transaction on its own connection."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twofold.errors import TwofoldError, Unavailable
+from twofold.errors import Unavailable
 from twofold.postgres_server import Connection, closed_after
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.paging import fetch_until, find_page
 from twofold.read_store.port import Checkpoint, FindPage, Native, Progress, ReadModel
 from twofold.read_store.postgres.checkpoints import all_checkpoints, progress_of
-from twofold.read_store.postgres.columns import Statement
-from twofold.read_store.postgres.errors import DRIVER_ERRORS
+from twofold.read_store.postgres.connection import PostgresReadConnections
+from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated
 from twofold.read_store.postgres.finds import find_statements, needs_exact
 from twofold.read_store.postgres.rows import PostgresTable
-from twofold.read_store.postgres.text import key_of, short_key
+from twofold.read_store.postgres.rows_columns import Statement
+from twofold.read_store.postgres.schema_names import key_of, short_key
 from twofold.read_store.refusals import prepared
+from twofold.uncancellable import UncancellableTasks
 
 SNAPSHOT_PLANS = {
     # A plan made for a small table would be used still when it has grown. A new one takes some 40 µs.
@@ -33,33 +35,22 @@ Tables = dict[tuple[str, int], PostgresTable]
 class PostgresSnapshot:
     """One moment, for as long as its connection is held: `longest` seconds at most, then the connection is closed.
 
-    `translate` turns errors of the driver into Twofold's. `native` gives the connection: `fetch`, `fetchrow` and
-    `fetchval` see this moment (`cursor` and `transaction` do not work, because the transaction is not the driver's).
-    Before a query that sorts many rows, run `set local enable_sort = on` on it.
+    `native` gives the connection: `fetch`, `fetchrow` and `fetchval` see this moment (`cursor` and `transaction` do not
+    work, because the transaction is not the driver's). Before a query that sorts many rows, run
+    `set local enable_sort = on` on it.
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        schema: str,
-        tables: Tables,
-        *,
-        finish: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
-        translate: Callable[[BaseException], TwofoldError],
-        patience: float,
-        longest: float,
+        self, server: PostgresReadConnections, connection: Connection, tables: Tables, tasks: UncancellableTasks
     ) -> None:
-        self._connection = connection
-        self._schema = schema
+        self.connection = connection
+        self._server = server
         self._tables = tables
-        self._finish = finish
-        self._translate = translate
-        self._patience = patience
-        self._longest = longest
+        self._tasks = tasks
         self._turn = asyncio.Lock()
         self._lent = False
         self._late = False
-        self._timer = asyncio.get_running_loop().call_later(longest, self._cut_off)
+        self._timer = asyncio.get_running_loop().call_later(server.longest, self._cut_off)
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
         table = prepared(self._tables, model)
@@ -90,24 +81,24 @@ class PostgresSnapshot:
         )
 
     async def progress(self, model: ReadModel) -> Progress:
-        return await progress_of(self._fetch, self._schema, prepared(self._tables, model))
+        return await progress_of(self._fetch, self._server.address.schema, prepared(self._tables, model))
 
     def native(self, model: ReadModel) -> Native:
         table = prepared(self._tables, model)
         self._lent = True
-        return Native(self._connection, table.name)
+        return Native(self.connection, table.name)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """How far all partitions of all read models have come; empty where none was ever prepared."""
-        return await all_checkpoints(self._fetch, self._schema)
+        return await all_checkpoints(self._fetch, self._server.address.schema)
 
     async def end(self) -> None:
         """End the transaction, and all that was set on the native connection. asyncpg's errors where that fails."""
         async with self._turn:
             self._timer.cancel()
-            await self._connection.execute("rollback")
+            await self.connection.execute("rollback")
             if self._lent:
-                await self._connection.reset()
+                await self.connection.reset()
 
     async def _find(self, table: PostgresTable, access: Access, count: int) -> list[Any]:
         exact = needs_exact(table, access)
@@ -122,26 +113,26 @@ class PostgresSnapshot:
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
         """The records of one statement; statements run one at a time."""
-        records: Sequence[Any] = await self._finish(self._fetch_alone(sql, arguments))
+        records: Sequence[Any] = await self._tasks.finish(self._fetch_alone(sql, arguments))
         return records
 
     async def _fetch_alone(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
         async with self._turn:
             try:
-                with closed_after(self._patience, self._connection):
-                    records: Sequence[Any] = await self._connection.fetch(sql, *arguments)
+                with closed_after(self._server.patience, self.connection):
+                    records: Sequence[Any] = await self.connection.fetch(sql, *arguments)
                     return records
             except DRIVER_ERRORS as error:
                 if self._late:
                     raise Unavailable(
-                        f"This snapshot was open for longer than {self._longest:g} s and was closed: it keeps the "
-                        "server from removing old rows. Request less at a time."
+                        f"This snapshot was open for longer than {self._server.longest:g} s and was closed: it keeps "
+                        "the server from removing old rows. Request less at a time."
                     ) from error
-                raise self._translate(error) from error
+                raise translated(self._server.address, error) from error
 
     def _cut_off(self) -> None:
         self._late = True
-        self._connection.terminate()
+        self.connection.terminate()
 
 
 async def begin(connection: Connection, longest: float) -> None:

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.columns import Column, ColumnValue
-from twofold.read_store.postgres.text import all_fit, all_short, cut, escaped, fitting, quoted, short_key, whole_key
+from twofold.read_store.postgres.schema_names import (
+    all_fit,
+    all_short,
+    cut,
+    escaped,
+    fitting,
+    quoted,
+    short_key,
+    whole_key,
+)
 
 Statement = tuple[str, list[Any]]
 """SQL and its arguments."""
