@@ -217,22 +217,24 @@ class App:
             after = max(after, page.upto)
 
     async def status(self) -> Status:
-        """How the app is doing, measured from log and checkpoints rather than from what the followers say."""
+        """How the app is doing, measured from the log and the checkpoints.
+
+        A store that cannot be read is part of the report: Unavailable only where the app does not run.
+        """
         running = self._open()
         objectives = {name: each.freshness for name, each in self.wiring.projections.items()}
-        found = await measure(running, self.world, objectives, self.settings.stall_seconds)
+        measured = await measure(running, self.world, objectives, self.settings)
         return Status(
-            running.write_store.identity.log,
-            found.head,
-            self._commands,
-            self._rejected,
-            self._asked,
-            self.world.monotonic() - self._started,
-            not found.problems,
-            found.problems,
-            found.followers,
-            found.builds,
-            self.world.place(),
+            log=running.write_store.identity.log,
+            node=self.world.place(),
+            head=measured.head,
+            commands=self._commands,
+            rejected=self._rejected,
+            queries=self._asked,
+            uptime=self.world.monotonic() - self._started,
+            health=measured.health,
+            followers=measured.followers,
+            builds=measured.builds,
         )
 
     def token(self, position: Position) -> str:

@@ -7,8 +7,10 @@ from typing import Literal
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
 from twofold.read_store.partition import WHOLE, partition_named
+from twofold.read_store.port import Parked
 from twofold.runtime import Runtime
 from twofold.signal import Signal, wait_for
+from twofold.status import parked_keys
 from twofold.synchronization.cluster_state import OperatorAction, Request
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -123,6 +125,11 @@ class Projections:
         """What was done on operators' requests, by the id of the request, the oldest first."""
         acts = await self._open().cluster.actions()
         return {key: act for key, act in acts.items() if name in (None, act.name)}
+
+    async def parked(self, name: str) -> list[Parked]:
+        """All keys that a projection has parked, or events that a policy has."""
+        self._check(name, or_policy=True)
+        return await parked_keys(self._open(), name)
 
     async def wait(self, names: Iterable[str], position: Position, timeout: float) -> None:
         """Return once all these projections and policies have come to `position`.

@@ -11,10 +11,11 @@ from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
 from twofold.command_service.inline_projections import InlineProjections
+from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.module import Wiring
-from twofold.read_store.port import Checkpoint, ReadModel, ReadStore
+from twofold.read_store.port import Checkpoint, Parked, ReadModel, ReadStore
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.synchronization.builds import Builds
@@ -81,6 +82,8 @@ class Runtime:
             InlineProjections(plans.wiring, write_store, plans.events, self.batcher, settings.cached_rows),
             retries=settings.conflict_retries,
         )
+        self.write_check = WriteCheck(write_store, self.batcher, world)
+        self.head_at_start: Position = 0
         versions = {name: plans.wiring.projections[name].version for name in plans.models}
         self.cluster = ClusterStateStore(write_store, self.append, world, read_store.identity)
         self.builds = Builds(self.cluster, read_store, world, versions)
@@ -111,6 +114,7 @@ class Runtime:
 
     async def start(self) -> None:
         self.batcher.start()
+        self.head_at_start = (await self.write_store.read(NO_EVENTS)).head
         await self.commands.start(visit=self._visit)
         await self.supervisor.start()
 
@@ -126,23 +130,27 @@ class Runtime:
         return share.kind == "projection" and self._models[share.name].generation == share.generation
 
     async def positions(self, checkpoints: Sequence[Checkpoint]) -> dict[WorkUnit, Position]:
-        """Where each share stands that is to be followed, by what the stores keep."""
-        shares = self.supervisor.shares(checkpoints)
+        """The position of each work unit that is to be followed for, by what the stores keep."""
+        return self.positions_in(checkpoints, await policy_checkpoints(self.write_store))
+
+    def positions_in(
+        self, checkpoints: Sequence[Checkpoint], policies: Mapping[str, tuple[Position, tuple[Parked, ...]]]
+    ) -> dict[WorkUnit, Position]:
+        """The position of each work unit that is to be followed for, given all checkpoints."""
         at = {
             WorkUnit("projection", each.name, each.generation, each.partition): each.progress.position
             for each in checkpoints
         }
-        policies = await policy_checkpoints(self.write_store) if any(each.kind == "policy" for each in shares) else {}
-        found: dict[WorkUnit, Position] = {}
-        for share in shares:
-            if share.kind == "policy":
-                found[share] = policies[share.name][0] if share.name in policies else 0
-            elif share.kind == "projection":
-                found[share] = at.get(share, 0)
+        positions: dict[WorkUnit, Position] = {}
+        for unit in self.supervisor.shares(checkpoints):
+            if unit.kind == "policy":
+                positions[unit] = policies[unit.name][0] if unit.name in policies else 0
+            elif unit.kind == "projection":
+                positions[unit] = at.get(unit, 0)
             else:
-                mine = [p for each, p in at.items() if (each.name, each.generation) == (share.name, share.generation)]
-                found[share] = min(mine, default=0)
-        return found
+                built = [p for each, p in at.items() if (each.name, each.generation) == (unit.name, unit.generation)]
+                positions[unit] = min(built, default=0)
+        return positions
 
     def _served(self, name: str, generation: int) -> None:
         self._models[name] = msgspec.structs.replace(self._models[name], generation=generation)

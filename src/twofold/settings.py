@@ -50,6 +50,10 @@ class Settings(msgspec.Struct, frozen=True):
             gt=0, description="Seconds after which a follower that does not move, while the log does, is reported."
         ),
     ] = 5.0
+    serve_while_building: Annotated[
+        bool,
+        msgspec.Meta(description="Whether a node is ready before its read models have reached the head at its start."),
+    ] = False
     wait_seconds: Annotated[
         float,
         msgspec.Meta(gt=0, description="Longest time a query waits for a position, and a command for those it names."),

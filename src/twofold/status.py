@@ -1,53 +1,77 @@
-"""In charge of how an app is doing: measured from log and checkpoints rather than from what followers say."""
+"""The status of an app: measured from the log and the checkpoints, and judged by `twofold.health`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import Unavailable
+from twofold.health import (
+    BuildStatus,
+    FollowerStatus,
+    HealthReport,
+    Observation,
+    PartitionStatus,
+    assess,
+    build_status,
+    follower_status,
+    partition_status,
+)
 from twofold.read_store.port import Checkpoint, Parked
 from twofold.runtime import Runtime
-from twofold.synchronization.follower import BuildStatus, FollowerStatus, PartitionStatus, State
+from twofold.settings import Settings
 from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.work_unit import WorkUnit
-from twofold.synchronization.worker import Worker
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
-PROBLEM_LAG_SECONDS = 30.0
-"""A follower without an objective that is this far behind, and is not catching up, is reported."""
+T = TypeVar("T")
 
-_WORST: tuple[State, ...] = ("stopped", "retrying", "waiting", "catching-up", "elsewhere", "live")
+READ_SECONDS = 5.0
+"""A store that does not answer for this long is reported as unavailable."""
 
 
-class Status(msgspec.Struct, frozen=True):
-    """How an app is doing. Counts are since start, `uptime` in seconds; `problems` are sentences, none if healthy.
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How an app is doing. Counts are since start, `uptime` is in seconds, `node` is this process.
 
-    `builds` are generations beside those that serve: under way, or kept as the way back. `node` is this process.
+    `builds` are the generations that do not serve: being built, or on standby. If a store cannot be read, `followers`
+    are those of this node, with what they have done so far.
     """
 
     log: str
+    node: str
     head: Position
     commands: int
     rejected: int
     queries: int
     uptime: float
-    ready: bool
-    problems: list[str]
+    health: HealthReport
     followers: list[FollowerStatus]
-    builds: list[BuildStatus] = []
-    node: str = ""
+    builds: list[BuildStatus]
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """What was found at one look."""
+class Measured(NamedTuple):
+    """One observation: the head of the log, what follows it, and the report on all of it."""
 
     head: Position
     followers: list[FollowerStatus]
     builds: list[BuildStatus]
-    problems: list[str]
+    health: HealthReport
+
+
+_Policies = Mapping[str, tuple[Position, tuple[Parked, ...]]]
+
+
+class _Stores(NamedTuple):
+    """What could be read of the stores; None for what could not, and why."""
+
+    head: Position | None
+    checkpoints: Sequence[Checkpoint] | None
+    policies: _Policies | None
+    log_unreadable: str | None
+    read_models_unreadable: str | None
 
 
 async def lag_of(write_store: WriteStore, position: Position, head: Position, world: World) -> tuple[int, float]:
@@ -60,152 +84,184 @@ async def lag_of(write_store: WriteStore, position: Position, head: Position, wo
 
 
 async def measure(
-    running: Runtime, world: World, objectives: Mapping[str, float | None], stall_seconds: float
+    runtime: Runtime, world: World, objectives: Mapping[str, float | None], settings: Settings
 ) -> Measured:
-    """Look at log and checkpoints. Unavailable where a store is away; a log that is broken off tells what was known."""
-    write_store = running.write_store
-    problem = write_store.problem
-    try:
-        head = (await write_store.read(NO_EVENTS)).head
-        checkpoints = await running.read_store.checkpoints()
-        positions = await running.positions(checkpoints)
-        running.watch.observe(head, positions)
-        policies = await policy_checkpoints(write_store)
-        lags = {p: await lag_of(write_store, p, head, world) for p in dict.fromkeys(positions.values())}
-    except Unavailable:
-        if problem is None:
-            raise
-        # It answers nothing any more: what its followers had taken is all there is to tell.
-        workers = running.supervisor.workers
-        positions = {share: worker.position for share, worker in workers.items()}
-        head = max(positions.values(), default=0)
-        checkpoints, policies = [], {}
-        lags = {position: (head - position, 0.0) for position in positions.values()}
-    parked = {name: found for name, (_, found) in policies.items()}
-    for share, worker in running.supervisor.workers.items():
-        if share.kind == "policy":
-            # Here is known, too, which due commands cannot be sent.
-            parked[share.name] = await worker.follower.parked()
-    statuses = {share: _share(running, share, at, *lags[at]) for share, at in positions.items()}
-    serving = _serving(running, statuses)
+    """Observe the stores and what follows the log, and judge it. Stores that cannot be read are part of the report."""
+    refusal = await runtime.write_check.refusal()
+    stores = await _read_stores(runtime, world)
+    positions = _positions(runtime, stores)
+    head = max(positions.values(), default=0) if stores.head is None else stores.head
+    lags = {position: (max(0, head - position), 0.0) for position in positions.values()}
+    unreadable = stores.log_unreadable
+    if unreadable is None:
+        lags, unreadable = await _bounded(world, _lags(runtime.write_store, list(lags), head, world), lags)
+    parked = await _parked(runtime, stores)
+    units = {unit: _unit(runtime, unit, at, lags[at], parked.get(unit, ())) for unit, at in positions.items()}
+    groups = _groups(units)
     followers = [
-        _follower(running, shares, {share: statuses[share] for share in shares}, checkpoints, parked, objectives)
-        for shares in serving
+        _follower(runtime, group, units, parked, objectives)
+        for group in groups
+        if group[0].kind == "policy" or runtime.serves(group[0])
     ]
-    built = [share for share in statuses if share not in {each for shares in serving for each in shares}]
-    builds = _builds(running, built, statuses, checkpoints)
-    problems = [sentence for each in followers for sentence in _problems_of(each, stall_seconds)]
-    problems += [each for each in (running.commands.problem, running.supervisor.problem) if each is not None]
-    return Measured(head, followers, builds, problems if problem is None else [problem, *problems])
+    builds = _builds(runtime, stores.checkpoints or (), head)
+    health = assess(
+        Observation(
+            followers=followers,
+            builds=builds,
+            head_at_start=runtime.head_at_start,
+            serve_while_building=settings.serve_while_building,
+            stall_seconds=settings.stall_seconds,
+            log_stopped=runtime.write_store.problem,
+            log_unreadable=unreadable,
+            refusal=refusal,
+            commands_refused=runtime.commands.problem,
+            read_models_unreadable=stores.read_models_unreadable,
+            supervision=runtime.supervisor.problem,
+        )
+    )
+    return Measured(head, followers, builds, health)
 
 
-def _serving(running: Runtime, statuses: Mapping[WorkUnit, PartitionStatus]) -> list[list[WorkUnit]]:
-    """The shares that answers rest on, and the policies: those of one name together."""
-    groups: dict[str, list[WorkUnit]] = {}
-    for share in statuses:
-        if share.kind == "policy" or running.serves(share):
-            groups.setdefault(share.name, []).append(share)
-    return [sorted(shares) for _, shares in sorted(groups.items())]
+async def _read_stores(runtime: Runtime, world: World) -> _Stores:
+    log = runtime.write_store
+    checkpoints, away = await _bounded(world, runtime.read_store.checkpoints(), None)
+    policies: _Policies | None = None
+    head, unreadable = await _bounded(world, _head(log), None)
+    if unreadable is None:
+        policies, unreadable = await _bounded(world, policy_checkpoints(log), None)
+    return _Stores(head, checkpoints, policies, unreadable, away)
 
 
-def _share(running: Runtime, share: WorkUnit, position: Position, lag: int, seconds: float) -> PartitionStatus:
-    worker: Worker | None = running.supervisor.workers.get(share)
-    owner = running.supervisor.owner(share)
-    state: State = worker.state if worker is not None else "elsewhere" if owner is not None else "waiting"
-    still = running.watch.still(share) if lag else 0.0
-    error = worker.error if worker is not None else None
-    name = share.partition.name if share.kind == "projection" else ""
-    return PartitionStatus(name, position, lag, seconds, state, owner, round(still, 3), error)
+async def _bounded(world: World, reading: Awaitable[T], otherwise: T) -> tuple[T, str | None]:
+    """What was read, and None; what is there otherwise, and why it could not be read in time."""
+    try:
+        return await world.within(READ_SECONDS, reading), None
+    except Unavailable as error:
+        return otherwise, str(error)
+    except TimeoutError:
+        return otherwise, f"The store does not answer within {READ_SECONDS:g} s."
 
 
-def _follower(
-    running: Runtime,
-    shares: Sequence[WorkUnit],
-    statuses: Mapping[WorkUnit, PartitionStatus],
-    checkpoints: Sequence[Checkpoint],
-    parked: Mapping[str, tuple[Parked, ...]],
-    objectives: Mapping[str, float | None],
-) -> FollowerStatus:
-    first = shares[0]
-    late = min(statuses.values(), key=lambda each: each.position)
-    states: set[State] = {each.state for each in statuses.values()}
-    state: State = min(states, key=_WORST.index)
-    error = next((each.error for each in statuses.values() if each.error is not None), None)
-    if first.kind == "policy":
-        aside = parked.get(first.name, ())
-    else:
-        mine = [at for at in checkpoints if (at.name, at.generation) == (first.name, first.generation)]
-        aside = tuple(key for at in mine for key in at.progress.parked)
-    rates = [
-        worker.rate() if worker is not None else running.watch.rate(share)
-        for share in shares
-        for worker in (running.supervisor.workers.get(share),)
-    ]
-    return FollowerStatus(
-        first.name,
-        "policy" if first.kind == "policy" else "projection",
-        late.position,
-        late.lag,
-        late.lag_seconds,
-        sum(rates),
-        state,
-        error,
-        aside,
-        first.generation,
-        objectives.get(first.name),
-        tuple(statuses.values()),
+async def _head(log: WriteStore) -> Position | None:
+    return (await log.read(NO_EVENTS)).head
+
+
+async def _lags(
+    log: WriteStore, positions: Sequence[Position], head: Position, world: World
+) -> dict[Position, tuple[int, float]]:
+    return {position: await lag_of(log, position, head, world) for position in positions}
+
+
+def _positions(runtime: Runtime, stores: _Stores) -> dict[WorkUnit, Position]:
+    """The position of each work unit: by the stores, and where those cannot be read by the workers of this node."""
+    positions = runtime.positions_in(stores.checkpoints or (), stores.policies or {})
+    if stores.head is not None and stores.checkpoints is not None and stores.policies is not None:
+        runtime.watch.observe(stores.head, positions)
+    workers = {unit: worker.position for unit, worker in runtime.supervisor.workers.items()}
+    if stores.checkpoints is None:
+        positions = {unit: at for unit, at in positions.items() if unit.kind == "policy"}
+        positions |= {unit: at for unit, at in workers.items() if unit.kind != "policy"}
+    if stores.policies is None:
+        positions |= {unit: at for unit, at in workers.items() if unit.kind == "policy"}
+    return positions
+
+
+async def _parked(runtime: Runtime, stores: _Stores) -> dict[WorkUnit, Sequence[Parked]]:
+    """What is parked, by work unit."""
+    parked: dict[WorkUnit, Sequence[Parked]] = {}
+    for each in stores.checkpoints or ():
+        parked[WorkUnit("projection", each.name, each.generation, each.partition)] = each.progress.parked
+    parked |= {WorkUnit("policy", name): keys for name, (_, keys) in (stores.policies or {}).items()}
+    for unit, worker in runtime.supervisor.workers.items():
+        if unit.kind == "policy":
+            # The worker knows, too, which due commands cannot be sent.
+            parked[unit] = await worker.follower.parked()
+    return parked
+
+
+def _groups(units: Mapping[WorkUnit, PartitionStatus]) -> list[list[WorkUnit]]:
+    """The work units of one policy, or of one generation of a projection, together."""
+    groups: dict[tuple[str, int], list[WorkUnit]] = {}
+    for unit in sorted(units):
+        groups.setdefault((unit.name, unit.generation), []).append(unit)
+    return [group for _, group in sorted(groups.items())]
+
+
+def _unit(
+    runtime: Runtime, unit: WorkUnit, position: Position, lag: tuple[int, float], parked: Sequence[Parked]
+) -> PartitionStatus:
+    worker = runtime.supervisor.workers.get(unit)
+    owner = runtime.supervisor.owner(unit)
+    return partition_status(
+        unit.partition.name if unit.kind == "projection" else "",
+        position=position,
+        lag=lag,
+        state=worker.state if worker is not None else "waiting" if owner is None else "on-another-node",
+        owner=owner,
+        stalled=runtime.watch.still(unit),
+        error=worker.error if worker is not None else None,
+        parked=parked if unit.kind == "projection" else (),
     )
 
 
-def _builds(
-    running: Runtime,
-    shares: Sequence[WorkUnit],
-    statuses: Mapping[WorkUnit, PartitionStatus],
-    checkpoints: Sequence[Checkpoint],
-) -> list[BuildStatus]:
-    groups: dict[tuple[str, int], list[WorkUnit]] = {}
-    for share in sorted(shares):
-        groups.setdefault((share.name, share.generation), []).append(share)
-    found: list[BuildStatus] = []
-    for (name, generation), group in groups.items():
-        build = running.supervisor.board.generations(name).record.builds.get(generation)
-        if build is None or build.state == "serving":
+def _follower(
+    runtime: Runtime,
+    group: Sequence[WorkUnit],
+    units: Mapping[WorkUnit, PartitionStatus],
+    parked: Mapping[WorkUnit, Sequence[Parked]],
+    objectives: Mapping[str, float | None],
+) -> FollowerStatus:
+    first, workers = group[0], runtime.supervisor.workers
+    return follower_status(
+        first.name,
+        first.kind,
+        [units[unit] for unit in group],
+        [key for unit in group for key in parked.get(unit, ())],
+        generation=first.generation,
+        rate=sum(workers[unit].rate() if unit in workers else runtime.watch.rate(unit) for unit in group),
+        freshness=objectives.get(first.name),
+    )
+
+
+def _builds(runtime: Runtime, checkpoints: Sequence[Checkpoint], head: Position) -> list[BuildStatus]:
+    """The generations of this code that do not serve."""
+    groups: dict[tuple[str, int], list[Checkpoint]] = {}
+    for each in checkpoints:
+        groups.setdefault((each.name, each.generation), []).append(each)
+    units = runtime.supervisor.shares(checkpoints)
+    builds: list[BuildStatus] = []
+    for (name, generation), group in sorted(groups.items()):
+        build = runtime.supervisor.board.generations(name).record.builds.get(generation)
+        mine = [unit for unit in units if (unit.name, unit.generation) == (name, generation)]
+        if build is None or build.state == "serving" or not mine:
             continue
-        late = min((statuses[share] for share in group), key=lambda each: each.position)
-        rate = min(running.watch.rate(share) for share in group)
-        left = 0.0 if not late.lag else round(late.lag / rate, 1) if rate else None
-        parked = sum(len(at.progress.parked) for at in checkpoints if (at.name, at.generation) == (name, generation))
-        errors = [worker.error_of(name, generation) for s in group if (worker := running.supervisor.workers.get(s))]
-        error = next((each for each in errors if each is not None), None)
-        state, position, lag, owner = build.state, late.position, late.lag, late.owner
-        found.append(
-            BuildStatus(name, generation, build.version, state, position, lag, rate, left, owner, parked, error)
-        )
-    return found
-
-
-def _problems_of(follower: FollowerStatus, stall_seconds: float) -> list[str]:
-    what = f"{follower.kind} '{follower.name}'"
-    problems: list[str] = []
-    # Each partition by itself: one that has stopped hides no other, and nothing is said of one that is of another.
-    for each in follower.shares:
-        which = f"{what} ({each.partition})" if each.partition and len(follower.shares) > 1 else what
-        if each.state == "stopped":
-            problems.append(f"{which} stands still at {each.position}: {each.error}")
-        elif each.stalled > stall_seconds and each.lag:
-            problems.append(
-                f"{which} has not moved from {each.position} for {each.stalled:.0f} s, {each.lag} events behind: "
-                f"{each.error or 'no error was reported'}"
+        workers = [runtime.supervisor.workers[unit] for unit in mine if unit in runtime.supervisor.workers]
+        errors = [error for worker in workers if (error := worker.error_of(name, generation)) is not None]
+        owners = {runtime.supervisor.owner(unit) for unit in mine}
+        builds.append(
+            build_status(
+                name,
+                generation,
+                version=build.version,
+                state=build.state,
+                partitions=[(each.progress.position, each.progress.parked) for each in group],
+                head=head,
+                rate=min(runtime.watch.rate(unit) for unit in mine),
+                owner=owners.pop() if len(owners) == 1 else None,
+                error=next(iter(errors), None),
             )
-    if follower.freshness is not None and follower.lag_seconds > follower.freshness:
-        problems.append(
-            f"{what} is {follower.lag} events ({follower.lag_seconds:.1f} s) behind; its objective is "
-            f"{follower.freshness:g} s"
         )
-    elif not problems and follower.lag_seconds > PROBLEM_LAG_SECONDS and follower.state != "catching-up":
-        late = min(follower.shares, key=lambda each: each.position, default=follower)
-        problems.append(
-            f"{what} is {follower.lag} events ({follower.lag_seconds:.0f} s) behind: "
-            f"{late.error or 'no error was reported'}"
-        )
-    return problems
+    return builds
+
+
+async def parked_keys(runtime: Runtime, name: str) -> list[Parked]:
+    """All that a policy, or the generation that serves of a projection, has parked."""
+    checkpoints = await runtime.read_store.checkpoints()
+    stores = _Stores(0, checkpoints, await policy_checkpoints(runtime.write_store), None, None)
+    parked = await _parked(runtime, stores)
+    return [
+        key
+        for unit, keys in parked.items()
+        if unit.name == name and (unit.kind == "policy" or runtime.serves(unit))
+        for key in keys
+    ]

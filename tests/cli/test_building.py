@@ -12,8 +12,9 @@ from twofold.cli.building import FAILING, STALLED, until_built
 from twofold.cli.operator_client import ActionRequest, ActionResult, LocalClient, OperatorStatus
 from twofold.cli.rebuild_command import RebuildOptions, _Rebuild
 from twofold.errors import Conflict, InvalidMessage, TwofoldError, Unavailable
+from twofold.health import BuildStatus, build_status, follower_status, partition_status
+from twofold.read_store.port import Parked
 from twofold.settings import Settings
-from twofold.synchronization.follower import BuildStatus, FollowerStatus
 from twofold.world import RealWorld
 
 
@@ -32,12 +33,22 @@ class Quick(RealWorld):
 def building(
     name: str, generation: int, position: int, parked: int = 0, state: str = "building", error: str | None = None
 ) -> BuildStatus:
-    return BuildStatus(name, generation, 1, state, position, 0, 0.0, None, None, parked, error)  # type: ignore[arg-type]
+    keys = [Parked(f"k{n}", position, "ValueError: no", 0) for n in range(parked)]
+    return build_status(
+        name,
+        generation,
+        version=1,
+        state=state,  # type: ignore[arg-type]
+        partitions=[(position, keys)],
+        head=position,
+        error=error,
+    )
 
 
 def status(head: int, builds: Sequence[BuildStatus], serving: dict[str, int] | None = None) -> OperatorStatus:
+    whole = partition_status("0-4096", position=head, lag=(0, 0.0), state="up-to-date", owner=None)
     followers = [
-        FollowerStatus(name, "projection", head, 0, 0.0, 0.0, "live", generation=number)
+        follower_status(name, "projection", [whole], (), generation=number)
         for name, number in (serving or {"a": 1, "b": 1}).items()
     ]
     return OperatorStatus("log", head, followers, list(builds))
@@ -62,7 +73,7 @@ class ScriptedClient:
         self._statuses = list(statuses)
         self._change = change
 
-    async def status(self) -> OperatorStatus:
+    async def status(self, name: str = "", key: str = "") -> OperatorStatus:
         self.polls += 1
         if self._change is not None:
             return self._change(self.polls)

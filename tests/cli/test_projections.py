@@ -30,12 +30,20 @@ def overview(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
     return code, said["data"]
 
 
+def codes_of(seen: dict[str, Any]) -> list[str]:
+    return [problem["code"] for problem in seen["health"]["problems"]]
+
+
+def owners_of(seen: dict[str, Any]) -> list[str | None]:
+    return [partition["owner"] for partition in seen["followers"][0]["partitions"]]
+
+
 def test_checkpoints_are_told_beside_a_running_app_without_its_code(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, at):
         ask(at["url"], "n2", [write(at["url"], note) for note in ("n1", "n2")][-1])
         code, seen = overview(tmp_path)
         (pages,) = seen["followers"]
-        assert (code, seen["head"], seen["healthy"]) == (0, 2, True)
+        assert (code, seen["head"], seen["health"]["level"]) == (0, 2, "ready")
         assert (pages["name"], pages["kind"], pages["position"], pages["lag"]) == ("pages", "projection", 2, 0)
         done = run(tmp_path, "projections")
         assert done.returncode == 0
@@ -49,16 +57,17 @@ def test_a_parked_key_is_shown_with_its_error_and_makes_the_exit_code_3(tmp_path
         ask(at["url"], "good", write(at["url"], "good"))
         code, seen = overview(tmp_path)
     (pages,) = seen["followers"]
-    assert (code, seen["healthy"], pages["position"]) == (3, False, 2)
+    assert (code, seen["health"]["level"], pages["position"]) == (3, "degraded", 2)
     assert [(each["key"], each["position"], each["error"]) for each in pages["parked"]] == [
         ("bad", 1, "ValueError: not this one")
     ]
     done = run(tmp_path, "projections")
     assert done.returncode == 3
-    assert "pages set bad aside at position 1:\n  ValueError: not this one" in done.stdout
+    assert "pages: bad is parked at position 1:\n  ValueError: not this one" in done.stdout
 
 
-def test_what_stands_still_behind_the_log_is_not_healthy(tmp_path: Path) -> None:
+def test_what_stays_behind_the_log_is_not_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOFOLD_STALL_SECONDS", "86400")
     with serving(tmp_path) as (process, at):
         ask(at["url"], "n1", write(at["url"], "n1"))
         stop(process, signal.SIGTERM)
@@ -69,9 +78,12 @@ def test_what_stands_still_behind_the_log_is_not_healthy(tmp_path: Path) -> None
         stop(process, signal.SIGTERM)
     code, seen = overview(tmp_path, "--max-lag", "0")
     (pages,) = seen["followers"]
-    assert (code, pages["position"], pages["lag"], pages["problem"]) == (3, 1, 1, "stands still")
+    assert (code, pages["position"], pages["lag"], codes_of(seen)) == (3, 1, 1, ["behind"])
     assert pages["lag_seconds"] > 0
     assert overview(tmp_path, "--max-lag", "86400")[0] == 0
+    monkeypatch.setenv("TWOFOLD_STALL_SECONDS", "0.2")
+    code, seen = overview(tmp_path)
+    assert (code, codes_of(seen)) == (3, ["stalled"])
 
 
 def test_with_the_app_what_never_ran_is_shown_too_and_what_is_gone_is_not(tmp_path: Path) -> None:
@@ -118,18 +130,20 @@ def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_be
 
 @pytest.mark.parametrize(
     ("parks", "told"),
-    [("key", "bad is set aside at position 2: "), ("partition", "halted before position 2 (bad): ")],
+    [("key", "pages, generation 2: bad is parked at position 2:\n  "), ("partition", "bad fails at position 2: ")],
 )
-def test_what_a_build_has_set_aside_is_told_with_its_error(tmp_path: Path, parks: str, told: str) -> None:
+def test_what_a_build_has_parked_is_told_with_its_error(tmp_path: Path, parks: str, told: str) -> None:
     (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", f'key=NoteId, parks="{parks}")]'))
     with serving(tmp_path) as (_, at):
         for note, text in (("good", "hi"), ("bad", "cannot be folded"), ("after", "hi")):
             write(at["url"], note, text)
         operate(at["url"], "rebuild")
-        while not (seen := overview(tmp_path)[1]["builds"]) or not seen[0]["error"]:
+        while not (seen := overview(tmp_path)[1])["builds"] or not seen["builds"][0]["parked_count"]:
             pass
-        assert seen[0]["error"] == f"{told}ValueError: not this one"
-        assert f"pages, generation 2:\n  {seen[0]['error']}\n" in run(tmp_path, "projections").stdout
+        (build,) = seen["builds"]
+        assert build["parked"][0]["error"] == "ValueError: not this one"
+        assert (build["stopped"], "build-stopped" in codes_of(seen)) == ((parks == "partition"),) * 2
+        assert f"{told}ValueError: not this one" in run(tmp_path, "projections").stdout
 
 
 def test_the_newest_version_is_shown_and_with_the_app_that_of_the_app(tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def test_an_objective_that_is_missed_is_told_where_the_app_is_known(tmp_path: Pa
     (tmp_path / "app.py").write_text(objective)
     code, seen = overview(tmp_path, "app:app")
     (pages,) = seen["followers"]
-    assert (code, pages["freshness"], pages["problem"]) == (3, 0.001, "misses its objective of 0.001 s")
+    assert (code, pages["freshness"], codes_of(seen)) == (3, 0.001, ["objective-missed"])
 
 
 def test_a_halted_partition_is_told_and_what_it_waits_behind(tmp_path: Path) -> None:
@@ -176,12 +190,13 @@ def test_a_halted_partition_is_told_and_what_it_waits_behind(tmp_path: Path) -> 
             pass
         code, (pages,) = seen[0], seen[1]["followers"]
         assert (code, pages["position"], pages["lag"]) == (3, 1, 2)
-        assert pages["problem"] == "halted before position 2: mend what fails, then retry or skip it"
+        (problem,) = seen[1]["health"]["problems"]
+        assert problem["message"] == "projection 'pages' has stopped at position 1: ValueError: not this one"
         done = run(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
         assert (done.returncode, done.stdout) == (0, "The event at 2 is passed over.\n")
         while (pages := overview(tmp_path)[1]["followers"][0])["lag"]:
             pass
-        assert (pages["position"], pages["problem"], pages["parked"]) == (3, None, [])
+        assert (pages["position"], pages["state"], pages["parked"]) == (3, "up-to-date", [])
 
 
 def test_the_node_that_follows_is_named_where_there_may_be_several(postgres: Postgres, tmp_path: Path) -> None:
@@ -190,15 +205,17 @@ def test_the_node_that_follows_is_named_where_there_may_be_several(postgres: Pos
     with serving(tmp_path, *write_store) as (process, at):
         ask(at["url"], "n1", write(at["url"], "n1"))
         _, seen = overview(tmp_path, *write_store)
-        assert seen["followers"][0]["owner"].endswith(f":{process.pid}")
+        (owner,) = owners_of(seen)
+        assert owner is not None
+        assert owner.endswith(f":{process.pid}")
         operate(at["url"], "split", partition="0-4096")
         # The partitions are taken in the next look of the node.
         while not all(each["owner"] for each in overview(tmp_path, *write_store)[1]["followers"][0]["partitions"]):
             pass
         lines = run(tmp_path, "projections", *write_store).stdout.splitlines()
-        assert [line.split()[-1] for line in lines if " partition " in line] == [seen["followers"][0]["owner"]] * 2
+        assert [line.split()[-1] for line in lines if " partition " in line] == [owner] * 2
         stop(process, signal.SIGTERM)
-    assert overview(tmp_path, *write_store)[1]["followers"][0]["owner"] is None
+    assert owners_of(overview(tmp_path, *write_store)[1]) == [None, None]
 
 
 def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from tests.http.bank_server import open_bank
 from twofold import Settings, errors, http, testing
 from twofold.codec import edge
 from twofold.errors import Refused, TwofoldError, WiringError
+from twofold.health import build_status, partition_status
 from twofold.http import Limits
 from twofold.http.metrics import exposition
 from twofold.http.openapi import describe
 from twofold.http.problems import KINDS, problem_of
-from twofold.synchronization.follower import BuildStatus, PartitionStatus
 from twofold.testing import read_store_contract, write_store_contract
 
 
@@ -102,9 +102,10 @@ async def test_every_metric_is_told_with_its_labels() -> None:
     }
     async with open_bank(freshness=1.0) as app:
         status = await app.status()
-    parts = tuple(PartitionStatus(each, 0, 0, 0.0, "live", None) for each in ("0-2048", "2048-4096"))
-    followers = [msgspec.structs.replace(each, shares=parts) for each in status.followers]
-    builds = [BuildStatus("balances", 1, 1, "building", 0, 0, 0.0, 0.0, None, 0)]
+    names = ("0-2048", "2048-4096")
+    parts = tuple(partition_status(each, position=0, lag=(0, 0.0), state="up-to-date", owner=None) for each in names)
+    followers = [msgspec.structs.replace(each, partitions=parts) for each in status.followers]
+    builds = [build_status("balances", 1, version=1, state="building", partitions=[(0, ())], head=0)]
     text = exposition(msgspec.structs.replace(status, followers=followers, builds=builds)).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     assert told == {each.name: set(each.labels) for each in samples}

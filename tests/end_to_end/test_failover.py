@@ -54,7 +54,7 @@ async def test_tokens_and_read_models_outlive_a_failover_that_loses_nothing(prim
                 # What an old token asks for may be answered before the last event is folded.
                 assert answer.position >= receipt.position
                 assert answer.value.total in ((total,) if receipt is after else (6, total))
-            assert (await app.status()).problems == []
+            assert (await app.status()).health.problems == ()
         # Another process, which has never known the first epoch.
         async with app_on(url, tmp_path / "views.db", fold) as again:
             assert (await again.ask(TotalOf("k"), position=before[2].token)).value.total == 10
@@ -86,9 +86,10 @@ async def test_an_app_that_has_seen_lost_events_says_so_and_answers_nothing(prim
 
             await until(stopped, "the follower to be refused, too")
             status = await app.status()
-            assert (status.ready, status.head) == (False, 4)
-            assert "has lost events: this process has seen 4" in status.problems[0]
-            assert "restart the process" in status.problems[0]
+            health = status.health
+            assert (health.command_side, health.query_side, status.head) == ("not_ready", "not_ready", 4)
+            assert "has lost events: this process has seen 4" in health.problems[0].message
+            assert "restart the process" in health.problems[0].message
 
 
 async def test_after_a_loss_read_models_and_tokens_of_what_is_gone_are_refused_and_older_ones_are_not(

@@ -15,9 +15,9 @@ from tests.http.http_helpers import DEPOSIT, caught_up, deposit, do, problem
 from tests.sample_domains import bank
 from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Unavailable
+from twofold.health import build_status, partition_status
 from twofold.http import Api, asgi
-from twofold.http.metrics import MOST_SERIES, exposition
-from twofold.synchronization.follower import BuildStatus, PartitionStatus
+from twofold.http.metrics import MAX_SERIES, exposition
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -129,10 +129,12 @@ async def test_what_callers_send_makes_no_new_series(inside: httpx.AsyncClient) 
 async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
     status = await app.status()
     (first, *_) = [each for each in status.followers if each.kind == "projection"]
-    many = tuple(PartitionStatus(f"{n}-{n + 1}", 1, 0, 0.0, "live", "here") for n in range(256))
-    followers = [msgspec.structs.replace(first, name=f"p{n}", shares=many) for n in range(20)]
+    many = tuple(
+        partition_status(f"{n}-{n + 1}", position=1, lag=(0, 0.0), state="up-to-date", owner="here") for n in range(256)
+    )
+    followers = [msgspec.structs.replace(first, name=f"p{n}", partitions=many) for n in range(20)]
     told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
-    assert len(told) <= MOST_SERIES
+    assert len(told) <= MAX_SERIES
     assert {dict(labels).get("name") for name, labels in told if name == "twofold_follower_position"} == {
         f"p{n}" for n in range(20)
     }
@@ -142,7 +144,7 @@ async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
 
 async def test_a_series_is_never_told_twice_whatever_generations_there_are(app: App) -> None:
     status = await app.status()
-    builds = [BuildStatus("balances", n, 1, "standby", n, 0, 0.0, None, None, 0) for n in (4, 2, 3)]
+    builds = [build_status("balances", n, version=1, state="standby", partitions=[(n, ())], head=4) for n in (4, 2, 3)]
     told = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
     assert of(told, "build_generation", name="balances", state="standby") == 4
 
@@ -160,7 +162,7 @@ async def test_nothing_of_ours_is_left_in_the_global_registry(inside: httpx.Asyn
     assert not [each.name for each in REGISTRY.collect() if each.name.startswith("twofold")]
 
 
-async def test_a_store_that_is_away_fails_the_scrape_instead_of_telling_old_numbers(
+async def test_a_store_that_is_away_makes_its_side_not_ready(
     inside: httpx.AsyncClient, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await scrape(inside)
@@ -171,7 +173,9 @@ async def test_a_store_that_is_away_fails_the_scrape_instead_of_telling_old_numb
         raise Unavailable("the read store is away")
 
     monkeypatch.setattr(running.read_store, "checkpoints", away)
-    assert "away" in problem(await inside.get("/metrics"), 503)["detail"]
+    series = await scrape(inside)
+    assert (of(series, "ready"), of(series, "problems")) == (0, 1)
+    assert (of(series, "health_level", side="command"), of(series, "health_level", side="query")) == (2, 0)
 
 
 async def test_a_process_that_is_about_to_stop_is_not_ready(inside: httpx.AsyncClient, api: Api) -> None:
@@ -208,4 +212,4 @@ async def test_an_objective_is_told_beside_the_lag_that_misses_it(
         assert not [
             labels for name, labels in told if name.endswith("objective_seconds") and ("name", "advisor") in labels
         ]
-        assert (of(told, "problems"), of(told, "ready")) == (1, 0)
+        assert (of(told, "problems"), of(told, "ready"), of(told, "health_level", side="query")) == (1, 1, 1)

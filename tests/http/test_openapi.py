@@ -69,6 +69,7 @@ def test_every_path_is_described(http: httpx.Client) -> None:
         *(f"/commands/{name}" for name in ("deposit", "withdraw", "transfer", "close", "break", "dawdle")),
         *(f"/queries/{name}" for name in ("balance-of", "balances", "broken", "long")),
         *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/actions"),
+        "/projections/{name}/parked",
         *(f"/projections/{{name}}/{verb}" for verb in VERBS),
         *("/events", "/status", "/metrics", "/health/live", "/health/ready"),
     }

@@ -195,7 +195,7 @@ async def test_a_partition_is_split_and_merged_and_an_unknown_one_is_refused(ins
 
 
 async def partitions(http: httpx.AsyncClient, count: int) -> bool:
-    return len((await follower(http, "balances"))["shares"]) == count
+    return len((await follower(http, "balances"))["partitions"]) == count
 
 
 async def test_a_request_that_no_node_takes_in_time_is_refused_and_not_done_later(

@@ -18,11 +18,11 @@ async def test_all_projections_and_policies_are_listed_with_their_partitions(ins
     await deposit(inside, "ann")
     await until(lambda: caught_up(inside), "caught up")
     body = (await inside.get("/projections")).json()
-    assert (body["head"], body["builds"], body["problems"]) == (1, [], [])
+    assert (body["head"], body["builds"], body["health"]["problems"]) == (1, [], [])
     by_name = {report["name"]: report for report in body["followers"]}
     assert {name: report["kind"] for name, report in by_name.items()} == {"advisor": "policy", "balances": "projection"}
-    (whole,) = by_name["balances"]["shares"]
-    assert (whole["partition"], whole["position"], whole["lag"], whole["state"]) == ("0-4096", 1, 0, "live")
+    (whole,) = by_name["balances"]["partitions"]
+    assert (whole["partition"], whole["position"], whole["lag"], whole["state"]) == ("0-4096", 1, 0, "up-to-date")
     assert whole["owner"] is not None
     assert await follower(inside, "balances") == by_name["balances"]
 

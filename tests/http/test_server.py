@@ -1,5 +1,6 @@
 """A server is local by default, reports its health, and answers every request before it stops."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
 from tests.http.http_helpers import DEPOSIT, problem
 from tests.http.raw_http_helpers import connect, listen, request
-from twofold import App, WiringError
+from twofold import WiringError
 from twofold.http import asgi
 from twofold.http.server import listen as bind
 
@@ -43,8 +44,11 @@ def test_a_name_without_an_address_is_reported() -> None:
 
 def test_a_healthy_server_says_so(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"ok": True}
-    assert http.get("/health/ready").json() == {"ok": True}
-    assert http.get("/status").json()["ready"] is True
+    for side in ("", "?side=command", "?side=query"):
+        answer = http.get(f"/health/ready{side}")
+        assert (answer.status_code, answer.json()["level"]) == (200, "ready")
+    assert http.get("/status").json()["health"] == http.get("/health/ready").json()
+    assert problem(http.get("/health/ready?side=ui"), 400)["field"] == "side"
 
 
 async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
@@ -52,41 +56,33 @@ async def test_an_app_that_is_not_running_is_alive_and_not_ready() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
         assert (await http.get("/health/live")).status_code == 200
         answer = await http.get("/health/ready")
-        assert "not running" in problem(answer, 503)["reasons"][0]
+        assert "not running" in problem(answer, 503)["detail"]
         problem(await http.get("/status"), 503)
         problem(await http.post("/commands/deposit", json=DEPOSIT), 503)
 
 
-async def test_a_stalled_follower_makes_the_app_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_that_has_stopped_makes_the_app_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_bank()
     api = asgi(app)
     async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
-        assert (await http.get("/health/ready")).status_code == 200
-        # The read store goes away under the follower: nothing can be saved, not even that an event is parked.
+        assert (await http.get("/health/ready")).json()["level"] == "ready"
         assert app._running is not None
-        await app._running.read_store.close()
 
         async def gone(*_: object, **__: object) -> None:
             raise OSError("the disk of the read store is gone")
 
+        # Nothing can be saved, not even that an event is parked.
         follower = app._running.workers[0].follower
         monkeypatch.setattr(follower, "apply", gone)
         monkeypatch.setattr(follower, "park", gone)
         await http.post("/commands/deposit", json=DEPOSIT)
-        answer = await until_not_ready(http, app)
-        (reason,) = problem(answer, 503)["reasons"]
-        assert "projection 'balances' stands still" in reason
+        async with asyncio.timeout(10):
+            while (answer := await http.get("/health/ready")).json()["level"] == "ready":
+                await app.world.sleep(0.01)
+        (reason,) = answer.json()["problems"]
+        assert (answer.status_code, reason["code"], reason["subject"]) == (200, "stopped", "balances")
+        assert "the disk of the read store is gone" in reason["message"]
         assert (await http.get("/health/live")).status_code == 200
-
-
-async def until_not_ready(http: httpx.AsyncClient, app: App) -> httpx.Response:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        answer = await http.get("/health/ready")
-        if answer.status_code != 200:
-            return answer
-        await app.world.sleep(0.01)
-    raise AssertionError("still ready")
 
 
 def test_sigterm_lets_a_command_in_progress_finish_and_then_exits_with_0(start: Callable[..., Server]) -> None:
@@ -139,9 +135,9 @@ def test_a_stopping_server_is_not_ready_but_still_answers_during_its_notice(star
         deadline = time.monotonic() + 5
         while (answer := http.get("/health/ready")).status_code == 200:
             assert time.monotonic() < deadline
-        assert problem(answer, 503)["reasons"] == ["This process is about to stop."]
+        assert problem(answer, 503)["detail"] == "Not ready. This process is about to stop."
         assert http.post("/commands/deposit", json=DEPOSIT).status_code == 200
-        assert http.get("/status").json()["ready"] is False
+        assert http.get("/status").json()["health"]["level"] == answer.json()["level"] == "not_ready"
     assert server.stop()[0] == 0
 
 
@@ -164,7 +160,7 @@ async def test_a_server_that_speaks_lifespan_starts_and_stops_the_app() -> None:
     async def receive() -> Any:
         message = next(messages)
         if message["type"] == "lifespan.shutdown":
-            assert (await app.status()).ready
+            assert (await app.status()).health.level == "ready"
         return message
 
     async def send(message: Any) -> None:

@@ -120,9 +120,11 @@ async def test_another_version_answers_with_its_own_rows_and_the_old_one_not_at_
             with pytest.raises(Unavailable, match="newer code"):
                 await old.send(Deposit("a", 1))
             status = await old.status()
-            assert not status.ready
-            assert any("Another process keeps other inline projections" in each for each in status.problems)
-            assert (await new.status()).ready
+            assert (status.health.command_side, status.health.query_side) == ("not_ready", "ready")
+            assert any(
+                "Another process keeps other inline projections" in each.message for each in status.health.problems
+            )
+            assert (await new.status()).health.level == "ready"
             await new.send(Deposit("a", 1))
             assert (await new.ask(ChainedBalanceOf("a"))).value == ChainedBalance("a", 202)
 

@@ -10,7 +10,7 @@ from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.process import Later, Policy
-from twofold.synchronization.follower import FollowerStatus
+from twofold.health import FollowerStatus
 from twofold.testing import FrozenWorld
 
 MARK = 1_000
@@ -37,7 +37,7 @@ async def react_to(app: App) -> None:
 
     async def done() -> bool:
         status = await policy_of(app)
-        return status.lag == 0 and status.state == "live"
+        return status.lag == 0 and status.state == "up-to-date"
 
     await until(done, "reacted")
 

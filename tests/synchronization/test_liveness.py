@@ -18,10 +18,9 @@ from twofold.domain.module import Module
 from twofold.domain.process import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
+from twofold.health import FollowerStatus
 from twofold.http import asgi
 from twofold.settings import Settings
-from twofold.status import Status
-from twofold.synchronization.follower import FollowerStatus
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.synchronization.worker import Worker
 from twofold.testing import FrozenWorld
@@ -84,7 +83,7 @@ async def caught_up(app: App) -> bool:
 class Liar:
     """Stands in the place of a worker, says that all is well, and does nothing."""
 
-    state = "live"
+    state = "up-to-date"
     error = None
     ended = False
 
@@ -138,8 +137,8 @@ def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], N
         async def wait(self, after: int, timeout: float) -> None:
             await asyncio.sleep(0.01)
 
-    patch.setattr(worker, "_store", Empty())
-    return lambda: setattr(worker, "_store", write_store)
+    patch.setattr(worker, "_write_store", Empty())
+    return lambda: setattr(worker, "_write_store", write_store)
 
 
 @pytest.mark.parametrize("name", ["totals", "watch"])
@@ -151,27 +150,31 @@ async def test_a_follower_that_does_not_move_is_reported_everywhere_and_no_more_
     async with app, asked(app) as http:
         await app.send(Count(["a"]))
         await until(lambda: caught_up(app), "caught up")
-        assert (await http.get("/health/ready")).status_code == 200
+        assert await level(http) == "ready"
         share = next(each for each in shares(app) if each.name == name)
         heal = sabotage(app, share, monkeypatch)
         await app.send(Count(["a"]))
         async with asyncio.timeout(STALL + 10):
-            await until(lambda: unready(http), "reported within seconds")
-        (reason,) = (await http.get("/health/ready")).json()["reasons"]
-        assert f"'{name}' has not moved from 1 for " in reason
-        assert "1 events behind" in reason
+            await until(lambda: degraded(http), "reported within seconds")
+        report = (await http.get("/health/ready")).json()
+        (problem,) = report["problems"]
+        assert (problem["code"], problem["subject"]) == ("stalled", name)
+        assert f"'{name}' has not moved from position 1 for " in problem["message"]
+        assert "1 event behind" in problem["message"]
         status = (await http.get("/status")).json()
-        assert (status["ready"], len(status["problems"])) == (False, 1)
+        assert (status["health"]["level"], status["health"]["problem_count"]) == ("degraded", 1)
         (told,) = [each for each in status["followers"] if each["name"] == name]
         assert (told["position"], told["lag"]) == (1, 1)
-        assert told["shares"][0]["stalled"] > STALL
+        assert told["partitions"][0]["stalled"] > STALL
         labels = TOTALS if name == "totals" else WATCH
         series = await scrape(http)
         assert of(series, "follower_stalled_seconds", **labels) > STALL
-        assert (of(series, "follower_lag_events", **labels), of(series, "ready"), of(series, "problems")) == (1, 0, 1)
+        assert (of(series, "follower_lag_events", **labels), of(series, "ready"), of(series, "problems")) == (1, 1, 1)
+        side = "query" if name == "totals" else "command"
+        assert of(series, "health_level", side=side) == 1
         heal()
         await until(lambda: caught_up(app), "caught up")
-        assert (await http.get("/health/ready")).status_code == 200
+        assert await level(http) == "ready"
         assert of(await scrape(http), "follower_stalled_seconds", **labels) == 0
 
 
@@ -198,8 +201,18 @@ async def test_a_follower_whose_task_died_is_begun_anew(name: str) -> None:
         assert worker_of(app, name) is not worker
 
 
-async def unready(http: httpx.AsyncClient) -> bool:
-    return (await http.get("/health/ready")).status_code == 503
+async def level(http: httpx.AsyncClient) -> str:
+    answer = await http.get("/health/ready")
+    assert answer.status_code == 200
+    return str(answer.json()["level"])
+
+
+async def degraded(http: httpx.AsyncClient) -> bool:
+    return await level(http) == "degraded"
+
+
+async def problems(app: App) -> list[str]:
+    return [problem.message for problem in (await app.status()).health.problems]
 
 
 async def test_each_node_reports_what_another_node_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,10 +226,9 @@ async def test_each_node_reports_what_another_node_does_not_do(monkeypatch: pyte
         await happen(first, 20)
         await until(lambda: both_reported(first), "reported by the one that does its part")
         async with asked(first) as http:
-            reasons = (await http.get("/health/ready")).json()["reasons"]
-            assert sorted(part for part in follows(second) if any(f"({part})" in each for each in reasons)) == sorted(
-                follows(second)
-            )
+            reasons = [each["message"] for each in (await http.get("/health/ready")).json()["problems"]]
+            reported = [part for part in follows(second) if any(f"({part})" in reason for reason in reasons)]
+            assert sorted(reported) == sorted(follows(second))
             series = await scrape(http)
         for part in follows(second):
             assert of(series, "partition_stalled_seconds", name="totals", partition=part) > STALL
@@ -225,7 +237,7 @@ async def test_each_node_reports_what_another_node_does_not_do(monkeypatch: pyte
 
 
 async def both_reported(app: App) -> bool:
-    return len((await app.status()).problems) == 2
+    return len(await problems(app)) == 2
 
 
 # ------------------------------------------------------------------------------------------------------- to the second
@@ -239,9 +251,9 @@ async def held(app: App, name: str, patch: pytest.MonkeyPatch) -> Callable[[], N
     return lambda: patch.setattr(worker, "_held", before)
 
 
-async def problems_after(app: App, world: FrozenWorld, seconds: float) -> Status:
+async def problems_after(app: App, world: FrozenWorld, seconds: float) -> list[str]:
     await world.advance(seconds)
-    return await app.status()
+    return await problems(app)
 
 
 async def test_it_is_reported_when_the_time_is_over_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,14 +261,14 @@ async def test_it_is_reported_when_the_time_is_over_and_not_before(monkeypatch: 
     async with counters(world=world, settings={"poll_seconds": 0.5, "stall_seconds": 5.0}) as app:
         await held(app, "totals", monkeypatch)
         # A log that rests is no reason to report anybody, however long.
-        assert (await problems_after(app, world, 60)).problems == []
+        assert await problems_after(app, world, 60) == []
         sending = asyncio.create_task(app.send(Count(["a"])))
         await world.settle()
         await sending
-        assert (await app.status()).problems == []
-        assert (await problems_after(app, world, 4.9)).problems == []
-        (problem,) = (await problems_after(app, world, 1.2)).problems
-        assert problem.startswith("projection 'totals' has not moved from 0 for ")
+        assert await problems(app) == []
+        assert await problems_after(app, world, 4.9) == []
+        (problem,) = await problems_after(app, world, 1.2)
+        assert problem.startswith("projection 'totals' has not moved from position 0 for ")
 
 
 async def test_looks_that_lie_far_apart_make_no_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,9 +285,9 @@ async def test_looks_that_lie_far_apart_make_no_false_alarm(monkeypatch: pytest.
         sending = asyncio.create_task(app.send(Count(["a"])))
         await world.settle()
         await sending
-        assert (await app.status()).problems == []
-        assert (await problems_after(app, world, 4.9)).problems == []
-        assert len((await problems_after(app, world, 0.2)).problems) == 1
+        assert await problems(app) == []
+        assert await problems_after(app, world, 4.9) == []
+        assert len(await problems_after(app, world, 0.2)) == 1
 
 
 async def test_an_objective_is_reported_when_it_is_missed_and_no_more_when_it_is_met(
@@ -289,17 +301,16 @@ async def test_an_objective_is_reported_when_it_is_missed_and_no_more_when_it_is
         sending = asyncio.create_task(app.send(Count(["a"])))
         await world.settle()
         await sending
-        assert (await problems_after(app, world, 1.9)).problems == []
+        assert await problems_after(app, world, 1.9) == []
         missed = await problems_after(app, world, 0.2)
-        assert missed.problems == ["projection 'totals' is 1 events (2.1 s) behind; its objective is 2 s"]
-        assert not missed.ready, "the policy declares none, and is not reported"
-        assert (await http.get("/health/ready")).json()["reasons"] == missed.problems
+        assert missed == ["projection 'totals' is 1 event (2.1 s) behind; its objective is 2 s."], "the policy has none"
+        assert await level(http) == "degraded"
         series = await scrape(http)
         objective = of(series, "follower_freshness_objective_seconds", **TOTALS)
         assert of(series, "follower_lag_seconds", **TOTALS) > objective == 2.0
         monkeypatch.undo()
         met = await problems_after(app, world, 1.0)
-        assert (met.problems, met.ready) == ([], True)
+        assert (met, await level(http)) == ([], "ready")
         assert of(await scrape(http), "follower_lag_seconds", **TOTALS) == 0
 
 
@@ -319,11 +330,10 @@ async def test_an_objective_is_missed_by_who_moves_too_slowly_as_well(monkeypatc
             sending = asyncio.create_task(app.send(Count(["a"])))
             await world.settle()
             await sending
-        status = await problems_after(app, world, 5.0)
-        (problem,) = status.problems
-        assert problem.endswith("its objective is 2 s")
+        (problem,) = await problems_after(app, world, 5.0)
+        assert problem.endswith("its objective is 2 s.")
         assert 0 < (await follower(app)).lag < 9
-        assert (await problems_after(app, world, 9.0)).problems == []
+        assert await problems_after(app, world, 9.0) == []
 
 
 # ---------------------------------------------------------------------------------------------- set aside, and halted
@@ -356,10 +366,10 @@ async def test_a_parked_key_is_shown_everywhere_and_the_others_stay_ready() -> N
             assert "thirteen" in shown["error"]
         assert of(series, "follower_parked_keys", **TOTALS) == 1
         assert of(series, "follower_waiting_events", **TOTALS) == 2
-        assert (await http.get("/health/ready")).status_code == 200
+        assert await level(http) == "degraded"
 
 
-async def test_a_halted_partition_is_shown_everywhere_and_makes_the_node_unready() -> None:
+async def test_a_halted_partition_is_shown_everywhere_and_the_node_is_degraded() -> None:
     settings = {"stall_seconds": 600.0}
     async with counters(fold=poisoned, parks="partition", partitions=2, settings=settings) as app, asked(app) as http:
         for by in (1, 13, 2, 3):
@@ -371,13 +381,15 @@ async def test_a_halted_partition_is_shown_everywhere_and_makes_the_node_unready
         assert (status.position, status.state, status.lag) == (1, "stopped", 3)
         for told in (one, same):
             assert [each["key"] for each in told["parked"]] == ["bad"]
-            (stopped,) = [each for each in told["shares"] if each["state"] == "stopped"]
+            (stopped,) = [each for each in told["partitions"] if each["state"] == "stopped"]
             assert (stopped["position"], "thirteen" in stopped["error"]) == (1, True)
         assert of(series, "follower_parked_keys", **TOTALS) == 1
         assert of(series, "partition_lag_events", name="totals", partition=stopped["partition"]) == 3
-        (reason,) = (await http.get("/health/ready")).json()["reasons"]
-        assert reason.startswith(f"projection 'totals' ({stopped['partition']}) stands still at 1: ")
+        answer = await http.get("/health/ready")
+        (reason,) = [problem["message"] for problem in answer.json()["problems"]]
+        assert reason.startswith(f"projection 'totals' ({stopped['partition']}) has stopped at position 1: ")
         assert "thirteen" in reason
+        assert (answer.status_code, answer.json()["level"]) == (200, "degraded")
 
 
 async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_halted(
@@ -395,13 +407,16 @@ async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_hal
             await app.send(Count(both, by))
 
         async def told() -> bool:
-            return len((await app.status()).problems) == 2
+            return len(await problems(app)) == 2
 
         await until(told, "both are reported")
-        problems = (await app.status()).problems
-        (one,) = [each for each in problems if f"'totals' ({stands.partition.name}) stands still at 2: " in each]
+        both_problems = await problems(app)
+        stopped = f"'totals' ({stands.partition.name}) has stopped at position 2: "
+        (one,) = [each for each in both_problems if stopped in each]
         (other,) = [
-            each for each in problems if f"'totals' ({stalls.partition.name}) has not moved from 1 for " in each
+            each
+            for each in both_problems
+            if f"'totals' ({stalls.partition.name}) has not moved from position 1 for " in each
         ]
         assert "thirteen" in one
         assert other.endswith("no error was reported")

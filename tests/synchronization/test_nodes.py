@@ -245,14 +245,14 @@ async def test_a_node_is_told_by_which_node_each_partition_is_followed(cluster: 
         await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
         await until(lambda: all_told(first), "told")
         (totals_there,) = (await first.status()).followers
-        assert {each.owner for each in totals_there.shares} == {RealWorld().place()}
-        assert [each.state for each in totals_there.shares].count("elsewhere") == 2
-        assert (await first.status()).problems == []
+        assert {each.owner for each in totals_there.partitions} == {RealWorld().place()}
+        assert [each.state for each in totals_there.partitions].count("on-another-node") == 2
+        assert (await first.status()).health.problems == ()
 
 
 async def all_told(app: App) -> bool:
     (only,) = (await app.status()).followers
-    return all(each.owner is not None for each in only.shares)
+    return all(each.owner is not None for each in only.partitions)
 
 
 async def test_a_query_waits_for_the_slowest_partition(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

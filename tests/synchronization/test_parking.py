@@ -31,10 +31,10 @@ from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
+from twofold.health import FollowerStatus
 from twofold.operations.audit import audit
 from twofold.query_service.view import View
 from twofold.read_store.port import Change
-from twofold.synchronization.follower import FollowerStatus
 from twofold.synchronization.key_events import KeyEvents
 from twofold.synchronization.projector import Projector
 
@@ -203,7 +203,7 @@ async def test_a_halted_partition_waits_with_all_its_keys_and_goes_on_in_order_o
             ((key, (at, _)),) = aside.items()
             assert key == HOT
             status = await status_of(app)
-            (still,) = [each for each in status.shares if each.lag]
+            (still,) = [each for each in status.partitions if each.lag]
             assert still.position < at, "nothing of the partition passes it"
             # The keys of this partition are as they were before the poison event, those of the other one are right.
             right, old = await folded(app, skipped), await folded(app, skipped, dict.fromkeys(KEYS, at))
@@ -224,8 +224,8 @@ async def test_a_halted_partition_waits_with_all_its_keys_and_goes_on_in_order_o
 
 async def halted_or_done(app: App) -> bool:
     status = await status_of(app)
-    others = [each for each in status.shares if each.state != "stopped"]
-    return all(not each.lag for each in others) and bool(len(others) == len(status.shares) or status.parked)
+    others = [each for each in status.partitions if each.state != "stopped"]
+    return all(not each.lag for each in others) and bool(len(others) == len(status.partitions) or status.parked)
 
 
 async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_it_is_done(
@@ -650,4 +650,4 @@ async def test_a_parked_key_whose_events_cannot_even_be_read_keeps_nobody_else_w
         await app.send(Count(["innocent"], 3))
         await until(lambda: caught_up(app), "others go on")
         assert await parked(app) == {HOT: (2, 1)}
-        assert (await app.status()).problems == []
+        assert (await app.status()).health.problems == ()

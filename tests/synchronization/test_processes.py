@@ -51,7 +51,7 @@ async def onlooker(write_store: str, read_store: str) -> AsyncIterator[App]:
 async def owners(app: App) -> list[str | None]:
     """Who follows for each partition."""
     (follower,) = (await app.status()).followers
-    return sorted((share.owner for share in follower.shares), key=str)
+    return sorted((share.owner for share in follower.partitions), key=str)
 
 
 async def owned_by(app: App, *processes: "subprocess.Popen[str]") -> bool:
@@ -99,7 +99,7 @@ async def pause_kill_and_compare(write_store: str, read_store: str) -> None:
                 head = (await app.log()).head
                 answer = await app.ask(Totals(), position=app.token(head), timeout=30)
                 assert {row.counter: row for row in answer.value} == await folded(app)
-                assert (await app.status()).problems == []
+                assert (await app.status()).health.problems == ()
 
 
 async def test_on_postgresql(postgres_newest: Postgres) -> None:

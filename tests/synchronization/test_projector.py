@@ -23,8 +23,8 @@ from tests.sample_domains.counters import (
 )
 from twofold.app import App
 from twofold.errors import Unavailable, WiringError
+from twofold.health import FollowerStatus
 from twofold.read_store.port import Change
-from twofold.synchronization.follower import FollowerStatus
 
 
 async def happen(app: App, random: Random, commands: int) -> None:
@@ -128,7 +128,7 @@ async def test_a_poison_event_sets_its_key_aside_and_the_others_go_on(tmp_path: 
         (aside,) = status.parked
         assert (aside.key, aside.position, aside.waiting) == ("bad", 2, 5)
         assert "thirteen" in aside.error
-        assert (status.state, status.lag) == ("live", 0)
+        assert (status.state, status.lag) == ("up-to-date", 0)
 
     # The same code again: it stays parked, and what waits is still counted.
     async with app_in(tmp_path, counters(poisoned), fold_retries=1) as app:
@@ -200,16 +200,16 @@ async def test_a_key_function_that_raises_stops_the_follower_visibly_and_skips_n
         status = await status_of(app)
         assert (status.position, status.parked) == (1, ())
         assert "no key today" in (status.error or "")
-        (problem,) = (await app.status()).problems
-        assert "totals" in problem
-        assert "no key today" in problem
-        assert not (await app.status()).ready
+        health = (await app.status()).health
+        (problem,) = health.problems
+        assert (health.level, problem.code, problem.subject) == ("degraded", "stopped", "totals")
+        assert "no key today" in problem.message
         with pytest.raises(Unavailable) as caught:
             await app.ask(Totals(), position=app.token(3), timeout=0.05)
         assert caught.value.lag == 2
         broken = False
         assert await settled(app) == await folded(app)
-        assert (await app.status()).ready
+        assert (await app.status()).health.level == "ready"
 
 
 async def stopped(app: App) -> bool:

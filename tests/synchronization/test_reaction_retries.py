@@ -93,7 +93,7 @@ async def test_an_app_starts_although_the_retry_of_a_parked_event_finds_the_outs
         away = None
         await passes(world, app, 2)
         assert (await policy_of(app)).parked == ()
-        assert (await policy_of(app)).state == "live"
+        assert (await policy_of(app)).state == "up-to-date"
 
 
 async def test_a_parked_event_is_retried_while_the_outside_is_unavailable_without_new_events(

@@ -199,14 +199,14 @@ async def audited(app: App, cluster: Cluster) -> bool:
     return (await audit(app, cluster.log, cluster.read_store, "totals")).all_right
 
 
-@pytest.mark.parametrize("which", ["build", "kept"])
+@pytest.mark.parametrize("which", ["build", "standby"])
 async def test_a_key_parked_in_a_generation_that_does_not_serve_can_be_retried(cluster: Cluster, which: str) -> None:
-    poison = Poison({13} if which == "kept" else set())
+    poison = Poison({13} if which == "standby" else set())
     async with node(cluster, poison) as app:
         await sent(app, 1, 13, 3)
         poison.amounts = {13} if which == "build" else set()
         await app.projections.rebuild(["totals"])
-        if which == "kept":
+        if which == "standby":
             await until(lambda: built(app), "built")
             await app.projections.switch("totals")
         await until(lambda: builds(app, 1), "parked there only")
@@ -317,7 +317,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
         elif what in ("skip", "retry") and aside:
             await getattr(app.projections, what)("totals", random.choice(aside), timeout=3)
         elif what in ("split", "merge"):
-            part = random.choice(follower.shares).partition
+            part = random.choice(follower.partitions).partition
             await getattr(app.projections, what)("totals", part, timeout=3)
         elif what == "rebuild":
             await app.projections.rebuild(["totals"])

@@ -29,7 +29,7 @@ async def until_built(client: OperatorClient, numbers: Mapping[str, int]) -> Non
             positions = {name: _position(status, name, number, progress[name][0]) for name, number in numbers.items()}
             for name, position in positions.items():
                 build = status.build(name, "building")
-                parked = f"{build.parked} parked" if build is not None and build.parked else ""
+                parked = f"{build.parked_count} parked" if build is not None and build.parked_count else ""
                 error = (build.error or "") if build is not None and position >= 0 else ""
                 bars.update(name, max(position, 0), status.head, parked, error)
                 last, since = progress[name]

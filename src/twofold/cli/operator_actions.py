@@ -58,7 +58,7 @@ async def _still_parked(client: OperatorClient, request: ActionRequest, position
     """Where and why the key is parked now. A skip is recorded before it is applied, so this waits for it."""
     deadline = client.world.monotonic() + PATIENCE
     while True:
-        parked = (await client.status()).parked(request.name, request.subject)
+        parked = (await client.status(request.name, request.subject)).parked
         if parked is None:
             return None
         if request.what != "skip" or parked.position != position:

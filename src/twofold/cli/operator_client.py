@@ -14,8 +14,8 @@ from twofold.cli.remote import Remote
 from twofold.cli.store_access import refuse_memory_stores
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, WiringError
+from twofold.health import BuildStatus, FollowerStatus
 from twofold.read_store.port import Parked
-from twofold.synchronization.follower import BuildStatus, FollowerStatus
 from twofold.world import RealWorld, World
 
 PATIENCE = 30.0
@@ -47,12 +47,16 @@ class ActionResult(msgspec.Struct, frozen=True):
 
 
 class OperatorStatus(msgspec.Struct, frozen=True):
-    """The log, its head, the followers and the generations that do not serve, at one moment."""
+    """The log, its head, the followers and the generations that do not serve, at one moment.
+
+    `parked` says where and why the key that was asked for is parked, if it is.
+    """
 
     log: str
     head: Position
     followers: list[FollowerStatus]
     builds: list[BuildStatus]
+    parked: Parked | None = None
 
     def serving(self, name: str) -> int | None:
         """The generation of a projection that serves."""
@@ -63,19 +67,14 @@ class OperatorStatus(msgspec.Struct, frozen=True):
         """The generation of a projection that is in this state, if there is one."""
         return next((build for build in self.builds if (build.name, build.state) == (name, state)), None)
 
-    def parked(self, name: str, key: str) -> Parked | None:
-        """Where and why a key of a projection or policy is parked, if it is."""
-        parked = (parked for follower in self.followers if follower.name == name for parked in follower.parked)
-        return next((each for each in parked if each.key == key), None)
-
 
 class OperatorClient(Protocol):
     """Performs operator actions. Raises what `App.projections` raises."""
 
     world: World
 
-    async def status(self) -> OperatorStatus:
-        """The present state of all followers."""
+    async def status(self, name: str = "", key: str = "") -> OperatorStatus:
+        """The present state of all followers; and of one parked key of a projection or policy."""
         ...
 
     async def act(self, request: ActionRequest) -> ActionResult:
@@ -107,8 +106,10 @@ class LocalClient:
         self._app = app
         self._projections = app.projections
 
-    async def status(self) -> OperatorStatus:
-        return msgspec.convert(await self._app.status(), OperatorStatus, from_attributes=True)
+    async def status(self, name: str = "", key: str = "") -> OperatorStatus:
+        status = msgspec.convert(await self._app.status(), OperatorStatus, from_attributes=True)
+        parked = [each for each in await self._projections.parked(name) if each.key == key] if name else []
+        return msgspec.structs.replace(status, parked=next(iter(parked), None))
 
     async def act(self, request: ActionRequest) -> ActionResult:
         do = getattr(self._projections, request.what)
@@ -137,8 +138,11 @@ class HttpClient:
         self.world: World = RealWorld()
         self._server = Remote(url)
 
-    async def status(self) -> OperatorStatus:
-        return msgspec.convert(self._server.get("/status"), OperatorStatus)
+    async def status(self, name: str = "", key: str = "") -> OperatorStatus:
+        status = msgspec.convert(self._server.get("/status"), OperatorStatus)
+        path = f"{_path(name, 'parked')}?key={quote(key, safe='')}"
+        parked = msgspec.convert(self._server.get(path)["parked"], list[Parked]) if name else []
+        return msgspec.structs.replace(status, parked=next(iter(parked), None))
 
     async def act(self, request: ActionRequest) -> ActionResult:
         # In a thread: an audit sends several at once, and each takes as long as the node that performs it.

@@ -1,7 +1,7 @@
-"""`twofold projections`: how far all projections and policies are, read from the two stores."""
+"""`twofold projections`: the health of all projections and policies, from the two stores or a running `serve`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -12,11 +12,13 @@ from rich.text import Text
 
 from twofold.app import App
 from twofold.cli.app_loading import Number, json_option, load_app_or_settings
-from twofold.cli.follower_reports import BuildStanding, FollowerReport, Overview, overviews
+from twofold.cli.follower_reports import Overview, StoreReader, asked
 from twofold.cli.output import Exit, columns, emit, printable
+from twofold.cli.remote import Remote, url_option
 from twofold.cli.store_access import StoreUrls, opened_log, opened_stores, store_options
+from twofold.health import LAG_SECONDS, BuildStatus, FollowerStatus, HealthProblem
+from twofold.read_store.port import Parked
 from twofold.settings import Settings
-from twofold.status import PROBLEM_LAG_SECONDS
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions
 from twofold.world import RealWorld, World
 
@@ -28,47 +30,59 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @click.command
 @click.argument("target", metavar="[MODULE:APP]", required=False)
+@url_option
 @store_options
 @click.option(
     "--max-lag",
     type=Number(0),
     metavar="SECONDS",
-    default=PROBLEM_LAG_SECONDS,
+    default=LAG_SECONDS,
     show_default=True,
-    help="Report a follower as unhealthy if it is further behind.",
+    help="Report a follower without an objective that is further behind.",
 )
 @click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C (130).")
 @click.option("--actions", is_flag=True, help=f"Show the last {RECENT} operator actions instead.")
 @json_option
-def command(target: str | None, urls: StoreUrls, max_lag: float, watch: bool, actions: bool, as_json: bool) -> int:
-    """Show how far all projections and policies are.
+def command(
+    target: str | None, url: str | None, urls: StoreUrls, max_lag: float, watch: bool, actions: bool, as_json: bool
+) -> int:
+    """Show the health of all projections and policies.
 
     For each: generation, checkpoint, lag, rate, the node that follows it (where there may be several), and parked
     keys with their errors. Partitions have a line each where there are several, and so have generations that are
     being built or on standby.
 
     Reads both stores beside a running `serve`, without the code of the app. With MODULE:APP it uses the stores of the
-    app, and also shows what the app lists but never ran. Exits with 3 if a key is parked, or a follower is further
-    behind than --max-lag.
+    app, and also shows what the app lists but never ran. With --url it shows the report of the `serve` that runs
+    there: only that knows whether the write store takes commands, and whether the node is still building its read
+    models.
+
+    Exits with 3 unless the level of the report is ready.
     """
+    if url is not None:
+        return asyncio.run(_show(asked(Remote(url), RealWorld()), watch=watch, as_json=as_json))
     app, settings = load_app_or_settings(target, urls)
     if actions:
         return asyncio.run(_show_actions(settings, as_json=as_json))
-    return asyncio.run(_show(app, settings, max_lag, watch=watch, as_json=as_json))
+    return asyncio.run(_show_stores(app, settings, max_lag, watch=watch, as_json=as_json))
 
 
-async def _show(app: App | None, settings: Settings, max_lag: float, *, watch: bool, as_json: bool) -> int:
+async def _show_stores(app: App | None, settings: Settings, max_lag: float, *, watch: bool, as_json: bool) -> int:
     world: World = RealWorld()
     async with opened_stores(settings, world) as (write_store, read_store):
-        looks = overviews(app, write_store, read_store, world, max_lag)
-        if watch:
-            await _watch(looks, as_json=as_json)
-        overview = await anext(looks)
+        reader = StoreReader(app, write_store, read_store, world, settings, lag_seconds=max_lag)
+        return await _show(reader.overviews(), watch=watch, as_json=as_json)
+
+
+async def _show(overviews: AsyncIterator[Overview], *, watch: bool, as_json: bool) -> int:
+    if watch:
+        await _watch(overviews, as_json=as_json)
+    overview = await anext(overviews)
     if as_json:
         emit(overview)
     else:
         click.echo("\n".join(_lines(overview)))
-    return Exit.OK if overview.healthy else Exit.UNHEALTHY
+    return Exit.OK if overview.health.level == "ready" else Exit.UNHEALTHY
 
 
 async def _watch(looks: AsyncIterator[Overview], *, as_json: bool) -> None:
@@ -106,55 +120,53 @@ def _action_lines(actions: Mapping[str, OperatorAction]) -> list[str]:
 
 
 def _lines(overview: Overview) -> list[str]:
+    health = overview.health
     rows = [_HEADINGS]
-    for each in overview.followers:
-        rows += _rows_of(each)
-    rows += [_row_of_build(each) for each in overview.builds]
-    # Nodes are noted only where there may be several.
+    for follower in overview.followers:
+        rows += _rows_of(follower, health.problems)
+    rows += [_row_of_build(build) for build in overview.builds]
+    # Nodes are recorded only where there may be several.
     owners = any(row[8] for row in rows[1:])
     shown = rows if owners else [[*row[:8], row[9]] for row in rows]
-    lines = [f"log {overview.log}, head {overview.head:,}", ""]
+    lines = [f"log {overview.log}, head {overview.head:,}: {health.level.replace('_', ' ')}", ""]
     lines += columns(shown, right=_FIGURES) if len(rows) > 1 else ["Nothing follows it."]
+    lines += ["", *(problem.message for problem in health.problems)] if health.problems else []
+    if health.problem_count > len(health.problems):
+        lines.append(f"{health.problem_count - len(health.problems):,} more problems.")
     for each in overview.followers:
-        for parked in each.parked:
-            behind = f" ({parked.waiting} more events wait behind it)" if parked.waiting else ""
-            lines += ["", f"{each.name} set {parked.key} aside at position {parked.position}{behind}:"]
-            lines.append(f"  {parked.error}")
+        lines += _parked_lines(each.name, each.parked, each.parked_count)
     for build in overview.builds:
-        if build.error is not None:
-            lines += ["", f"{build.name}, generation {build.generation}:", f"  {build.error}"]
+        lines += _parked_lines(f"{build.name}, generation {build.generation}", build.parked, build.parked_count)
     return [printable(line) for line in lines]
 
 
-def _rows_of(each: FollowerReport) -> list[list[str]]:
-    figures = [f"{each.position:,}", f"{each.lag:,}", f"{each.lag_seconds:,.1f} s", f"{each.rate:,.0f}/s"]
-    generation = "" if each.generation is None else f"{each.generation}"
-    name = [each.name, each.kind, generation]
-    rows = [[*name, *figures, f"{len(each.parked)}", each.owner or "", each.problem or "ok"]]
-    if len(each.partitions) > 1:
-        rows += [
-            [
-                f"  {part.partition}",
-                "partition",
-                "",
-                f"{part.position:,}",
-                f"{part.lag:,}",
-                "",
-                "",
-                "",
-                part.owner or "",
-                "",
-            ]
-            for part in each.partitions
-        ]
+def _parked_lines(name: str, parked: Sequence[Parked], count: int) -> list[str]:
+    lines: list[str] = []
+    for each in parked:
+        behind = f" ({each.waiting} more events wait behind it)" if each.waiting else ""
+        lines += ["", f"{name}: {each.key} is parked at position {each.position}{behind}:", f"  {each.error}"]
+    return [*lines, "", f"{name}: {count - len(parked):,} more are parked."] if count > len(parked) else lines
+
+
+def _rows_of(follower: FollowerStatus, problems: Sequence[HealthProblem]) -> list[list[str]]:
+    figures = [_count(follower.position), _count(follower.lag), f"{follower.lag_seconds:,.1f} s"]
+    figures += [f"{follower.rate:,.0f}/s", _count(follower.parked_count)]
+    generation = "" if follower.kind == "policy" else f"{follower.generation}"
+    codes = dict.fromkeys(each.code for each in problems if each.subject == follower.name)
+    state = ", ".join(codes) or "ok"
+    rows = [[follower.name, follower.kind, generation, *figures, follower.owner or "", state]]
+    for part in follower.partitions if len(follower.partitions) > 1 else ():
+        figures = [_count(part.position), _count(part.lag), "", "", ""]
+        rows.append([f"  {part.partition}", "partition", "", *figures, part.owner or "", ""])
     return rows
 
 
-def _row_of_build(each: BuildStanding) -> list[str]:
-    states = {
-        "building": "is being built",
-        "standby": "is on standby",
-        "serving": f"serves version {each.version} of the code",
-    }
-    figures = [f"{each.position:,}", f"{each.lag:,}", "", f"{each.rate:,.0f}/s", f"{each.parked}"]
-    return [each.name, "generation", f"{each.generation}", *figures, each.owner or "", states[each.state]]
+def _row_of_build(build: BuildStatus) -> list[str]:
+    states = {"building": "building", "standby": "standby", "serving": f"serves version {build.version} of the code"}
+    figures = [_count(build.position), _count(build.lag), "", f"{build.rate:,.0f}/s", _count(build.parked_count)]
+    state = "stopped" if build.stopped else states[build.state]
+    return [build.name, "generation", f"{build.generation}", *figures, build.owner or "", state]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"

@@ -38,6 +38,10 @@ class Batcher:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self.written_at: float | None = None
+        """When the write store took a batch last, by the monotonic clock; None if it never did."""
+        self.refusal: str | None = None
+        """Why it refused the last batch, in a sentence; None if it took it."""
 
     def start(self) -> None:
         """Begin to write."""
@@ -91,6 +95,7 @@ class Batcher:
             try:
                 outcomes = await self._write_store.append([waiting.append for waiting in batch])
             except TwofoldError as error:
+                self.refusal = str(error)
                 _answer_all(batch, error)
                 continue
             except asyncio.CancelledError:
@@ -98,10 +103,11 @@ class Batcher:
                 raise
             except Exception as error:
                 log.exception("The write store failed in a way it should not")
-                _answer_all(
-                    batch, Unavailable(f"The write store failed ({error!r}); whether this was written is unknown.")
-                )
+                self.refusal = f"The write store failed ({error!r}); whether this was written is unknown."
+                _answer_all(batch, Unavailable(self.refusal))
                 continue
+            if any(isinstance(outcome, Appended) and not outcome.repeated for outcome in outcomes):
+                self.written_at, self.refusal = self._world.monotonic(), None
             answered = list(zip(batch, outcomes, strict=True))
             for waiting, outcome in answered:
                 if isinstance(outcome, Appended) and not outcome.repeated:

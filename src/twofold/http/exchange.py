@@ -95,10 +95,11 @@ class Exchange:
         """Answer with JSON that is not cached."""
         await self.answer(status, [_JSON, _FRESH, *(more or ())], body)
 
-    async def problem(self, error: TwofoldError, reasons: list[str] | None = None) -> None:
-        """Answer with the problem details of an error."""
-        problem = problem_of(error, reasons)
-        await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(problem))
+    async def problem(self, error: TwofoldError, more: msgspec.Struct | None = None) -> None:
+        """Answer with the problem details of an error, and the fields of `more` beside them."""
+        problem = problem_of(error)
+        body = problem if more is None else msgspec.structs.asdict(more) | msgspec.to_builtins(problem)
+        await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(body))
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer with a whole body (HEAD: with its length only)."""

@@ -1,18 +1,26 @@
-"""`/health/live`, `/health/ready` and `/status`: how the process is doing."""
+"""`/health/live`, `/health/ready` and `/status`: whether the process answers, whether to send requests, and all it
+measures."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from twofold.errors import Unavailable
+from twofold.errors import InvalidMessage, Unavailable
+from twofold.health import HealthReport, Side, stopping
 from twofold.http.exchange import Exchange, Handler
+from twofold.http.parameters import QueryParameter
 from twofold.http.streams import once_a_second
 from twofold.http.wire import Wire
 from twofold.status import Status
 
 _encode = msgspec.json.Encoder().encode
+_SIDE = {"side": QueryParameter("side")}
+_SIDES: Mapping[str, Side] = {"command": "command", "query": "query"}
 
 
-class Health(msgspec.Struct, frozen=True):
-    """Whether the process is well; where it is not, the problem says why."""
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
 
     ok: bool
 
@@ -21,46 +29,60 @@ def live_handler() -> Handler:
     """Says that the process answers, whatever its stores do."""
 
     async def handle(exchange: Exchange) -> None:
-        await exchange.json(_encode(Health(True)))
+        await exchange.json(_encode(Alive(True)))
 
     return handle
 
 
 def ready_handler(wire: Wire) -> Handler:
-    """Says whether requests should be sent here: 503 with the reasons where they should not."""
+    """Says whether to send requests here, or those of one `side`: 200 if ready or degraded, else 503; with the report
+    in both cases."""
 
     async def handle(exchange: Exchange) -> None:
-        reasons = ["This process is about to stop."] if wire.streams.draining.is_set() else await reasons_now()
-        if reasons:
-            await exchange.problem(Unavailable("Not ready: " + " ".join(reasons)), reasons)
-        else:
-            await exchange.json(_encode(Health(True)))
-
-    async def reasons_now() -> list[str]:
-        try:
-            status = await wire.in_time(wire.app.status())
-        except Unavailable as error:
-            return [str(error)]
-        return [] if status.ready else status.problems or ["The app does not say why."]
+        side = _side(wire.parameters(exchange, _SIDE))
+        report = (await wire.in_time(status_now(wire))).health
+        if report.of(side) != "not_ready":
+            await exchange.json(_encode(report))
+            return
+        wrong = [each.message for each in report.problems if each.level == "not_ready" and side in (None, each.side)]
+        await exchange.problem(Unavailable(f"Not ready. {' '.join(dict.fromkeys(wrong))}"), report)
 
     return handle
 
 
 def status_handler(wire: Wire) -> Handler:
-    """Tells the numbers of the app, once or once a second."""
+    """Answers with the status of the app, once or once a second."""
 
     async def handle(exchange: Exchange) -> None:
         wire.parameters(exchange)
         if exchange.wants_stream:
-            await wire.streams.serve(exchange, once_a_second(wire.app.world, "status", read))
+            events = once_a_second(wire.app.world, "status", lambda: status_now(wire))
+            await wire.streams.serve(exchange, events)
         else:
-            await exchange.json(_encode(await wire.in_time(read())))
-
-    async def read() -> Status:
-        status = await wire.app.status()
-        if not wire.streams.draining.is_set():
-            return status
-        leaving = [*status.problems, "This process is about to stop."]
-        return msgspec.structs.replace(status, ready=False, problems=leaving)
+            await exchange.json(_encode(await wire.in_time(status_now(wire))))
 
     return handle
+
+
+async def status_now(wire: Wire) -> Status:
+    """The status of the app; not ready if the server is about to stop."""
+    status = await wire.app.status()
+    if not wire.streams.draining.is_set():
+        return status
+    return msgspec.structs.replace(status, health=stopping(status.health))
+
+
+def not_ready_schema(shared: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of what `/health/ready` answers with 503: a problem with the members of the report."""
+    problem, report = shared["Problem"], shared[HealthReport.__name__]
+    properties = {name: shape for name, shape in report["properties"].items() if name not in problem["properties"]}
+    return {**problem, "title": "NotReady", "properties": problem["properties"] | properties}
+
+
+def _side(parameters: Mapping[str, Any]) -> Side | None:
+    if "side" not in parameters:
+        return None
+    side = _SIDES.get(parameters["side"])
+    if side is None:
+        raise InvalidMessage("side is `command` or `query`. Leave it out for both.", field="side")
+    return side

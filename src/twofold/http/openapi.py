@@ -7,10 +7,11 @@ from typing import Any, cast
 from twofold.app import App, Receipt
 from twofold.codec.edge import MAX_INTEGER
 from twofold.errors import WiringError
+from twofold.health import HealthReport
 from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
 from twofold.http.event_routes import MAX_EVENTS, EventPage, EventRecord
 from twofold.http.examples import example_of
-from twofold.http.health_routes import Health
+from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
@@ -22,6 +23,7 @@ from twofold.http.projection_routes import (
     AllProjections,
     NamesBody,
     OneProjection,
+    ParkedKeys,
     RebuildStarted,
     followed_names,
 )
@@ -32,7 +34,7 @@ Json = dict[str, Any]
 
 _OPERATING = dict.fromkeys(
     [
-        *(AllProjections, OneProjection, ActionList, RebuildStarted, NamesBody),
+        *(AllProjections, OneProjection, ActionList, ParkedKeys, RebuildStarted, NamesBody),
         *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer)),
     ]
 )
@@ -52,7 +54,7 @@ def describe(app: App, limits: Limits) -> Json:
     commands = dict(app.wiring.commands)
     queries = {name: function.query for name, function in app.queries.by_name.items()}
     answers = {name: function.returns for name, function in app.queries.by_name.items()}
-    own = [Receipt, QueryAnswer, EventPage, Status, Health, Problem, EventRecord, *_OPERATING]
+    own = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord, *_OPERATING]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
@@ -64,7 +66,7 @@ def describe(app: App, limits: Limits) -> Json:
     answer_schemas = {name: next(by_kind) for name in answers}
     parts = {kind.__name__: next(by_kind) for kind in own}
     _tighten(shared)
-    shared["Problem"]["properties"]["reasons"] = {"type": "array", "items": {"type": "string"}}
+    shared["NotReady"] = not_ready_schema(shared)
     paths: Json = {}
     waits = names_to_wait_for(app)
     for name, kind in commands.items():
@@ -156,25 +158,30 @@ def _own_paths(parts: Json, events: list[str]) -> Json:
     ]
     page = _streamed(parts["EventPage"], "Events in order; as a stream, event `event` as the log grows.")
     status = _streamed(parts["Status"], "The status; as a stream, event `status` once a second.", position=False)
-    health = _json(parts["Health"], "Yes.")
+    alive = _json(parts["Alive"], "The process answers.")
+    ready = _json(parts["HealthReport"], "Send requests here. If `level` is degraded, an operator must act.")
+    sides = [_parameter("side", "query", {"type": "string", "enum": ["command", "query"]})]
     text = {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
     def get(name: str, tag: str, summary: str, answer: Json, codes: str, parameters: Sequence[Json] = ()) -> Json:
         return _operation(name, tag, {"summary": summary}, answer, codes, parameters)
 
-    return {
+    paths = {
         "/events": get("events", "Log", "Read or follow the log", page, _READING_CODES, log_parameters),
         "/status": get("status", "Health", "The status of the app", status, _READING_CODES),
         "/metrics": get("metrics", "Health", "The metrics for Prometheus", text, _READING_CODES),
-        "/health/live": get("live", "Health", "Whether the process answers", health, "400 403 431"),
-        "/health/ready": get("ready", "Health", "Whether to send requests here", health, _READING_CODES),
+        "/health/live": get("live", "Health", "Whether the process answers", alive, "400 403 431"),
+        "/health/ready": get("ready", "Health", "Whether to send requests here", ready, _READING_CODES, sides),
     }
+    not_ready = paths["/health/ready"]["get"]["responses"]["503"]["content"]["application/problem+json"]
+    not_ready["schema"] = {"$ref": "#/components/schemas/NotReady"}
+    return paths
 
 
 def _projection_paths(parts: Json, shared: Json, app: App) -> Json:
     """What operators read and do. An app without followers has only the list of them, which is empty."""
     names = followed_names(app)
-    name = _parameter("name", "path", _one_of(names))
+    name, key = _parameter("name", "path", _one_of(names)), _parameter("key", "query", {"type": "string"})
 
     def read(word: str, summary: str, kind: type, text: str, parameters: Sequence[Json] = ()) -> Json:
         answer = _json(parts[kind.__name__], text)
@@ -195,6 +202,9 @@ def _projection_paths(parts: Json, shared: Json, app: App) -> Json:
     )
     paths["/projections/{name}/actions"] = read(
         "actions", "What operators did to it", ActionList, "The oldest first.", [name, _limit(MAX_ACTIONS)]
+    )
+    paths["/projections/{name}/parked"] = read(
+        "parked", "What it has parked", ParkedKeys, "The first ones.", [name, _limit(MAX_ACTIONS), key]
     )
     paths[f"/projections/{REBUILD}"] = do(
         "rebuild-several", "Rebuild several projections in one pass", NamesBody, RebuildStarted, "Started."

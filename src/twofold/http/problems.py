@@ -77,8 +77,7 @@ _FAMILIES: dict[type[TwofoldError], str] = {
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A problem as it is sent. `field` names the place, `code` the rule, `lag` the events a read model is behind,
-    `reasons` why the process is not ready."""
+    """A problem as it is sent. `field` names the place, `code` the rule, `lag` the events a read model is behind."""
 
     type: str
     title: str
@@ -87,10 +86,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     field: str | None = None
     code: str | None = None
     lag: int | None = None
-    reasons: list[str] = []
 
 
-def problem_of(error: TwofoldError, reasons: list[str] | None = None) -> Problem:
+def problem_of(error: TwofoldError) -> Problem:
     """The problem of an error, by its family; an error of another family is an unexpected one."""
     kind = error.kind if isinstance(error, HttpRefused) else _kind_of(type(error))
     if kind is None:
@@ -106,7 +104,6 @@ def problem_of(error: TwofoldError, reasons: list[str] | None = None) -> Problem
         field=error.field if isinstance(error, Refused) else None,
         code=code,
         lag=error.lag if isinstance(error, Unavailable) else None,
-        reasons=reasons or [],
     )
 
 

@@ -11,19 +11,21 @@ from twofold.app import App
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, UnknownMessage, WiringError
+from twofold.health import BuildStatus, FollowerStatus, HealthReport
 from twofold.http.bodies import body_reader
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.parameters import QueryParameter, limit_of
 from twofold.http.wire import NO_PARAMETERS, Wire
 from twofold.projections import Projections
+from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import OperatorAction
-from twofold.synchronization.follower import BuildStatus, FollowerStatus
 
 REBUILD = "rebuild"
 """The last word of the path that rebuilds several projections; no projection may have it as its name."""
 
 MAX_ACTIONS = 1_000
 _LIMIT = {"limit": QueryParameter("limit")}
+_PARKED = {**_LIMIT, "key": QueryParameter("key")}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
@@ -34,7 +36,7 @@ class AllProjections(msgspec.Struct, frozen=True):
     head: Position
     followers: list[FollowerStatus]
     builds: list[BuildStatus]
-    problems: list[str]
+    health: HealthReport
 
 
 class OneProjection(msgspec.Struct, frozen=True):
@@ -43,6 +45,13 @@ class OneProjection(msgspec.Struct, frozen=True):
     head: Position
     follower: FollowerStatus
     builds: list[BuildStatus]
+
+
+class ParkedKeys(msgspec.Struct, frozen=True):
+    """What a projection or policy has parked: the first ones, and the number of all."""
+
+    parked: list[Parked]
+    count: int
 
 
 class ActionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,6 +232,7 @@ def projection_routes(wire: Wire) -> dict[str, Route]:
 def _routes_of(wire: Wire, name: str) -> dict[str, Route]:
     return {
         "": Route("GET", _reading(wire, lambda _: _one(wire.app, name))),
+        "/parked": Route("GET", _reading(wire, lambda fields: _parked(wire.app, name, fields), _PARKED)),
         "/actions": Route("GET", _reading(wire, lambda fields: _actions(wire.app, name, fields), _LIMIT)),
         **{f"/{word}": Route("POST", _doing(wire, verb.body, verb.do, name)) for word, verb in VERBS.items()},
     }
@@ -266,7 +276,7 @@ async def _rebuild_several(call: OperatorCall) -> RebuildStarted:
 
 async def _all(app: App) -> AllProjections:
     status = await app.status()
-    return AllProjections(status.head, status.followers, status.builds, status.problems)
+    return AllProjections(status.head, status.followers, status.builds, status.health)
 
 
 async def _one(app: App, name: str) -> OneProjection:
@@ -275,6 +285,12 @@ async def _one(app: App, name: str) -> OneProjection:
     if follower is None:
         raise UnknownMessage(f"No node follows the log for '{name}'.", field="name")
     return OneProjection(status.head, follower, [build for build in status.builds if build.name == name])
+
+
+async def _parked(app: App, name: str, fields: Mapping[str, Any]) -> ParkedKeys:
+    limit = limit_of(fields, MAX_ACTIONS)
+    parked = [each for each in await app.projections.parked(name) if fields.get("key", each.key) == each.key]
+    return ParkedKeys(parked[:limit], len(parked))
 
 
 async def _actions(app: App, name: str, fields: Mapping[str, Any]) -> ActionList:

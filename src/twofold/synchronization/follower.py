@@ -2,8 +2,6 @@
 
 from typing import Literal, Protocol
 
-import msgspec
-
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
 from twofold.read_store.partition import Partition
@@ -13,7 +11,8 @@ from twofold.write_store.port import Slice
 Skips = frozenset[tuple[str, Position]]
 """Events to be passed over, each for one key."""
 
-State = Literal["live", "catching-up", "retrying", "stopped", "elsewhere", "waiting"]
+State = Literal["stopped", "retrying", "waiting", "catching-up", "on-another-node", "up-to-date"]
+"""How a follower is doing, the worst state first. `waiting` is for a node that takes its lease."""
 
 
 class Follower(Protocol):
@@ -89,59 +88,3 @@ class WholeFollower(Follower, Mending, Protocol):
 def error_text(error: BaseException) -> str:
     """An error for people, as any store can keep it: not too long, and no half of a character."""
     return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "backslashreplace").decode()
-
-
-class PartitionStatus(msgspec.Struct, frozen=True):
-    """How one partition of a projection, or one policy, is doing. `owner` is the node that follows for it, if any.
-
-    `stalled` is the number of seconds it has not moved while it was behind.
-    """
-
-    partition: str
-    position: Position
-    lag: int
-    lag_seconds: float
-    state: State
-    owner: str | None
-    stalled: float = 0.0
-    error: str | None = None
-
-
-class FollowerStatus(msgspec.Struct, frozen=True):
-    """How a follower is doing, by the checkpoints its store keeps. `lag` counts events, `lag_seconds` is the age of the
-    oldest event not yet taken, `rate` the events per second over the last seconds on this node.
-
-    `freshness` is the objective in seconds, None where none is declared. `shares` are its partitions.
-    """
-
-    name: str
-    kind: Literal["projection", "policy"]
-    position: Position
-    lag: int
-    lag_seconds: float
-    rate: float
-    state: State
-    error: str | None = None
-    parked: tuple[Parked, ...] = ()
-    generation: int = 0
-    freshness: float | None = None
-    shares: tuple[PartitionStatus, ...] = ()
-
-
-class BuildStatus(msgspec.Struct, frozen=True):
-    """How far a generation is that does not serve, yet or any more. `seconds_left` is None where it cannot be told.
-
-    `error` is what keeps it from going on, as far as this node follows for it.
-    """
-
-    name: str
-    generation: int
-    version: int
-    state: Literal["building", "standby"]
-    position: Position
-    lag: int
-    rate: float
-    seconds_left: float | None
-    owner: str | None
-    parked: int
-    error: str | None = None

@@ -38,7 +38,7 @@ class FollowerRun:
     def went_on(self, *, live: bool) -> None:
         """What it could not do it has done, or there is nothing to do."""
         # Only here: a follower that stands still may not look alive each time it tries again.
-        self.state, self.error = "live" if live else "catching-up", None
+        self.state, self.error = "up-to-date" if live else "catching-up", None
         self.failures, self.rests_until = 0, 0.0
 
     def part(self, page: Slice, whole: bool) -> Slice:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
@@ -21,7 +21,7 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
 _RATE_SECONDS = 5.0
-_WORSE: Sequence[State] = ("live", "catching-up", "elsewhere", "waiting", "retrying", "stopped")
+_WORST: Sequence[State] = get_args(State)
 _REST = 2.0
 _PAGE_BYTES = 8 * 1024 * 1024
 _LONGEST_REST = 0.01
@@ -99,12 +99,12 @@ class Worker:
         if self._waiting:
             return "waiting"
         states: list[State] = [each.state for each in self.members]
-        return max(states, key=_WORSE.index)
+        return min(states, key=_WORST.index)
 
     @property
     def error(self) -> str | None:
         """What keeps the one that fares worst."""
-        return max(self.members, key=lambda each: _WORSE.index(each.state)).error
+        return min(self.members, key=lambda each: _WORST.index(each.state)).error
 
     def error_of(self, name: str, generation: int) -> str | None:
         """What keeps the partitions of one generation, if anything does."""

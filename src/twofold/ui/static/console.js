@@ -4,6 +4,7 @@ import { showFollowers, showWork } from "./operate.js";
 
 const STREAM_LENGTH = 14; // events shown
 const FRESH = 12; // past events to start with
+const PROBLEMS = 3; // problems shown
 const TOO_FAR = 300; // lag in events at which the stream jumps to the end of the log
 
 const byId = (id) => document.getElementById(id);
@@ -29,7 +30,7 @@ function pulse(...ids) {
 let before = null;
 
 function showStatus(status) {
-  showState(status);
+  showHealth(status.health);
   say("head", number(status.head));
   say("commands", number(status.commands));
   say("rejected", number(status.rejected));
@@ -37,17 +38,18 @@ function showStatus(status) {
   const projections = status.followers.filter((follower) => follower.kind === "projection");
   say("models", projections.length);
   say("behind", number(Math.max(0, ...projections.map((follower) => follower.lag))));
-  say("parked", number(status.followers.reduce((sum, follower) => sum + follower.parked.length, 0)));
+  say("parked", number(status.followers.reduce((sum, follower) => sum + follower.parked_count, 0)));
   showFollowers(status);
   showWork(status);
   if (before && status.uptime > before.uptime) compare(before, status, status.uptime - before.uptime);
   before = status;
 }
 
-function showState({ ready, problems }) {
-  const level = !ready ? "not ready" : problems.length ? "degraded" : "ready";
-  say("state", [level, ...problems].join(problems.length ? ": " : "").replaceAll(".: ", ". "));
-  byId("state").className = level === "ready" ? "state good" : "state bad";
+function showHealth({ level, problems, problem_count: count }) {
+  const messages = problems.slice(0, PROBLEMS).map((problem) => problem.message);
+  if (count > messages.length) messages.push(`${number(count - messages.length)} more problems.`);
+  say("state", [level.replace("_", " "), messages.join(" ")].filter(Boolean).join(": "));
+  byId("state").className = { ready: "state good", degraded: "state late", not_ready: "state bad" }[level];
 }
 
 function compare(then, now, seconds) {

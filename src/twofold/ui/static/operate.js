@@ -31,27 +31,26 @@ export function showFollowers(status) {
   }
   followers.forEach((follower, n) => {
     const row = list.children[n];
-    const problems = status.problems.filter((problem) => problem.includes(`'${follower.name}'`));
-    const bad = problems.length || follower.error || follower.parked.length;
-    row.className = bad ? "bad" : follower.lag > 0 ? "late" : "good";
+    const problems = status.health.problems.filter((problem) => problem.subject === follower.name);
+    row.className = problems.length ? "bad" : follower.lag > 0 ? "late" : "good";
     set(row.children[1], progress(follower));
-    set(row.children[2], [...problems, partitions(follower)].filter(Boolean).join(" "));
+    set(row.children[2], [...problems.map((problem) => problem.message), nodes(follower)].filter(Boolean).join(" "));
   });
 }
 
 function progress(follower) {
   const lag = follower.lag === 0 ? "up to date" : `${number(follower.lag)} behind`;
-  const parked = follower.parked.length ? `, ${number(follower.parked.length)} parked` : "";
+  const parked = follower.parked_count ? `, ${number(follower.parked_count)} parked` : "";
   return `${follower.state === "stopped" ? "stopped, " : ""}${lag}${parked}`;
 }
 
-function partitions({ shares }) {
-  const count = (state) => shares.filter((share) => share.state === state).length;
-  const waiting = count("waiting"), elsewhere = count("elsewhere");
+function nodes({ partitions }) {
+  const count = (state) => partitions.filter((partition) => partition.state === state).length;
+  const waiting = count("waiting"), elsewhere = count("on-another-node");
   const words = [];
-  if (shares.length > 1) words.push(`${number(shares.length)} partitions`);
-  if (elsewhere) words.push(shares.length > 1 ? `${number(elsewhere)} on other nodes` : "on another node");
-  if (waiting) words.push(shares.length > 1 ? `${number(waiting)} wait for a node` : "waits for a node");
+  if (partitions.length > 1) words.push(`${number(partitions.length)} partitions`);
+  if (elsewhere) words.push(partitions.length > 1 ? `${number(elsewhere)} on other nodes` : "on another node");
+  if (waiting) words.push(partitions.length > 1 ? `${number(waiting)} wait for a node` : "waits for a node");
   return words.join(", ");
 }
 
@@ -60,9 +59,10 @@ function partitions({ shares }) {
 const rows = new Map(); // the rows of the list by id: a button is not replaced while somebody points at it
 
 export function showWork(status) {
-  const keys = status.followers.flatMap(parkedKeys);
-  const items = [...status.builds.map(build), ...keys.slice(0, MOST)];
-  set(byId("work-more"), keys.length > MOST ? `${number(keys.length - MOST)} more keys are parked.` : "");
+  const keys = status.followers.flatMap(parkedKeys).slice(0, MOST);
+  const items = [...status.builds.map(build), ...keys];
+  const more = status.followers.reduce((sum, follower) => sum + follower.parked_count, 0) - keys.length;
+  set(byId("work-more"), more > 0 ? `${number(more)} more keys are parked.` : "");
   byId("work").hidden = !items.length && !byId("work-result").textContent;
   const ids = new Set(items.map((item) => item.id));
   for (const [id, row] of rows) if (!ids.has(id)) { row.remove(); rows.delete(id); }
@@ -73,7 +73,7 @@ export function showWork(status) {
   }
 }
 
-function build({ name, generation, state, lag, seconds_left: left, parked, error }) {
+function build({ name, generation, state, lag, seconds_left: left, parked_count: parked, error }) {
   const behind = lag ? `${number(lag)} events behind${left === null ? "" : `, about ${number(left)} s left`}` : "up to date";
   const trouble = `${parked ? `, ${number(parked)} parked` : ""}${error ? `. It is blocked: ${error}` : ""}`;
   const drop = { label: "Drop", confirm: "Drop it for good?", name, verb: "drop", body: {} };

@@ -1,0 +1,358 @@
+"""Health of an app: what was measured of its stores and followers, judged once, for all who show it. No I/O."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import msgspec
+
+from twofold.domain.events import Position
+from twofold.read_store.port import Parked
+from twofold.synchronization.follower import State
+
+Level = Literal["not_ready", "degraded", "ready"]
+"""`ready`: send requests. `degraded`: send requests, and an operator must act. `not_ready`: send no requests."""
+
+Side = Literal["command", "query"]
+
+LEVELS: Sequence[Level] = get_args(Level)
+_WORST: Sequence[State] = get_args(State)
+
+LAG_SECONDS = 30.0
+"""A follower without an objective that is further behind than this is reported."""
+_STOPPING = "This process is about to stop."
+MAX_PARKED_SHOWN = 20
+MAX_PROBLEMS_SHOWN = 20
+
+
+class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition of a projection, or one policy. `owner` is the node that follows for it, None if none is known.
+
+    `lag` counts events, `lag_seconds` is the age of the oldest event that is not yet taken, `stalled` the number of
+    seconds without progress while behind. `blocking` counts the keys that a stopped partition waits for.
+    """
+
+    partition: str
+    position: Position
+    lag: int
+    lag_seconds: float
+    state: State
+    owner: str | None
+    stalled: float = 0.0
+    blocking: int = 0
+    error: str | None = None
+
+
+class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One projection or policy, by its checkpoints in the stores. Position, lag and error are those of the partition
+    that is furthest behind, `state` is the worst one; `rate` is in events per second.
+
+    `parked` names the first parked keys; `parked_count` counts all of them, `waiting_events` the events behind them.
+    `freshness` is the objective in seconds, None if none is declared or known.
+    """
+
+    name: str
+    kind: str
+    generation: int
+    position: Position
+    lag: int
+    lag_seconds: float
+    rate: float
+    state: State
+    error: str | None
+    parked: tuple[Parked, ...]
+    parked_count: int
+    waiting_events: int
+    freshness: float | None
+    partitions: tuple[PartitionStatus, ...]
+
+    @property
+    def stalled(self) -> float:
+        """Seconds without progress of the partition that has made none for the longest time."""
+        return max((partition.stalled for partition in self.partitions), default=0.0)
+
+    @property
+    def owner(self) -> str | None:
+        """The node that follows for all partitions; None where there are several, or none is known."""
+        owners = {partition.owner for partition in self.partitions}
+        return owners.pop() if len(owners) == 1 else None
+
+
+class BuildStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation beside the ones that serve this code. `seconds_left` is None if it cannot be estimated.
+
+    `stopped` says that a partition waits before an event that fails, `error` why the generation does not go on.
+    """
+
+    name: str
+    generation: int
+    version: int
+    state: Literal["building", "standby", "serving"]
+    position: Position
+    lag: int
+    rate: float
+    seconds_left: float | None
+    owner: str | None
+    parked: tuple[Parked, ...]
+    parked_count: int
+    stopped: bool
+    error: str | None
+
+
+class HealthProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong: `code` for programs, `message` for people. `subject` is the name of a projection or
+    policy, or `write_store`, `read_store`, `node`."""
+
+    code: str
+    level: Level
+    side: Side
+    subject: str
+    message: str
+
+
+class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How an app is. `level` is the worse one of the two sides.
+
+    `problems` are the first ones, the worst before the others; `problem_count` counts all of them.
+    """
+
+    level: Level
+    command_side: Level
+    query_side: Level
+    problems: tuple[HealthProblem, ...] = ()
+    problem_count: int = 0
+
+    def of(self, side: Side | None) -> Level:
+        """The level of one side; of both together for None."""
+        return self.level if side is None else self.command_side if side == "command" else self.query_side
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured. Of what ought to work there is a sentence each that says why it does not; None if it does.
+
+    `log_stopped`: the write store takes nothing more. `log_unreadable`: it cannot be read. `refusal`: it refused the
+    last append. `commands_refused`: the command service takes none. `read_models_unreadable`: the read store cannot be
+    read. `supervision`: nobody can see to the followers. `head_at_start` is the position that read models must have
+    reached before they answer.
+    """
+
+    followers: Sequence[FollowerStatus] = ()
+    builds: Sequence[BuildStatus] = ()
+    head_at_start: Position = 0
+    serve_while_building: bool = False
+    stall_seconds: float = 5.0
+    lag_seconds: float = LAG_SECONDS
+    log_stopped: str | None = None
+    log_unreadable: str | None = None
+    refusal: str | None = None
+    commands_refused: str | None = None
+    read_models_unreadable: str | None = None
+    supervision: str | None = None
+
+
+def assess(seen: Observation) -> HealthReport:
+    """The report on an observation."""
+    return _report([*_of_stores(seen), *_of_followers(seen), *_of_builds(seen.builds)])
+
+
+def stopping(report: HealthReport) -> HealthReport:
+    """The report on a process that is about to stop: it is to get no more requests."""
+    first = [
+        HealthProblem(code="stopping", level="not_ready", side=side, subject="node", message=_STOPPING)
+        for side in ("command", "query")
+    ]
+    count = report.problem_count + len(first)
+    return msgspec.structs.replace(_report([*first, *report.problems]), problem_count=count)
+
+
+def partition_status(
+    partition: str,
+    *,
+    position: Position,
+    lag: tuple[int, float],
+    state: State,
+    owner: str | None,
+    stalled: float = 0.0,
+    error: str | None = None,
+    parked: Sequence[Parked] = (),
+) -> PartitionStatus:
+    """How a partition is doing. It is stopped if a key is `parked` beyond its checkpoint: all others wait for that."""
+    events, seconds = lag
+    blocking = [each for each in parked if each.position > position]
+    if blocking:
+        state, error = "stopped", error or blocking[0].error
+    return PartitionStatus(
+        partition=partition,
+        position=position,
+        lag=events,
+        lag_seconds=round(seconds, 3),
+        state=state,
+        owner=owner,
+        stalled=round(stalled, 3) if events else 0.0,
+        blocking=len(blocking),
+        error=error,
+    )
+
+
+def follower_status(
+    name: str,
+    kind: str,
+    partitions: Sequence[PartitionStatus],
+    parked: Sequence[Parked],
+    *,
+    generation: int = 0,
+    rate: float = 0.0,
+    freshness: float | None = None,
+) -> FollowerStatus:
+    """How a follower is doing, put together from its partitions."""
+    last = min(partitions, key=lambda partition: partition.position)
+    worst = min(partitions, key=lambda partition: _WORST.index(partition.state))
+    return FollowerStatus(
+        name=name,
+        kind=kind,
+        generation=generation,
+        position=last.position,
+        lag=last.lag,
+        lag_seconds=last.lag_seconds,
+        rate=round(rate, 1),
+        state=worst.state,
+        error=worst.error or next((each.error for each in partitions if each.error is not None), None),
+        parked=tuple(parked[:MAX_PARKED_SHOWN]),
+        parked_count=len(parked),
+        waiting_events=sum(each.waiting for each in parked),
+        freshness=freshness,
+        partitions=tuple(partitions),
+    )
+
+
+def build_status(
+    name: str,
+    generation: int,
+    *,
+    version: int,
+    state: Literal["building", "standby", "serving"],
+    partitions: Sequence[tuple[Position, Sequence[Parked]]],
+    head: Position,
+    rate: float = 0.0,
+    owner: str | None = None,
+    error: str | None = None,
+) -> BuildStatus:
+    """How a generation is doing, given position and parked keys of each of its partitions."""
+    position = min((position for position, _ in partitions), default=0)
+    parked = [each for _, keys in partitions for each in keys]
+    blocking = [each for position, keys in partitions for each in keys if each.position > position]
+    if blocking and error is None:
+        error = f"{blocking[0].key} fails at position {blocking[0].position}: {blocking[0].error}"
+    lag = max(0, head - position)
+    return BuildStatus(
+        name=name,
+        generation=generation,
+        version=version,
+        state=state,
+        position=position,
+        lag=lag,
+        rate=round(rate, 1),
+        seconds_left=0.0 if not lag else round(lag / rate, 1) if rate else None,
+        owner=owner,
+        parked=tuple(parked[:MAX_PARKED_SHOWN]),
+        parked_count=len(parked),
+        stopped=bool(blocking),
+        error=error,
+    )
+
+
+def _report(problems: Sequence[HealthProblem]) -> HealthReport:
+    def worst(side: Side | None) -> Level:
+        levels = [problem.level for problem in problems if side in (None, problem.side)]
+        return min(levels, key=LEVELS.index, default="ready")
+
+    ordered = sorted(problems, key=lambda problem: LEVELS.index(problem.level))
+    return HealthReport(
+        level=worst(None),
+        command_side=worst("command"),
+        query_side=worst("query"),
+        problems=tuple(ordered[:MAX_PROBLEMS_SHOWN]),
+        problem_count=len(problems),
+    )
+
+
+def _of_stores(seen: Observation) -> Iterator[HealthProblem]:
+    def problem(code: str, level: Level, side: Side, subject: str, message: str) -> HealthProblem:
+        return HealthProblem(code=code, level=level, side=side, subject=subject, message=message)
+
+    if seen.log_stopped is not None:
+        yield problem("write-store-stopped", "not_ready", "command", "write_store", seen.log_stopped)
+    elif seen.log_unreadable is not None:
+        yield problem("write-store-unavailable", "not_ready", "command", "write_store", seen.log_unreadable)
+    elif seen.refusal is not None:
+        yield problem("write-store-refuses", "not_ready", "command", "write_store", seen.refusal)
+    if seen.commands_refused is not None:
+        yield problem("commands-refused", "not_ready", "command", "node", seen.commands_refused)
+    if seen.read_models_unreadable is not None:
+        yield problem("read-store-unavailable", "not_ready", "query", "read_store", seen.read_models_unreadable)
+    if seen.log_unreadable is not None:
+        # A log that has stopped may have lost events that read models hold: nothing can be answered for sure.
+        level: Level = "degraded" if seen.log_stopped is None else "not_ready"
+        yield problem("log-unreadable", level, "query", "write_store", f"Followers wait: {seen.log_unreadable}")
+    if seen.supervision is not None:
+        yield problem("synchronization-fails", "degraded", "query", "node", seen.supervision)
+
+
+def _of_followers(seen: Observation) -> Iterator[HealthProblem]:
+    for follower in seen.followers:
+        side: Side = "query" if follower.kind == "projection" else "command"
+        for code, message in _complaints(follower, seen):
+            level: Level = "not_ready" if code == "building" else "degraded"
+            yield HealthProblem(code=code, level=level, side=side, subject=follower.name, message=message)
+
+
+def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[str, str]]:
+    """What is wrong with a follower: codes and messages. Each partition is judged by itself, so that none hides
+    another."""
+    what, quiet = f"{follower.kind} '{follower.name}'", True
+    if follower.kind == "projection" and not seen.serve_while_building:
+        # One that has stopped does not hold back the others for ever.
+        building = [each.position for each in follower.partitions if each.state != "stopped"]
+        position = min(building, default=seen.head_at_start)
+        if position < seen.head_at_start:
+            yield "building", f"{what} is being built: it is at position {position} of {seen.head_at_start}."
+            quiet = False
+    for partition in follower.partitions:
+        which = f"{what} ({partition.partition})" if partition.partition and len(follower.partitions) > 1 else what
+        if partition.state == "stopped":
+            yield "stopped", f"{which} has stopped at position {partition.position}: {partition.error}"
+            quiet = False
+        elif partition.lag and partition.stalled > seen.stall_seconds:
+            yield (
+                "stalled",
+                f"{which} has not moved from position {partition.position} for {partition.stalled:.0f} s, "
+                f"{_events(partition.lag)} behind: {partition.error or 'no error was reported'}",
+            )
+            quiet = False
+    behind = f"{what} is {_events(follower.lag)} ({follower.lag_seconds:.1f} s) behind"
+    if follower.freshness is not None and follower.lag_seconds > follower.freshness:
+        yield "objective-missed", f"{behind}; its objective is {follower.freshness:g} s."
+    elif quiet and follower.lag_seconds > seen.lag_seconds:
+        yield "behind", f"{behind}: {follower.error or 'no error was reported'}"
+    parked = follower.parked_count - sum(partition.blocking for partition in follower.partitions)
+    if parked > 0:
+        noun = "key" if follower.kind == "projection" else "event"
+        one = follower.parked[0]
+        yield (
+            "parked",
+            f"{what} has {parked} parked {noun}{'' if parked == 1 else 's'}. Fix what fails, then retry or skip, "
+            f"first of all {one.key}: {one.error}",
+        )
+
+
+def _events(count: int) -> str:
+    return f"{count} event{'' if count == 1 else 's'}"
+
+
+def _of_builds(builds: Sequence[BuildStatus]) -> Iterator[HealthProblem]:
+    for build in builds:
+        if build.state == "building" and build.stopped:
+            text = (
+                f"Generation {build.generation} of projection '{build.name}' has stopped at position {build.position}: "
+                f"{build.error}. The generation that serves goes on."
+            )
+            yield HealthProblem(code="build-stopped", level="degraded", side="query", subject=build.name, message=text)
