@@ -197,7 +197,7 @@ def test_a_problem_says_what_where_and_why() -> None:
     (parked,) = assess(Observation(followers=[follower(parked=3)])).problems
     assert (parked.subject, parked.side, parked.level) == ("f", "query", "degraded")
     assert parked.message == (
-        "projection 'f' has 3 parked keys. Fix what fails, then retry or skip, first of all k0: KeyError: region"
+        "projection 'f' has 3 parked keys. Fix what fails, then retry or skip them. The first is k0: KeyError: region"
     )
     stopped, stalled = assess(
         Observation(

@@ -339,8 +339,8 @@ def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[s
         one = follower.parked[0]
         yield (
             "parked",
-            f"{what} has {parked} parked {noun}{'' if parked == 1 else 's'}. Fix what fails, then retry or skip, "
-            f"first of all {one.key}: {one.error}",
+            f"{what} has {parked} parked {noun}{'' if parked == 1 else 's'}. Fix what fails, then retry or skip them. "
+            f"The first is {one.key}: {one.error}",
         )
 
 

@@ -162,7 +162,10 @@ def test_the_newest_version_is_shown_and_with_the_app_that_of_the_app(tmp_path: 
     assert [(each["generation"], each["position"]) for each in seen["followers"]] == [(1, 1)]
 
 
-def test_an_objective_that_is_missed_is_told_where_the_app_is_known(tmp_path: Path) -> None:
+def test_an_objective_that_is_missed_is_told_where_the_app_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWOFOLD_STALL_SECONDS", "86400")
     (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", "key=NoteId, freshness=0.001)]"))
     with serving(tmp_path) as (process, at):
         ask(at["url"], "n1", write(at["url"], "n1"))
