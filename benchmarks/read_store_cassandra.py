@@ -20,7 +20,7 @@ from benchmarks.read_store_sides import Bare, Rows, Sides
 from tests.servers.cassandra import Cassandra, fresh_keyspace, missing
 from tests.servers.server import LOOPBACK
 from twofold.read_store.cassandra import CassandraReadStore
-from twofold.read_store.cassandra.layout import Layout
+from twofold.read_store.cassandra.rows import CassandraLayout
 from twofold.read_store.port import ReadModel, ReadStore
 
 BATCHES = 20
@@ -42,7 +42,7 @@ def cassandra() -> Iterator[Sides]:
         async def bare(_: Path, model: ReadModel) -> AsyncIterator[Bare]:
             async with store(_) as opened:
                 await opened.prepare([model])
-                tables = opened._models[model.name, model.generation]
+                tables = opened._tables[model.name, model.generation]
                 cluster = Cluster([LOOPBACK], port=server.port, protocol_version=5)
                 yield _BareCassandra(cluster.connect(), model, tables.rows, tables.finds)
                 cluster.shutdown()
@@ -53,12 +53,12 @@ def cassandra() -> Iterator[Sides]:
 class _BareCassandra:
     def __init__(self, session: Any, model: ReadModel, rows: str, finds: str) -> None:
         self._session = session
-        self._layout = Layout(model)
+        self._layout = CassandraLayout(model)
         keyspace = rows.partition(".")[0]
         session.execute(f"create table if not exists {keyspace}.bare (id int primary key, position bigint)")
         self._rows = self._prepare(f"update {rows} using timestamp ? set row = ? where key = ?")
         self._finds = self._prepare(
-            f"update {finds} using timestamp ? set row = ? where access = ? and part = ? and place = ? and key = ?"
+            f"update {finds} using timestamp ? set row = ? where access = ? and part = ? and sort_key = ? and key = ?"
         )
         self._move = self._prepare(f"update {keyspace}.bare set position = ? where id = 1")
         self._select = self._prepare(f"select key, row from {rows} where key = ?")
@@ -68,7 +68,7 @@ class _BareCassandra:
         by_key: list[tuple[Any, ...]] = []
         for key, kept in rows.items():
             text = self._layout.encode(kept.row)
-            finds += [(kept.position, text, *spot, key) for spot in self._layout.spots(key, kept.row)]
+            finds += [(kept.position, text, *entry, key) for entry in self._layout.entries(key, kept.row)]
             by_key.append((kept.position, text, key))
         return finds, by_key
 

@@ -1,6 +1,6 @@
-"""In charge of a follower of a made-up log on Cassandra, whose saves can be broken off, or held up, at any statement.
+"""A follower of a generated log on Cassandra, whose saves can be interrupted, or delayed, at any statement.
 
-Run as a program it follows in a process of its own, to the end or until it kills itself on the way.
+Run as a program it follows in its own process, to the end or until it kills itself during a save.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from twofold.read_store.cassandra import CassandraReadStore
-from twofold.read_store.cassandra.driver import Driver
+from twofold.read_store.cassandra.connection import CassandraConnection
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change, ReadModel, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import LOG, Order, find
@@ -22,15 +22,15 @@ from twofold.testing.read_store_rows import LOG, Order, find
 MODEL = ReadModel("moves", 1, Order, (("customer",), ("customer", "note")), ("total",))
 Event = tuple[str, Order | None]
 Log = Sequence[Event]
-"""What each event makes of the row of a key."""
+"""Each event: a key, and its row after the event."""
 
 
 class Interrupted(Exception):
-    """What a save that is broken off ends with."""
+    """What an interrupted save ends with."""
 
 
 class Interruption:
-    """Lets a save come as far as `after` statements; then it fails, or, if it `waits`, hangs until it is released."""
+    """Lets a save run `after` statements; then the save fails or, if `waits`, hangs until `release`."""
 
     def __init__(self, after: int, *, waits: bool = False) -> None:
         self.reached = asyncio.Event()
@@ -55,18 +55,18 @@ _interruption: ContextVar[Interruption | None] = ContextVar("interruption", defa
 
 
 def make_interruptible(store: CassandraReadStore) -> None:
-    ask = store._driver._ask
+    ask = store._connection._execute
 
     async def asked(*statement: Any, **options: Any) -> Any:
         if interruption := _interruption.get():
             await interruption.at_a_statement()
         return await ask(*statement, **options)
 
-    store._driver._ask = asked  # type: ignore[method-assign]
+    store._connection._execute = asked  # type: ignore[method-assign]
 
 
 async def start_save(store: ReadStore, change: Change, interruption: Interruption) -> "asyncio.Task[None]":
-    """A save that has come to its interruption, or to its end."""
+    """A save that has reached its interruption, or its end."""
 
     async def save() -> None:
         _interruption.set(interruption)
@@ -102,14 +102,14 @@ async def change_of(store: ReadStore, model: ReadModel, log: Log, page: int) -> 
 async def follow(
     store: ReadStore, model: ReadModel, log: Log, page: int, tell: Callable[[int], None] = lambda position: None
 ) -> None:
-    """Follow a log to its end, and tell each position that is reached."""
+    """Follow a log to its end, and report each position that is reached."""
     while change := await change_of(store, model, log, page):
         await store.save(change)
         tell(change.position)
 
 
 async def answers(store: ReadStore, model: ReadModel, log: Log) -> dict[Any, Any]:
-    """All that can be asked of a model that followed the log: rows by key, and every find."""
+    """All that can be read of a model that followed the log: rows by key, and every find."""
     rows = [row for _, row in log if row is not None]
     filters: list[dict[str, Any]] = [{}]
     filters += [{"customer": customer} for customer in {row.customer for row in rows}]
@@ -125,7 +125,7 @@ async def answers(store: ReadStore, model: ReadModel, log: Log) -> dict[Any, Any
 
 
 async def expected(model: ReadModel, log: Log) -> dict[Any, Any]:
-    """What the answers have to be: those of a store without any faults."""
+    """The answers of a store without faults."""
     memory = MemoryReadStore()
     await memory.prepare([model])
     await follow(memory, model, log, 1)
@@ -133,7 +133,7 @@ async def expected(model: ReadModel, log: Log) -> dict[Any, Any]:
 
 
 def made_up(events: int) -> list[Event]:
-    """A log in which rows move, stay, go and come again."""
+    """A log in which rows move, stay, are deleted and return."""
     log: list[Event] = []
     for n in range(events):
         row = None if n % 7 == 6 else Order(f"c{n % 5}", n % 11, None if n % 3 else "x")
@@ -142,15 +142,15 @@ def made_up(events: int) -> list[Event]:
 
 
 async def _die_at(url: str, log: Log, page: int, step: str, statements: int) -> None:
-    """Follow, and be killed in the second save: in one of its steps, after so many statements of it."""
+    """Follow, and be killed in one step of the second save, after so many of its statements."""
     steps = {"finds": 1, "moves": 2, "rows": 3, "checkpoint": 4}
-    run, decide = Driver.run, Driver.decide
+    run, decide = CassandraConnection.run, CassandraConnection.decide
     at = 0
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    async def run_or_die(self: Driver, waiting: Iterable[Any]) -> Any:
+    async def run_or_die(self: CassandraConnection, waiting: Iterable[Any]) -> Any:
         nonlocal at
         at += 1
         if at != steps[step]:
@@ -158,7 +158,7 @@ async def _die_at(url: str, log: Log, page: int, step: str, statements: int) -> 
         await run(self, list(islice(waiting, statements)))
         die()
 
-    async def decide_or_die(self: Driver, statement: Any) -> bool:
+    async def decide_or_die(self: CassandraConnection, statement: Any) -> bool:
         die()
         return await decide(self, statement)
 
@@ -169,7 +169,10 @@ async def _die_at(url: str, log: Log, page: int, step: str, statements: int) -> 
     await store.save(first)
     second = await change_of(store, MODEL, log, page)
     assert second is not None
-    with patch.object(Driver, "run", run_or_die), patch.object(Driver, "decide", decide_or_die):
+    with (
+        patch.object(CassandraConnection, "run", run_or_die),
+        patch.object(CassandraConnection, "decide", decide_or_die),
+    ):
         await store.save(second)
 
 

@@ -1,7 +1,7 @@
-"""In charge of a follower of a made-up log, with every habit of the real one that matters to a read store.
+"""A follower of a generated log, which saves as the real one does.
 
-Event `n` changes some keys; what becomes of a row is known without any store, so that rows can be held against it. Run
-as a program it follows the log in a process of its own, which a test kills.
+Event `n` changes some keys; the resulting rows are known without any store, so that rows can be compared with them. Run
+as a program it follows the log in its own process, which a test kills.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ KEYS = 40
 
 
 def keys_of(n: int) -> list[str]:
-    """The keys that event `n` is about."""
+    """The keys that event `n` changes."""
     return list(dict.fromkeys([f"k{n * 7 % KEYS}", f"k{n * 11 % KEYS}", f"once-{n}"]))
 
 
 def folded(row: Order | None, n: int, key: str) -> Order | None:
-    """What event `n` makes of a row. Now and then it is deleted."""
+    """The row after event `n`. Some events delete it."""
     if row is not None and n % 5 == 0:
         return None
     before = row or Order("nobody")
@@ -33,7 +33,7 @@ def folded(row: Order | None, n: int, key: str) -> Order | None:
 
 
 def fold_of_all(upto: int) -> dict[str, Order]:
-    """The rows there must be at a checkpoint."""
+    """The rows that must exist at a checkpoint."""
     rows: dict[str, Order | None] = {}
     for n in range(1, upto + 1):
         for key in keys_of(n):
@@ -42,7 +42,7 @@ def fold_of_all(upto: int) -> dict[str, Order]:
 
 
 async def change(store: ReadStore, before: int, position: int, *, epoch: int = 0, log: str = LOG) -> Change:
-    """The change that the events from a checkpoint to a position make, folded on what the store has."""
+    """The change made by the events from a checkpoint to a position, folded on the rows of the store."""
     events = range(before + 1, position + 1)
     known = await store.load(ORDERS, list(dict.fromkeys(key for n in events for key in keys_of(n))))
     changed: dict[str, VersionedRow] = {}
@@ -55,12 +55,12 @@ async def change(store: ReadStore, before: int, position: int, *, epoch: int = 0
             after = folded(kept.row, n, key)
             if after is not None or kept.row is not None:
                 changed[key] = VersionedRow(after, n, 0, previous_rows)
-    # The real time, by which what is deleted is kept for a while.
+    # The real time: deleted rows are kept for a week after it.
     return Change(ORDERS, log, before, position, microseconds(RealWorld().now()), changed, epoch=epoch)
 
 
 async def follow(store: ReadStore, upto: int, batch: int, *, epoch: int = 0) -> None:
-    """Take the read model from where it stands to a position."""
+    """Advance the read model from its checkpoint to a position."""
     async with store.snapshot() as snapshot:
         position = (await snapshot.progress(ORDERS)).position
     while position < upto:
@@ -70,12 +70,12 @@ async def follow(store: ReadStore, upto: int, batch: int, *, epoch: int = 0) -> 
 
 
 async def die(*_: object) -> None:
-    """In the place of a step: be killed."""
+    """Replaces a step: the process is killed."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def main(url: str, upto: int, batch: int, dies: bool) -> None:
-    """Follow, and die between rows and checkpoint if told so; else tell of every checkpoint."""
+    """Follow and print every checkpoint; or, if `dies`, be killed between rows and checkpoint."""
     store = await MongoReadStore.open(url)
     await store.prepare([ORDERS])
     if dies:

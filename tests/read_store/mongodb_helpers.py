@@ -1,4 +1,4 @@
-"""What tests of the read store in MongoDB ask the server directly, past the store."""
+"""What tests of the read store in MongoDB ask the server itself, without the store."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ WITH_SERVERS_AWAY = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("unclosed_collected"),
 ]
-"""Marks of tests in which servers do not answer."""
+"""Marks of tests in which servers do not respond."""
 
 
 @asynccontextmanager
@@ -33,15 +33,15 @@ async def opened(url: str, **options: Any) -> AsyncIterator[MongoReadStore]:
 
 @asynccontextmanager
 async def database(url: str) -> AsyncIterator[Any]:
-    """The database at a URL, as the driver gives it."""
+    """The database at a URL, as the driver returns it."""
     async with AsyncMongoClient[Document](url) as client:
         yield client.get_default_database()
 
 
 async def documents(url: str, model: ReadModel) -> dict[str, Document]:
     """Everything in the collection of a model, deleted rows too, by key."""
-    async with database(url) as found:
-        return {each["_id"]: each async for each in found[MongoTable(model).collection].find({})}
+    async with database(url) as mongo:
+        return {document["_id"]: document async for document in mongo[MongoTable(model).collection].find({})}
 
 
 def fail(servers: ReplicaSet, command: str, times: int = 1, **how: Any) -> None:

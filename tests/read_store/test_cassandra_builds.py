@@ -1,4 +1,4 @@
-"""What a keyspace contains: made by many at once, and built anew for other filters and orders."""
+"""The tables of a keyspace: created by many nodes at once, and rebuilt for other filters and orders."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.read_store.cassandra_follower import Interruption, change_of, made_up
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.cassandra import CassandraReadStore
-from twofold.read_store.cassandra.tables import Tables
+from twofold.read_store.cassandra.saving import CassandraTables
 from twofold.read_store.port import Change, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, find, found_rows, keep, keys, loaded, progress
 
@@ -26,7 +26,7 @@ def url(cassandra: Cassandra) -> str:
 
 @pytest.fixture
 async def old(url: str) -> AsyncIterator[CassandraReadStore]:
-    """A store of a process with the declarations of before."""
+    """The store of a process with the old declarations."""
     store = await CassandraReadStore.open(url, patience=60.0)
     make_interruptible(store)
     await store.prepare([BARE])
@@ -42,9 +42,9 @@ async def new(url: str, old: CassandraReadStore) -> AsyncIterator[CassandraReadS
 
 
 async def _tables(store: CassandraReadStore) -> list[str]:
-    keyspace = store._driver.address.keyspace
+    keyspace = store._connection.address.keyspace
     cql = "select table_name from system_schema.tables where keyspace_name = ?"
-    return sorted(name for (name,) in await store._driver.rows(cql, keyspace) if name != "checkpoints")
+    return sorted(name for (name,) in await store._connection.rows(cql, keyspace) if name != "checkpoints")
 
 
 async def test_tables_are_two_for_a_generation_whatever_is_declared(old: CassandraReadStore) -> None:
@@ -62,7 +62,7 @@ async def test_nodes_that_prepare_at_once_agree_on_one_pair_of_tables(url: str) 
     models = [ORDERS, msgspec.structs.replace(ORDERS, generation=2, partitions=3)]
     await asyncio.gather(*(store.prepare(models) for store in stores))
     assert len({store.identity for store in stores}) == 1
-    assert len({(store._models["orders", 1].rows, store._models["orders", 2].rows) for store in stores}) == 1
+    assert len({(store._tables["orders", 1].rows, store._tables["orders", 2].rows) for store in stores}) == 1
     assert len(await _tables(stores[0])) == 4
     await keep(stores[0], ORDERS, {"a": Order()})
     assert [await keys(store, ORDERS, {"customer": "ann"}) for store in stores] == [["a"]] * 4
@@ -86,12 +86,12 @@ async def test_a_process_with_other_declarations_neither_saves_nor_answers(
 ) -> None:
     await keep(old, BARE, {"a": Order()})
     await new.prepare([ORDERS])
-    with pytest.raises(Unavailable, match=r"declared otherwise by another process.*Restart"):
+    with pytest.raises(Unavailable, match=r"Another process declares other.*Restart"):
         await old.save(Change(BARE, LOG, 1, 2, 0, at(2, {"a": Order("bob")})))
-    with pytest.raises(Unavailable, match=r"declared otherwise by another process.*Restart"):
+    with pytest.raises(Unavailable, match=r"Another process declares other.*Restart"):
         await old.save(Change(BARE, LOG, 1, 2, 0))
     for call in (find(old, BARE), old.load(BARE, ["a"])):
-        with pytest.raises(Unavailable, match=r"built it anew\. Restart"):
+        with pytest.raises(Unavailable, match=r"rebuilt its tables\. Restart"):
             await call
     assert await found_rows(new, ORDERS, {"customer": "ann"}) == [("a", Order())]
     await old.prepare([ORDERS])
@@ -135,9 +135,9 @@ async def test_building_anew_that_was_broken_off_is_begun_again(
     async def break_off(*_: object) -> None:
         raise asyncio.CancelledError
 
-    with patch.object(Tables, "copy", break_off), pytest.raises(asyncio.CancelledError):
+    with patch.object(CassandraTables, "copy", break_off), pytest.raises(asyncio.CancelledError):
         await new.prepare([ORDERS])
-    with pytest.raises(Unavailable, match="built its tables anew, or is about to"):
+    with pytest.raises(Unavailable, match="rebuilt its tables or is about to"):
         await old.save(Change(BARE, LOG, 1, 2, 0))
     assert len(await _tables(old)) == 4
     # Whoever comes next decides: with the declarations of before all is as it was,
@@ -153,16 +153,16 @@ async def test_what_is_copied_while_the_old_ones_come_back_is_not_taken(
     old: CassandraReadStore, new: CassandraReadStore
 ) -> None:
     await keep(old, BARE, {"a": Order("ann")})
-    copy, times = Tables.copy, 0
+    copy, times = CassandraTables.copy, 0
 
-    async def meanwhile(self: Tables, rows: str) -> None:
+    async def meanwhile(self: CassandraTables, rows: str) -> None:
         nonlocal times
         await copy(self, rows)
         times += 1
         if times == 1:
             await keep(old, BARE, {"a": Order("bob")}, before=1)
 
-    with patch.object(Tables, "copy", meanwhile):
+    with patch.object(CassandraTables, "copy", meanwhile):
         await new.prepare([ORDERS])
     assert times == 2
     assert await keys(new, ORDERS, {"customer": "ann"}) == []
@@ -206,8 +206,8 @@ async def test_a_reader_is_told_what_is_missing_and_makes_nothing(url: str, cass
     assert (await reader.checkpoints(), await reader.raw_rows("orders", 1, "", 9), reader.identity) == ([], [], "")
     with pytest.raises(Unavailable, match=r"no table of read model 'orders' generation 1 yet\. Start the app"):
         await reader.prepare([ORDERS])
-    keyspaces = await reader._driver.rows("select keyspace_name from system_schema.keyspaces")
-    assert (reader._driver.address.keyspace,) not in keyspaces
+    keyspaces = await reader._connection.rows("select keyspace_name from system_schema.keyspaces")
+    assert (reader._connection.address.keyspace,) not in keyspaces
     writer = await CassandraReadStore.open(url, patience=60.0)
     await keep(writer, BARE, {"a": Order()})
     with pytest.raises(Unavailable, match="other filters and orders of read model 'orders'"):
@@ -232,7 +232,7 @@ async def test_a_reader_is_told_what_is_missing_and_makes_nothing(url: str, cass
 
 async def test_a_keyspace_that_was_dropped_comes_again_empty_and_another(url: str, old: CassandraReadStore) -> None:
     await keep(old, BARE, {"a": Order()}, position=7)
-    await old._driver.define(f"drop keyspace {old._driver.address.keyspace}")
+    await old._connection.define(f"drop keyspace {old._connection.address.keyspace}")
     store = await CassandraReadStore.open(url, patience=60.0)
     assert store.identity != old.identity
     assert await store.checkpoints() == []
@@ -248,7 +248,7 @@ async def test_a_keyspace_has_the_copies_the_url_asks_for(cassandra: Cassandra) 
         plain, _, _ = cassandra.url(keyspace).partition("?")
         store = await CassandraReadStore.open(f"{plain}?{options}")
         cql = "select replication from system_schema.keyspaces where keyspace_name = ?"
-        ((replication,),) = await store._driver.rows(cql, keyspace)
+        ((replication,),) = await store._connection.rows(cql, keyspace)
         # Without a number, as many as there are nodes, and at most three.
         assert replication["class"].endswith("NetworkTopologyStrategy")
         assert replication["datacenter1"] == "1"

@@ -18,7 +18,7 @@ from twofold.testing.read_store_rows import progress
 ROOT = Path(__file__).parents[2]
 EVENTS = 1_500
 LONGEST_GAP = 20.0
-"""Seconds between two saves while a node goes: what the driver and the others take to notice, on a busy machine."""
+"""Seconds between two saves when a node is killed: the driver and the other nodes notice it within them."""
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 
@@ -32,7 +32,7 @@ def nodes(cassandra_here: None) -> Iterator[list[Cassandra]]:
 
 
 async def _until(position: int, said: "subprocess.asyncio.StreamReader") -> float:
-    """Wait until the follower has come so far; the longest time that it said nothing."""
+    """Wait until the follower has reached a position; returns the longest time between two lines of its output."""
     longest, at = 0.0, time.monotonic()
     async for line in said:
         longest, at = max(longest, time.monotonic() - at), time.monotonic()

@@ -1,4 +1,4 @@
-"""Whatever breaks off, comes late or comes twice: rows in Cassandra are the fold of the log, and are found as such."""
+"""Saves that are interrupted, late or repeated: rows in Cassandra are the fold of the log, and finds return them."""
 
 import asyncio
 import itertools
@@ -30,8 +30,8 @@ from tests.read_store.cassandra_follower import (
 )
 from tests.servers.cassandra import Cassandra, fresh_keyspace
 from twofold.errors import Conflict
-from twofold.read_store.cassandra import CassandraReadStore, tables
-from twofold.read_store.cassandra.driver import Doubtful
+from twofold.read_store.cassandra import CassandraReadStore
+from twofold.read_store.cassandra.errors import OutcomeUnknown
 from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
@@ -64,7 +64,7 @@ def _made_up(random: Random) -> list[Event]:
 
 
 async def _survives(store: CassandraReadStore, random: Random, *, drop: bool) -> None:
-    """Saves that are broken off, or held up until all is over, and others that go on with other pages."""
+    """Saves that are interrupted, or delayed to the end, and others that continue with other pages."""
     log = _made_up(random)
     model = msgspec.structs.replace(MODEL, generation=next(_generations))
     await store.prepare([model])
@@ -96,7 +96,7 @@ async def test_saves_broken_off_or_held_up_anywhere_leave_what_the_log_says(url:
         make_interruptible(store)
         for seed in seeds:
             # On their own, there are more statements to break off between.
-            with patch.object(tables, "_LARGEST_BATCH", 4_000 if seed % 3 == 0 else 1):
+            with patch("twofold.read_store.cassandra.saving._LARGEST_BATCH", 4_000 if seed % 3 == 0 else 1):
                 try:
                     # Cassandra does not bear thousands of tables; to drop two takes a while.
                     await _survives(store, Random(seed), drop=len(seeds) > 25)
@@ -132,7 +132,7 @@ async def test_a_process_killed_while_it_saves_is_made_good_whatever_the_pages_o
 async def test_an_older_version_that_comes_late_from_elsewhere_never_wins_whatever_the_clocks_say(url: str) -> None:
     async with _opened(url) as store, _opened(url) as fast, _opened(url) as slow:
         for each, microseconds in ((fast, 2**60), (slow, 1)):
-            each._driver.session.cluster.timestamp_generator = lambda microseconds=microseconds: microseconds
+            each._connection.session.cluster.timestamp_generator = lambda microseconds=microseconds: microseconds
         for each in (store, fast, slow):
             await each.prepare([ORDERS])
         newer, older = Order("bob", 9), Order("ann", 5)
@@ -157,8 +157,8 @@ async def test_a_deleted_row_is_told_of_for_a_week_and_one_that_comes_again_stay
         await store.save(Change(ORDERS, LOG, 0, 1, 0, {"a": VersionedRow(Order(), 1), "b": VersionedRow(Order(), 1)}))
         await store.save(Change(ORDERS, LOG, 1, 2, 0, {key: VersionedRow(None, 2, 0, (Order(),)) for key in "ab"}))
         await store.save(Change(ORDERS, LOG, 2, 3, 0, {"b": VersionedRow(Order(total=3), 3)}))
-        ttl = f"select key, ttl(row) from {store._models['orders', 1].rows}"
-        left = dict(await store._driver.rows(ttl))
+        ttl = f"select key, ttl(row) from {store._tables['orders', 1].rows}"
+        left = dict(await store._connection.rows(ttl))
         assert left["b"] is None
         assert 6 * 24 * 3600 < left["a"] <= 7 * 24 * 3600
 
@@ -166,7 +166,7 @@ async def test_a_deleted_row_is_told_of_for_a_week_and_one_that_comes_again_stay
 async def test_that_a_repaired_row_was_deleted_is_never_forgotten_so_that_it_can_come_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_A_WEEK", 1)
+    monkeypatch.setattr("twofold.read_store.cassandra.saving._A_WEEK", 1)
     row = Order("ann", 1)
     async with _opened(url) as store:
         await store.prepare([ORDERS])
@@ -187,7 +187,7 @@ async def test_a_follower_of_an_older_epoch_is_refused_before_it_writes(url: str
         for each in (store, stale):
             await each.prepare([ORDERS])
         await store.save(Change(ORDERS, LOG, 0, 3, 0, at(3, {"a": Order(total=3)}), epoch=2))
-        with pytest.raises(Conflict, match="a later epoch than 1 keeps it"):
+        with pytest.raises(Conflict, match="a later epoch than 1 has saved it"):
             await stale.save(Change(ORDERS, LOG, 3, 4, 0, at(4, {"a": Order("bob", 4)}), epoch=1))
         assert await found_rows(store, ORDERS) == [("a", Order(total=3))]
 
@@ -214,7 +214,7 @@ async def test_a_follower_that_is_overtaken_while_it_writes_is_refused_and_spoil
 async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, when: str) -> None:
     async with _opened(url) as store:
         await store.prepare([ORDERS])
-        decide, asked = store._driver.decide, 0
+        decide, asked = store._connection.decide, 0
 
         async def losing(statement: Any) -> bool:
             nonlocal asked
@@ -222,12 +222,12 @@ async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, when: 
             if asked == 1 and when == "at once":
                 assert await decide(statement)
             if asked == 1:
-                raise Doubtful from OperationTimedOut()
+                raise OutcomeUnknown from OperationTimedOut()
             if when == "after it was looked up":
                 assert await decide(statement)
             return await decide(statement)
 
-        with patch.object(store._driver, "decide", losing):
+        with patch.object(store._connection, "decide", losing):
             parked = {"p": Parked("p", 4, "no", 9)}
             await store.save(Change(ORDERS, LOG, 0, 4, 7, at(4, {"a": Order()}), parked, epoch=1))
         assert asked == (1 if when == "at once" else 2)
@@ -243,7 +243,7 @@ async def test_a_later_epoch_that_saves_nothing_shuts_out_whoever_is_writing(url
         saving = await start_save(stale, Change(ORDERS, LOG, 0, 5, 0, at(5, {"a": Order()}), epoch=1), hanging)
         await store.save(Change(ORDERS, LOG, 0, 0, 0, epoch=2))
         hanging.release()
-        with pytest.raises(Conflict, match="a later epoch than 1 keeps it"):
+        with pytest.raises(Conflict, match="a later epoch than 1 has saved it"):
             await saving
         assert (await progress(store, ORDERS)).position == 0
 
@@ -255,9 +255,9 @@ async def test_a_checkpoint_whose_answer_was_lost_and_that_another_moved_is_a_co
 
         async def losing(statement: Any) -> bool:
             await other.save(Change(ORDERS, LOG, 0, 4, 0))
-            raise Doubtful from OperationTimedOut()
+            raise OutcomeUnknown from OperationTimedOut()
 
-        with patch.object(store._driver, "decide", losing):
+        with patch.object(store._connection, "decide", losing):
             saving = store.save(Change(ORDERS, LOG, 0, 4, 0))
             with pytest.raises(Conflict):
                 await asyncio.wait_for(saving, 30)

@@ -114,22 +114,22 @@ async def spoil(url: str, store: ReadStore, what: str) -> None:
             await rows.update_one({"_id": "b"}, steps[what])
         case _:
             assert isinstance(store, CassandraReadStore)
-            tables = store._models["Things", 3]
+            tables = store._tables["Things", 3]
             texts = {"text": "oops", "other": '{"name":"bob","total":77}', "misfit": '{"name":"bob","total":"two"}'}
             if what in texts:
                 # Newer than the row that is there, or Cassandra would keep that.
                 put = f"update {tables.rows} using timestamp 3 set row = ? where key = 'b'"
-                await store._driver.rows(put, texts[what])
+                await store._connection.rows(put, texts[what])
             else:
                 await lose_copy(store, "name by total")
 
 
 async def lose_copy(store: CassandraReadStore, access: str, timestamp: int = 2) -> None:
     """Delete one of the entries of the row 'b', as of its own version."""
-    tables = store._models["Things", 3]
-    (spot,) = [each for each in tables.layout.spots("b", ROWS["b"]) if each.access == access]
-    drop = f"delete from {tables.finds} using timestamp ? where access = ? and part = ? and place = ? and key = 'b'"
-    await store._driver.rows(drop, timestamp, spot.access, list(spot.part), spot.place)
+    tables = store._tables["Things", 3]
+    (entry,) = [each for each in tables.layout.entries("b", ROWS["b"]) if each.access == access]
+    drop = f"delete from {tables.finds} using timestamp ? where access = ? and part = ? and sort_key = ? and key = 'b'"
+    await store._connection.rows(drop, timestamp, entry.access, list(entry.part), entry.sort_key)
 
 
 SAID = {
@@ -214,7 +214,7 @@ async def got(store: ReadStore, key: str) -> Any:
 async def test_a_row_in_memory_that_is_no_json_is_told_of_too() -> None:
     store = MemoryReadStore()
     await filled(store)
-    rows = store._models["Things", 3].rows
+    rows = store._tables["Things", 3].rows
     rows["b"] = VersionedRow(object(), 2)
     rows["c"] = VersionedRow(Thing("c", "two"), 3)  # type: ignore[arg-type]
     found = dict(await store.raw_rows("Things", 3, "", 10))
@@ -246,8 +246,8 @@ async def test_a_row_that_is_found_but_not_there_by_key_is_told_of_and_so_is_the
 ) -> None:
     async with on_cassandra(cassandra) as store:
         await filled(store)
-        await store._driver.rows(f"delete from {store._models['Things', 3].rows} using timestamp 2 where key = 'b'")
-        alone = RawRow(PLAIN["b"], 2, 0, "It is found under '*', but there is no row of its key.")
+        await store._connection.rows(f"delete from {store._tables['Things', 3].rows} using timestamp 2 where key = 'b'")
+        alone = RawRow(PLAIN["b"], 2, 0, "It has an entry in '*', but no row by key.")
         assert await told_of(store) == alone
     async with on_cassandra(cassandra) as store:
         await filled(store)
@@ -261,13 +261,13 @@ async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_c
 ) -> None:
     async with on_cassandra(cassandra) as store:
         await filled(store)
-        tables = store._models["Things", 3]
+        tables = store._tables["Things", 3]
         newer = Thing("bob", 9)
         text = tables.layout.encode(newer)
-        for spot in tables.layout.spots("b", newer):
-            where = "where access = ? and part = ? and place = ? and key = 'b'"
+        for entry in tables.layout.entries("b", newer):
+            where = "where access = ? and part = ? and sort_key = ? and key = 'b'"
             put = f"update {tables.finds} using timestamp 6 set row = ? {where}"
-            await store._driver.rows(put, text, spot.access, list(spot.part), spot.place)
+            await store._connection.rows(put, text, entry.access, list(entry.part), entry.sort_key)
         assert await told_of(store) == RawRow(msgspec.json.decode(text), 6)
         await store.save(Change(MODEL, LOG, 4, 6, 0))
         told = await told_of(store)
@@ -281,10 +281,10 @@ async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that
 ) -> None:
     async with on_cassandra(cassandra) as store:
         await filled(store)
-        tables = store._models["Things", 3]
-        (spot,) = [each for each in tables.layout.spots("b", ROWS["b"]) if each.access == "* by total"]
-        put = f"update {tables.finds} set row = 'by hand' where access = ? and part = ? and place = ? and key = 'b'"
-        await store._driver.rows(put, spot.access, list(spot.part), spot.place)
+        tables = store._tables["Things", 3]
+        (entry,) = [each for each in tables.layout.entries("b", ROWS["b"]) if each.access == "* by total"]
+        put = f"update {tables.finds} set row = 'by hand' where access = ? and part = ? and sort_key = ? and key = 'b'"
+        await store._connection.rows(put, entry.access, list(entry.part), entry.sort_key)
         told = await told_of(store)
         assert told is not None
         assert told == RawRow(PLAIN["b"], 2, told.repair, "Its copy under '* by total' says otherwise.")

@@ -1,4 +1,4 @@
-"""Whoever gives up waiting, at whatever moment, leaves no half answer for somebody else, and no connection behind."""
+"""A call cancelled at any moment leaves no partial response to another call, and loses no connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ OTHER = ReadModel("other", 1, Order, (), ("total",))
 
 
 async def get(store: MongoReadStore, key: str) -> Any:
-    """One row, in a snapshot of its own."""
+    """One row, in its own snapshot."""
     async with store.snapshot() as snapshot:
         return await snapshot.get(ORDERS, key)
 
@@ -56,7 +56,7 @@ MOMENTS = [*range(30), *(30 * 2**n for n in range(16))]
 
 
 async def cancelled_after(turns: int, work: Awaitable[object]) -> bool:
-    """Whether it was cancelled before its end, after so many turns of the loop."""
+    """Cancel it after so many turns of the loop; whether that was before its end."""
     task = asyncio.ensure_future(work)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -69,7 +69,7 @@ async def cancelled_after(turns: int, work: Awaitable[object]) -> bool:
 
 
 async def answers_are_right(store: MongoReadStore) -> None:
-    """Ask for different things at once: each answer is the one to its own question."""
+    """Read different things at once: each call returns its own result."""
     rows = await asyncio.gather(*(get(store, f"k{n}") for n in range(12)))
     assert rows == [Order(f"c{n % 4}", n) for n in range(12)]
     found = await asyncio.gather(*(keys(store, ORDERS, {"customer": f"c{n}"}, order_by="total") for n in range(4)))
@@ -114,12 +114,12 @@ async def test_a_call_given_up_at_any_moment_leaves_nothing_behind(mongodb_url: 
 
 
 async def settled(store: MongoReadStore) -> None:
-    """Wait until nothing is under way that somebody gave up."""
+    """Wait until no cancelled call is under way."""
     await store._connection._tasks.wait()
 
 
 def created(store: MongoReadStore) -> int:
-    """How many connections the pool has ever made, as they are numbered."""
+    """How many connections the pool has ever made, by their numbers."""
     (server,) = store._connection._client._topology._servers.values()
     return int(server.pool.next_connection_id) - 1
 
@@ -153,7 +153,7 @@ async def test_close_given_up_at_any_moment_still_ends_everything(mongodb_url: s
 
 
 async def position(url: str) -> int:
-    """Where the model stands."""
+    """The checkpoint of the model."""
     async with opened(url) as store:
         return max((each.progress.position for each in await store.checkpoints()), default=0)
 

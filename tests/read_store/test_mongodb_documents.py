@@ -1,4 +1,4 @@
-"""What becomes of rows in MongoDB: documents to be asked for natively, which give back exactly what was saved."""
+"""Rows in MongoDB: documents for native queries, which return exactly what was saved."""
 
 import asyncio
 import math
@@ -23,7 +23,7 @@ from twofold.world import RealWorld, microseconds
 
 
 class Odd(msgspec.Struct, frozen=True):
-    """Holds what documents and JSON take differently."""
+    """Values that documents and JSON treat differently."""
 
     value: Any = None
     money: Decimal = Decimal(0)
@@ -53,7 +53,7 @@ def as_json(row: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and alike in what `==` takes for equal: 1, 1.0 and True, 0.0 and -0.0."""
+    """Equal, also where `==` sees no difference: 1, 1.0 and True, 0.0 and -0.0."""
     return bool(one == other) and repr(one) == repr(other)
 
 
@@ -213,7 +213,7 @@ async def test_what_was_deleted_is_forgotten_by_the_server_after_a_week(mongodb_
 
 
 async def _kept(found: Any) -> set[str]:
-    """The keys of all documents of the model, and of all parked keys, whether to be seen or not."""
+    """The keys of all documents of the model, and of all parked keys, including deleted ones."""
     rows = [each["_id"] async for each in found["rows.orders@1"].find({})]
     parked = [each["_id"].partition("/")[2] async for each in found["parked"].find({})]
     return {*rows, *parked}

@@ -27,7 +27,7 @@ LONGEST_GAP = 15.0  # seconds
 
 
 class Load:
-    """A follower that goes on and on, and notes when each of its saves was acknowledged."""
+    """A follower that runs until it is stopped, and notes when each of its saves was acknowledged."""
 
     def __init__(self, store: MongoReadStore) -> None:
         self.store = store
@@ -45,7 +45,7 @@ class Load:
                 self._saved.notify_all()
 
     async def more(self, saves: int) -> None:
-        """Wait for so many saves more."""
+        """Wait for so many more saves."""
         wanted = len(self.acknowledged) + saves
         async with self._saved:
             await self._saved.wait_for(lambda: len(self.acknowledged) >= wanted)

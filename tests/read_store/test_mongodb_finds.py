@@ -1,4 +1,4 @@
-"""Every declared find is a range of an index, sorts nothing, and meets nothing that was deleted."""
+"""Every declared find reads a range of an index, sorts nothing, and reads no deleted rows."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -88,7 +88,7 @@ async def test_deleted_rows_are_in_the_way_of_nobody(mongodb_url: str) -> None:
 
 
 def wide(filters: int, orders: int) -> ReadModel:
-    """A read model with so many filters and orders, each by a field of its own."""
+    """A read model with so many filters and orders, each by its own field."""
     fields = [f"f{n}" for n in range(filters)], [f"o{n}" for n in range(orders)]
     row = msgspec.defstruct("Wide", [(field, int, 0) for each in fields for field in each], frozen=True)
     return ReadModel("wide", 1, row, tuple((field,) for field in fields[0]), tuple(fields[1]))

@@ -1,4 +1,4 @@
-"""Several processes on one database: they prepare at once, declare otherwise, read beside those who write."""
+"""Several processes on one database: they prepare at once, declare other columns, read while others write."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a URL may say, what a server has to be, and what is told where either is not so. Never a password."""
+"""What a URL and a server must be like, and the errors if they are not. No error shows a password."""
 
 import asyncio
 import time

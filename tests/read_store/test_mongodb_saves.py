@@ -1,4 +1,4 @@
-"""A save is several writes: broken off between them, doubled, or overtaken, it leaves the rows the fold of the log."""
+"""A save is several writes: interrupted, repeated or overtaken, it leaves rows that are the fold of the log."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def follower(url: str, upto: int, batch: int, how: str) -> "subprocess.Popen[str]":
-    """A follower in a process of its own, which tells each checkpoint it has reached."""
+    """A follower in its own process, which prints each checkpoint it has reached."""
     program = [sys.executable, "-m", "tests.read_store.mongodb_follower", url, str(upto), str(batch), how]
     return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 async def is_fold(store: ReadStore, position: int) -> None:
-    """The read model stands at a position, and is what a plain fold makes of the log up to there."""
+    """Assert that the read model is at a position, and is the fold of the log up to there."""
     assert (await progress(store, ORDERS)).position == position
     rows = dict(await found_rows(store, ORDERS))
     assert rows == fold_of_all(position)

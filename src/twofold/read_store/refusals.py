@@ -10,6 +10,14 @@ from twofold.read_store.port import Change, ReadModel
 T = TypeVar("T")
 
 
+def malformed_url(example: str) -> WiringError:
+    """A URL that cannot be parsed. No part of it is shown: any part may be the password."""
+    return WiringError(
+        f"The read store's URL cannot be parsed. Write {example}, and in the password %2F for '/', %3A for ':', "
+        "%40 for '@', %23 for '#', %3F for '?', %25 for '%'."
+    )
+
+
 def read_only(where: str) -> Unavailable:
     """A write, in a store that was opened for reading. `where` names file or server, here and below."""
     return Unavailable(f"{where} is open for reading only. Ask the process that writes.")

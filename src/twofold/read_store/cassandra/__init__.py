@@ -1,28 +1,23 @@
-"""In charge of read models in Cassandra: many processes write, and finds read tables made for what is declared."""
+"""Read models in Cassandra: many processes write, and finds read tables made for what is declared."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
-from twofold.errors import Unavailable, WiringError
-from twofold.read_store.access import check_access
+from twofold.errors import WiringError
+from twofold.read_store import refusals
 from twofold.read_store.cassandra.address import address_of
-from twofold.read_store.cassandra.checkpoints import Checkpoints
-from twofold.read_store.cassandra.driver import Driver, Forbidden, Missing
-from twofold.read_store.cassandra.finding import find
-from twofold.read_store.cassandra.layout import Layout, access_name, text_of
-from twofold.read_store.cassandra.looking import Looking
-from twofold.read_store.cassandra.preparing import Preparing, make_keyspace
-from twofold.read_store.cassandra.tables import Tables
+from twofold.read_store.cassandra.checkpoints import CassandraCheckpoints
+from twofold.read_store.cassandra.connection import CassandraConnection
+from twofold.read_store.cassandra.errors import Forbidden, TableMissing
+from twofold.read_store.cassandra.inspection import CassandraRowInspector
+from twofold.read_store.cassandra.rows import CassandraLayout
+from twofold.read_store.cassandra.saving import CassandraTables
+from twofold.read_store.cassandra.schema import CassandraSchema, identity_of
+from twofold.read_store.cassandra.snapshot import CassandraSnapshot
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, FindPage, Native, Progress, RawRow, ReadModel, VersionedRow
+from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.world import RealWorld, World
-
-_Models = dict[tuple[str, int], Tables]
-
-_LOOKS = 20
-_PAUSE = 0.2
 
 
 class CassandraReadStore:
@@ -31,170 +26,105 @@ class CassandraReadStore:
     All reads and writes wait for a majority of the copies in one datacenter.
     """
 
-    def __init__(self, driver: Driver, identity: str, *, read_only: bool, world: World) -> None:
+    def __init__(self, connection: CassandraConnection, identity: str, *, read_only: bool, world: World) -> None:
         self.identity = identity
-        self._driver = driver
+        self._connection = connection
         self._read_only = read_only
         self._world = world
-        self._checkpoints = Checkpoints(driver)
-        self._preparing = Preparing(driver, self._checkpoints, world)
-        self._models: _Models = {}
+        self._checkpoints = CassandraCheckpoints(connection)
+        self._schema = CassandraSchema(connection, self._checkpoints, world)
+        self._tables: dict[tuple[str, int], CassandraTables] = {}
 
     @classmethod
     async def open(
         cls, url: str, *, read_only: bool = False, patience: float = 10.0, world: World | None = None
     ) -> "CassandraReadStore":
-        """The read store a `cassandra://` URL names. What fails in passing is tried again for `patience` seconds.
+        """The read store at a `cassandra://` URL. After a transient error, a call is repeated for `patience` seconds.
 
-        WiringError for a URL that cannot be read, an account or a server that does not do; Unavailable where nobody
-        answers.
+        WiringError if the URL is malformed, or the user or the server lack what is needed; Unavailable if no server
+        responds.
         """
         address = address_of(url)
         world = world or RealWorld()
-        driver = await Driver.open(address, world, patience)
+        connection = await CassandraConnection.open(address, world, patience)
         try:
-            if not read_only:
-                await make_keyspace(driver)
-            await driver.settle()
-            identity = await _identity(driver, world, read_only=read_only)
+            identity = await identity_of(connection, world, read_only=read_only)
         except BaseException as error:
-            await driver.close()
+            await connection.close()
             if isinstance(error, Forbidden):
                 raise WiringError(
-                    f"{error} Let it create keyspaces, or create this one and let it create tables."
+                    f"{error} Grant it to create keyspaces, or create this keyspace and grant it to create tables."
                 ) from error
             raise
-        return cls(driver, identity, read_only=read_only, world=world)
+        return cls(connection, identity, read_only=read_only, world=world)
 
     async def prepare(self, models: Sequence[ReadModel]) -> None:
+        prepare = self._schema.expect if self._read_only else self._schema.prepare
         for model in models:
-            layout = Layout(model)
-            prepare = self._preparing.expect if self._read_only else self._preparing.prepare
             try:
-                self._models[model.name, model.generation] = await prepare(layout)
+                self._tables[model.name, model.generation] = await prepare(CassandraLayout(model))
             except Forbidden as error:
-                raise WiringError(f"{error} Let it create, alter and drop tables, read and write them.") from error
+                raise WiringError(f"{error} Grant it to create, alter, drop, read and write tables.") from error
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        return await _of(self._models, model).load(keys)
+        return await self._tables_of(model).load(keys)
 
     async def save(self, change: Change) -> None:
         self._refuse_if_read_only()
-        tables = _of(self._models, change.model)
+        tables = self._tables_of(change.model)
         if change.rows:
-            await self._checkpoints.expect(change, tables.build)
+            await self._checkpoints.check(change, tables.build)
             await tables.save(change.rows)
         await self._checkpoints.advance(change, tables.build, self._world.new_id())
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncGenerator["_CassandraSnapshot"]:
-        yield _CassandraSnapshot(self._driver, self._checkpoints, self._models)
+    async def snapshot(self) -> AsyncGenerator[CassandraSnapshot]:
+        yield CassandraSnapshot(self._connection, self._checkpoints, self._tables_of)
 
     async def checkpoints(self) -> list[Checkpoint]:
         try:
             return await self._checkpoints.all()
-        except Missing:
+        except TableMissing:
             return []
 
     async def close(self) -> None:
-        await self._driver.close()
+        await self._connection.close()
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         self._refuse_if_read_only()
-        _of(self._models, model)
+        self._tables_of(model)
         await self._checkpoints.repartition(model, old, new, self._world.new_id())
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        known = self._models.get((name, generation))
-        looking = await self._looking(name, generation, known.layout.model if known else None)
-        return [] if looking is None else await looking.behind(after, limit)
+        known = self._tables.get((name, generation))
+        inspector = await self._inspector(name, generation, known.layout.model if known else None)
+        return [] if inspector is None else await inspector.page(after, limit)
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-        looking = await self._looking(model.name, model.generation, model)
-        return {} if looking is None else await looking.of(keys)
+        inspector = await self._inspector(model.name, model.generation, model)
+        return {} if inspector is None else await inspector.inspect(keys)
 
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_if_read_only()
-        self._models.pop((name, generation), None)
-        await self._preparing.drop(name, generation)
+        self._tables.pop((name, generation), None)
+        await self._schema.drop(name, generation)
 
-    async def _looking(self, name: str, generation: int, model: ReadModel | None) -> Looking | None:
-        """None where there is no such generation."""
+    async def _inspector(self, name: str, generation: int, model: ReadModel | None) -> CassandraRowInspector | None:
+        """None if there is no such generation."""
+        read_state = partial(self._checkpoints.state, name, generation)
         try:
-            now = await self._checkpoints.of(name, generation)
-        except Missing:
+            state = await read_state()
+        except TableMissing:
             return None
-        if now.build is None:
+        if state.build is None:
             return None
-        standing = partial(self._checkpoints.of, name, generation)
-        return Looking(self._driver, name, generation, standing, now, model, self._world.sleep)
+        return CassandraRowInspector(
+            self._connection, (name, generation), state, model, read_state=read_state, sleep=self._world.sleep
+        )
+
+    def _tables_of(self, model: ReadModel) -> CassandraTables:
+        return refusals.prepared(self._tables, model)
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
-            raise Unavailable(f"{self._driver.address.shown} is open for reading only. Ask the process that writes.")
-
-
-class _CassandraSnapshot:
-    """Looks as it is asked: Cassandra holds no moment still."""
-
-    def __init__(self, driver: Driver, checkpoints: Checkpoints, models: _Models) -> None:
-        self._driver = driver
-        self._checkpoints = checkpoints
-        self._models = models
-
-    async def get(self, model: ReadModel, key: str) -> Any | None:
-        return await _of(self._models, model).get(key)
-
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
-        tables = _of(self._models, model)
-        layout = tables.layout
-        access = check_access(model, layout.columns, filters, order_by, descending, limit, cursor)
-        if access.matches_nothing:
-            return FindPage([], None)
-        parts = layout.parts(access.group, access.values)
-        after = None if access.after is None else (text_of(access.after[0]), access.after[1])
-        name = access_name(access.group, access.order)
-        # One more than asked for tells whether there is a next page.
-        found = await find(self._driver, tables.finds, name, parts, limit + 1, after=after, back=descending)
-        rows = [(each.key, layout.decode(each.row)) for each in found[:limit]]
-        if len(found) <= limit:
-            return FindPage(rows, None)
-        key, row = rows[-1]
-        return FindPage(rows, access.cursor(layout.value(row, access.order), key))
-
-    async def progress(self, model: ReadModel) -> Progress:
-        _of(self._models, model)
-        return (await self._checkpoints.of(model.name, model.generation)).progress()
-
-    def native(self, model: ReadModel) -> Native:
-        return Native(self._driver.session, _of(self._models, model).rows)
-
-
-def _of(models: _Models, model: ReadModel) -> Tables:
-    try:
-        return models[model.name, model.generation]
-    except KeyError as error:
-        raise WiringError(f"Read model '{model.name}' generation {model.generation} was never prepared.") from error
-
-
-async def _identity(driver: Driver, world: World, *, read_only: bool) -> str:
-    """The keyspace's identity. Where nodes make one keyspace at once, its tables may come a moment later."""
-    if read_only:
-        return await Checkpoints(driver).identity(None)
-    for _ in range(_LOOKS):
-        try:
-            return await Checkpoints(driver).identity(world.new_id())
-        except Missing:
-            await world.sleep(_PAUSE)
-            await make_keyspace(driver)
-            await driver.settle()
-    return await Checkpoints(driver).identity(world.new_id())
+            raise refusals.read_only(self._connection.address.shown)

@@ -1,9 +1,9 @@
 """Read models in a MongoDB replica set, written by any number of processes at once."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from twofold.read_store import refusals
 from twofold.read_store.access import is_text
@@ -11,7 +11,7 @@ from twofold.read_store.mongodb import schema
 from twofold.read_store.mongodb.address import address_of
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints, checkpoints_of, read_checkpoints
 from twofold.read_store.mongodb.connection import MongoConnection
-from twofold.read_store.mongodb.inspection import NOT_DELETED, inspect_rows
+from twofold.read_store.mongodb.inspection import NOT_DELETED, MongoRowInspector
 from twofold.read_store.mongodb.rows import MongoTable
 from twofold.read_store.mongodb.saving import save
 from twofold.read_store.mongodb.schema_names import PARKED, id_of, parked_ids, rows_collection
@@ -19,6 +19,21 @@ from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.world import RealWorld, World
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _uncancelled(
+    method: Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]]:
+    """Lets a method run to its end even if the caller is cancelled: see `MongoConnection.uncancelled`."""
+
+    @wraps(method)
+    async def run(store: "MongoReadStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._connection.uncancelled(method(store, *args, **kwargs))
+
+    return run
 
 
 class MongoReadStore:
@@ -54,21 +69,32 @@ class MongoReadStore:
             raise
         return store
 
+    @_uncancelled
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
             table = MongoTable(model)
-            await self._connection.uncancelled(self._prepare(table))
+            if not self._read_only:
+                await schema.prepare(self._connection, self._checkpoints, table)
+            elif missing := await schema.missing(self._connection, self._checkpoints, table):
+                raise refusals.missing(self._connection.address.shown, missing, model)
             self._tables[model.name, model.generation] = table
 
+    @_uncancelled
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         table = self._table(model)
         check_text(model, *keys)
-        return await self._connection.uncancelled(self._load(table, keys))
+        # A fold on a row that is older than the checkpoint would be wrong: hence the latest, not the majority's.
+        rows = self._connection.collection(table.collection, latest=True)
+        condition = {"_id": {"$in": list(keys)}}
+        documents = await self._connection.retry(
+            lambda: rows.find(condition, {"c": 0}, batch_size=len(keys) + 1).to_list()
+        )
+        return {document["_id"]: table.versioned_row(document) for document in documents}
 
+    @_uncancelled
     async def save(self, change: Change) -> None:
         self._refuse_if_read_only()
-        table = self._table(change.model)
-        await self._connection.uncancelled(save(self._connection, self._checkpoints, table, change))
+        await save(self._connection, self._checkpoints, self._table(change.model), change)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[MongoSnapshot]:
@@ -78,60 +104,42 @@ class MongoReadStore:
         finally:
             await snapshot.end()
 
+    @_uncancelled
     async def checkpoints(self) -> list[Checkpoint]:
-        read = self._connection.retry(partial(read_checkpoints, self._connection))
-        return checkpoints_of(await self._connection.uncancelled(read))
+        return checkpoints_of(await self._connection.retry(lambda: read_checkpoints(self._connection)))
 
     async def close(self) -> None:
         await self._connection.close()
 
+    @_uncancelled
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         self._refuse_if_read_only()
-        await self._connection.uncancelled(self._checkpoints.repartition(self._table(model), old, new))
+        await self._checkpoints.repartition(self._table(model), old, new)
 
+    @_uncancelled
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
-        condition = {"_id": {"$gt": after}, **NOT_DELETED}
-        return await self._inspect(id_of(name, generation), known.model if known else None, condition, limit)
+        inspector = await self._inspector(name, generation, known.model if known else None)
+        return await inspector.rows({"_id": {"$gt": after}, **NOT_DELETED}, limit)
 
+    @_uncancelled
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
-        condition = {"_id": {"$in": [key for key in keys if is_text(key)]}}
-        return dict(await self._inspect(id_of(model.name, model.generation), model, condition, len(keys) + 1))
+        inspector = await self._inspector(model.name, model.generation, model)
+        return dict(await inspector.rows({"_id": {"$in": [key for key in keys if is_text(key)]}}, len(keys) + 1))
 
+    @_uncancelled
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_if_read_only()
         self._tables.pop((name, generation), None)
-        await self._connection.uncancelled(self._drop(id_of(name, generation)))
-
-    async def _prepare(self, table: MongoTable) -> None:
-        if not self._read_only:
-            await schema.prepare(self._connection, self._checkpoints, table)
-            return
-        missing = await schema.missing(self._connection, self._checkpoints, table)
-        if missing is not None:
-            raise refusals.missing(self._connection.address.shown, missing, table.model)
-
-    async def _load(self, table: MongoTable, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        # A fold on a row that is older than the checkpoint would be wrong: hence the latest, not the majority's.
-        rows = self._connection.collection(table.collection, latest=True)
-        condition = {"_id": {"$in": list(keys)}}
-        documents = await self._connection.retry(
-            lambda: rows.find(condition, {"c": 0}, batch_size=len(keys) + 1).to_list()
-        )
-        return {document["_id"]: table.versioned_row(document) for document in documents}
-
-    async def _inspect(
-        self, model_id: str, model: ReadModel | None, condition: Mapping[str, Any], limit: int
-    ) -> list[tuple[str, RawRow]]:
-        return await self._connection.uncancelled(
-            inspect_rows(self._connection, self._checkpoints, model_id, model, condition=condition, limit=limit)
-        )
-
-    async def _drop(self, model_id: str) -> None:
+        model_id = id_of(name, generation)
         await self._checkpoints.remove(model_id)
         rows, parked = self._connection.collection(rows_collection(model_id)), self._connection.collection(PARKED)
         await self._connection.retry(rows.drop)
         await self._connection.retry(lambda: parked.delete_many({"_id": parked_ids(model_id)}))
+
+    async def _inspector(self, name: str, generation: int, model: ReadModel | None) -> MongoRowInspector:
+        model_id = id_of(name, generation)
+        return MongoRowInspector(self._connection, model_id, await self._checkpoints.filled_columns(model_id), model)
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:

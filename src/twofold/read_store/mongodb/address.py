@@ -5,6 +5,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from twofold.errors import WiringError
+from twofold.read_store import refusals
 
 DATABASE = "twofold"
 _NAME = re.compile(r"""[^/\\. "$*<>:|?\x00]+""")
@@ -55,8 +56,5 @@ def address_of(url: str) -> MongoAddress:
 
 
 def malformed_url() -> WiringError:
-    """The error for a URL that cannot be parsed. It shows no part of the URL: any part may be the password."""
-    return WiringError(
-        "The read store's URL cannot be parsed. Write mongodb://user:password@host1,host2/database?replicaSet=rs0, and "
-        "in the password %2F for '/', %3A for ':', %40 for '@', %23 for '#', %3F for '?', %25 for '%'."
-    )
+    """The error for a URL that cannot be parsed."""
+    return refusals.malformed_url("mongodb://user:password@host1,host2/database?replicaSet=rs0")

@@ -11,11 +11,11 @@ Parked keys have a collection of their own, with one document for each.
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
 from twofold.errors import TwofoldError, Unavailable
@@ -75,11 +75,22 @@ class MongoCheckpoints:
 
     async def document(self, model_id: str) -> ModelDocument | None:
         """The document of a model; None if it was never prepared."""
-        return await self._connection.retry(lambda: self._find(model_id))
+        document = await self._connection.retry(lambda: self._documents.find_one({"_id": model_id}))
+        return None if document is None else msgspec.convert(document, ModelDocument)
 
     async def declare(self, table: MongoTable) -> ModelDocument:
         """Make all processes save rows with the columns of `table` from now on. Inserts the document if absent."""
-        return await self._connection.retry(lambda: self._declare(table))
+        columns = _columns(table)
+        while (known := await self.document(table.id)) is None or list(known.columns) != columns:
+            if known is None:
+                # If another node was faster, its document is read next.
+                await self._connection.insert_if_absent(self._documents, _new_document(table))
+                continue
+            filled = known.filled and set(columns) <= set(known.columns)
+            unchanged = {"_id": table.id, "columns": {"$eq": list(known.columns)}, "filled": known.filled}
+            step = {"$set": {"columns": columns, "filled": filled}}
+            await self._connection.retry(partial(self._documents.update_one, unchanged, step))
+        return known
 
     async def filled_columns(self, model_id: str) -> tuple[str, ...]:
         """The columns that all rows of a model have; none while rows are being given new ones."""
@@ -188,31 +199,6 @@ class MongoCheckpoints:
         }
         return await self._connection.retry(lambda: documents.find_one_and_update(condition, step)) is not None
 
-    async def _find(self, model_id: str) -> ModelDocument | None:
-        document = await self._documents.find_one({"_id": model_id})
-        return None if document is None else msgspec.convert(document, ModelDocument)
-
-    async def _declare(self, table: MongoTable) -> ModelDocument:
-        columns = _columns(table)
-        while True:
-            known = await self._find(table.id)
-            if known is None:
-                await self._insert(table)
-            elif list(known.columns) == columns:
-                return known
-            else:
-                filled = known.filled and set(columns) <= set(known.columns)
-                unchanged = {"_id": table.id, "columns": {"$eq": list(known.columns)}, "filled": known.filled}
-                await self._documents.update_one(unchanged, {"$set": {"columns": columns, "filled": filled}})
-
-    async def _insert(self, table: MongoTable) -> None:
-        model = table.model
-        partitions = {partition.name: PartitionDocument() for partition in shares(model.partitions)}
-        document = ModelDocument(table.id, model.name, model.generation, partitions, tuple(_columns(table)))
-        # If another node was faster, its document is read next.
-        with contextlib.suppress(DuplicateKeyError):
-            await self._documents.insert_one(msgspec.to_builtins(document))
-
 
 async def read_checkpoints(connection: MongoConnection, model_id: str | None = None, session: Any = None) -> list[Any]:
     """The documents of all models, or of one, and those of their parked keys: in one read."""
@@ -275,6 +261,13 @@ def _refusal(table: MongoTable, change: Change, document: ModelDocument | None) 
             "Restart this process with the same modules as the one that declared it."
         )
     return refusals.checkpoint_moved(change, state.position, state.log)
+
+
+def _new_document(table: MongoTable) -> MongoDocument:
+    model = table.model
+    partitions = {partition.name: PartitionDocument() for partition in shares(model.partitions)}
+    document = ModelDocument(table.id, model.name, model.generation, partitions, tuple(_columns(table)))
+    return cast("MongoDocument", msgspec.to_builtins(document))
 
 
 def _columns(table: MongoTable) -> list[str]:

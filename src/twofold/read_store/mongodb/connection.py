@@ -1,5 +1,6 @@
 """The connection to a replica set: opened and checked, with retries while it elects a primary."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -7,7 +8,7 @@ import pymongo
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -109,6 +110,15 @@ class MongoConnection:
             )
         except PyMongoError as error:
             raise unavailable(self.address, error) from error
+
+    async def insert_if_absent(self, collection: Collection, document: MongoDocument) -> None:
+        """Insert a document, unless one with its `_id` exists."""
+
+        async def insert() -> None:
+            with contextlib.suppress(DuplicateKeyError):
+                await collection.insert_one(document)
+
+        await self.retry(insert)
 
     async def uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which runs to its end even if the caller is cancelled.

@@ -6,7 +6,6 @@ from typing import Any, cast
 import msgspec
 
 from twofold.read_store.corruption import NO_JSON, DecodedRow, RawRowReader, raw_row
-from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.rows import json_of
 from twofold.read_store.mongodb.schema_names import field_and_kind, rows_collection
@@ -19,12 +18,21 @@ NOT_DELETED: Mapping[str, Any] = {"_d": {"$exists": False}}
 class MongoRowInspector:
     """Reads the raw rows of one model. `columns` are those that every row must have; `model` None is not known here."""
 
-    def __init__(self, columns: Iterable[str], model: ReadModel | None) -> None:
+    def __init__(
+        self, connection: MongoConnection, model_id: str, columns: Iterable[str], model: ReadModel | None
+    ) -> None:
+        self._connection = connection
+        self._rows = connection.collection(rows_collection(model_id))
         self._columns = {name: field_and_kind(name) for name in columns}
         self._reader = RawRowReader({field: (kind,) for field, kind in self._columns.values()}, model)
 
-    def inspect(self, document: Mapping[str, Any]) -> RawRow:
-        """What is stored of a row, or of one that was deleted."""
+    async def rows(self, condition: Mapping[str, Any], limit: int) -> list[tuple[str, RawRow]]:
+        """At most `limit` raw rows that fulfil a condition, in the order of their keys."""
+        find = self._rows.find
+        documents = await self._connection.retry(lambda: find(condition).sort("_id").limit(limit).to_list())
+        return [(str(document["_id"]), self._raw_row(document)) for document in documents]
+
+    def _raw_row(self, document: Mapping[str, Any]) -> RawRow:
         position, repair = document.get("_p"), document.get("_r")
         if "_d" in document:
             return raw_row(DecodedRow(None, {}), position, repair, {})
@@ -42,19 +50,3 @@ class MongoRowInspector:
             # Twofold never stores values of types that only MongoDB has.
             return DecodedRow(None, {}, NO_JSON)
         return DecodedRow(None, {}, "There is no row in its document.") if text is None else self._reader.read(text)
-
-
-async def inspect_rows(
-    connection: MongoConnection,
-    checkpoints: MongoCheckpoints,
-    model_id: str,
-    model: ReadModel | None,
-    *,
-    condition: Mapping[str, Any],
-    limit: int,
-) -> list[tuple[str, RawRow]]:
-    """At most `limit` raw rows that fulfil a condition, in the order of their keys."""
-    rows = connection.collection(rows_collection(model_id))
-    inspector = MongoRowInspector(await checkpoints.filled_columns(model_id), model)
-    documents = await connection.retry(lambda: rows.find(condition).sort("_id").limit(limit).to_list())
-    return [(str(document["_id"]), inspector.inspect(document)) for document in documents]

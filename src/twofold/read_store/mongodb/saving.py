@@ -7,7 +7,8 @@ A document is replaced only if the server, while it updates the document, finds 
 query that includes the version would take twice the time, and an upsert that comes too late would fail as a duplicate.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
@@ -50,27 +51,23 @@ async def write_rows(
             updates.append(_row_update(key, versioned, document))
     rows = connection.collection(table.collection)
     if new:
-        for n in await connection.retry(lambda: _duplicates(rows.insert_many(new, ordered=False))):
+        for n in await connection.retry(partial(_duplicates, rows.insert_many, new)):
             key = new[n]["_id"]
             updates.append(_row_update(key, change.rows[key], new[n]))
     await _update(connection, table.collection, updates)
 
 
 async def _update(connection: MongoConnection, collection: str, updates: Sequence[UpdateOne]) -> None:
+    write = connection.collection(collection).bulk_write
     while updates:
         # A duplicate was inserted by another process at the same moment: now it is there, and can be updated.
-        updates = [updates[n] for n in await _try(connection, collection, updates)]
+        updates = [updates[n] for n in await connection.retry(partial(_duplicates, write, updates))]
 
 
-async def _try(connection: MongoConnection, collection: str, updates: Sequence[UpdateOne]) -> list[int]:
-    target = connection.collection(collection)
-    return await connection.retry(lambda: _duplicates(target.bulk_write(updates, ordered=False)))
-
-
-async def _duplicates(writing: Awaitable[object]) -> list[int]:
-    """Which of some writes failed because a document with that `_id` exists. Raises any other error."""
+async def _duplicates(write: Callable[..., Awaitable[object]], items: Sequence[object]) -> list[int]:
+    """Which of some writes fail because a document with that `_id` exists. Raises any other error."""
     try:
-        await writing
+        await write(items, ordered=False)
     except BulkWriteError as error:
         failures = error.details["writeErrors"]
         if error.details["writeConcernErrors"] or any(failure["code"] != DUPLICATE_KEY for failure in failures):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import OperationFailure
 
 from twofold.read_store.corruption import decode_at_start
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
@@ -29,7 +29,13 @@ _EXPIRY = IndexModel(
 
 async def identity_of(connection: MongoConnection, new: str | None) -> str:
     """The identity that is stored in a database. If there is none yet, `new` is stored; "" without a new one."""
-    return await connection.retry(lambda: _identity_of(connection.collection(IDENTITY, latest=True), new))
+    collection = connection.collection(IDENTITY, latest=True)
+    while True:
+        identity = await connection.retry(lambda: collection.find_one({}))
+        if identity is not None or new is None:
+            return str(identity["id"]) if identity else ""
+        # With one fixed `_id`, so that one of several nodes succeeds.
+        await connection.insert_if_absent(collection, {"_id": 0, "id": new})
 
 
 async def prepare(connection: MongoConnection, checkpoints: MongoCheckpoints, table: MongoTable) -> None:
@@ -73,18 +79,6 @@ def _index_model(table: MongoTable, fields: Sequence[str]) -> IndexModel:
     # An index of the key alone would be the one that every collection has, which holds deleted rows as well.
     keys += [("_id", ASCENDING), *([] if fields else [("_d", ASCENDING)])]
     return IndexModel(keys, name=table.index_name(fields), partialFilterExpression=dict(LIVE))
-
-
-async def _identity_of(collection: Collection, new: str | None) -> str:
-    while True:
-        identity = await collection.find_one({})
-        if identity is not None or new is None:
-            return str(identity["id"]) if identity else ""
-        try:
-            # With one fixed `_id`, so that one of several nodes succeeds.
-            await collection.insert_one({"_id": 0, "id": new})
-        except DuplicateKeyError:
-            continue
 
 
 async def _fill_columns(connection: MongoConnection, table: MongoTable, rows: Collection) -> None:

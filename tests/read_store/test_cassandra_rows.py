@@ -1,4 +1,4 @@
-"""Where Cassandra keeps the rows of a read model: text that sorts as values do, names that are nobody else's."""
+"""How Cassandra stores the rows of a read model: text that sorts as values do, table names that are unique."""
 
 import re
 from decimal import Decimal
@@ -9,18 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twofold.errors import InvalidMessage, WiringError
-from twofold.read_store.cassandra.address import Address, address_of
-from twofold.read_store.cassandra.layout import (
+from twofold.read_store.cassandra.address import CassandraAddress, address_of
+from twofold.read_store.cassandra.rows import (
     BUCKETS,
-    LONGEST_ROW,
-    Layout,
+    MAX_ROW_BYTES,
+    CassandraLayout,
     bucket_of,
-    build_name,
-    is_table_of,
-    table_names,
     text_of,
 )
-from twofold.read_store.cassandra.tables import timestamp_of, version_of
+from twofold.read_store.cassandra.saving import timestamp_of, version_of
+from twofold.read_store.cassandra.schema_names import build_name, is_table_of, table_names
 from twofold.read_store.columns import ColumnValue
 from twofold.read_store.port import ReadModel, VersionedRow
 from twofold.testing.read_store_rows import ORDERS, Order
@@ -86,9 +84,9 @@ def test_a_table_is_known_by_its_model_and_generation_whatever_its_build() -> No
 
 
 def test_a_row_has_a_place_for_every_filter_times_every_order() -> None:
-    spots = Layout(ORDERS).spots("k", Order("ann", 7, None))
+    entries = CassandraLayout(ORDERS).entries("k", Order("ann", 7, None))
     (bucket,) = bucket_of("k")
-    assert [(spot.access, spot.part) for spot in spots] == [
+    assert [(entry.access, entry.part) for entry in entries] == [
         ("*", (bucket,)),
         ("* by total", (bucket,)),
         ("* by note", (bucket,)),
@@ -98,8 +96,8 @@ def test_a_row_has_a_place_for_every_filter_times_every_order() -> None:
         ("customer,note", ("=ann", "")),
         ("customer,note by total", ("=ann", "")),
     ]
-    assert {spot.place for spot in spots if spot.access.endswith("by total")} == {text_of(7)}
-    assert {spot.place for spot in spots if not spot.access.endswith("by total")} == {""}
+    assert {entry.sort_key for entry in entries if entry.access.endswith("by total")} == {text_of(7)}
+    assert {entry.sort_key for entry in entries if not entry.access.endswith("by total")} == {""}
 
 
 def test_keys_are_shared_out_among_all_buckets() -> None:
@@ -109,7 +107,7 @@ def test_keys_are_shared_out_among_all_buckets() -> None:
 def test_what_is_declared_tells_filters_orders_and_types_apart() -> None:
     other = msgspec.defstruct("Order", [("customer", str), ("total", Decimal), ("note", str | None)])
     declared = {
-        Layout(model).declared
+        CassandraLayout(model).declared
         for model in (
             ORDERS,
             msgspec.structs.replace(ORDERS, find_by=()),
@@ -119,7 +117,7 @@ def test_what_is_declared_tells_filters_orders_and_types_apart() -> None:
     }
     assert len(declared) == 4
     again = msgspec.structs.replace(ORDERS, find_by=ORDERS.find_by[::-1], order_by=ORDERS.order_by[::-1])
-    assert Layout(again).declared in declared
+    assert CassandraLayout(again).declared in declared
 
 
 @pytest.mark.parametrize(
@@ -133,32 +131,32 @@ def test_what_is_declared_tells_filters_orders_and_types_apart() -> None:
 )
 def test_text_that_fits_no_key_is_refused_by_its_field(row: Order, field: str) -> None:
     with pytest.raises(InvalidMessage, match=f"'{field}'.*64 KiB") as refused:
-        Layout(ORDERS).spots("k", row)
+        CassandraLayout(ORDERS).entries("k", row)
     assert refused.value.field == field
 
 
 def test_a_filter_that_no_row_can_fulfil_is_refused_by_its_field() -> None:
     with pytest.raises(InvalidMessage, match="64 KiB") as refused:
-        Layout(ORDERS).parts(("customer",), ("x" * 65_536,))
+        CassandraLayout(ORDERS).parts(("customer",), ("x" * 65_536,))
     assert refused.value.field == "customer"
 
 
 def test_long_text_in_a_field_that_is_not_declared_is_kept() -> None:
-    layout = Layout(ReadModel("bare", 1, Order))
+    layout = CassandraLayout(ReadModel("bare", 1, Order))
     text = layout.encode(Order("x" * 1_000_000))
     assert layout.decode(text) == Order("x" * 1_000_000)
-    assert len(layout.spots("k", Order("x" * 1_000_000))) == 1
+    assert len(layout.entries("k", Order("x" * 1_000_000))) == 1
     with pytest.raises(InvalidMessage, match="4,194,304 bytes"):
-        layout.encode(Order("é" * (LONGEST_ROW // 2)))
+        layout.encode(Order("é" * (MAX_ROW_BYTES // 2)))
 
 
 def test_a_url_names_hosts_account_keyspace_and_options() -> None:
     url = "cassandra://us%40er:pa%2Fss@one,two:19042,[::1]:29042/shop?datacenter=dc1&replication=3&tls=true"
     hosts = (("one", 29042), ("two", 19042), ("::1", 29042))
     address = address_of(url)
-    assert address == Address(hosts, "shop", "us@er", "pa/ss", "dc1", 3, True)
+    assert address == CassandraAddress(hosts, "shop", "us@er", "pa/ss", "dc1", 3, True)
     assert "pa/ss" not in f"{address} {address!r} {address.shown}"
-    assert address_of("cassandra://host") == Address((("host", 9042),))
+    assert address_of("cassandra://host") == CassandraAddress((("host", 9042),))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,7 @@ def test_a_url_names_hosts_account_keyspace_and_options() -> None:
         ("cassandra://user:secret@host/a-b", "small letters"),
         ("cassandra://user:secret@host/" + "a" * 49, "at most 48"),
         ("cassandra://user:secret@host/shop?replicas=3", "datacenter, replication, tls"),
-        ("cassandra://user:secret@host/shop?replication", "cannot be read"),
+        ("cassandra://user:secret@host/shop?replication", "cannot be parsed"),
         ("cassandra://user:secret@host/shop?replication=many", "replication=3"),
         ("cassandra://user:secret@host/shop?tls=perhaps", "neither true nor false"),
     ],
