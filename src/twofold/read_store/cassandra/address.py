@@ -35,7 +35,7 @@ class CassandraAddress(NamedTuple):
 
 
 def address_of(url: str) -> CassandraAddress:
-    """The parts of a `cassandra://` URL. WiringError, with the part and the cure, if the URL is malformed."""
+    """The parts of a `cassandra://` URL. WiringError, with the part and the fix, if the URL is malformed."""
     try:
         parts = urlsplit(url)
         account, _, location = parts.netloc.rpartition("@")

@@ -1,6 +1,6 @@
 """The Cassandra driver, as one untyped object: it has no type hints.
 
-All its modules are imported here, so that a driver that cannot run on this Python is a WiringError with the cure.
+All its modules are imported here, so that a driver that cannot run on this Python is a WiringError with the fix.
 """
 
 from typing import Any

@@ -69,7 +69,7 @@ class CassandraSchema:
     async def prepare(self, layout: CassandraLayout) -> CassandraTables:
         """The tables of a read model: created if they do not exist, rebuilt if they are for other accesses.
 
-        WiringError, with the cure, if the stored rows no longer fit the row type.
+        WiringError, with the fix, if the stored rows no longer fit the row type.
         """
         model = layout.model
         while True:

@@ -35,7 +35,7 @@ class MongoAddress(NamedTuple):
 
 
 def address_of(url: str) -> MongoAddress:
-    """The parts of a `mongodb://` or `mongodb+srv://` URL. WiringError, with the cure, if the URL is malformed."""
+    """The parts of a `mongodb://` or `mongodb+srv://` URL. WiringError, with the fix, if the URL is malformed."""
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2].split(",")

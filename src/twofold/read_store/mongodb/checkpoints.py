@@ -5,7 +5,7 @@ partitions  by name, the state of each
 columns     the columns that all rows have, or are being given; `filled` says that all rows have them
 layout      which change made the partitions what they are
 
-Parked keys have a collection of their own, with one document for each.
+Parked keys are in another collection, with one document for each.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ from twofold.read_store.columns import ColumnValue
 from twofold.read_store.mongodb.rows import LIVE, MongoTable
 
 _LEAST: Mapping[tuple[type, ...], ColumnValue] = {(int, float): -math.inf, (str,): ""}
-"""Before all column values of these types. A comparison matches values of its own type only."""
+"""Before all column values of these types. A comparison matches values of one type only."""
 
 
 class MongoFind:

@@ -42,7 +42,7 @@ _MAX_INDEXES = 62
 """MongoDB's limit of 64, without the index of the keys, which every collection has, and that of deleted rows."""
 
 _encode = msgspec.json.Encoder().encode
-# The driver returns integers of 64 bits as a type of its own.
+# The driver returns integers of 64 bits as a separate type.
 _encode_document = msgspec.json.Encoder(enc_hook=int).encode
 _decode_json = msgspec.json.Decoder().decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -105,7 +105,7 @@ class MongoTable:
         return {name: value(get(row)) for name, get, _, value in self._columns}
 
     def versioned_row(self, document: Mapping[str, Any]) -> VersionedRow:
-        """The row with its version. CorruptRow, with the cure, if it cannot be read."""
+        """The row with its version. CorruptRow, with the fix, if it cannot be read."""
         return VersionedRow(self.row(document), int(document["_p"]), int(document["_r"]))
 
     def row(self, document: Mapping[str, Any]) -> Any | None:

@@ -43,7 +43,7 @@ async def prepare(connection: MongoConnection, checkpoints: MongoCheckpoints, ta
 
     After the first step, no process begins to save rows without the columns. When the saves that were under way have
     ended, no more rows come that lack them.
-    WiringError, with the cure, if the stored rows no longer fit the row type.
+    WiringError, with the fix, if the stored rows no longer fit the row type.
     """
     document = await checkpoints.declare(table)
     rows = connection.collection(table.collection)
