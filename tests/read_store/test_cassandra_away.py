@@ -123,7 +123,7 @@ async def test_a_server_nobody_reaches_is_unavailable_within_bounds() -> None:
 async def test_an_account_that_is_not_let_in_is_named_without_its_password(server: Cassandra, account: str) -> None:
     with pytest.raises(WiringError, match=r"refuses .*\. Write cassandra://user:password@") as refused:
         await CassandraReadStore.open(_url(server, "x", account))
-    assert (account.partition(":")[0] or "without a name") in str(refused.value)
+    assert (account.partition(":")[0] or "without a user") in str(refused.value)
     assert "wr0ng" not in str(refused.value)
 
 
@@ -172,7 +172,7 @@ async def test_a_closed_store_answers_nothing_more_and_leaves_no_threads(server:
     await store.close()
     await store.close()
     for call in (find(store, ORDERS), store.load(ORDERS, ["a"]), store.save(Change(ORDERS, LOG, 1, 2, 0))):
-        assert "was closed" in await _within(5.0, call)
+        assert "is closed" in await _within(5.0, call)
     assert _threads() == before
 
 

@@ -222,7 +222,7 @@ async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, when: 
             if asked == 1 and when == "at once":
                 assert await decide(statement)
             if asked == 1:
-                raise OutcomeUnknown from OperationTimedOut()
+                raise OutcomeUnknown("no response") from OperationTimedOut()
             if when == "after it was looked up":
                 assert await decide(statement)
             return await decide(statement)
@@ -255,7 +255,7 @@ async def test_a_checkpoint_whose_answer_was_lost_and_that_another_moved_is_a_co
 
         async def losing(statement: Any) -> bool:
             await other.save(Change(ORDERS, LOG, 0, 4, 0))
-            raise OutcomeUnknown from OperationTimedOut()
+            raise OutcomeUnknown("no response") from OperationTimedOut()
 
         with patch.object(store._connection, "decide", losing):
             saving = store.save(Change(ORDERS, LOG, 0, 4, 0))
