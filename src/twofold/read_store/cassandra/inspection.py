@@ -75,7 +75,7 @@ class CassandraRowInspector:
     async def inspect(self, keys: Sequence[str]) -> dict[str, RawRow]:
         """See `ReadStoreMaintenance.inspect`."""
         rows = await self._read([key for key in dict.fromkeys(keys) if is_key(key)])
-        suspect = {key for key, row in rows.items() if row.corruption}
+        suspect: set[str] = {key for key, row in rows.items() if row.corruption}
         for _ in range(_READS):
             if not suspect:
                 break

@@ -24,24 +24,24 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def _uncancelled(
-    method: Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]]:
-    """Lets a method run to its end even if the caller is cancelled: see `MongoConnection.uncancelled`."""
-
-    @wraps(method)
-    async def run(store: "MongoReadStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await store._connection.uncancelled(method(store, *args, **kwargs))
-
-    return run
-
-
 class MongoReadStore:
     """A read store in one database of a MongoDB replica set.
 
     The store is not transactional: after an interrupted save rows are ahead of the checkpoint, see `saving`. But a
     snapshot reads as of one moment: that of its first read, not that of its opening, which would need a read more.
     """
+
+    @staticmethod
+    def _uncancelled(
+        method: Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]],
+    ) -> Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]]:
+        """Lets a method run to its end even if the caller is cancelled: see `MongoConnection.uncancelled`."""
+
+        @wraps(method)
+        async def run(store: "MongoReadStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await store._connection.uncancelled(method(store, *args, **kwargs))
+
+        return run
 
     def __init__(self, connection: MongoConnection, *, read_only: bool, world: World) -> None:
         self.identity = ""

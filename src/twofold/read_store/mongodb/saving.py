@@ -58,10 +58,11 @@ async def write_rows(
 
 
 async def _update(connection: MongoConnection, collection: str, updates: Sequence[UpdateOne]) -> None:
-    write = connection.collection(collection).bulk_write
-    while updates:
+    if updates:
+        write = connection.collection(collection).bulk_write
+        duplicates = await connection.retry(partial(_duplicates, write, updates))
         # A duplicate was inserted by another process at the same moment: now it is there, and can be updated.
-        updates = [updates[n] for n in await connection.retry(partial(_duplicates, write, updates))]
+        await _update(connection, collection, [updates[n] for n in duplicates])
 
 
 async def _duplicates(write: Callable[..., Awaitable[object]], items: Sequence[object]) -> list[int]:
