@@ -80,7 +80,7 @@ def _no_value(row: Any) -> None:
 
 def _group(model: ReadModel, filters: Mapping[str, Any]) -> tuple[str, ...]:
     for group in ((), *model.find_by):
-        if filters.keys() == set(group):
+        if set(filters) == set(group):
             return group
     fields = tuple(filters)
     named = " and ".join(f"'{field}'" for field in fields)

@@ -51,7 +51,7 @@ class RawRowReader:
         self._decode: Decode | None = None
         # A row type that JSON cannot be compared with: only the store in memory takes it.
         with contextlib.suppress(TypeError):
-            self._decode = msgspec.json.Decoder(model.row).decode if model else None
+            self._decode = _json_decoder(model) if model else None
 
     def read(self, text: object) -> DecodedRow:
         """A row of its JSON text."""
@@ -98,7 +98,7 @@ def row_decoder(model: ReadModel) -> Decode:
     WiringError, right here, where rows of this type cannot be read from JSON at all.
     """
     try:
-        decode: Decode = msgspec.json.Decoder(model.row).decode
+        decode = _json_decoder(model)
     except TypeError as error:
         raise WiringError(f"Rows of '{model.name}' cannot be stored as JSON: {model.row.__name__}: {error}.") from error
 
@@ -109,6 +109,10 @@ def row_decoder(model: ReadModel) -> Decode:
             raise corrupt_row(model, error) from error
 
     return decode_row
+
+
+def _json_decoder(model: ReadModel) -> Decode:
+    return msgspec.json.Decoder(model.row).decode
 
 
 def decode_at_start(decode: Callable[[T], Any], stored: T) -> Any | None:

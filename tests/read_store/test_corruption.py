@@ -1,4 +1,4 @@
-"""What somebody else has done to stored rows is seen, in every copy, and keeps nobody from seeing the others."""
+"""Corrupt rows are reported, in whichever copy they are corrupt, and do not hide the other rows."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -143,7 +143,7 @@ UNTOLD = "misfit"
 
 
 @pytest.mark.parametrize("what", list(SAID))
-async def test_damage_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(url: str, what: str) -> None:
+async def test_corruption_is_told_in_a_sentence_and_the_other_rows_are_as_they_are(url: str, what: str) -> None:
     async with opened(url) as store, opened(url, read_only=True) as stranger:
         await filled(store)
         await spoil(url, store, what)
@@ -256,7 +256,7 @@ async def test_a_row_that_is_found_but_not_there_by_key_is_told_of_and_so_is_the
         assert await told_of(store) == RawRow(PLAIN["b"], 2, 0, "Its copy under '*' is missing.")
 
 
-async def test_what_a_save_that_was_broken_off_has_left_is_no_damage_until_its_checkpoint_has_passed(
+async def test_what_a_save_that_was_interrupted_has_left_is_no_corruption_until_its_checkpoint_has_passed(
     cassandra: Cassandra,
 ) -> None:
     async with on_cassandra(cassandra) as store:
@@ -294,7 +294,7 @@ async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that
         assert len(await found_rows(store, MODEL, order_by="total")) == 4
 
 
-async def test_rows_that_are_being_saved_all_the_time_are_not_called_damaged(cassandra: Cassandra) -> None:
+async def test_rows_that_are_being_saved_all_the_time_are_not_called_corrupt(cassandra: Cassandra) -> None:
     async with on_cassandra(cassandra) as store:
         await filled(store)
         row, position, looks = ROWS["b"], 4, 0
