@@ -261,6 +261,23 @@ def adapters_imported_elsewhere(source: Source) -> list[str]:
     return breaches
 
 
+# -------------------------------------------------------------------------------------------------------- the file plan
+
+FILES_OF_A_READ_STORE = frozenset(
+    "address connection errors schema rows finds saving checkpoints snapshot inspection".split()
+)
+
+
+def files_beside_the_plan(source: Source) -> list[str]:
+    """The same job is in a file of the same name in every read store; `schema_names.py` holds a part of `schema.py`."""
+    folder, _, name = source.path.removesuffix(".py").rpartition("/")
+    parts = folder.split("/")
+    if parts[0] != "read_store" or len(parts) < 2:
+        return []
+    in_plan = name == "__init__" or name.partition("_")[0] in FILES_OF_A_READ_STORE
+    return [] if in_plan and len(parts) == 2 else [source.path]
+
+
 # ---------------------------------------------------------------------------------------------------------------- files
 
 # Written so that these patterns do not find themselves.

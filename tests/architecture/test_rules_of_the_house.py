@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     "no import hides inside a function": rules.imports_inside_functions,
     "no hint hides from run time": rules.hints_that_hide,
     "only app chooses an adapter": rules.adapters_imported_elsewhere,
+    "read stores are on one plan of files": rules.files_beside_the_plan,
     "no part comes in by the front door": rules.imports_by_the_front_door,
 }
 
@@ -63,6 +64,9 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (rules.adapters_imported_elsewhere, "http/a.py", "from twofold.write_store.sqlite import SqliteWriteStore\n"),
     (rules.adapters_imported_elsewhere, "http/a.py", "from ..read_store import memory\n"),
     (rules.adapters_imported_elsewhere, "testing/a.py", "import twofold.write_store.sqlite\n"),
+    (rules.files_beside_the_plan, "read_store/redis/layout.py", ""),
+    (rules.files_beside_the_plan, "read_store/redis/looking.py", ""),
+    (rules.files_beside_the_plan, "read_store/redis/rows/encoding.py", ""),
     (rules.imports_by_the_front_door, "codec/a.py", "import twofold\n"),
     (rules.imports_by_the_front_door, "codec/a.py", "from twofold import App\n"),
     (rules.imports_by_the_front_door, "codec/a.py", "from .. import App\n"),
@@ -80,6 +84,11 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (rules.adapters_imported_elsewhere, "app.py", "from twofold.write_store.sqlite import SqliteWriteStore\n"),
     (rules.adapters_imported_elsewhere, "http/a.py", "from twofold.write_store.port import WriteStore\n"),
     (rules.adapters_imported_elsewhere, "write_store/sqlite.py", "from twofold.write_store.memory import x\n"),
+    (rules.files_beside_the_plan, "read_store/redis/__init__.py", ""),
+    (rules.files_beside_the_plan, "read_store/redis/schema.py", ""),
+    (rules.files_beside_the_plan, "read_store/redis/schema_names.py", ""),
+    (rules.files_beside_the_plan, "read_store/paging.py", ""),
+    (rules.files_beside_the_plan, "write_store/sqlite/reader.py", ""),
     (rules.imports_by_the_front_door, "codec/a.py", "from twofold import errors\nimport twofold.domain\n"),
 ]
 
