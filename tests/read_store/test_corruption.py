@@ -214,7 +214,7 @@ async def got(store: ReadStore, key: str) -> Any:
 async def test_a_row_in_memory_that_is_no_json_is_told_of_too() -> None:
     store = MemoryReadStore()
     await filled(store)
-    rows = store._models["Things", 3].rows
+    rows = store._tables["Things", 3].rows
     rows["b"] = VersionedRow(object(), 2)
     rows["c"] = VersionedRow(Thing("c", "two"), 3)  # type: ignore[arg-type]
     found = dict(await store.raw_rows("Things", 3, "", 10))
