@@ -11,7 +11,7 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.projections import Projections
-from twofold.query_service.answer import QueryService
+from twofold.query_service.answer import QueryResult, QueryService
 from twofold.read_store.port import ReadModel
 from twofold.runtime import Plans, Runtime
 from twofold.settings import Settings
@@ -39,12 +39,14 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a query answers: the value, the position it reflects, and the keys set aside in the read models it asked."""
+    """What a query answers: the value, the position it reflects, and the first parked keys of the read models it asked,
+    of which there are `parked_count`."""
 
     value: Any
     position: Position
     token: str
     parked: list[str]
+    parked_count: int
 
 
 class App:
@@ -189,17 +191,17 @@ class App:
             await running.write_store.read(NO_EVENTS)
         at_least = 0 if position is None else await self._reached(running, position)
         longest = self.settings.wait_seconds if timeout is None else timeout
-        value, reflected, parked = await self.queries.answer(running.read_store, query, at_least, longest)
+        result = await self.queries.answer(running.read_store, query, at_least, longest)
         self._asked += 1
-        return Answer(value, reflected, self.token(reflected), list(parked))
+        return self._answer(result)
 
     async def live(self, query: Any) -> AsyncIterator[Answer]:
         """The answer to a query, and again whenever it has become another. Ends when the app stops."""
         running = self._open()
         pause = self.settings.poll_seconds
         answers = self.queries.live(running.read_store, query, pause, lambda: self._running is running)
-        async for value, position, parked in answers:
-            yield Answer(value, position, self.token(position), list(parked))
+        async for result in answers:
+            yield self._answer(result)
 
     async def log(self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100) -> Slice:
         """Recorded events after a position, and the head."""
@@ -240,6 +242,10 @@ class App:
     def token(self, position: Position) -> str:
         """A position as callers carry it: opaque, and good for this log only."""
         return f"{self._open().write_store.identity.stamp}.{position}"
+
+    def _answer(self, result: QueryResult) -> Answer:
+        value, position, parked, parked_count = result
+        return Answer(value, position, self.token(position), list(parked), parked_count)
 
     def position_of(self, token: str) -> Position:
         """The position in a token. InvalidMessage where it is malformed or comes from another log."""

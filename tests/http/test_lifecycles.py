@@ -34,7 +34,7 @@ async def test_both_answer_with_position_and_token(http: httpx.AsyncClient) -> N
         ("statement-of", {"account_id": "a", "cents": [100], "positions": [1]}),
     ):
         answer = await http.get(f"/queries/{name}", params={"account_id": "a", "position": token})
-        assert answer.json() == {"answer": value, "position": 1, "token": token, "parked": []}
+        assert answer.json() == {"answer": value, "position": 1, "token": token, "parked": [], "parked_count": 0}
         assert answer.headers["twofold-position"] == token
         missing = await http.get(f"/queries/{name}", params={"account_id": "b"})
         assert (missing.status_code, missing.json()["answer"]) == (200, None)

@@ -1,80 +1,35 @@
-"""Who stands still while the log does not is reported within seconds, everywhere, whatever it says of itself."""
+"""A follower that does not move while the log does is reported within seconds, whatever it says of itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.http.test_metrics import Series, of, scrape
+from tests.http.test_metrics import of, scrape
 from tests.sample_domains.counter_app_helpers import until
-from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, count, total_of
+from tests.sample_domains.counters import Count
 from tests.synchronization.cluster_helpers import Cluster, follows, happen, shares
+from tests.synchronization.liveness_helpers import (
+    STALL,
+    TOTALS,
+    WATCH,
+    asked,
+    caught_up,
+    counters,
+    degraded,
+    follower,
+    hanging,
+    level,
+    problems,
+    worker_of,
+)
 from twofold.app import App
-from twofold.domain.events import RecordedEvent
-from twofold.domain.module import Module
-from twofold.domain.process import Policy
-from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
-from twofold.health import FollowerStatus
-from twofold.http import asgi
-from twofold.settings import Settings
 from twofold.synchronization.work_unit import WorkUnit
-from twofold.synchronization.worker import Worker
 from twofold.testing import FrozenWorld
-from twofold.world import World
 
-STALL = 0.3
-TOTALS = {"name": "totals", "kind": "projection"}
-WATCH = {"name": "watch", "kind": "policy"}
 Sabotage = Callable[[App, WorkUnit, pytest.MonkeyPatch], Callable[[], None]]
-
-
-async def react(event: Counted, recorded: RecordedEvent) -> None:
-    return None
-
-
-def counters(
-    *,
-    world: World | None = None,
-    fold: Callable[..., Any] = add_up,
-    settings: dict[str, Any] | None = None,
-    **given: Any,
-) -> App:
-    """The counters with one projection and one policy, in memory."""
-    module = Module(
-        "counters",
-        events=[Counted, Ended],
-        decisions=[count],
-        projections=[Projection("totals", fold, key=CounterId, **given)],
-        policies=[Policy("watch", react)],
-        queries=[total_of],
-    )
-    chosen = Settings(**({"poll_seconds": 0.02, "fold_retries": 0} | (settings or {})))
-    return App(module, write_store="memory:", read_store="memory:", settings=chosen, world=world)
-
-
-@asynccontextmanager
-async def asked(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """Somebody who asks a running app over HTTP."""
-    transport = httpx.ASGITransport(asgi(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
-        yield http
-
-
-async def follower(app: App, name: str = "totals") -> FollowerStatus:
-    return next(each for each in (await app.status()).followers if each.name == name)
-
-
-def worker_of(app: App, name: str) -> Worker:
-    return next(worker for share, worker in shares(app).items() if share.name == name)
-
-
-async def caught_up(app: App) -> bool:
-    status = await app.status()
-    return all(each.position == status.head for each in status.followers)
 
 
 # ----------------------------------------------------------------------------------------- whatever it says of itself
@@ -109,19 +64,6 @@ def replaced(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[
         shares(app)[share] = worker
 
     return heal
-
-
-def hanging(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """It waits for an answer that never comes."""
-    follower, go_on = shares(app)[share].follower, asyncio.Event()
-    apply = follower.apply
-
-    async def hangs(*given: Any) -> None:
-        await go_on.wait()
-        await apply(*given)
-
-    patch.setattr(follower, "apply", hangs)
-    return go_on.set
 
 
 def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
@@ -199,20 +141,6 @@ async def test_a_follower_whose_task_died_is_begun_anew(name: str) -> None:
         await app.send(Count(["a"]))
         await until(lambda: caught_up(app), "caught up")
         assert worker_of(app, name) is not worker
-
-
-async def level(http: httpx.AsyncClient) -> str:
-    answer = await http.get("/health/ready")
-    assert answer.status_code == 200
-    return str(answer.json()["level"])
-
-
-async def degraded(http: httpx.AsyncClient) -> bool:
-    return await level(http) == "degraded"
-
-
-async def problems(app: App) -> list[str]:
-    return [problem.message for problem in (await app.status()).health.problems]
 
 
 async def test_each_node_reports_what_another_node_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,95 +262,3 @@ async def test_an_objective_is_missed_by_who_moves_too_slowly_as_well(monkeypatc
         assert problem.endswith("its objective is 2 s.")
         assert 0 < (await follower(app)).lag < 9
         assert await problems_after(app, world, 9.0) == []
-
-
-# ---------------------------------------------------------------------------------------------- set aside, and halted
-
-
-def poisoned(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
-    if isinstance(event, Counted) and event.by == 13 and counter == "bad":
-        raise ArithmeticError("thirteen")
-    return add_up(row, event, counter)
-
-
-async def told_by(app: App, http: httpx.AsyncClient) -> tuple[FollowerStatus, dict[str, Any], dict[str, Any], Series]:
-    everything = (await http.get("/status")).json()
-    one = (await http.get("/projections/totals")).json()["follower"]
-    (same,) = [each for each in everything["followers"] if each["name"] == "totals"]
-    return await follower(app), one, same, await scrape(http)
-
-
-async def test_a_parked_key_is_shown_everywhere_and_the_others_stay_ready() -> None:
-    async with counters(fold=poisoned) as app, asked(app) as http:
-        for by in (1, 13, 2, 3):
-            await app.send(Count(["bad", "good"], by))
-        await until(lambda: caught_up(app), "caught up")
-        status, one, same, series = await told_by(app, http)
-        (aside,) = status.parked
-        assert (aside.key, aside.position, aside.waiting) == ("bad", 2, 2)
-        for told in (one, same):
-            (shown,) = told["parked"]
-            assert (shown["key"], shown["position"], shown["waiting"]) == ("bad", 2, 2)
-            assert "thirteen" in shown["error"]
-        assert of(series, "follower_parked_keys", **TOTALS) == 1
-        assert of(series, "follower_waiting_events", **TOTALS) == 2
-        assert await level(http) == "degraded"
-
-
-async def test_a_halted_partition_is_shown_everywhere_and_the_node_is_degraded() -> None:
-    settings = {"stall_seconds": 600.0}
-    async with counters(fold=poisoned, parks="partition", partitions=2, settings=settings) as app, asked(app) as http:
-        for by in (1, 13, 2, 3):
-            await app.send(Count(["bad", "good"], by))
-        await until(lambda: halted(app), "halted")
-        status, one, same, series = await told_by(app, http)
-        (aside,) = status.parked
-        assert (aside.key, aside.position) == ("bad", 2)
-        assert (status.position, status.state, status.lag) == (1, "stopped", 3)
-        for told in (one, same):
-            assert [each["key"] for each in told["parked"]] == ["bad"]
-            (stopped,) = [each for each in told["partitions"] if each["state"] == "stopped"]
-            assert (stopped["position"], "thirteen" in stopped["error"]) == (1, True)
-        assert of(series, "follower_parked_keys", **TOTALS) == 1
-        assert of(series, "partition_lag_events", name="totals", partition=stopped["partition"]) == 3
-        answer = await http.get("/health/ready")
-        (reason,) = [problem["message"] for problem in answer.json()["problems"]]
-        assert reason.startswith(f"projection 'totals' ({stopped['partition']}) has stopped at position 1: ")
-        assert "thirteen" in reason
-        assert (answer.status_code, answer.json()["level"]) == (200, "degraded")
-
-
-async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_halted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = {"stall_seconds": STALL}
-    async with counters(fold=poisoned, parks="partition", partitions=2, settings=settings) as app:
-        low, high = [share for share in sorted(shares(app)) if share.kind == "projection"]
-        stands, stalls = (low, high) if low.partition.holds("bad") else (high, low)
-        both = ["bad", next(key for key in map(str, range(99)) if stalls.partition.holds(key))]
-        await app.send(Count(both, 1))
-        await until(lambda: caught_up(app), "caught up")
-        heal = hanging(app, stalls, monkeypatch)
-        for by in (2, 13, 3):
-            await app.send(Count(both, by))
-
-        async def told() -> bool:
-            return len(await problems(app)) == 2
-
-        await until(told, "both are reported")
-        both_problems = await problems(app)
-        stopped = f"'totals' ({stands.partition.name}) has stopped at position 2: "
-        (one,) = [each for each in both_problems if stopped in each]
-        (other,) = [
-            each
-            for each in both_problems
-            if f"'totals' ({stalls.partition.name}) has not moved from position 1 for " in each
-        ]
-        assert "thirteen" in one
-        assert other.endswith("no error was reported")
-        heal()
-
-
-async def halted(app: App) -> bool:
-    status = await follower(app)
-    return status.state == "stopped" and bool(status.parked)

@@ -17,13 +17,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class QueryAnswer(msgspec.Struct, frozen=True):
-    """An answer as it is sent. `position` and `token` say up to where it knows the log; `parked` names the parked keys
-    of its read models, whose rows may be older."""
+    """An answer as it is sent. `position` and `token` say up to where it knows the log; `parked` names the first
+    parked keys of its read models, whose rows may be older; there are `parked_count`."""
 
     answer: Any
     position: Position
     token: str
     parked: list[str]
+    parked_count: int
 
 
 def query_handler(wire: Wire, name: str) -> Handler:
@@ -57,4 +58,4 @@ async def _answers(app: App, query: object, position: str | None) -> Frames:
 
 
 def _sent(answer: Answer) -> QueryAnswer:
-    return QueryAnswer(answer.value, answer.position, answer.token, answer.parked)
+    return QueryAnswer(answer.value, answer.position, answer.token, answer.parked, answer.parked_count)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from heapq import nsmallest
 from typing import Any, NamedTuple, get_args, get_origin
 
 from twofold.codec import EventCodec
@@ -23,7 +24,7 @@ from twofold.write_store.port import WriteStore
 _POLL = 0.05
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to come as far as the one before."""
-MAX_PARKED_SHOWN = 100
+MAX_PARKED_SHOWN = 20
 
 
 class QueryFunction(NamedTuple):
@@ -44,11 +45,13 @@ class ViewSource(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """An answer, the position it reflects (its lowest checkpoint), and the keys set aside in its read models."""
+    """An answer, the position it reflects (its lowest checkpoint), and the first parked keys of its read models, of
+    which there are `parked_count`."""
 
     value: Any
     position: Position
     parked: tuple[str, ...]
+    parked_count: int
 
 
 class QueryService:
@@ -168,7 +171,7 @@ class QueryService:
         while going_on():
             moved = self._moved.next
             answered = await self.answer(read_store, query, 0, _SETTLE)
-            if last is None or (answered.value, answered.parked) != (last.value, last.parked):
+            if last is None or answered._replace(position=0) != last._replace(position=0):
                 last = answered
                 yield answered
             await wait_for(moved, pause, self._world)
@@ -211,8 +214,8 @@ async def _ask(
         for name, (model, snapshot) in asked.items()
     }
     value = await function.function(query, **views)
-    shown = sorted({key for keys in parked.values() for key in keys})[:MAX_PARKED_SHOWN]
-    return QueryResult(value, position, tuple(shown))
+    keys = frozenset[str]().union(*parked.values())
+    return QueryResult(value, position, tuple(nsmallest(MAX_PARKED_SHOWN, keys)), len(keys))
 
 
 def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:
