@@ -1,4 +1,4 @@
-"""docs/reference/cli.md tells every command, every option and every exit code; none is made up."""
+"""docs/reference/cli.md documents every command, option and exit code, and nothing that does not exist."""
 
 import re
 from importlib import import_module
@@ -15,9 +15,9 @@ REFERENCE = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text("utf
 
 
 def section(command: str) -> str:
-    found = re.search(rf"^## twofold {command}\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/reference/cli.md has no section '## twofold {command}'"
-    return found[1]
+    match = re.search(rf"^## twofold {command}\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/reference/cli.md has no section '## twofold {command}'"
+    return match[1]
 
 
 def command_called(name: str) -> click.Command:
@@ -26,7 +26,7 @@ def command_called(name: str) -> click.Command:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_options_told_of_a_command_are_those_it_has(name: str) -> None:
+def test_the_documented_options_of_a_command_are_those_it_has(name: str) -> None:
     options = {
         spelling
         for parameter in command_called(name).params
@@ -41,10 +41,10 @@ def test_the_options_told_of_a_command_are_those_it_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_and_its_options_explain_themselves(name: str) -> None:
+def test_a_command_and_its_options_have_help(name: str) -> None:
     command = command_called(name)
     assert command.help
-    assert [each.name for each in command.params if isinstance(each, click.Option) and not each.help] == []
+    assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
     done = CliRunner().invoke(command, ["--help"])
     assert done.exit_code == 0
     assert max(map(len, done.output.splitlines())) <= 100
@@ -54,5 +54,5 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
     assert re.findall(r"^## twofold (\S+)", REFERENCE, re.MULTILINE) == list(COMMANDS)
 
 
-def test_every_exit_code_is_told() -> None:
+def test_every_exit_code_is_documented() -> None:
     assert re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE) == [str(int(code)) for code in Exit]
