@@ -123,7 +123,10 @@ def _fits(value: ColumnValue, order: Column | None) -> bool:
 
 
 def declared_accesses(model: ReadModel) -> list[tuple[tuple[str, ...], str | None]]:
-    """Each declared filter with each declared order, once. Ordered by a filtered field, rows are ordered by key."""
+    """Each declared filter with each declared order, once.
+
+    All rows of a filter have the same value in its fields: to order by one of these is to order by key.
+    """
     pairs = product(((), *model.find_by), (None, *model.order_by))
     return list(dict.fromkeys((group, None if order in group else order) for group, order in pairs))
 

@@ -131,22 +131,15 @@ def decode_at_start(decode: Callable[[T], Any], stored: T) -> Any | None:
 
 def corrupt_row(model: ReadModel, error: Exception) -> CorruptRow:
     """What to raise where a stored row cannot be read, for this reason."""
-    return CorruptRow(unreadable(model, error), changed=type_changed(error))
-
-
-def unreadable(model: ReadModel, error: Exception) -> str:
-    """The sentence about a stored row that cannot be read, for this reason."""
-    if type_changed(error):
-        return (
+    # JSON that does not fit the row type is rarely an accident: the type has changed since.
+    if isinstance(error, msgspec.ValidationError):
+        message = (
             f"Stored rows of '{model.name}' no longer fit {model.row.__name__}: {error}. The row type has changed: "
             f"raise `version` of the projection '{model.name}', so that its read model is rebuilt."
         )
-    return f"A stored row of '{model.name}' is corrupt: {error}. Run `twofold audit --repair` to find and repair it."
-
-
-def type_changed(error: Exception) -> bool:
-    """Whether a row is JSON that does not fit the row type, as if that had changed since."""
-    return isinstance(error, msgspec.ValidationError)
+        return CorruptRow(message, changed=True)
+    message = f"A stored row of '{model.name}' is corrupt: {error}. Run `twofold audit --repair` to find and repair it."
+    return CorruptRow(message, changed=False)
 
 
 def _by_type(row: Any, columns: Mapping[str, Column], kinds: Mapping[str, object]) -> dict[str, list[ColumnValue]]:

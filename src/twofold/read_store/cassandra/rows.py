@@ -12,13 +12,13 @@ column values do: empty for None, `=` and the text for text, `=` and 20 digits f
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from twofold.errors import InvalidMessage
+from twofold.read_store.access import declared_accesses
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.corruption import row_decoder
 from twofold.read_store.partition import slot_of
@@ -58,7 +58,7 @@ class CassandraLayout:
         self.model = model
         self.columns = columns_of(model)
         self.decode = row_decoder(model)
-        self._accesses = list(_accesses(model))
+        self._accesses = [(access_name(*access), *access) for access in declared_accesses(model)]
         self._texts = [(field, _text_getter(column)) for field, column in self.columns.items()]
         # With the kinds: a field of another type sorts differently.
         self.declared = "; ".join(
@@ -128,13 +128,6 @@ def text_of(value: ColumnValue) -> str:
     if value is None:
         return ""
     return f"={value}" if isinstance(value, str) else f"={_number(value)}"
-
-
-def _accesses(model: ReadModel) -> Iterator[AccessFields]:
-    for group, order in product(dict.fromkeys([(), *model.find_by]), (None, *dict.fromkeys(model.order_by))):
-        # All rows of a filter have the same value in its fields: to order by one of these is to order by key.
-        if order is None or order not in group:
-            yield access_name(group, order), group, order
 
 
 def _text_getter(column: Column) -> Callable[[Any], str]:

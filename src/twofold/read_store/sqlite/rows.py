@@ -50,24 +50,18 @@ class SqliteTable:
         )
         self.delete = f"delete from {self.name} where key = ? and (repair, position) < (?, ?)"
         self.decode = row_decoder(model)
-        self._plain = all(column.plain for column in self.columns.values())
 
     def parameters(self, rows: Mapping[str, VersionedRow]) -> Iterator[tuple[Any, ...]]:
         """Parameters of `upsert` for the rows that are not None. InvalidMessage for a value without column value.
 
         One by one: a list of them would start the garbage collector for nothing.
         """
-        getters = [column.get for column in self.columns.values()]
+        plain = all(column.plain for column in self.columns.values())
+        getters = [column.get if plain else column.of for column in self.columns.values()]
         if not getters:
             for key, new in rows.items():
                 if new.row is not None:
                     yield key, _encode(new.row), new.position, new.repair
-        elif not self._plain:
-            of = [column.of for column in self.columns.values()]
-            for key, new in rows.items():
-                row = new.row
-                if row is not None:
-                    yield key, _encode(row), new.position, new.repair, *[value_of(row) for value_of in of]
         elif len(getters) == 1:
             (get,) = getters
             for key, new in rows.items():
