@@ -239,7 +239,7 @@ async def test_a_call_that_was_interrupted_after_the_first_switch_goes_on_with_t
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "a: nothing was built. Generation 2 serves since an earlier call, and generation 1 is on standby. To rebuild, "
-        "first repeat this command with --drop and a only."
+        "first repeat this command with --drop, for a only."
     )
     assert lines[1].startswith("b: generation 2 serves. The previous one is on standby")
 

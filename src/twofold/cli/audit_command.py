@@ -11,7 +11,7 @@ from twofold.cli.diff_output import print_differences
 from twofold.cli.operator_actions import action_options, utf8_words
 from twofold.cli.operator_client import ActionRequest, operator_client
 from twofold.cli.output import Exit, emit, printable
-from twofold.cli.progress_bar import Bar
+from twofold.cli.progress_bar import progress_bar
 from twofold.cli.store_access import StoreUrls, opened_stores
 from twofold.operations.audit import AuditResult, Repair, audit
 
@@ -48,8 +48,8 @@ async def _audit(app: App, name: str, keys: list[str], url: str | None, *, repai
             client = await stack.enter_async_context(operator_client(app, [name], url))
             repair_key = lambda name, key: client.act(ActionRequest("repair", name, key))  # noqa: E731
         stores = await stack.enter_async_context(opened_stores(app.settings, app.world))
-        bar = stack.enter_context(Bar(name, "events", app.world))
-        return await audit(app, *stores, name, keys=keys or None, repair=repair_key, on_progress=bar.reached)
+        on_progress = stack.enter_context(progress_bar(name, "events", app.world))
+        return await audit(app, *stores, name, keys=keys or None, repair=repair_key, on_progress=on_progress)
 
 
 def _print(result: AuditResult) -> None:

@@ -12,8 +12,8 @@ import click
 from twofold.app import App
 from twofold.cli.app_loading import Number, json_option, port_option
 from twofold.cli.demo_shop import Shop, ShopTotals, load_shop
-from twofold.cli.output import Exit, columns, emit
-from twofold.cli.progress_bar import Bar
+from twofold.cli.output import Exit, emit
+from twofold.cli.progress_bar import progress_bar
 from twofold.cli.serve_command import console_of, log_to_stderr, print_addresses
 from twofold.cli.store_access import refuse_memory
 from twofold.errors import Unavailable
@@ -158,13 +158,13 @@ class _Demo:
     async def _fill(self, url: str | None) -> int:
         start = self._app.world.monotonic()
         await self._shop.seed(self._app)
-        with Bar("Replaying", "orders", self._app.world) as bar:
+        with progress_bar("Replaying", "orders", self._app.world) as update:
 
-            def reached(done: int, total: int) -> None:
+            def on_progress(done: int, total: int) -> None:
                 self._sent = done
-                bar.reached(done, total, self._shop.date_reached(done))
+                update(done, total, self._shop.date_reached(done))
 
-            sent = await self._shop.replay(self._app, self._speed, reached)
+            sent = await self._shop.replay(self._app, self._speed, on_progress)
         totals = await self._shop.totals(self._app)
         seconds = self._app.world.monotonic() - start
         right = self._shop.expected.included_in(totals)
@@ -178,17 +178,14 @@ class _Demo:
         expected = self._shop.expected
         rate = f", {sent:,} of them sent now in {seconds:.1f} s ({sent / seconds:,.0f} orders/s)" if sent else ""
         click.echo(f"\nAll {expected.orders:,} orders are in the log{rate}. Totals of the read models:")
-        rows = [list(row) for row in totals.labelled()]
-        for line in columns(rows, right=frozenset({1})):
-            click.echo(f"  {line}")
+        click.echo(totals.table())
         if totals == expected:
             click.echo("These are exactly the totals of the old shop.")
         elif expected.included_in(totals):
             click.echo("These are the totals of the old shop plus the orders placed here.")
         else:
             click.echo("These totals are WRONG. The totals of the old shop are:")
-            for line in columns([list(row) for row in expected.labelled()], right=frozenset({1})):
-                click.echo(f"  {line}")
+            click.echo(expected.table())
         if url is not None:
             click.echo(f"\nStill serving at {url}/. Ctrl-C stops it.")
 

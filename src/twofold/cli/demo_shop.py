@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from twofold.app import App
+from twofold.cli.output import columns
 from twofold.errors import TwofoldError, WiringError
 
 PATIENCE = 300.0
@@ -24,17 +25,17 @@ class ShopTotals(msgspec.Struct, frozen=True):
     free_orders: int
     paid: int
 
-    def labelled(self) -> list[tuple[str, str]]:
-        """Each total as text, with its label."""
-        dollars = f"${self.revenue_cents // 100:,}.{self.revenue_cents % 100:02}"
-        return [
-            ("orders", f"{self.orders:,}"),
-            ("paid", f"{self.paid:,}"),
-            ("customers", f"{self.customers:,}"),
-            ("CDs", f"{self.cds:,}"),
-            ("revenue", dollars),
-            ("orders of $0.00", f"{self.free_orders:,}"),
+    def table(self) -> str:
+        """The totals as lines for people."""
+        rows = [
+            ["orders", f"{self.orders:,}"],
+            ["paid", f"{self.paid:,}"],
+            ["customers", f"{self.customers:,}"],
+            ["CDs", f"{self.cds:,}"],
+            ["revenue", f"${self.revenue_cents // 100:,}.{self.revenue_cents % 100:02}"],
+            ["orders of $0.00", f"{self.free_orders:,}"],
         ]
+        return "\n".join(f"  {line}" for line in columns(rows, right=frozenset({1})))
 
     def included_in(self, other: "ShopTotals") -> bool:
         """Whether `other` has the same totals, or more orders on top of them."""
@@ -67,16 +68,15 @@ class Shop:
         """Add the catalogue, if it is missing."""
         await self._shop.seed_catalogue(app)
 
-    async def replay(self, app: App, speed: float | None, reached: Callable[[int, int], None]) -> int:
+    async def replay(self, app: App, speed: float | None, on_progress: Callable[[int, int], None]) -> int:
         """Send the orders that are not in the log yet; how many were sent. Raises what `app.send` raises."""
         try:
-            sent: int = await self._shop.replay(app, speed=speed, on_progress=reached)
+            return int(await self._shop.replay(app, speed=speed, on_progress=on_progress))
         except ExceptionGroup as failed:
             # Many concurrent orders failed for the same reason: report the first.
             if isinstance(failed.exceptions[0], TwofoldError):
                 raise failed.exceptions[0] from failed
             raise
-        return sent
 
     def date_reached(self, done: int) -> str:
         """The date of the last of the first `done` orders."""

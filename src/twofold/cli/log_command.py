@@ -1,7 +1,6 @@
 """`twofold log`: show the stored events, beside the process that writes them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import click
 import msgspec
@@ -9,7 +8,7 @@ import msgspec
 from twofold.cli.app_loading import json_option
 from twofold.cli.output import Exit, emit, printable
 from twofold.cli.store_access import StoreUrls, opened_log, write_store_option
-from twofold.domain.event_query import ALL_EVENTS, EventQuery, QueryItem
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent, kebab_case
 from twofold.http.event_routes import event_record
 from twofold.settings import Settings
@@ -100,26 +99,18 @@ async def _list(write_store: WriteStore, options: LogOptions) -> None:
 
 
 async def _follow(write_store: WriteStore, options: LogOptions) -> None:
-    left = options.limit
-    async for event in _events(write_store, options):
-        if options.as_json:
-            emit(event_record(event))
-        else:
-            click.echo(_line(event))
-        if left is not None:
-            left -= 1
-            if not left:
-                return
-
-
-async def _events(write_store: WriteStore, options: LogOptions) -> AsyncIterator[RecordedEvent]:
-    after = options.after
+    after, left = options.after, options.limit
     if after is None:
-        after = max(0, (await write_store.read(EventQuery())).head - RECENT)
+        after = max(0, (await write_store.read(NO_EVENTS)).head - RECENT)
     while True:
-        page = await write_store.read(options.query, after, PAGE)
+        page = await write_store.read(options.query, after, PAGE if left is None else min(PAGE, left))
         for event in page.events:
-            yield event
+            if options.as_json:
+                emit(event_record(event))
+            else:
+                click.echo(_line(event))
+        if left is not None and not (left := left - len(page.events)):
+            return
         if page.upto <= after:
             await write_store.wait(after, 1.0)
         after = max(after, page.upto)

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from twofold.cli.app_loading import json_option
 from twofold.cli.output import Exit, emit
-from twofold.cli.progress_bar import Bar
+from twofold.cli.progress_bar import progress_bar
 from twofold.cli.store_access import opened_log, refuse_memory
 from twofold.operations.move import MoveResult, move
 from twofold.settings import Settings
@@ -47,5 +47,5 @@ async def _move(source: str, target: str) -> MoveResult:
     async with opened_log(old, world):
         pass
     async with opened_log(old, world, read_only=False) as log, opened_log(new, world, read_only=False) as copy:
-        with Bar("Moving", "events", world) as bar:
-            return await move(log, copy, bar.reached)
+        with progress_bar("Moving", "events", world) as on_progress:
+            return await move(log, copy, on_progress)

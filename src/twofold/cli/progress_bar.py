@@ -1,7 +1,8 @@
 """Progress on standard error: bars on a terminal, elsewhere a line for every tenth of the work."""
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import click
@@ -32,8 +33,8 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            _Count(),
-            _Rate(unit),
+            _TaskColumn(_count),
+            _TaskColumn(lambda task: _rate(task, unit)),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
@@ -47,9 +48,7 @@ class Bars:
         self._tasks = {label: self._progress.add_task(label, total=None, note="") for label in self._labels}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def update(self, label: str, done: int, total: int, note: str = "", error: str = "") -> None:
@@ -73,16 +72,11 @@ class Bars:
             click.echo(", ".join(filter(None, parts)), err=True)
 
 
-class Bar(Bars):
-    """Progress of one task."""
-
-    def __init__(self, label: str, unit: str, world: World) -> None:
-        super().__init__([label], unit, world)
-        self._label = label
-
-    def reached(self, done: int, total: int, note: str = "") -> None:
-        """Set how much of the total is done."""
-        self.update(self._label, done, total, note)
+@contextmanager
+def progress_bar(label: str, unit: str, world: World) -> Iterator[Callable[..., None]]:
+    """Progress of one task: a function of how much is done, of the total, and of a note."""
+    with Bars([label], unit, world) as bars:
+        yield partial(bars.update, label)
 
 
 def _line(text: str) -> str:
@@ -91,16 +85,21 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
-class _Count(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if task.total is None else f"{int(task.completed):,} of {int(task.total):,}")
+class _TaskColumn(ProgressColumn):
+    """A column whose text is a function of the task."""
 
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
+    def __init__(self, text: Callable[[Task], str]) -> None:
         super().__init__()
-        self._unit = unit
+        self._text = text
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
+        return Text(self._text(task))
+
+
+def _count(task: Task) -> str:
+    return "" if task.total is None else f"{int(task.completed):,} of {int(task.total):,}"
+
+
+def _rate(task: Task, unit: str) -> str:
+    speed = task.finished_speed or task.speed
+    return "" if speed is None else f"{speed:,.0f} {unit}/s"

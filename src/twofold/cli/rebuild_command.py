@@ -148,7 +148,7 @@ class _Rebuild:
         if standby and not any(status.build(name, "building") for name in self._names):
             raise InvalidMessage(
                 f"Generation {next(iter(standby.values()))} of '{next(iter(standby))}' is on standby. Drop it before "
-                f"you rebuild: repeat this command with --drop and {' '.join(standby)} only.",
+                f"you rebuild: repeat this command with --drop, for {' '.join(standby)} only.",
                 field="name",
             )
         return standby
@@ -223,7 +223,7 @@ class _Rebuild:
         if result.standby is not None:
             return (
                 f"nothing was built. Generation {number} serves since an earlier call, and generation "
-                f"{result.standby} is on standby. To rebuild, first repeat this command with --drop and "
+                f"{result.standby} is on standby. To rebuild, first repeat this command with --drop, for "
                 f"{result.name} only."
             )
         if result.serves:

@@ -7,7 +7,7 @@ import click
 from twofold.app import App
 from twofold.cli.app_loading import app_argument, json_option, load_app
 from twofold.cli.output import Exit, emit
-from twofold.cli.progress_bar import Bar
+from twofold.cli.progress_bar import progress_bar
 from twofold.cli.store_access import StoreUrls, opened_log, write_store_option
 from twofold.operations.reindex import ReindexResult, reindex
 
@@ -38,5 +38,5 @@ def command(target: str, write_store: str | None, as_json: bool) -> int:
 
 async def _reindex(app: App) -> ReindexResult:
     async with opened_log(app.settings, app.world, read_only=False) as write_store:
-        with Bar("Indexing", "positions", app.world) as bar:
-            return await reindex(app, write_store, bar.reached)
+        with progress_bar("Indexing", "positions", app.world) as on_progress:
+            return await reindex(app, write_store, on_progress)

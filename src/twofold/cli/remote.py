@@ -75,8 +75,10 @@ class Remote:
             with error:
                 raise _problem(self.url, error) from error
         except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            reason = getattr(reason, "strerror", None) or reason
             raise Unavailable(
-                f"{self.url} does not answer: {error}. Start `twofold serve` there, check the address, or leave out "
+                f"{self.url} does not answer: {reason}. Start `twofold serve` there, check the address, or leave out "
                 "--url to open the stores."
             ) from error
         if not body:

@@ -74,7 +74,7 @@ async def opened_log(settings: Settings, world: World, *, read_only: bool = True
 @asynccontextmanager
 async def opened_stores(settings: Settings, world: World) -> AsyncGenerator[tuple[WriteStore, ReadStore]]:
     """Both stores that `settings` name, read-only beside other processes, until the context ends."""
-    refuse_memory_stores(settings)
+    refuse_memory(settings.read_store, "--read-store")
     async with opened_log(settings, world) as write_store:
         read_store = await open_read_store(settings.read_store, world, read_only=True)
         try:

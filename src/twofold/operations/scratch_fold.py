@@ -43,34 +43,28 @@ class ScratchFold:
             page = await self._write_store.read(self._projector.query, self.position, self._page)
             events = [event for event in page.events if event.position <= to]
             upto = min(page.upto, to)
-            await self._take(Slice(events, upto, page.head))
+            await self._fold(Slice(events, upto, page.head), self.position)
             self.position = upto
             if on_progress is not None:
                 on_progress(upto, to)
             # SQLite is read on the event loop, so other tasks need a turn.
             await self._world.sleep(0)
 
-    async def _take(self, page: Slice) -> None:
+    async def _fold(self, page: Slice, before: Position) -> None:
+        """Fold a page. If that fails, fold its events one by one, and park the key of each that fails."""
         try:
-            await self._projector.apply(page, self.position)
+            await self._projector.apply(page, before)
         except (Conflict, Unavailable):
             raise
-        except Exception:  # noqa: BLE001 -- a fold may raise anything; the failing key is found event by event
-            await self._one_by_one(page)
-
-    async def _one_by_one(self, page: Slice) -> None:
-        position = self.position
-        for event in page.events:
-            alone = Slice([event], event.position, page.head)
-            try:
-                await self._projector.apply(alone, position)
-            except (Conflict, Unavailable):
-                raise
-            except Exception as error:  # noqa: BLE001 -- see above
-                await self._park(alone, position, error)
-            position = event.position
-        if position < page.upto:
-            await self._projector.apply(Slice([], page.upto, page.head), position)
+        except Exception as error:  # noqa: BLE001 -- a fold may raise anything
+            if [event.position for event in page.events] == [page.upto]:
+                await self._park(page, before, error)
+                return
+            for event in page.events:
+                await self._fold(Slice([event], event.position, page.head), before)
+                before = event.position
+            if before < page.upto:
+                await self._projector.apply(Slice([], page.upto, page.head), before)
 
     async def _park(self, page: Slice, before: Position, error: Exception) -> None:
         (event,) = page.events
