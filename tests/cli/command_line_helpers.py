@@ -1,4 +1,4 @@
-"""The real command, run as people run it: in a process of its own, in a folder of its own."""
+"""The real command, run as people run it: as a separate process, in an empty folder."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`twofold audit`: rows that are not the fold of the log are found and mended, also beside a running serve."""
+"""`twofold audit`: rows that are not the fold of the log are reported and repaired, also beside a running serve."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_rows_that_are_right_are_said_to_be(folder: Path) -> None:
     assert (code, said["data"]["rows"], said["data"]["right"]) == (0, 40, 40)
 
 
-def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
+def test_a_wrong_row_is_shown_and_repaired(folder: Path) -> None:
     break_a_row(folder)
     done = run(folder, "audit", "app:app", "pages")
     assert done.returncode == 3
@@ -34,7 +34,7 @@ def test_a_row_that_is_wrong_is_shown_and_mended(folder: Path) -> None:
         ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
     ],
 )
-def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_mended(folder: Path, row: str, told: str) -> None:
+def test_a_corrupt_row_is_reported_with_what_is_wrong_and_repaired(folder: Path, row: str, told: str) -> None:
     connection = apsw.Connection(str(folder / "data/views.db"))
     connection.execute("""update "rows of pages@1" set row = ? where key = 'n3'""", (row,)).fetchall()
     connection.close()
@@ -49,7 +49,7 @@ def test_a_row_that_nobody_can_read_is_told_with_what_is_wrong_and_mended(folder
     assert run(folder, "audit", "app:app", "pages").returncode == 0
 
 
-def test_beside_a_running_serve_it_looks_by_itself_and_has_the_serve_mend(folder: Path) -> None:
+def test_beside_a_running_serve_it_audits_by_itself_and_lets_the_serve_repair(folder: Path) -> None:
     break_a_row(folder)
     with serving(folder) as (_, at):
         assert run(folder, "audit", "app:app", "pages").returncode == 3
@@ -59,7 +59,7 @@ def test_beside_a_running_serve_it_looks_by_itself_and_has_the_serve_mend(folder
         assert run(folder, "audit", "app:app", "pages").returncode == 0
 
 
-def test_what_cannot_be_audited_is_said(folder: Path) -> None:
+def test_what_cannot_be_audited_is_reported(folder: Path) -> None:
     done = run(folder, "audit", "app:app", "nope")
     assert done.returncode == 2
     assert "There is no projection 'nope'. There are: pages." in done.stderr

@@ -72,7 +72,7 @@ def test_the_shop_is_up_while_orders_come_in_and_ctrl_c_interrupts_without_loss(
         (["--data", "a-file"], "--data", "is a file"),
     ],
 )
-def test_nonsense_is_told_with_the_option_and_the_cure(
+def test_wrong_usage_is_reported_with_the_option_and_what_to_do(
     tmp_path: Path, options: list[str], field: str | None, cure: str
 ) -> None:
     (tmp_path / "a-file").write_text("")

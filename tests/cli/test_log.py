@@ -61,7 +61,7 @@ def test_filters_choose_what_is_shown(folder: Path, options: list[str], position
     assert said["data"]["head"] == 12
 
 
-def test_a_type_that_was_never_stored_is_named_with_what_was_meant(folder: Path) -> None:
+def test_a_type_that_was_never_stored_is_named_with_a_suggestion(folder: Path) -> None:
     done = run(folder, "log", "--type", "NoteWritten")
     assert "No event of type NoteWritten is stored yet. Did you mean note-written?" in done.stderr
 
@@ -81,7 +81,7 @@ def test_following_starts_with_the_recent_past_and_sees_what_comes(tmp_path: Pat
             assert following.wait(30) == 0
 
 
-def test_what_could_drive_a_terminal_is_shown_as_an_escape(tmp_path: Path) -> None:
+def test_characters_that_control_a_terminal_are_escaped(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, at):
         text = "\x9b31m red \u202e right to left"
         httpx.post(f"{at['url']}/commands/write-note", json={"note_id": "n", "text": text}).raise_for_status()
@@ -90,7 +90,7 @@ def test_what_could_drive_a_terminal_is_shown_as_an_escape(tmp_path: Path) -> No
     assert line.isprintable()
 
 
-def test_whoever_reads_may_stop_reading(folder: Path) -> None:
+def test_the_reader_of_the_output_may_stop_reading(folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; '{TWOFOLD}' log --follow --after 0 | true"],
         cwd=folder, capture_output=True, text=True, timeout=60, check=False,
@@ -114,7 +114,7 @@ def test_whoever_reads_may_stop_reading(folder: Path) -> None:
         (["--no-such"], 2, "usage", "--no-such", "No such option"),
     ],
 )
-def test_nonsense_is_told_with_the_option_and_the_cure(
+def test_wrong_usage_is_reported_with_the_option_and_what_to_do(
     folder: Path, options: list[str], code: int, kind: str, field: str | None, cure: str
 ) -> None:
     got, said = run_json(folder, "log", *options)

@@ -42,7 +42,7 @@ def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgr
         ("sqlite:///none.db", "mongodb://there/here", 4, "There is no file"),
     ],
 )
-def test_what_cannot_be_moved_is_said(tmp_path: Path, source: str, target: str, code: int, cure: str) -> None:
+def test_what_cannot_be_moved_is_reported(tmp_path: Path, source: str, target: str, code: int, cure: str) -> None:
     done = twofold(tmp_path, "move", "--from", source, "--to", target)
     assert (done.returncode, cure in done.stderr) == (code, True), done.stderr
     assert not (tmp_path / "none.db").exists()

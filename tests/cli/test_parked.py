@@ -17,11 +17,11 @@ CARELESS = CARELESS.replace(
     "class Page(Struct",
     "from pathlib import Path\n\ndef mended() -> bool:\n    return Path('mended').exists()\n\nclass Page(Struct",
 )
-"""An app whose fold is mended, while it runs, by a file."""
+"""An app whose fold is fixed by a file while it runs."""
 
 
 def park(folder: Path, url: str) -> None:
-    """A key is set aside, another is not."""
+    """Park one key, and do not park another."""
     write(url, "bad", "cannot be folded")
     ask(url, "good", write(url, "good"))
 
@@ -40,7 +40,7 @@ def acts(folder: Path) -> list[tuple[str, str, bool]]:
     return [(each["what"], each["key"], each["done"]) for each in told]
 
 
-def test_a_running_app_is_asked_to_retry_until_what_failed_is_mended(tmp_path: Path) -> None:
+def test_a_running_app_retries_until_the_cause_is_fixed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(CARELESS)
     with serving(tmp_path) as (_, at):
         park(tmp_path, at["url"])
@@ -55,7 +55,7 @@ def test_a_running_app_is_asked_to_retry_until_what_failed_is_mended(tmp_path: P
         assert acts(tmp_path) == [("retry", "bad", True), ("retry", "bad", True)]
 
 
-def test_a_running_app_is_asked_to_skip_and_the_event_stays_passed_over(tmp_path: Path) -> None:
+def test_a_running_app_skips_an_event_and_it_stays_skipped(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
         code, said = run_json(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
@@ -68,7 +68,7 @@ def test_a_running_app_is_asked_to_skip_and_the_event_stays_passed_over(tmp_path
         assert note(at["url"], "bad") is None
 
 
-def test_stores_that_nobody_serves_are_opened_and_who_did_it_is_on_record(tmp_path: Path) -> None:
+def test_stores_without_a_running_app_are_opened_and_the_user_is_recorded(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
         stop(process, signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_stores_that_nobody_serves_are_opened_and_who_did_it_is_on_record(tmp_pa
     assert "skip" in shown[2] and "The event at 1 is passed over." in shown[2]
 
 
-def test_a_file_that_a_running_app_holds_is_told_with_the_cure(tmp_path: Path) -> None:
+def test_an_error_about_a_file_that_a_running_app_holds_says_what_to_do(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, _):
         for command in (["parked", "retry", "app:app", "pages", "bad"], ["partitions", "split", "app:app", "pages"]):
             code, said = run_json(tmp_path, *command)
@@ -146,7 +146,7 @@ notes = Module(""",
 """An app with effects outside, each of them a line in a file."""
 
 
-def test_an_act_on_one_event_of_a_policy_in_the_stores_does_nothing_about_the_others(tmp_path: Path) -> None:
+def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(MAILS)
     with serving(tmp_path) as (process, at):
         for name, text in (("n1", "hello"), ("n2", "no mail"), ("n3", "no mail"), ("n4", "no mail"), ("n5", "bye")):
@@ -168,7 +168,7 @@ def sent(folder: Path) -> list[str]:
     return (folder / "sent").read_text().split() if (folder / "sent").exists() else []
 
 
-def test_what_is_mended_meanwhile_is_not_passed_over_in_the_stores_either(tmp_path: Path) -> None:
+def test_an_event_that_can_be_folded_by_now_is_not_skipped_in_the_stores_either(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(CARELESS)
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
@@ -180,7 +180,7 @@ def test_what_is_mended_meanwhile_is_not_passed_over_in_the_stores_either(tmp_pa
     assert keys_parked(tmp_path) == []
 
 
-def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal(tmp_path: Path) -> None:
+def test_log_messages_are_printed_in_lines_that_cannot_control_a_terminal(tmp_path: Path) -> None:
     loud = APP.replace('"not this one"', 'f"not \\x1b[31mthis\\none"')
     assert loud != APP
     (tmp_path / "app.py").write_text(loud)
@@ -212,7 +212,7 @@ def test_what_is_logged_by_the_way_is_told_in_lines_that_cannot_drive_a_terminal
         (["partitions", "split", "app:app", "pages", "half"], 2, "Write MODULE:APP NAME PARTITION"),
     ],
 )
-def test_nonsense_is_told_with_the_cure(tmp_path: Path, arguments: list[str], code: int, cure: str) -> None:
+def test_wrong_usage_is_reported_with_what_to_do(tmp_path: Path, arguments: list[str], code: int, cure: str) -> None:
     (tmp_path / "app.py").write_text(APP)
     got, said = run_json(tmp_path, *arguments)
     assert (got, said["ok"]) == (code, False), json.dumps(said)

@@ -242,7 +242,7 @@ def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
         (["nothing"], 2, "Write MODULE:APP"),
     ],
 )
-def test_nonsense_is_told_with_the_cure(tmp_path: Path, options: list[str], code: int, cure: str) -> None:
+def test_wrong_usage_is_reported_with_what_to_do(tmp_path: Path, options: list[str], code: int, cure: str) -> None:
     got, said = run_json(tmp_path, "projections", *options)
     assert (got, said["ok"]) == (code, False)
     assert cure in said["error"]["message"]

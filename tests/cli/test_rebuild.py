@@ -122,7 +122,7 @@ def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("Yes", 0), ("", 3), ("n", 3), ("yn", 3)])
-def test_who_sits_at_a_terminal_is_asked(folder: Path, answer: str, code: int) -> None:
+def test_on_a_terminal_it_asks(folder: Path, answer: str, code: int) -> None:
     break_a_row(folder)
     terminal, stdin = os.openpty()
     with running(folder, "rebuild", "app:app", "pages", stdin=stdin) as process:
@@ -183,7 +183,7 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
         (["pages"], "MODULE:APP NAME"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_the_cure(folder: Path, words: list[str], told: str) -> None:
+def test_what_cannot_be_done_is_reported_with_what_to_do(folder: Path, words: list[str], told: str) -> None:
     done = run(folder, "rebuild", *words)
     assert done.returncode == 2
     assert told in done.stderr

@@ -28,7 +28,7 @@ def test_it_is_asked_for_at_start_and_makes_the_app_start(tmp_path: Path) -> Non
         code, said = run_json(tmp_path, "reindex", "app:app")
         assert (code, said["error"]["kind"]) == (2, "wiring-error")
         stop(process, signal.SIGTERM)
-    assert run(tmp_path, "reindex", "app:app").stdout == "Every event is found by all its tags. Nothing to do.\n"
+    assert run(tmp_path, "reindex", "app:app").stdout == "All events have all their tags. Nothing to do.\n"
 
     (tmp_path / "app.py").write_text(WITH_NEW_TAG)
     refused = run(tmp_path, "serve", "app:app", "--port", "0")

@@ -33,7 +33,7 @@ def test_it_ends_with_0_when_told_to_and_what_was_acknowledged_is_there_again(
         assert httpx.get(f"{at['url']}/events").json()["events"][0]["data"]["text"] == "kept"
 
 
-def test_people_are_told_where_everything_is(tmp_path: Path) -> None:
+def test_the_addresses_and_stores_are_printed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with running(tmp_path, "serve", "app:app", "--port", "0", "--write-store", "sqlite:///my/log.db") as process:
         assert next_line(process.stdout) == "app:app is running. Ctrl-C stops it.\n"
@@ -44,14 +44,14 @@ def test_people_are_told_where_everything_is(tmp_path: Path) -> None:
         assert stop(process, signal.SIGINT) == (0, "Stopped.\n", "")
 
 
-def test_a_second_one_on_the_same_file_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_one_on_the_same_file_is_refused_and_names_the_process(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, _):
         code, said = run_json(tmp_path, "serve", "app:app", "--port", "0")
         assert (code, said["ok"], said["error"]["kind"]) == (2, False, "wiring-error")
         assert f"pid {process.pid}" in said["error"]["message"]
 
 
-def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_reported(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -83,7 +83,7 @@ MODULES = {
         ("", "Write MODULE:APP"),
     ],
 )
-def test_an_app_that_is_not_there_is_told_in_a_sentence(tmp_path: Path, target: str, cure: str) -> None:
+def test_a_missing_app_is_reported_in_a_sentence(tmp_path: Path, target: str, cure: str) -> None:
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     done = run(tmp_path, "serve", target)

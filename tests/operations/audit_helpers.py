@@ -62,7 +62,7 @@ async def everything_wrong(app: App, log: MemoryWriteStore, read_store: ReadStor
 def spoil(
     read_store: MemoryReadStore, number: int, key: str, how: Callable[[VersionedRow], VersionedRow | None]
 ) -> None:
-    """Change a row behind everybody's back."""
+    """Change a row without an event."""
     rows = read_store._tables["totals", number].rows
     spoilt = how(rows[key])
     del rows[key]

@@ -125,7 +125,7 @@ class Log:
 
 
 class Following:
-    """A generation of the read model `totals`, followed for in partitions, each at a pace of its own."""
+    """A generation of the read model `totals`, followed in partitions, each at its own pace."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Following:
         self._epoch = 0
 
     def projector(self, partition: Partition) -> Projector:
-        """A follower that has not opened, under a lease of its own."""
+        """A follower that has not opened, with a new lease."""
         self._epoch += 1
         return Projector(
             self.projection,

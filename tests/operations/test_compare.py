@@ -1,4 +1,4 @@
-"""Comparing two generations: what differs is told, and nothing is told to differ that is only ahead."""
+"""Comparing two generations: differences are reported, and a row that is only ahead is not one."""
 
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -22,7 +22,7 @@ from twofold.write_store.port import LogIdentity
 
 
 class Meanwhile(RealWorld):
-    """A world in which something happens each time somebody waits, and no time is lost by it."""
+    """A world in which something happens whenever a task waits, without loss of time."""
 
     def __init__(self, *happens: Callable[[], Awaitable[object]]) -> None:
         self._happens = list(happens)

@@ -29,7 +29,7 @@ _SERVE = "from twofold.cli import main; main()"
 
 
 class History:
-    """What the client was told, on disk before the client goes on."""
+    """What the server acknowledged, on disk before the client goes on."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+", encoding="utf-8")
@@ -54,7 +54,7 @@ class History:
 
 
 class KilledShop:
-    """The shop in `folder`, served by a process of its own, which is killed again and again."""
+    """The shop in `folder`, served by a process that is killed again and again."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.random = Random(seed)

@@ -134,8 +134,8 @@ class _Rebuild:
                 click.echo(printable(f"{name}: {self._summary(results[-1])}"))
         if self._options.as_json:
             emit(results)
-        left = [each for each in results if each.standby is not None or (self._options.switch and not each.serves)]
-        return Exit.UNHEALTHY if left else Exit.OK
+        done = all(result.standby is None and (result.serves or not self._options.switch) for result in results)
+        return Exit.OK if done else Exit.UNHEALTHY
 
     def _standby(self, status: OperatorStatus) -> dict[str, int]:
         """The standby generations that must be dropped before another one is built, by name.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import structs
 
 from twofold.app import App
 from twofold.domain.events import Position
-from twofold.domain.projection import MAX_KEY, BoundProjection
+from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnknownMessage
 from twofold.operations.inline_rows import InlineRowInspector
 from twofold.operations.key_folds import KeyFolds
@@ -89,14 +90,15 @@ async def audit(
     An inline projection is audited by key only and cannot be repaired. UnknownMessage if the app has no such
     projection; InvalidMessage if it cannot be audited this way; Unavailable if it has not been built yet.
     """
-    projection = _projection(app, name)
-    for key in keys or ():
-        if not 1 <= len(key) <= MAX_KEY:
-            raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
+    _check(app, name, keys, repair)
+    projection = app.wiring.projections[name]
+    folds = KeyFolds(write_store, projection, app.events.decode, app.world)
     if projection.lifecycle == "inline":
-        return await _audit_inline(app, write_store, projection, keys, repair, sample)
-    board = await read_cluster_state(write_store, read_store.identity)
-    generation = board.generations(name).record.find(projection.version, "serving")
+        auditing = _Audit(InlineRowInspector(write_store, projection), folds, sample)
+        await auditing.audit_keys(dict.fromkeys(keys or ()))
+        return auditing.result
+    state = await read_cluster_state(write_store, read_store.identity)
+    generation = state.generations(name).record.find(projection.version, "serving")
     if generation is None:
         raise Unavailable(f"Version {projection.version} of '{name}' has not been built yet. Start the app first.")
 
@@ -104,52 +106,40 @@ async def audit(
         actions = (await operator_actions(write_store)).values()
         return skipped_events(actions, name, projection.version, read_store.identity)
 
-    skips = await read_skips()
-    folds = KeyFolds(write_store, projection, app.events.decode, app.world, skips)
+    folds.skips = await read_skips()
     model = structs.replace(app.models[name], generation=generation)
     stored = RowInspector(write_store, read_store, name, generation, model=model)
-    auditing = _Audit(stored, folds, repair, sample, read_skips)
+    auditing = _Audit(stored, folds, sample, repair, read_skips)
     if keys is not None:
         await auditing.audit_keys(dict.fromkeys(keys))
         return auditing.result
-    async with scratch_fold(app, write_store, projection, skips) as fold:
+    async with scratch_fold(app, write_store, projection, folds.skips) as fold:
         await auditing.run(stored, fold, app.world, page, on_progress)
         return auditing.result
 
 
-async def _audit_inline(
-    app: App,
-    write_store: WriteStore,
-    projection: BoundProjection,
-    keys: Sequence[str] | None,
-    repair: Repair | None,
-    sample: int,
-) -> AuditResult:
-    if keys is None:
-        raise InvalidMessage(f"'{projection.name}' is inline: its rows are audited by key. Name the keys.", field="key")
-    if repair is not None:
-        raise InvalidMessage(
-            f"'{projection.name}' is inline: commands write its rows, and no follower can repair them. Increase its "
-            "version: the next start builds its rows again.",
-            field="name",
-        )
-    folds = KeyFolds(write_store, projection, app.events.decode, app.world)
-    auditing = _Audit(InlineRowInspector(write_store, projection), folds, None, sample)
-    await auditing.audit_keys(dict.fromkeys(keys))
-    return auditing.result
-
-
-def _projection(app: App, name: str) -> BoundProjection:
+def _check(app: App, name: str, keys: Iterable[str] | None, repair: Repair | None) -> None:
     if name not in app.wiring.projections:
         known = ", ".join(sorted(app.wiring.projections)) or "none"
         raise UnknownMessage(f"There is no projection '{name}'. There are: {known}.", field="name")
-    projection: BoundProjection = app.wiring.projections[name]
-    if projection.lifecycle == "live":
-        raise InvalidMessage(
-            f"'{name}' is live: it is folded for each query, so there are no stored rows to audit.",
-            field="name",
-        )
-    return projection
+    for key in keys or ():
+        if not 1 <= len(key) <= MAX_KEY:
+            raise InvalidMessage(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.", field="key")
+    match app.wiring.projections[name].lifecycle:
+        case "live":
+            raise InvalidMessage(
+                f"'{name}' is live: it is folded for each query, so there are no stored rows to audit.", field="name"
+            )
+        case "inline" if keys is None:
+            raise InvalidMessage(f"'{name}' is inline: its rows are audited by key. Name the keys.", field="key")
+        case "inline" if repair is not None:
+            raise InvalidMessage(
+                f"'{name}' is inline: commands write its rows, and no follower can repair them. Increase its version: "
+                "the next start builds its rows again.",
+                field="name",
+            )
+        case _:
+            return
 
 
 class _KeyedRows(Protocol):
@@ -171,24 +161,19 @@ class _Verdicts(NamedTuple):
     wrong: dict[str, Difference]
 
 
+@dataclass
 class _Audit:
     """One audit."""
 
-    def __init__(
-        self,
-        stored: _KeyedRows,
-        folds: KeyFolds,
-        repair: Repair | None,
-        sample: int,
-        read_skips: Callable[[], Awaitable[Skips]] | None = None,
-    ) -> None:
-        self._stored = stored
-        self._folds = folds
-        self._row_type = folds.projection.row
-        self._repair = repair
-        self._sample_size = sample
-        self._read_skips = read_skips
-        self.result = AuditResult(name=stored.name, generation=stored.generation)
+    stored: _KeyedRows
+    folds: KeyFolds
+    sample_size: int
+    repair: Repair | None = None
+    read_skips: Callable[[], Awaitable[Skips]] | None = None
+
+    def __post_init__(self) -> None:
+        self.result = AuditResult(name=self.stored.name, generation=self.stored.generation)
+        self._row_type = self.folds.projection.row
 
     async def run(
         self, stored: RowInspector, fold: ScratchFold, world: World, limit: int, on_progress: OnProgress | None
@@ -207,7 +192,7 @@ class _Audit:
                     self.result.rows += 1
                 else:
                     doubtful.append(key)
-            if len(doubtful) >= self._folds.at_once or after is None:
+            if len(doubtful) >= self.folds.at_once or after is None:
                 await self.audit_keys(doubtful)
                 doubtful = []
             await world.sleep(0)
@@ -217,7 +202,7 @@ class _Audit:
         """Audit these keys one by one, and repair those that are wrong."""
         result, rest = self.result, list(keys)
         while rest:
-            some, rest = rest[: self._folds.at_once], rest[self._folds.at_once :]
+            some, rest = rest[: self.folds.at_once], rest[self.folds.at_once :]
             verdicts = await self._judge(some)
             result.rows += len(some)
             result.right += verdicts.right
@@ -226,10 +211,10 @@ class _Audit:
                 result.missing += wrong.before is None and wrong.after is not None
                 result.extra += wrong.before is not None and wrong.after is None
                 result.different += (wrong.before is None) == (wrong.after is None)
-                if len(result.sample) < self._sample_size:
+                if len(result.sample) < self.sample_size:
                     result.sample.append(wrong)
-            if verdicts.wrong and self._repair is not None:
-                await self._repair_keys(list(verdicts.wrong), self._repair)
+            if verdicts.wrong and self.repair is not None:
+                await self._repair_keys(list(verdicts.wrong), self.repair)
 
     def _equal(self, row: Observation, folded: Observation) -> bool:
         """Whether a row is certain to be right."""
@@ -237,19 +222,19 @@ class _Audit:
         return same and row.position == folded.position and row.row is not None
 
     async def _judge(self, keys: Sequence[str]) -> _Verdicts:
-        rows = await self._stored.rows(keys)
+        rows = await self.stored.rows(keys)
         # A corrupt row is wrong even if its key is parked.
         parked = {key for key, row in rows.items() if row.parked and not row.corruption}
         # A row claims to be the state at the last position that its checkpoint covers.
         claims = {
             key: row._replace(first=row.last) if row.exists else row for key, row in rows.items() if key not in parked
         }
-        folded = await self._folds.fold(claims)
+        folded = await self.folds.fold(claims)
         wrong = {key: fold for key, fold in folded.items() if not fold.right}
-        if wrong and self._read_skips is not None and (skips := await self._read_skips()) != self._folds.skips:
+        if wrong and self.read_skips is not None and (skips := await self.read_skips()) != self.folds.skips:
             # An operator has skipped an event since this audit began.
-            self._folds.skips = skips
-            again = await self._folds.fold({key: claims[key] for key in wrong})
+            self.folds.skips = skips
+            again = await self.folds.fold({key: claims[key] for key in wrong})
             wrong = {key: fold for key, fold in again.items() if not fold.right}
         differences = {
             key: difference(key, rows[key], fold.row, self._row_type, fold.error) for key, fold in wrong.items()
@@ -261,7 +246,7 @@ class _Audit:
 
         async def repair_key(key: str) -> None:
             try:
-                action = await repair(self._stored.name, key)
+                action = await repair(self.stored.name, key)
             except TwofoldError as error:
                 reasons[key] = str(error)
             else:
@@ -274,7 +259,7 @@ class _Audit:
         failed = [*verdicts.wrong, *verdicts.parked]
         self.result.repaired += verdicts.right
         self.result.failed += len(failed)
-        for key in failed[: self._sample_size - len(self.result.failures)]:
+        for key in failed[: self.sample_size - len(self.result.failures)]:
             self.result.failures.append(f"{key}: {reasons.get(key) or _still_wrong(verdicts.wrong.get(key))}")
 
 

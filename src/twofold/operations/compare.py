@@ -1,5 +1,7 @@
 """Comparing two generations of a projection row by row, while followers write both."""
 
+from dataclasses import dataclass
+
 import msgspec
 
 from twofold.operations.row_differences import Difference, compare_rows, difference
@@ -73,51 +75,51 @@ async def compare(
     return comparing.result
 
 
+@dataclass
 class _Comparing:
     """One comparison."""
 
-    def __init__(
-        self, old: RowInspector, new: RowInspector, row: type | None, world: World, sample: int, patience: float
-    ) -> None:
-        self._old = old
-        self._new = new
-        self._row = row
-        self._world = world
-        self._sample_size = sample
-        self._seconds_left = patience
-        self.result = Comparison(name=old.name, old=old.generation, new=new.generation)
+    old: RowInspector
+    new: RowInspector
+    row_type: type | None
+    world: World
+    sample_size: int
+    seconds_left: float
+
+    def __post_init__(self) -> None:
+        self.result = Comparison(name=self.old.name, old=self.old.generation, new=self.new.generation)
 
     async def run(self, limit: int) -> None:
         undecided: list[str] = []
         after: str | None = ""
         while after is not None:
-            pairs, after = await read_both(self._old, self._new, after, limit)
+            pairs, after = await read_both(self.old, self.new, after, limit)
             undecided += [key for key, (old, new) in pairs.items() if not self._count(key, old, new)]
             if len(undecided) >= limit or after is None:
                 await self._decide(undecided)
                 undecided = []
             # SQLite is read on the event loop, so other tasks need a turn.
-            await self._world.sleep(0)
+            await self.world.sleep(0)
 
     async def _decide(self, keys: list[str]) -> None:
         """Read keys again until they can be compared, or the patience has run out."""
         for _ in range(_ATTEMPTS):
             if not keys:
                 return
-            old, new = await self._old.rows(keys), await self._new.rows(keys)
+            old, new = await self.old.rows(keys), await self.new.rows(keys)
             keys = [key for key in keys if not self._count(key, old[key], new[key])]
-            if self._seconds_left <= 0:
+            if self.seconds_left <= 0:
                 break
-            start = self._world.monotonic()
-            await self._world.sleep(_PAUSE if keys else 0)
-            self._seconds_left -= self._world.monotonic() - start
+            start = self.world.monotonic()
+            await self.world.sleep(_PAUSE if keys else 0)
+            self.seconds_left -= self.world.monotonic() - start
         self.result.undecided += len(keys)
         self.result.rows += len(keys)
 
     def _count(self, key: str, old: Observation, new: Observation) -> bool:
         """Count a key, if it is known how its rows compare."""
         result = self.result
-        match compare_rows(old, new, self._row):
+        match compare_rows(old, new, self.row_type):
             case None:
                 return False
             case "parked":
@@ -131,7 +133,7 @@ class _Comparing:
                 result.only_old += not new.exists
                 result.only_new += not old.exists
                 result.different += new.exists and old.exists
-                if len(result.sample) < self._sample_size:
-                    result.sample.append(difference(key, old, new, self._row))
+                if len(result.sample) < self.sample_size:
+                    result.sample.append(difference(key, old, new, self.row_type))
         result.rows += 1
         return True

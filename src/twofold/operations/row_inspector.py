@@ -97,7 +97,7 @@ class RowInspector:
         return {key: observed.get(key) or self.absent(key) for key in distinct}
 
     def absent(self, key: str) -> Observation:
-        """The observation of a key of which the last read has found no row."""
+        """The observation of a key that had no row at the last read."""
         first = self._reached(key)
         return Observation(None, 0, first, first if self._idle else max(first, self._head), key in self._parked)
 
@@ -112,8 +112,8 @@ class RowInspector:
             self._head = (await self._write_store.read(NO_EVENTS)).head
 
     async def _read_checkpoints(self) -> list[Checkpoint]:
-        mine = self.name, self.generation
-        checkpoints = [each for each in await self._read_store.checkpoints() if (each.name, each.generation) == mine]
+        checkpoints = await self._read_store.checkpoints()
+        checkpoints = [at for at in checkpoints if (at.name, at.generation) == (self.name, self.generation)]
         if not checkpoints:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
         for checkpoint in checkpoints:
