@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tests.cli.command_line_helpers import PATIENCE, next_line, run_json, running, stop
 from twofold import App, Receipt, Unavailable
 from twofold.cli.demo_command import command
-from twofold.cli.demo_shop import Figures
+from twofold.cli.demo_shop import ShopTotals
 from twofold.errors import WiringError
 
 TOTALS = {
@@ -68,7 +68,7 @@ def test_the_shop_is_up_while_orders_come_in_and_ctrl_c_interrupts_without_loss(
         (["--speed", "0"], "--speed", "0"),
         (["--speed", "nan"], "--speed", "not a finite number"),
         (["--speed", "fast"], "--speed", "fast"),
-        (["--fresh", "--write-store", "memory:"], None, "--fresh deletes the files in --data"),
+        (["--fresh", "--write-store", "memory:"], None, "--fresh deletes files in --data"),
         (["--data", "a-file"], "--data", "is a file"),
     ],
 )
@@ -109,14 +109,14 @@ def test_a_store_that_fails_meanwhile_ends_it_with_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("figures", "are_in"),
+    ("totals", "included"),
     [
-        (Figures(10, 5, 20, 1_000, 1, 10), True),
-        (Figures(11, 5, 22, 1_100, 1, 10), True),
-        (Figures(9, 5, 20, 1_000, 1, 10), False),
-        (Figures(10, 6, 20, 1_000, 1, 10), False),
-        (Figures(11, 5, 20, 999, 1, 11), False),
+        (ShopTotals(10, 5, 20, 1_000, 1, 10), True),
+        (ShopTotals(11, 5, 22, 1_100, 1, 10), True),
+        (ShopTotals(9, 5, 20, 1_000, 1, 10), False),
+        (ShopTotals(10, 6, 20, 1_000, 1, 10), False),
+        (ShopTotals(11, 5, 20, 999, 1, 11), False),
     ],
 )
-def test_totals_are_right_when_they_are_the_old_shop_s_or_those_and_more(figures: Figures, are_in: bool) -> None:
-    assert Figures(10, 5, 20, 1_000, 1, 10).are_in(figures) is are_in
+def test_totals_are_right_when_they_are_the_old_shop_s_or_those_and_more(totals: ShopTotals, included: bool) -> None:
+    assert ShopTotals(10, 5, 20, 1_000, 1, 10).included_in(totals) is included

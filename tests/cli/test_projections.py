@@ -235,7 +235,7 @@ def test_watching_looks_again_until_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "cure"),
     [
-        ([], 4, "data/log.db yet. Start the app that writes it first"),
+        ([], 4, "data/log.db. Start the app that writes it first"),
         (["--read-store", "memory:"], 2, "exists only inside its process"),
         (["--max-lag", "nan"], 2, "not a finite number"),
         (["--max-lag", "-1"], 2, "-1"),

@@ -252,9 +252,9 @@ async def filled(folder: Path) -> str:
 async def test_a_log_that_holds_anything_is_not_moved_into(postgres_newest: Postgres, tmp_path: Path) -> None:
     source, target = await filled(tmp_path), await fresh_log(postgres_newest.dsn)
     await moved(source, target)
-    with pytest.raises(WiringError, match=r"is not empty\. Move into a schema of its own.*twofold migrate"):
+    with pytest.raises(WiringError, match=r"is not empty\. Move into a new schema.*twofold migrate"):
         await moved(source, target)
-    with pytest.raises(WiringError, match=r"is not empty\. Move into a file"):
+    with pytest.raises(WiringError, match=r"is not empty\. Move into a new file"):
         await moved(target, source)
 
 
