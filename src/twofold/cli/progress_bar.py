@@ -1,6 +1,6 @@
 """Progress on standard error: bars on a terminal, elsewhere a line for every tenth of the work."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Self
@@ -73,7 +73,7 @@ class Bars:
 
 
 @contextmanager
-def progress_bar(label: str, unit: str, world: World) -> Iterator[Callable[..., None]]:
+def progress_bar(label: str, unit: str, world: World) -> Generator[Callable[..., None]]:
     """Progress of one task: a function of how much is done, of the total, and of a note."""
     with Bars([label], unit, world) as bars:
         yield partial(bars.update, label)
