@@ -1,6 +1,7 @@
 """The reference documents every public name, setting, error, route and limit, and nothing that does not exist."""
 
 import inspect
+import json
 import re
 
 import msgspec
@@ -10,14 +11,19 @@ from prometheus_client.parser import text_string_to_metric_families
 import twofold
 from tests.documentation.code_block_helpers import ROOT
 from tests.http.bank_server import open_bank
-from twofold import Settings, errors, http, testing
+from twofold import Receipt, Settings, errors, health, http, testing
 from twofold.codec import edge
 from twofold.errors import Refused, TwofoldError, WiringError
-from twofold.health import build_status, partition_status
+from twofold.health import HealthProblem, HealthReport, build_status, partition_status
 from twofold.http import Limits
+from twofold.http.event_routes import EventPage, EventRecord
 from twofold.http.metrics import exposition
 from twofold.http.openapi import describe
 from twofold.http.problems import KINDS, problem_of
+from twofold.http.projection_routes import ActionRecord, ParkedKeys
+from twofold.http.query_routes import QueryAnswer
+from twofold.projections import Projections
+from twofold.read_store.port import Parked
 from twofold.testing import read_store_contract, write_store_contract
 
 
@@ -84,7 +90,7 @@ def test_the_documented_time_of_a_stop_is_the_longest_time_of_a_request() -> Non
 
 @pytest.mark.parametrize("limit", [edge.MAX_DEPTH, edge.MAX_KEYS, edge.MAX_STRING])
 def test_the_limits_of_json_are_documented(limit: int) -> None:
-    assert re.search(rf"\b{limit}\b", section(page("http.md"), "What is let in"))
+    assert re.search(rf"\b{limit}\b", section(page("http.md"), "What is accepted"))
 
 
 def test_the_documented_routes_are_those_of_the_api() -> None:
@@ -114,6 +120,39 @@ async def test_every_metric_is_documented_with_its_labels() -> None:
 def test_the_names_for_serving_from_code_are_documented() -> None:
     documented = {row[0].strip("`") for row in table(section(page("http.md"), "Serving from code"))}
     assert documented == set(http.__all__)
+
+
+def test_the_documented_operator_actions_are_the_methods_of_app_projections() -> None:
+    _, after = section(NAMES, "App").split("`app.projections`")
+    documented = {row[0].strip("`").partition("(")[0] for row in table(after)}
+    assert documented == {name for name in vars(Projections) if not name.startswith("_")}
+
+
+def test_the_documented_json_has_the_fields_that_are_sent() -> None:
+    samples = [
+        json.loads(text.replace("[…]", "[]").replace("{…}", "{}"))
+        for text in re.findall(r"^```json\n(.*?)\n```$", page("http.md"), re.MULTILINE)
+    ]
+    receipt, answer, events, parked, action, report = samples
+    for sample, kind in (
+        (receipt, Receipt),
+        (answer, QueryAnswer),
+        (events, EventPage),
+        (events["events"][0], EventRecord),
+        (parked, ParkedKeys),
+        (parked["parked"][0], Parked),
+        (action, ActionRecord),
+        (report, HealthReport),
+        (report["problems"][0], HealthProblem),
+    ):
+        assert list(sample) == list(kind.__struct_fields__), kind
+
+
+def test_every_code_of_a_health_problem_is_documented() -> None:
+    documented = [row[0].strip("`") for row in table(section(page("http.md"), "Health")) if len(row) == 4]
+    source = inspect.getsource(health)
+    actual = set(re.findall(r'(?:\bproblem\(|\bcode=|yield \(?\s*)"([a-z-]+)"', source))
+    assert sorted(documented) == sorted(actual)
 
 
 @pytest.mark.parametrize("name", [*twofold.__all__, *testing.__all__])
