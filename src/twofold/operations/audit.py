@@ -16,7 +16,7 @@ from twofold.operations.inline_rows import InlineRowInspector
 from twofold.operations.key_folds import KeyFolds
 from twofold.operations.progress import OnProgress
 from twofold.operations.row_differences import Difference, compare_rows, difference
-from twofold.operations.row_inspector import Observation, RowInspector, read_both
+from twofold.operations.row_inspector import RowInspector, RowObservation, read_both
 from twofold.operations.scratch_fold import ScratchFold, scratch_fold
 from twofold.read_store.port import ReadStore
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions, read_cluster_state, skipped_events
@@ -148,7 +148,7 @@ class _KeyedRows(Protocol):
     name: str
     generation: int
 
-    async def rows(self, keys: Iterable[str]) -> dict[str, Observation]:
+    async def rows(self, keys: Iterable[str]) -> dict[str, RowObservation]:
         """The observations of these keys."""
         ...
 
@@ -216,7 +216,7 @@ class _Audit:
             if verdicts.wrong and self.repair is not None:
                 await self._repair_keys(list(verdicts.wrong), self.repair)
 
-    def _equal(self, row: Observation, folded: Observation) -> bool:
+    def _equal(self, row: RowObservation, folded: RowObservation) -> bool:
         """Whether a row is certain to be right."""
         same = compare_rows(row, folded, self._row_type) == "same"
         return same and row.position == folded.position and row.row is not None

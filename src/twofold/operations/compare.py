@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from twofold.operations.row_differences import Difference, compare_rows, difference
-from twofold.operations.row_inspector import Observation, RowInspector, read_both
+from twofold.operations.row_inspector import RowInspector, RowObservation, read_both
 from twofold.read_store.port import ReadStore
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -116,7 +116,7 @@ class _Comparing:
         self.result.undecided += len(keys)
         self.result.rows += len(keys)
 
-    def _count(self, key: str, old: Observation, new: Observation) -> bool:
+    def _count(self, key: str, old: RowObservation, new: RowObservation) -> bool:
         """Count a key, if it is known how its rows compare."""
         result = self.result
         match compare_rows(old, new, self.row_type):

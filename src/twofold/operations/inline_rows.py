@@ -8,7 +8,7 @@ import msgspec
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Unavailable
-from twofold.operations.row_inspector import Observation
+from twofold.operations.row_inspector import RowObservation
 from twofold.write_store.inline_state import COMPLETE, InlineProjection
 from twofold.write_store.port import WriteStore
 
@@ -23,7 +23,7 @@ class InlineRowInspector:
         self._write_store = write_store
         self._inline = InlineProjection(projection)
 
-    async def rows(self, keys: Iterable[str]) -> dict[str, Observation]:
+    async def rows(self, keys: Iterable[str]) -> dict[str, RowObservation]:
         """The observations of these keys. Unavailable if the rows of this version are not, or no longer, stored."""
         distinct = list(keys)
         first = (await self._write_store.read(NO_EVENTS)).head
@@ -35,4 +35,4 @@ class InlineRowInspector:
                 "Start the app first."
             )
         rows: dict[str, Any] = {key: msgspec.json.decode(stored[key].value) for key in distinct if key in stored}
-        return {key: Observation(rows.get(key), None, first, last) for key in distinct}
+        return {key: RowObservation(rows.get(key), None, first, last) for key in distinct}

@@ -10,7 +10,7 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import WiringError
 from twofold.operations.row_equality import rows_equal
-from twofold.operations.row_inspector import Observation
+from twofold.operations.row_inspector import RowObservation
 from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
 from twofold.synchronization.follower import Skips
 from twofold.world import World
@@ -27,7 +27,7 @@ class KeyFold(NamedTuple):
     `error` says where the fold fails before that.
     """
 
-    row: Observation
+    row: RowObservation
     right: bool
     error: str | None = None
 
@@ -52,7 +52,7 @@ class KeyFolds:
         by_tag = projection.events_of("a") != projection.events_of("b")
         self.at_once = _TAGS if by_tag else _KEYS
 
-    async def fold(self, claims: Mapping[str, Observation]) -> dict[str, KeyFold]:
+    async def fold(self, claims: Mapping[str, RowObservation]) -> dict[str, KeyFold]:
         """Compare each row with the fold of its key at the positions from `first` to `last`. At most `at_once` keys."""
         folding = {key: _Folding(self.projection, key, claim, self.skips) for key, claim in claims.items()}
         last = max((claim.last for claim in claims.values()), default=0)
@@ -97,7 +97,7 @@ def no_key(projection: str, event: RecordedEvent, error: Exception) -> WiringErr
 class _Folding:
     """The fold of one key."""
 
-    def __init__(self, projection: BoundProjection, key: str, claim: Observation, skips: Skips) -> None:
+    def __init__(self, projection: BoundProjection, key: str, claim: RowObservation, skips: Skips) -> None:
         self._projection = projection
         self._key = key
         self._claim = claim
@@ -123,7 +123,7 @@ class _Folding:
 
     def result(self) -> KeyFold:
         """The fold of all events given."""
-        absent = Observation(None, self._folded.position, self._folded.position, self._claim.last)
+        absent = RowObservation(None, self._folded.position, self._folded.position, self._claim.last)
         try:
             if self._error is None:
                 self._check()

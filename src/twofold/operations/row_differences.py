@@ -7,7 +7,7 @@ import msgspec
 
 from twofold.domain.events import Position
 from twofold.operations.row_equality import normalised, rows_equal
-from twofold.operations.row_inspector import Observation
+from twofold.operations.row_inspector import RowObservation
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def compare_rows(
-    one: Observation, other: Observation, row_type: type | None = None
+    one: RowObservation, other: RowObservation, row_type: type | None = None
 ) -> Literal["same", "different", "parked"] | None:
     """How two observations of a key compare; None if they may belong to different positions."""
     if one.parked or other.parked:
@@ -46,7 +46,7 @@ def compare_rows(
 
 
 def difference(
-    key: str, before: Observation, after: Observation, row_type: type | None, error: str | None = None
+    key: str, before: RowObservation, after: RowObservation, row_type: type | None, error: str | None = None
 ) -> Difference:
     """The difference of two rows, for people. A row that is not an object is one field without a name."""
     old, new = _fields(before.row), _fields(after.row)
@@ -62,7 +62,7 @@ def difference(
     return Difference(key, _changed_at(before), _changed_at(after), fields, errors or None)
 
 
-def _changed_at(seen: Observation) -> Position | None:
+def _changed_at(seen: RowObservation) -> Position | None:
     """Where a row was changed last, or where it was read if that is not known."""
     if not seen.exists:
         return None
@@ -75,7 +75,7 @@ def _fields(row: Any | None) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", row) if isinstance(row, dict) else {"": row}
 
 
-def _share_a_position(one: Observation, other: Observation) -> bool:
+def _share_a_position(one: RowObservation, other: RowObservation) -> bool:
     """Whether there is a position at which both are certain to be the state."""
     for absent, present in ((one, other), (other, one)):
         if absent.row is None:

@@ -14,7 +14,7 @@ _NEAR = 4
 _LAST = "\U0010ffff"
 
 
-class Observation(NamedTuple):
+class RowObservation(NamedTuple):
     """What is known of a key after its row was read. `row` is None if there was none.
 
     A row last changed at `position` is the state of its key at every position from `first` to `last`. A missing row,
@@ -39,7 +39,7 @@ class Observation(NamedTuple):
 class ObservedPage(NamedTuple):
     """Observed rows in the order of their keys. None is missing up to the key `upto`; None if the page is the last."""
 
-    rows: dict[str, Observation]
+    rows: dict[str, RowObservation]
     upto: str | None
 
 
@@ -87,7 +87,7 @@ class RowInspector:
         await self._after_rows()
         return ObservedPage(self._observations(rows), page[-1][0] if len(page) == limit else None)
 
-    async def rows(self, keys: Iterable[str]) -> dict[str, Observation]:
+    async def rows(self, keys: Iterable[str]) -> dict[str, RowObservation]:
         """The observations of these keys, also of those without a row."""
         distinct = list(dict.fromkeys(keys))
         await self._before_rows()
@@ -96,10 +96,10 @@ class RowInspector:
         observed = self._observations(rows)
         return {key: observed.get(key) or self.absent(key) for key in distinct}
 
-    def absent(self, key: str) -> Observation:
+    def absent(self, key: str) -> RowObservation:
         """The observation of a key that had no row at the last read."""
         first = self._reached(key)
-        return Observation(None, 0, first, first if self._idle else max(first, self._head), key in self._parked)
+        return RowObservation(None, 0, first, first if self._idle else max(first, self._head), key in self._parked)
 
     async def _before_rows(self) -> None:
         """Read the checkpoints: the rows read next are no older."""
@@ -125,13 +125,13 @@ class RowInspector:
                 )
         return checkpoints
 
-    def _observations(self, rows: Mapping[str, RawRow]) -> dict[str, Observation]:
+    def _observations(self, rows: Mapping[str, RawRow]) -> dict[str, RowObservation]:
         """Without deleted rows, which some stores return."""
-        observed: dict[str, Observation] = {}
+        observed: dict[str, RowObservation] = {}
         for key, raw in rows.items():
             if raw.row is not None or raw.corruption:
                 last = max(raw.position, self._reached(key))
-                observed[key] = Observation(
+                observed[key] = RowObservation(
                     raw.row, raw.position, raw.position, last, key in self._parked, raw.corruption
                 )
         return observed
@@ -160,7 +160,7 @@ class RowInspector:
 
 async def read_both(
     old: RowInspector, new: RowInspector, after: str, limit: int
-) -> tuple[dict[str, tuple[Observation, Observation]], str | None]:
+) -> tuple[dict[str, tuple[RowObservation, RowObservation]], str | None]:
     """The rows of two generations after a key, in pairs by key, and the key to go on after (None: there are no more).
 
     At most `limit` rows of each are read.

@@ -28,7 +28,7 @@ _PARTITION = f"{_GENERATION} and first = ? and key = ''"
 _UNCHANGED = "if build = ? and seal = null and \"end\" = ? and position = ? and epoch <= ? and log in (?, '')"
 
 
-class PartitionState(msgspec.Struct, frozen=True):
+class PartitionCheckpoint(msgspec.Struct, frozen=True):
     """The checkpoint of a partition. `save` is the id of the save that wrote it."""
 
     partition: Partition
@@ -45,7 +45,7 @@ class GenerationState(msgspec.Struct, frozen=True):
     build: str | None = None
     declared: str = ""
     seal: str | None = None
-    partitions: tuple[PartitionState, ...] = ()
+    partitions: tuple[PartitionCheckpoint, ...] = ()
     parked: tuple[Parked, ...] = ()
 
     def progress(self) -> Progress:
@@ -191,7 +191,7 @@ class CassandraCheckpoints:
         await self._connection.retry(attempt, lambda error: isinstance(error, _Overtaken))
 
     async def _replace(
-        self, model: ReadModel, old: Sequence[PartitionState], new: Sequence[Partition], save: str
+        self, model: ReadModel, old: Sequence[PartitionCheckpoint], new: Sequence[Partition], save: str
     ) -> list[Statement]:
         bind = self._connection.bind
         where = (model.name, model.generation)
@@ -294,7 +294,7 @@ def _has_saved(state: GenerationState, partitions: Iterable[Partition], save: st
 def _state(rows: Iterable[CassandraRow]) -> GenerationState:
     build: str | None = None
     declared, seal = "", None
-    partitions: list[PartitionState] = []
+    partitions: list[PartitionCheckpoint] = []
     parked: list[Parked] = []
     for row in rows:
         build, declared, seal, first, key, end, log, position, epoch, updated, save, *rest = row
@@ -302,5 +302,5 @@ def _state(rows: Iterable[CassandraRow]) -> GenerationState:
             error, since, waiting, upto = rest
             parked.append(Parked(key, position, error, since, waiting, upto))
         elif first is not None:
-            partitions.append(PartitionState(Partition(first, end), log, position, epoch, updated, save))
+            partitions.append(PartitionCheckpoint(Partition(first, end), log, position, epoch, updated, save))
     return GenerationState(build, declared or "", seal, tuple(partitions), tuple(parked))

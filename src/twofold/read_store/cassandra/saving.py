@@ -41,7 +41,7 @@ _OVERHEAD = 60
 """What a statement takes in addition to its texts, roughly."""
 
 
-class _RowWrite(NamedTuple):
+class _SavedRow(NamedTuple):
     """A row to be written. `old_entries` are the index entries that it may have had before."""
 
     key: str
@@ -140,7 +140,7 @@ class CassandraTables:
             if row is not None
         }
 
-    def _row_write(self, key: str, versioned: VersionedRow) -> _RowWrite:
+    def _row_write(self, key: str, versioned: VersionedRow) -> _SavedRow:
         layout, row = self.layout, versioned.row
         try:
             key.encode()
@@ -149,7 +149,7 @@ class CassandraTables:
         except (InvalidMessage, TypeError, ValueError) as error:
             raise refusals.cannot_store(layout.model, key, error) from error
         old = dict.fromkeys(chain.from_iterable(self._old_entries(key, row) for row in versioned.previous_rows))
-        return _RowWrite(key, timestamp, text, entries, [entry for entry in old if entry not in entries])
+        return _SavedRow(key, timestamp, text, entries, [entry for entry in old if entry not in entries])
 
     def _old_entries(self, key: str, row: Any | None) -> Sequence[IndexEntry]:
         """The entries that a row may have had. A row that cannot be stored never had any."""
@@ -158,7 +158,7 @@ class CassandraTables:
         except InvalidMessage:
             return ()
 
-    async def _write(self, rows: Sequence[_RowWrite]) -> None:
+    async def _write(self, rows: Sequence[_SavedRow]) -> None:
         prepare = self._connection.prepare
         put = await prepare(
             f"update {self.finds} using timestamp ? set row = ?"
@@ -205,7 +205,7 @@ def is_key(key: str) -> bool:
     return is_text(key) and 0 < len(key.encode()) <= 65_535
 
 
-def _add_entry_statements(row: _RowWrite, put: Any, delete: Any, puts: _Units, deletes: _Units) -> None:
+def _add_entry_statements(row: _SavedRow, put: Any, delete: Any, puts: _Units, deletes: _Units) -> None:
     """Add the statements that write a row's entries, and delete its old ones."""
     old: _Units = {}
     for access, part, sort_key in row.old_entries:
