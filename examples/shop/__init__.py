@@ -1,4 +1,4 @@
-"""The shop: a small record store, and the example everything else is shown with."""
+"""The example shop: a small record store."""
 
 from shop.app import app, open_shop
 from shop.cdnow import replay

@@ -1,6 +1,6 @@
 """The shop put together: `twofold serve shop:app` runs it.
 
-`SHOP_OUTBOX` names the folder mails are put into (`data/outbox`), `SHOP_UNPAID_MINUTES` how long an order may stay
+`SHOP_OUTBOX` names the folder for mails (`data/outbox`), `SHOP_UNPAID_MINUTES` how long an order may stay
 unpaid before it is cancelled (60).
 """
 
@@ -20,12 +20,12 @@ from twofold import App, Module
 
 
 def modules(outbox: Path, cancel_unpaid_after: timedelta) -> list[Module]:
-    """The whole domain, for an app of one's own."""
+    """All modules of the shop, to build an app from."""
     return [catalogue, customers, coupons, orders, read_models, queries, policies(outbox, cancel_unpaid_after)]
 
 
 def open_shop(*, write_store: str | None = None, read_store: str | None = None, outbox: Path | None = None) -> App:
-    """The shop as an app; what is not given comes from the environment."""
+    """The shop as an app. Arguments that are not given come from the environment."""
     minutes = float(os.environ.get("SHOP_UNPAID_MINUTES", "60"))
     folder = outbox or Path(os.environ.get("SHOP_OUTBOX", "data/outbox"))
     return App(

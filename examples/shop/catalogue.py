@@ -1,4 +1,4 @@
-"""The catalogue: products, their prices, and how many pieces of each are still to be had."""
+"""The catalogue: products, their prices, and how many pieces of each are available."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ class RestockProduct(Struct, frozen=True):
 
 
 class Product(Struct, frozen=True):
-    """What can be sold of one product: `available` is what came in, less what stands in orders."""
+    """What can be sold of one product: `available` is the stocked quantity less the ordered one."""
 
     sku: Sku = ""
     name: str = ""
@@ -50,7 +50,7 @@ def add_product(command: AddProduct, product: Product) -> ProductAdded | None:
         return ProductAdded(command.sku, command.name, command.price_cents)
     if (product.name, product.price_cents) != (command.name, command.price_cents):
         raise Rejected(
-            "sku-taken", f"“{command.sku}” is {product.name} already. Give the new product a sku of its own."
+            "sku-taken", f"“{command.sku}” is {product.name} already. Choose another sku for the new product."
         )
     return None
 

@@ -1,4 +1,4 @@
-"""The orders of the old shop: read from its file, and replayed through the command side in the order of their dates."""
+"""The orders of the old shop: read from a file, and sent as commands in the order of their dates."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 
 class OldOrder(Struct, frozen=True):
-    """One row of the file. Its number in the file makes its order id, so that replaying it again is safe."""
+    """One row of the file. The order id is made from the row number, so it is safe to replay a row again."""
 
     row: int
     customer: str
@@ -37,7 +37,7 @@ class OldOrder(Struct, frozen=True):
 
 
 def old_orders(file: Path = FILE) -> list[OldOrder]:
-    """All rows, the oldest first; rows of one day as they stand in the file."""
+    """All rows, the oldest first; rows of one day in the order of the file."""
     rows = [_parse(number, line) for number, line in enumerate(file.read_text("ascii").splitlines(), 1) if line.strip()]
     return sorted(rows, key=lambda order: order.placed_on)
 
@@ -58,18 +58,18 @@ async def replay(
     on_progress: Progress | None = None,
     world: World | None = None,
 ) -> int:
-    """Send every order that the log does not hold yet, placed and paid, oldest first; how many those were.
+    """Place and pay every order that is not in the log yet, oldest first. The result is their number.
 
-    At most `concurrency` orders are under way, and never two of one customer. `speed` is orders per second; None: as
-    fast as the app takes them. `on_progress` hears (orders in the log, orders in all). It may be broken off at any
-    time and repeated.
+    At most `concurrency` orders are in progress, and never two of one customer. `speed` is orders per second; None
+    means as fast as possible. `on_progress` is called with (orders in the log, all orders). It may be interrupted at
+    any time and repeated.
     """
     world = world or RealWorld()
     everything = old_orders()
     paid = await _orders_paid(app)
     missing = [order for order in everything if order.order_id not in paid]
     done = len(everything) - len(missing)
-    report = on_progress or _nobody
+    report = on_progress or _ignore_progress
     report(done, len(everything))
     began = world.monotonic()
     room = asyncio.Semaphore(concurrency)
@@ -96,18 +96,18 @@ async def replay(
     return len(missing)
 
 
-def _nobody(done: int, total: int) -> None:
-    """Hears the progress when nobody else does."""
+def _ignore_progress(done: int, total: int) -> None:
+    """The default for `on_progress`."""
 
 
 async def _orders_paid(app: App) -> set[str]:
-    """The ids of all orders the log says were paid."""
-    found: set[str] = set()
+    """The ids of all paid orders in the log."""
+    paid: set[str] = set()
     after = 0
     while True:
         page = await app.log(_PAID, after, _PAGE)
         for event in page.events:
-            found.update(tag.removeprefix("order:") for tag in event.tags if tag.startswith("order:"))
+            paid.update(tag.removeprefix("order:") for tag in event.tags if tag.startswith("order:"))
         if page.upto >= page.head:
-            return found
+            return paid
         after = page.upto

@@ -1,4 +1,4 @@
-"""Coupons: something off one order, once."""
+"""Coupons: a discount on one order. Each works once."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from twofold import DecisionModel, Module, Rejected
 
 
 class IssueCoupon(Struct, frozen=True):
-    """Print a coupon that takes either percent or cents off."""
+    """Issue a coupon for a discount in percent or in cents."""
 
     code: CouponCode
     percent_off: Annotated[int, Meta(ge=0, le=100)] = 0
@@ -18,7 +18,7 @@ class IssueCoupon(Struct, frozen=True):
 
 
 class Coupon(Struct, frozen=True):
-    """What a coupon is worth, and whether it is spent. It stays spent when its order is cancelled."""
+    """The discount of a coupon, and whether it is spent. It stays spent if its order is cancelled."""
 
     issued: bool = False
     spent: bool = False
@@ -33,7 +33,7 @@ class Coupon(Struct, frozen=True):
                 return replace(self, spent=True)
 
     def discount(self, amount_cents: int) -> int:
-        """What this coupon takes off an amount: never more than it, fractions of a cent in the shop's favour."""
+        """The discount on an amount: never more than the amount, rounded down to a cent."""
         return min(amount_cents, self.cents_off + amount_cents * self.percent_off // 100)
 
 
@@ -43,7 +43,7 @@ def issue_coupon(command: IssueCoupon, coupon: Coupon) -> CouponIssued | None:
     if not coupon.issued:
         return CouponIssued(command.code, command.percent_off, command.cents_off)
     if (coupon.percent_off, coupon.cents_off) != (command.percent_off, command.cents_off):
-        raise Rejected("coupon-taken", f"“{command.code}” is worth something else already. Choose another code.")
+        raise Rejected("coupon-taken", f"“{command.code}” exists already, with another discount. Choose another code.")
     return None
 
 

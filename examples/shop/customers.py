@@ -16,7 +16,7 @@ class RegisterCustomer(Struct, frozen=True):
 
 
 class Customer(Struct, frozen=True):
-    """Whether we know somebody."""
+    """Whether a customer is known."""
 
     known: bool = False
 

@@ -1,4 +1,4 @@
-"""What can happen in the shop: every fact it keeps, and the names of the things those facts are about."""
+"""The events of the shop, and the tags of the things they are about."""
 
 from datetime import date
 from typing import Annotated
@@ -14,7 +14,7 @@ CouponCode = Annotated[str, Tag("coupon")]
 
 
 class ProductAdded(Struct, frozen=True):
-    """A record came into the catalogue, at a price in cents."""
+    """A product was added to the catalogue, at a price in cents."""
 
     sku: Sku
     name: str
@@ -22,27 +22,27 @@ class ProductAdded(Struct, frozen=True):
 
 
 class ProductRestocked(Struct, frozen=True):
-    """So many more pieces stand on the shelf."""
+    """More pieces of a product were put on the shelf."""
 
     sku: Sku
     quantity: int
 
 
 class CustomerRegistered(Struct, frozen=True):
-    """Somebody opened an account."""
+    """A customer opened an account."""
 
     customer_id: CustomerId
     name: str
 
 
 class CustomerTakenOver(Struct, frozen=True):
-    """Somebody was a customer of the old shop, which kept no names."""
+    """A customer of the old shop was taken over. The old shop stored no names."""
 
     customer_id: CustomerId
 
 
 class CouponIssued(Struct, frozen=True):
-    """A coupon takes so many percent, or so many cents, off one order."""
+    """A coupon was issued: a discount in percent or in cents on one order."""
 
     code: CouponCode
     percent_off: int = 0
@@ -50,7 +50,7 @@ class CouponIssued(Struct, frozen=True):
 
 
 class OrderLine(Struct, frozen=True):
-    """Some pieces of one product for an amount in cents. Orders of the old shop do not say of which product."""
+    """Some pieces of one product for an amount in cents. Orders of the old shop do not name the product."""
 
     name: str
     quantity: int
@@ -59,7 +59,7 @@ class OrderLine(Struct, frozen=True):
 
 
 class OrderPlaced(Struct, frozen=True):
-    """An order stands, its pieces are reserved. `nth` counts the orders of this customer; the first is 1."""
+    """An order was placed, and its pieces are reserved. `nth` counts the orders of this customer; the first is 1."""
 
     order_id: OrderId
     customer_id: CustomerId
@@ -92,7 +92,7 @@ class OrderShipped(Struct, frozen=True):
 
 
 class OrderCancelled(Struct, frozen=True):
-    """An order stands no more; its pieces are free again, and what had been paid is given back."""
+    """An order was cancelled: its pieces are available again, and what was paid is refunded."""
 
     order_id: OrderId
     customer_id: CustomerId
@@ -104,10 +104,10 @@ class OrderCancelled(Struct, frozen=True):
 
 
 def pieces_of(lines: list[OrderLine]) -> int:
-    """How many pieces some lines make together."""
+    """The number of pieces in some order lines."""
     return sum(line.quantity for line in lines)
 
 
 def quantity_of(sku: str, lines: list[OrderLine]) -> int:
-    """How many pieces of one product some lines hold."""
+    """The number of pieces of one product in some order lines."""
     return sum(line.quantity for line in lines if line.sku == sku)

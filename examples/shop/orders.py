@@ -1,4 +1,4 @@
-"""Orders: placed, paid, shipped or cancelled. Each rule says here what it depends on, and nothing else is looked at."""
+"""Orders: placed, paid, shipped or cancelled. The signature of each rule names all that the rule depends on."""
 
 from datetime import date
 from typing import Annotated, Literal
@@ -28,7 +28,7 @@ MOST_UNPAID = 3
 
 
 class Line(Struct, frozen=True):
-    """So many pieces of a product. The price is the catalogue's to say."""
+    """A number of pieces of a product. The price comes from the catalogue."""
 
     sku: Sku
     quantity: Annotated[int, Meta(ge=1, le=1_000)]
@@ -44,7 +44,7 @@ class PlaceOrder(Struct, frozen=True):
 
 
 class TakeOverOrder(Struct, frozen=True):
-    """Bring in an order of the old shop, which kept the number of CDs and the total, in cents."""
+    """Take over an order of the old shop, which stored the number of CDs and the total in cents."""
 
     order_id: OrderId
     customer_id: CustomerId
@@ -60,26 +60,26 @@ class PayOrder(Struct, frozen=True):
 
 
 class ShipOrder(Struct, frozen=True):
-    """Hand the parcel to the carrier."""
+    """Ship a paid order."""
 
     order_id: OrderId
 
 
 class CancelOrder(Struct, frozen=True):
-    """Call an order off before it is shipped."""
+    """Cancel an order before it is shipped."""
 
     order_id: OrderId
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
 class CancelUnpaidOrder(Struct, frozen=True):
-    """Call an order off if it is still unpaid."""
+    """Cancel an order if it is still unpaid."""
 
     order_id: OrderId
 
 
 class Order(Struct, frozen=True):
-    """How far one order has come, and what it was about."""
+    """The status of one order, and its first event."""
 
     status: Literal["new", "placed", "paid", "shipped", "cancelled"] = "new"
     placed: OrderPlaced | None = None
@@ -97,7 +97,7 @@ class Order(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True):
-    """How many orders a customer ever placed, and how many of them wait for their money."""
+    """How many orders a customer ever placed, and how many of them are unpaid."""
 
     orders: int = 0
     unpaid: int = 0
@@ -127,7 +127,7 @@ def place_order(
     if not customer.known:
         raise Rejected("unknown-customer", "We do not know this customer yet. Please register first.")
     if account.unpaid >= MOST_UNPAID:
-        raise Rejected("too-many-unpaid-orders", f"{MOST_UNPAID} orders wait to be paid. Please pay one of them first.")
+        raise Rejected("too-many-unpaid-orders", f"{MOST_UNPAID} orders are unpaid. Please pay one of them first.")
     lines = priced(command.lines, products)
     amount = sum(line.amount_cents for line in lines)
     discount = 0 if coupon is None else redeem(coupon, amount)
@@ -144,13 +144,13 @@ def place_order(
 
 
 def check_same_customer(placed: OrderPlaced, customer_id: str) -> None:
-    """Sending an order twice is safe; taking somebody else's order id is not."""
+    """Sending an order twice is safe; using the order id of another customer is not."""
     if placed.customer_id != customer_id:
-        raise Rejected("order-id-taken", "Another customer's order has this id. Please order under a new one.")
+        raise Rejected("order-id-taken", "An order of another customer has this id. Please use a new one.")
 
 
 def priced(wanted: list[Line], products: dict[Sku, Product]) -> list[OrderLine]:
-    """The lines at the catalogue's prices, one for each product, if there is enough of everything."""
+    """The lines with prices, one for each product, if enough of each is available."""
     quantities: dict[str, int] = {}
     for line in wanted:
         quantities[line.sku] = quantities.get(line.sku, 0) + line.quantity
@@ -170,11 +170,11 @@ def priced(wanted: list[Line], products: dict[Sku, Product]) -> list[OrderLine]:
 
 
 def redeem(coupon: Coupon, amount_cents: int) -> int:
-    """What the coupon takes off."""
+    """The discount of the coupon."""
     if not coupon.issued:
         raise Rejected("unknown-coupon", "We do not know this coupon. Please check its code.")
     if coupon.spent:
-        raise Rejected("coupon-spent", "This coupon has been redeemed already; it works once.")
+        raise Rejected("coupon-spent", "This coupon was used already; it works once.")
     return coupon.discount(amount_cents)
 
 
@@ -223,7 +223,7 @@ def ship_order(command: ShipOrder, order: Order) -> OrderShipped | None:
 def cancel_order(command: CancelOrder, order: Order) -> OrderCancelled | None:
     placed = known(order)
     if order.status == "shipped":
-        raise Rejected("already-shipped", "This order has left the house. Please send it back instead.")
+        raise Rejected("already-shipped", "This order is shipped already. Please return it instead.")
     if order.status == "cancelled":
         return None
     return cancelled(placed, order.status == "paid", command.reason)
@@ -236,7 +236,7 @@ def cancel_unpaid_order(command: CancelUnpaidOrder, order: Order) -> OrderCancel
 
 
 def known(order: Order) -> OrderPlaced:
-    """What was placed, if the order is there at all."""
+    """The first event of an order that must exist."""
     if order.placed is None:
         raise Rejected("unknown-order", "There is no such order.")
     return order.placed

@@ -1,4 +1,4 @@
-"""Policies: what the shop does by itself when something happens."""
+"""The policies of the shop: reactions to events."""
 
 import os
 from datetime import timedelta
@@ -12,7 +12,7 @@ from twofold import Context, Later, Module, Policy
 
 
 def cancel_unpaid_orders(after: timedelta) -> Policy:
-    """Who does not pay in time frees what was reserved. Orders of the old shop were settled long ago."""
+    """Cancel an order that is not paid in time. Orders of the old shop are exempt."""
 
     async def cancel_when_unpaid(event: OrderPlaced) -> Later | None:
         return None if event.taken_over else Later(CancelUnpaidOrder(event.order_id), after)
@@ -21,7 +21,7 @@ def cancel_unpaid_orders(after: timedelta) -> Policy:
 
 
 def mail_customers(outbox: Path) -> Policy:
-    """A mail when the money has come, and one when the parcel is on its way; here a mail is a file."""
+    """Send a mail when an order is paid, and one when it is shipped. Here a mail is a file."""
 
     async def mail(event: OrderPaid | OrderShipped, context: Context) -> None:
         text = mail_about(event)
@@ -34,7 +34,7 @@ def mail_customers(outbox: Path) -> Policy:
 
 
 def mail_about(event: OrderPaid | OrderShipped) -> str | None:
-    """What the customer is told; nothing about what the old shop was paid."""
+    """The text of the mail; None for payments to the old shop."""
     match event:
         case OrderPaid():
             dollars = f"{event.total_cents // 100}.{event.total_cents % 100:02}"
@@ -45,7 +45,7 @@ def mail_about(event: OrderPaid | OrderShipped) -> str | None:
 
 
 def send_once(outbox: Path, mail_id: str, text: str) -> None:
-    """Put a mail into the outbox, whole or not at all. The same id is the same mail, however often it is sent."""
+    """Write a mail to the outbox, atomically. A mail with the same id is sent once."""
     outbox.mkdir(parents=True, exist_ok=True)
     mail = outbox / f"{mail_id}.txt"
     if mail.exists():
@@ -59,5 +59,5 @@ def send_once(outbox: Path, mail_id: str, text: str) -> None:
 
 
 def policies(outbox: Path, cancel_unpaid_after: timedelta) -> Module:
-    """All of them, with where mails go and how long an order may stay unpaid."""
+    """All policies; `outbox` is the folder for mails."""
     return Module("policies", policies=[cancel_unpaid_orders(cancel_unpaid_after), mail_customers(outbox)])

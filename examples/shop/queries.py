@@ -1,4 +1,4 @@
-"""Queries: what the shop can be asked. Lists come in pages; `after` continues behind the page before."""
+"""The queries of the shop. Lists come in pages; `after` is the cursor of the next page."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ class OrdersOfCustomer(Struct, frozen=True):
 
 
 class CustomerHistory(Struct, frozen=True):
-    """A customer and the latest orders, both from one moment."""
+    """A customer and the latest orders, read in one snapshot."""
 
     customer_id: str
     size: Size = 50
@@ -33,39 +33,39 @@ class CustomerHistory(Struct, frozen=True):
 
 
 class RegisteredCustomers(Struct, frozen=True):
-    """Those who opened an account in this shop, by name."""
+    """Customers with an account in this shop, by name."""
 
     size: Size = 50
     after: str | None = None
 
 
 class BestCustomers(Struct, frozen=True):
-    """All customers, those who spent most first."""
+    """All customers, ordered by what they spent, the largest first."""
 
     size: Size = 20
     after: str | None = None
 
 
 class StockLevels(Struct, frozen=True):
-    """The catalogue with what is on the shelf, by name."""
+    """The catalogue with its stock, by name."""
 
     size: Size = 100
     after: str | None = None
 
 
 class RevenueByDay(Struct, frozen=True):
-    """Revenue of the days on which something was ordered, the latest first."""
+    """Revenue of each day with paid orders, the latest first."""
 
     size: Size = 1_000
     after: str | None = None
 
 
 class Totals(Struct, frozen=True):
-    """The whole shop in figures."""
+    """The totals of the whole shop."""
 
 
 class History(Struct, frozen=True):
-    """A customer, unknown or known, with a page of orders."""
+    """A customer (None if unknown) with a page of orders."""
 
     customer: CustomerSummary | None
     orders: Page[OrderDetail]

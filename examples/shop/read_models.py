@@ -1,4 +1,4 @@
-"""Read models: rows shaped for the questions the shop is asked. Each can be thrown away and folded anew."""
+"""The read models of the shop: rows in the shape of its queries. Each can be dropped and rebuilt."""
 
 from datetime import UTC, date, datetime, time
 from typing import Literal
@@ -26,7 +26,7 @@ from twofold import Module, Projection, RecordedEvent
 
 
 class Step(Struct, frozen=True):
-    """One thing that happened to an order, and when."""
+    """One step of an order, and its time."""
 
     what: Literal["placed", "paid", "shipped", "cancelled"]
     at: datetime
@@ -83,12 +83,12 @@ def follow_order(
 
 
 def midnight(day: date) -> datetime:
-    """The old shop kept days, no times."""
+    """The old shop stored days without times."""
     return datetime.combine(day, time(), UTC)
 
 
 class CustomerSummary(Struct, frozen=True):
-    """What a customer means to the shop. `orders` and `pieces` are of orders that stand, `spent_cents` is paid."""
+    """A customer in figures. `orders` and `pieces` leave out cancelled orders, `spent_cents` is what was paid."""
 
     customer_id: str
     name: str
@@ -131,7 +131,7 @@ def sum_up_customer(
 
 
 class StockLevel(Struct, frozen=True):
-    """One product on the shelf. `available` is what is neither reserved nor shipped; `sold` has been shipped."""
+    """The stock of one product. `available` is neither reserved nor shipped; `sold` is shipped."""
 
     sku: str
     name: str
@@ -162,7 +162,7 @@ def count_stock(
 
 
 def moved(row: StockLevel, on_shelf: int = 0, reserved: int = 0) -> StockLevel:
-    """The row after so many pieces came to the shelf and so many were set aside."""
+    """The row after pieces were added to the shelf and reserved."""
     return replace(
         row,
         on_shelf=row.on_shelf + on_shelf,
@@ -172,7 +172,7 @@ def moved(row: StockLevel, on_shelf: int = 0, reserved: int = 0) -> StockLevel:
 
 
 class DayRevenue(Struct, frozen=True):
-    """What the orders placed on one day brought in: those that are paid and stand, in cents."""
+    """The revenue in cents of the orders placed on one day that are paid and not cancelled."""
 
     day: date
     orders: int = 0
@@ -191,14 +191,14 @@ def add_up_day(row: DayRevenue | None, event: OrderPaid | OrderCancelled) -> Day
 
 
 def day_of(event: OrderPaid | OrderCancelled) -> date | None:
-    """The day whose revenue an event changes; cancelling what was never paid changes none."""
+    """The day whose revenue an event changes; None for an unpaid order that is cancelled."""
     return None if isinstance(event, OrderCancelled) and not event.was_paid else event.placed_on
 
 
 class ShopTotals(Struct, frozen=True):
-    """The whole shop in one row: orders ever placed, customers who ever ordered, CDs in orders that stand.
+    """The whole shop in one row: all orders, all customers who ordered, and the CDs of orders that are not cancelled.
 
-    `paid` counts payments, `revenue_cents` is what was paid less what was given back, `free_orders` were placed at 0.
+    `paid` counts payments, `revenue_cents` is what was paid less refunds, `free_orders` have the total 0.
     """
 
     orders: int = 0
@@ -241,7 +241,7 @@ THE_SHOP = "shop"
 
 
 def the_shop(event: OrderPlaced | OrderPaid | OrderShipped | OrderCancelled) -> str:
-    """Every order belongs to the one row."""
+    """All orders belong to one row."""
     return THE_SHOP
 
 

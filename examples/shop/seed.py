@@ -1,4 +1,4 @@
-"""What the shop opens with: a dozen records, a few customers, some coupons. Seeding it again changes nothing."""
+"""The first data of the shop: a dozen records, a few customers, some coupons. Seeding again changes nothing."""
 
 from shop.catalogue import AddProduct, RestockProduct
 from shop.coupons import IssueCoupon
@@ -34,7 +34,7 @@ COUPONS = [
 
 
 async def seed_catalogue(app: App) -> None:
-    """Fill an empty shop; what is there already stays as it is."""
+    """Fill an empty shop. What exists already is not changed."""
     for sku, name, price_cents, stock in RECORDS:
         await app.send(AddProduct(sku, name, price_cents), command_id=f"seed-add-{sku}")
         if not await _stocked(app, sku):
@@ -46,6 +46,6 @@ async def seed_catalogue(app: App) -> None:
 
 
 async def _stocked(app: App, sku: str) -> bool:
-    """Whether a product ever came in: command ids are remembered for days only, the log for ever."""
+    """Whether a product was ever stocked. Command ids are remembered for days only, the log is permanent."""
     page = await app.log(EventQuery((QueryItem(("product-restocked",), (f"sku:{sku}",)),)), 0, 1)
     return bool(page.events)

@@ -1,4 +1,4 @@
-"""The shop's pages: server-rendered, live where JavaScript is on, and whole where it is off."""
+"""The pages of the shop: rendered on the server, updated live with JavaScript, complete without it."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 def pages(app: App) -> Starlette:
-    """All pages of the shop over `app`, to be served at `/` by `twofold.http`, which adds what keeps pages safe."""
+    """All pages of the shop, served at `/` by `twofold.http`, which adds security headers."""
     renderer = Renderer()
     storefront, orders = Storefront(app, renderer), OrderPages(app, renderer)
     customers, figures = CustomerPages(app, renderer), FigurePages(app, renderer)

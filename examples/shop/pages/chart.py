@@ -10,7 +10,7 @@ _LABEL = 84
 
 
 class Bar(Struct, frozen=True):
-    """One bar: what stands below it, how high it is (cents), what it says, and where it leads."""
+    """One bar: its label, height in cents, tooltip and link."""
 
     label: str
     cents: int
@@ -19,7 +19,7 @@ class Bar(Struct, frozen=True):
 
 
 def bar_chart(bars: list[Bar], breadth: int = WIDE) -> Markup:
-    """The bars side by side over a scale in dollars, drawn for so many pixels. Needs one bar at least."""
+    """The bars over a scale in dollars, `breadth` pixels wide. Needs at least one bar."""
     step = scale_step(max(bar.cents for bar in bars))
     top = max(step, -(-max(bar.cents for bar in bars) // step) * step)
     height, width = HEIGHT - TOP - BOTTOM, (breadth - LEFT - RIGHT) / len(bars)

@@ -1,4 +1,4 @@
-"""A cover for every record: a small drawing that follows from its sku, so that no picture is needed."""
+"""A cover for each record: a small drawing made from its sku, so that no picture is needed."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PALETTES = [
 ]
 
 PERSON = b"1781"
-"""Any other would do as well; with this one the records of the example look different from each other."""
+"""With this value the records of the example get different covers."""
 
 
 def cover(sku: str) -> Markup:

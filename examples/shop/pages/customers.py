@@ -21,7 +21,7 @@ class CustomerPages:
         self._renderer = renderer
 
     async def best(self, request: Request) -> Response:
-        """Who spent most, in pages."""
+        """The customers who spent most, in pages."""
         after = request.query_params.get("after")
         answer = await self._app.ask(BestCustomers(size=20, after=after), position=request.query_params.get("position"))
         return self._renderer.page("customers.html", page=answer.value, continued=after is not None)
@@ -37,7 +37,7 @@ class CustomerPages:
         )
 
     async def register(self, request: Request) -> Response:
-        """Open an account and go on shopping with it."""
+        """Register a customer and go back to the shop."""
         fields = await read_form(request)
         command = command_from(RegisterCustomer, {name: fields.get(name, "") for name in ("customer_id", "name")})
         receipt = await self._app.send(command, command_id=f"form-{command.customer_id}")

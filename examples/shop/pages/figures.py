@@ -1,4 +1,4 @@
-"""The pages with figures: what is on the shelf, and what came in."""
+"""The pages with figures: stock and revenue."""
 
 from itertools import groupby
 
@@ -17,7 +17,7 @@ LATEST_DAYS = 14
 
 
 class FigurePages:
-    """Shows stock and revenue; puts pieces on the shelf."""
+    """Shows stock and revenue, and restocks products."""
 
     def __init__(self, app: App, renderer: Renderer) -> None:
         self._app = app
@@ -29,11 +29,11 @@ class FigurePages:
         return self._renderer.page("stock.html", page=answer.value, form_id=self._app.world.new_id())
 
     async def restock(self, request: Request) -> Response:
-        """Put pieces on the shelf; a form sent twice counts once."""
+        """Restock a product. A form that is sent twice counts once."""
         fields = await read_form(request)
         command = command_from(RestockProduct, {name: fields.get(name, "") for name in ("sku", "quantity")})
         if not fields.get("form_id"):
-            raise InvalidMessage("This form has lost its id. Please open the page again.", field="form_id")
+            raise InvalidMessage("The form has no id. Please open the page again.", field="form_id")
         receipt = await self._app.send(command, command_id=f"form-{fields['form_id']}-{command.sku}")
         return RedirectResponse(f"/stock?position={receipt.token}", 303)
 
@@ -56,7 +56,7 @@ class FigurePages:
 
 
 def by_month(days: list[DayRevenue]) -> list[Bar]:
-    """One bar for each month with revenue, which leads to its days."""
+    """One bar for each month with revenue, linked to its days."""
     bars: list[Bar] = []
     for first, rows in groupby(days, key=lambda row: row.day.replace(day=1)):
         cents = sum(row.revenue_cents for row in rows)

@@ -1,4 +1,4 @@
-"""What people send with a form, read with limits."""
+"""Reading forms, with limits."""
 
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -15,12 +15,12 @@ MAX_FIELDS = 500
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form, trimmed; of two with one name the last. InvalidMessage where it is no form of ours."""
+    """The fields of a form, trimmed; the last one of a repeated name. InvalidMessage if it cannot be read."""
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_FORM:
-            raise InvalidMessage("This form is longer than any of ours. Please start again from the shop.")
+            raise InvalidMessage("This form is too long. Please start again from the shop.")
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
     except ValueError as error:
@@ -32,7 +32,7 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def command_from(kind: type[C], fields: dict[str, Any]) -> C:
-    """Fields as a command. InvalidMessage, naming the field, where they do not fit it."""
+    """Fields as a command. InvalidMessage, with the field, if they do not fit."""
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:

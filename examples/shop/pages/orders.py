@@ -1,4 +1,4 @@
-"""The page of one order, which follows it while somebody looks, and what can be done with the order there."""
+"""The page of one order, which is updated live, and its actions: pay, ship, cancel."""
 
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ class OrderPages:
         self._renderer = renderer
 
     async def show(self, request: Request) -> Response:
-        """The order as of now, and at least as of the receipt one comes with."""
+        """The order, at least as new as the receipt in `position`."""
         return await self._page(request, position=request.query_params.get("position"))
 
     async def pay(self, request: Request) -> Response:
@@ -57,6 +57,6 @@ class OrderPages:
 
 
 def steps_ahead(status: str) -> list[str]:
-    """What an order of this status still has before it when all goes well."""
+    """The steps that follow this status if the order is not cancelled."""
     way = ["placed", "paid", "shipped"]
     return way[way.index(status) + 1 :] if status in way else []

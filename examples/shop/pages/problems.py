@@ -1,4 +1,4 @@
-"""What a page says when something could not be done."""
+"""The pages for errors."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -14,23 +14,23 @@ Handler = Callable[[Request, Any], Awaitable[Response]]
 
 
 def problem_pages(renderer: Renderer) -> Mapping[Any, Handler]:
-    """A kind page for every error that reaches the border; the only 5xx is 503, which says when to come back."""
+    """A page for each kind of error. The only 5xx status is 503, with `Retry-After`."""
 
     async def rejected(request: Request, error: Rejected) -> Response:
         return renderer.page("problem.html", 422, title="That is not possible", text=error.reason or error.code)
 
     async def refused(request: Request, error: Refused) -> Response:
-        return renderer.page("problem.html", 400, title="That did not fit", text=str(error))
+        return renderer.page("problem.html", 400, title="The input is not valid", text=str(error))
 
     async def reused(request: Request, error: CommandIdReused) -> Response:
         text = "This form was sent before with other values. Please open it again."
         return renderer.page("problem.html", 422, title="Sent already", text=text)
 
     async def conflict(request: Request, error: Conflict) -> Response:
-        return renderer.page("problem.html", 409, title="Somebody was faster", text="Please send it again.")
+        return renderer.page("problem.html", 409, title="Another request was faster", text="Please send it again.")
 
     async def unavailable(request: Request, error: Unavailable) -> Response:
-        text = "The page is not there yet. Please reload it in a moment."
+        text = "The page is not available yet. Please reload it in a moment."
         page = renderer.page("problem.html", 503, title="One moment", text=text)
         page.headers["Retry-After"] = str(max(1, round(error.retry_after)))
         return page

@@ -1,4 +1,4 @@
-"""How the pages are rendered: templates that escape everything, and how money, days and moments are written."""
+"""Rendering of pages: templates that escape all values, and formats for money, days and times."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Renderer:
-    """Renders templates to answers."""
+    """Renders templates to responses."""
 
     def __init__(self) -> None:
         self._environment = Environment(
@@ -25,7 +25,7 @@ class Renderer:
         self._environment.filters.update(cover=cover, dollars=dollars, day=day, moment=moment, month=month)
 
     def page(self, template: str, status: int = 200, **values: object) -> HTMLResponse:
-        """One template as an answer. Pages change all the time, so nobody keeps them."""
+        """One template as a response, which must not be cached."""
         html = self._environment.get_template(template).render(**values)
         return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
@@ -47,7 +47,7 @@ def month(value: date) -> str:
 
 
 def moment(value: datetime) -> str:
-    """3 March 1997, 14:05 UTC; a moment at midnight sharp is a day of the old shop's."""
+    """3 March 1997, 14:05 UTC; a time of 00:00:00 is shown as a day, for orders of the old shop."""
     return (
         day(value) if (value.hour, value.minute, value.second) == (0, 0, 0) else f"{day(value)}, {value:%H:%M:%S} UTC"
     )

@@ -14,7 +14,7 @@ from twofold import App, InvalidMessage, Rejected
 
 
 class Storefront:
-    """Shows what there is to buy and takes orders for it."""
+    """Shows the records on sale, and takes orders."""
 
     def __init__(self, app: App, renderer: Renderer) -> None:
         self._app = app
@@ -26,13 +26,13 @@ class Storefront:
         return await self._form(chosen, position=request.query_params.get("position"))
 
     async def order(self, request: Request) -> Response:
-        """Place the order and go to its page; or show the form again, as it was filled in, with what was wrong.
+        """Place the order and go to its page. If that fails, show the form again with its values and the problem.
 
-        The order id was made with the form, so that a form sent twice is one order.
+        The order id is made with the form, so a form that is sent twice is one order.
         """
         fields = await read_form(request)
         if not fields.get("order_id"):
-            raise InvalidMessage("This form has lost its order. Please start again from the shop.", field="order_id")
+            raise InvalidMessage("The form has no order id. Please start again from the shop.", field="order_id")
         try:
             command = command_from(PlaceOrder, wanted(fields))
             receipt = await self._app.send(command, command_id=f"form-{command.order_id}")
@@ -60,9 +60,9 @@ class Storefront:
 
 
 def wanted(fields: dict[str, str]) -> dict[str, Any]:
-    """The fields of the form as those of the command: one line for each record with a quantity."""
+    """The fields of the command, from those of the form: one line for each record with a quantity."""
     if not fields.get("customer_id"):
-        raise InvalidMessage("Please say who is ordering.", field="customer_id")
+        raise InvalidMessage("Please choose who is ordering.", field="customer_id")
     quantities = {name.removeprefix("quantity-"): n for name, n in fields.items() if name.startswith("quantity-")}
     lines = [{"sku": sku, "quantity": whole_number(n)} for sku, n in quantities.items() if n not in ("", "0")]
     if not lines:
@@ -76,7 +76,7 @@ def wanted(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def whole_number(text: str) -> int:
-    """A quantity as somebody typed it."""
+    """A quantity, from its text."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= 1_000):
-        raise InvalidMessage(f"“{text[:20]}” is no quantity. Please order 1 to 1,000 pieces.", field="quantity")
+        raise InvalidMessage(f"“{text[:20]}” is not a quantity. Please order 1 to 1,000 pieces.", field="quantity")
     return int(text)

@@ -1,13 +1,13 @@
-// Keeps a page in step with its query, adds up the order while it is put together, and sends each form once.
+// Updates a page when the answer of its query changes, adds up the order, and sends each form once.
 "use strict";
 
-const PAUSE = 400; // milliseconds between two looks at the server, however fast the query changes
+const PAUSE = 400; // milliseconds between two requests, however fast the query changes
 
 function follow(path) {
   const mark = document.querySelector("[data-live-mark]");
   let source = null, token = null, busy = false;
 
-  // A browser opens few connections to one site: a page that nobody sees gives its own back.
+  // A browser opens few connections to one site: a hidden page closes its own.
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
   if (!document.hidden) start();
 
@@ -47,13 +47,13 @@ function show(newer) {
   for (const part of document.querySelectorAll("[data-part]")) {
     const other = newer.querySelector(`[data-part="${CSS.escape(part.dataset.part)}"]`);
     if (!other || other.innerHTML === part.innerHTML) continue;
-    if (part.contains(document.activeElement) && document.activeElement.matches("input")) continue; // somebody types here
+    if (part.contains(document.activeElement) && document.activeElement.matches("input")) continue; // the user types here
     const had = part.contains(document.activeElement) ? document.activeElement.id : "";
     part.className = other.className;
     part.replaceChildren(...[...other.childNodes].map((node) => document.adoptNode(node)));
     if (had) document.getElementById(had)?.focus();
     part.classList.remove("changed");
-    void part.offsetWidth; // starts the animation anew
+    void part.offsetWidth; // restarts the animation
     part.classList.add("changed");
   }
 }
@@ -92,7 +92,7 @@ window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
-const here = new URL(location.href); // the receipt has done its work; what is bookmarked should not ask for it again
+const here = new URL(location.href); // the position was used; a bookmark should not contain it
 if (here.searchParams.has("position")) {
   here.searchParams.delete("position");
   history.replaceState(null, "", here);
