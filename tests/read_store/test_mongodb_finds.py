@@ -53,7 +53,9 @@ async def test_every_declared_find_is_a_range_of_its_index(mongodb_url: str, mod
             if continued:
                 cursor = (await find(store, model, filters, order_by=order, descending=descending, limit=8)).cursor
                 assert cursor is not None
-            access = check_access(model, table.columns, filters, order, descending, 2, cursor)
+            access = check_access(
+                model, table.columns, filters, order_by=order, descending=descending, limit=2, cursor=cursor
+            )
             mongo_find = MongoFind(table, access)
             for query in mongo_find.queries():
                 plan = await explained(mongodb_url, table, mongo_find, query, 3)
@@ -82,7 +84,7 @@ async def test_deleted_rows_are_in_the_way_of_nobody(mongodb_url: str) -> None:
         gone = {key: VersionedRow(None, 2, 0, (row,)) for key, row in list(rows.items())[:-3]}
         await store.save(Change(ORDERS, LOG, 1, 2, 2**52, gone))
         assert await keys(store, ORDERS) == ["k1997", "k1998", "k1999"]
-        mongo_find = MongoFind(table, check_access(ORDERS, table.columns, {}, None, False, 3, None))
+        mongo_find = MongoFind(table, check_access(ORDERS, table.columns, {}, limit=3))
         (query,) = mongo_find.queries()
         assert (await explained(mongodb_url, table, mongo_find, query, 4))["executionStats"]["totalKeysExamined"] <= 4
 

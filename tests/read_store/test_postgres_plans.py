@@ -103,7 +103,9 @@ async def test_every_declared_find_is_a_range_of_its_own_index_without_sorting(
             cursor = await cursor_of(explained, filters, order, descending, at_none=where == "continued at None")
             if cursor is None:
                 continue
-        access = check_access(WIDE, table.columns, filters, order, descending, 2, cursor)
+        access = check_access(
+            WIDE, table.columns, filters, order_by=order, descending=descending, limit=2, cursor=cursor
+        )
         index = index_of(table, access.group, access.order)
         for sql, arguments in find_statements(table, access):
             plan = await explained.plan(f"{sql} limit ${len(arguments) + 1}", [*arguments, 3])
@@ -159,7 +161,9 @@ async def test_a_find_reads_few_pages_though_statistics_say_that_there_is_one_va
     ):
         cursor = (await find(store, ORDERS, filters, order_by=order, descending=descending, limit=9)).cursor
         for each in (None, cursor):
-            access = check_access(ORDERS, explained.table.columns, filters, order, descending, 9, each)
+            access = check_access(
+                ORDERS, explained.table.columns, filters, order_by=order, descending=descending, limit=9, cursor=each
+            )
             for sql, arguments in find_statements(explained.table, access):
                 assert await explained.pages(f"{sql} limit ${len(arguments) + 1}", [*arguments, 10]) < 60, sql
     await connection.close()
@@ -211,7 +215,7 @@ async def test_a_long_value_costs_only_the_page_it_is_on(postgres: Postgres) -> 
     table = PostgresTable(ORDERS, store._address.schema)
     connection = await asyncpg.connect(postgres.dsn)
     await begin(connection, 60.0)
-    access = check_access(ORDERS, table.columns, {"customer": "ann"}, "note", False, 9, None)
+    access = check_access(ORDERS, table.columns, {"customer": "ann"}, order_by="note", limit=9)
     ((sql, arguments),) = find_statements(table, access)
     rows_found = await connection.fetch(f"{sql} limit ${len(arguments) + 1}", *arguments, 10)
     assert not any(cut for *_, cut in rows_found)

@@ -144,7 +144,9 @@ async def test_every_declared_find_is_a_range_of_an_index_without_sorting(
         if continued:
             found = await find(store, model, filters, order_by=order, descending=descending, limit=1)
             cursor = found.cursor
-        access = check_access(model, table.columns, filters, order, descending, 1, cursor)
+        access = check_access(
+            model, table.columns, filters, order_by=order, descending=descending, limit=1, cursor=cursor
+        )
         for sql, parameters in find_statements(table, access):
             plan = [row[3] for row in connection.execute(f"explain query plan {sql}", (*parameters, 1))]
             assert len(plan) == 1, plan

@@ -2,12 +2,12 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 from twofold.domain.events import Position
 from twofold.domain.projection import BoundProjection
 from twofold.errors import UndeclaredAccess
-from twofold.read_store.port import FindPage, Native, Progress, ReadModel
+from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.write_store.port import WriteStore
 
 
@@ -28,16 +28,7 @@ class LogView(abc.ABC):
     async def get(self, model: ReadModel, key: str) -> Any | None:
         """The row of a key, or None."""
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         """UndeclaredAccess: rows are not to be searched here."""
         self._refuse()
 

@@ -43,10 +43,11 @@ def check_access(
     model: ReadModel,
     columns: Mapping[str, Column],
     filters: Mapping[str, Any],
-    order_by: str | None,
-    descending: bool,
+    *,
     limit: int,
-    cursor: str | None,
+    order_by: str | None = None,
+    descending: bool = False,
+    cursor: str | None = None,
 ) -> Access:
     """A find as `Snapshot.find` takes it, checked against what the model declares. Raises as `find` does."""
     if limit < 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
@@ -14,6 +14,7 @@ from twofold.read_store.partition import Partition, same_slots, shares
 from twofold.read_store.port import (
     Change,
     Checkpoint,
+    FindOptions,
     FindPage,
     Native,
     Parked,
@@ -155,18 +156,9 @@ class _MemorySnapshot:
         known = prepared(self._tables, model).rows.get(key)
         return known and known.row
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         table = prepared(self._tables, model)
-        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        access = check_access(model, table.columns, filters, **options)
 
         async def fetch(count: int) -> list[str]:
             return _matching_keys(table, access)[:count]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import msgspec
 
@@ -117,6 +117,15 @@ class Change(msgspec.Struct, frozen=True):
         return self.log if self.was is None else self.was
 
 
+class FindOptions(TypedDict, total=False):
+    """The part of a find that is requested: at most `limit` rows, by a field or by key, behind those of `cursor`."""
+
+    order_by: str | None
+    descending: bool
+    limit: Required[int]
+    cursor: str | None
+
+
 class FindPage(msgspec.Struct, frozen=True):
     """Rows of one find, in order, with their keys. `cursor` continues after the last one; None if that was the last."""
 
@@ -147,16 +156,7 @@ class Snapshot(Protocol):
         """The row of a key, or None."""
         ...
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         """At most `limit` rows whose fields equal `filters`, ordered by a field (ties by key) or by key.
 
         None sorts first. UndeclaredAccess, with the fix, where the model declares no such filter or order;

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.access import check_access
@@ -13,7 +13,7 @@ from twofold.read_store.mongodb.errors import SNAPSHOT_UNAVAILABLE
 from twofold.read_store.mongodb.finds import MongoFind
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
 from twofold.read_store.paging import fetch_until, find_page
-from twofold.read_store.port import FindPage, Native, Progress, ReadModel
+from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 
 T = TypeVar("T")
 
@@ -35,18 +35,9 @@ class MongoSnapshot:
         document = await self._read(lambda: rows.find_one({"_id": key}, session=self._session))
         return None if document is None else table.row(document)
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         table = self._table_of(model)
-        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        access = check_access(model, table.columns, filters, **options)
         find = MongoFind(table, access)
         rows = self._connection.collection(table.collection)
 

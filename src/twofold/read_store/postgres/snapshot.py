@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from twofold.errors import Unavailable
 from twofold.postgres_server import Connection, closed_after
 from twofold.read_store.access import Access, check_access
 from twofold.read_store.paging import fetch_until, find_page
-from twofold.read_store.port import Checkpoint, FindPage, Native, Progress, ReadModel
+from twofold.read_store.port import Checkpoint, FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.postgres.checkpoints import all_checkpoints, progress_of
 from twofold.read_store.postgres.connection import PostgresReadConnections
 from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated
@@ -62,18 +62,9 @@ class PostgresSnapshot:
         records = await self._fetch(table.select, short)
         return table.decode(records[0][0]) if records else None
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         table = prepared(self._tables, model)
-        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        access = check_access(model, table.columns, filters, **options)
         return await find_page(
             access,
             lambda count: self._find(table, access, count),

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import apsw
 
 from twofold.read_store.access import check_access
 from twofold.read_store.paging import fetch_until, find_page
-from twofold.read_store.port import FindPage, Native, Progress, ReadModel
+from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
 from twofold.read_store.sqlite.checkpoints import progress_of
 from twofold.read_store.sqlite.finds import Statement, find_statements
@@ -32,18 +32,9 @@ class SqliteSnapshot:
             record = self._reader.execute(table.select, (key,)).fetchone()
         return None if record is None else table.decode(record[0])
 
-    async def find(
-        self,
-        model: ReadModel,
-        filters: Mapping[str, Any],
-        *,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int,
-        cursor: str | None = None,
-    ) -> FindPage:
+    async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         table = prepared(self._tables, model)
-        access = check_access(model, table.columns, filters, order_by, descending, limit, cursor)
+        access = check_access(model, table.columns, filters, **options)
         return await find_page(
             access,
             lambda count: fetch_until(count, find_statements(table, access), self._fetch),
