@@ -13,8 +13,8 @@ from twofold.health import (
     BuildStatus,
     FollowerStatus,
     HealthReport,
+    Observation,
     PartitionStatus,
-    RowObservation,
     assess,
     build_status,
     follower_status,
@@ -152,7 +152,7 @@ class StoreReader:
         followers.sort(key=lambda each: (each.kind == "policy", each.name))
         builds = [self._build(look, key, build) for key, build in _recorded(look) if key not in serving.values()]
         report = assess(
-            RowObservation(
+            Observation(
                 followers=followers,
                 builds=builds,
                 stall_seconds=self._stall_seconds,
