@@ -330,11 +330,11 @@ async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> No
     module = bank(INLINE_TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services:
-        with pytest.raises(InvalidMessage, match="'broken' does not take this Deposited into the row of the key 'a'"):
+        with pytest.raises(InvalidMessage, match=r"'broken' failed.*its fold fails for a Deposited and the key 'a'"):
             await services.handle(Deposit("a", 1), "c-1")
         assert (await write_store.read(NO_EVENTS)).head == 0
         # The row of the other projection had been folded already, and must not be remembered.
-        assert services.inline._known == {}
+        assert services.inline._cached == {}
 
 
 def failing_key(event: Deposited) -> str:
@@ -344,7 +344,7 @@ def failing_key(event: Deposited) -> str:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        (failing_key, "'till' has no key for a Deposited (LookupError: no key)"),
+        (failing_key, "its `key` fails for a Deposited (LookupError: no key)"),
         (lambda event: "", "a row key must have 1 to 1024 characters"),
         (lambda event: "a\0b", "U+0000"),
         (lambda event: "\ud800", "surrogate"),
@@ -398,7 +398,7 @@ async def test_more_rows_than_are_remembered_are_loaded_again(tmp_path: Path) ->
         async with services:
             for turn in range(3):
                 await deposits(services, [f"a{n}" for n in range(20)], start=turn * 20)
-                assert len(services.inline._known) <= 2
+                assert len(services.inline._cached) <= 2
             assert await check_rows(write_store) == 60
 
 
@@ -414,8 +414,6 @@ async def test_a_row_in_a_shape_its_type_has_no_more_is_said_to_be_so() -> None:
         await services.handle(Deposit("a", 100), "c-1")
     module = bank(Projection("till", count, key=lambda event: "all", lifecycle="inline"))
     async with Services(write_store, module) as services:
-        with pytest.raises(
-            Unavailable, match=r"'all' of 'till' is kept in another shape than Till2.*Raise the version"
-        ):
+        with pytest.raises(Unavailable, match=r"'all' of 'till' does not fit Till2.*Raise the version"):
             await services.handle(Deposit("a", 100), "c-2")
     assert (await write_store.read(ALL_EVENTS)).head == 1

@@ -75,7 +75,7 @@ async def test_what_is_new_is_built_from_the_whole_log_before_the_first_command(
 async def test_before_that_no_command_is_taken() -> None:
     services = Services(MemoryWriteStore(), INLINE_BANK)
     services.batcher.start()
-    with pytest.raises(Unavailable, match="not built up yet"):
+    with pytest.raises(Unavailable, match="still being built"):
         await services.handle(Deposit("a", 1), "1")
     await services.batcher.stop()
 

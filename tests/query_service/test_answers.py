@@ -116,7 +116,7 @@ async def test_a_key_that_is_set_aside_does_not_pose_as_fresh(tmp_path: Path) ->
         await app.send(Count(["bad", "good"], 1))
         receipt = await app.send(Count(["bad", "good"], 13))
         await settled(app)
-        with pytest.raises(Unavailable, match="set aside"):
+        with pytest.raises(Unavailable, match="is parked"):
             await app.ask(TotalOf("bad"), position=receipt.token)
         assert (await app.ask(TotalOf("good"), position=receipt.token)).value.total == 14
         old = await app.ask(TotalOf("bad"))

@@ -82,7 +82,7 @@ async def test_a_row_that_a_fold_takes_away_is_not_there() -> None:
 async def test_all_rows_of_one_answer_are_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async with bank_app() as app:
         await app.send(Deposit("a", 100))
-        (rows,) = (await app.queries._of_log.rows(["statements"], _write_store(app))).values()
+        (rows,) = (await app.queries._log_views.open(["statements"], _write_store(app))).values()
         assert await rows.get(rows.model, "b") is None
         await app.send(Transfer("a", "b", 40))
         for key, cents in (("a", [100]), ("b", None)):

@@ -89,7 +89,7 @@ async def test_a_row_that_was_ahead_of_its_checkpoint_is_not_taken_back_by_a_swi
     before = await app.ask()
     assert (before.value.total, before.position) == (2, 1)
     app.switch(2)
-    with pytest.raises(Unavailable, match=r"'totals' is 1 events behind .*\(at 1, wanted 2\)") as held:
+    with pytest.raises(Unavailable, match=r"'totals' is 1 events behind.* is at 1, and the query needs 2") as held:
         await app.ask(before.position)
     assert held.value.lag == 1
     waiting = asyncio.create_task(app.ask(before.position, timeout=10.0))
@@ -109,7 +109,7 @@ async def test_a_partition_that_was_ahead_of_the_lowest_is_not_taken_back_by_a_s
     before = await app.ask()
     assert (before.value.total, before.position) == (3, 1)
     app.switch(2)
-    with pytest.raises(Unavailable, match=r"\(at 2, wanted 3\)"):
+    with pytest.raises(Unavailable, match=r"is at 2, and the query needs 3"):
         await app.ask(before.position)
     await app.save(2, 3, row=3, share=LOW)
     assert await app.total() == 3
@@ -125,12 +125,12 @@ async def test_a_partition_that_is_halted_is_not_waited_for_but_the_others_are()
     await app.save(2, 3, row=3, share=LOW)
     assert (await app.ask()).position == 1
     app.switch(2)
-    with pytest.raises(Unavailable, match=r"\(at 3, wanted 4\)"):
+    with pytest.raises(Unavailable, match=r"is at 3, and the query needs 4"):
         await app.ask(1)
     await app.save(2, 4, row=4, share=LOW)
     after = await app.ask(1)
     assert (after.value.total, after.position) == (4, 1)
-    with pytest.raises(Unavailable, match=r"\(at 1, wanted 2\)"):
+    with pytest.raises(Unavailable, match=r"is at 1, and the query needs 2"):
         await app.ask(2)
 
 
@@ -141,7 +141,7 @@ async def test_a_key_that_is_set_aside_ahead_of_its_checkpoint_halts_nothing_whe
     await app.save(2, 1, row=1, parked={OTHER: Parked(OTHER, 2, "broken", 0)})
     assert await app.total() == 2
     app.switch(2)
-    with pytest.raises(Unavailable, match=r"\(at 1, wanted 2\)"):
+    with pytest.raises(Unavailable, match=r"is at 1, and the query needs 2"):
         await app.ask()
 
 
@@ -194,7 +194,7 @@ async def test_an_answer_that_was_under_way_at_a_switch_is_not_taken_back_either
     await app.happen(1)
     gates[0].set()
     assert (await first).value.total == 1
-    with pytest.raises(Unavailable, match=r"\(at 1, wanted 2\)"):
+    with pytest.raises(Unavailable, match=r"is at 1, and the query needs 2"):
         await app.ask()
     await app.save(2, 2, row=2)
     assert await app.total() == 2
@@ -284,7 +284,7 @@ async def test_a_service_that_holds_nothing_back_is_found_out(monkeypatch: pytes
     async def never(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(MonotonicReads, "late", never)
+    monkeypatch.setattr(MonotonicReads, "lagging", never)
     with pytest.raises(AssertionError, match="after"):
         for seed in range(40):
             await _back_and_forth(Random(seed))

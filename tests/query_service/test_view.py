@@ -141,7 +141,7 @@ async def test_the_row_of_an_enum_that_is_set_aside_does_not_pose_as_fresh() -> 
         await app.send(MixText(Text.RED))
         receipt = await app.send(Break("red"))
         for key in (Plain.RED, Text.RED, "red"):
-            with pytest.raises(Unavailable, match="'red' of 'uses' is set aside"):
+            with pytest.raises(Unavailable, match="'red' of 'uses' is parked"):
                 await app.ask(Of(key), position=receipt.token)
             assert (await app.ask(Of(key))).value == Uses(1)
 
@@ -161,6 +161,6 @@ async def test_half_a_surrogate_pair_is_the_callers_mistake_and_told_alike(
 async def test_a_find_of_more_rows_than_are_ever_returned_is_refused_and_not_cut_in_silence() -> None:
     async with colours("async") as app:
         assert (await app.ask(Some(MAX_FIND))).value == []
-        with pytest.raises(InvalidMessage, match=r"at most 10000 rows, not 10001\. Ask for them in pages") as refused:
+        with pytest.raises(InvalidMessage, match=r"at most 10000 rows, not 10001\. Read them in pages") as refused:
             await app.ask(Some(MAX_FIND + 1))
         assert refused.value.field == "limit"

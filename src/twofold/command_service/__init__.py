@@ -1,4 +1,4 @@
-"""A command in, a receipt out: load, decide, append, retry."""
+"""The command service: a command in, a receipt out. Load, decide, append, retry."""
 
 from twofold.command_service.handle import CommandService, Written
 

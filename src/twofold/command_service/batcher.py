@@ -1,4 +1,4 @@
-"""In charge of group commit: what was queued while the last batch was written is the next batch. No timer."""
+"""Group commit: what was queued while one batch was written is the next batch. There is no timer."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """The one writer of a process. Callers wait for their own outcome; cancelling one never touches the batch."""
+    """The one writer of a process. Callers wait for their own outcome; cancelling one does not change the batch."""
 
     def __init__(
         self, write_store: WriteStore, folds: Folds, world: World, *, commands: int, size: int, queue: int
@@ -44,11 +44,11 @@ class Batcher:
         """Why it refused the last batch, in a sentence; None if it took it."""
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._task = asyncio.create_task(self._run(), name="twofold-batcher")
 
     async def stop(self) -> None:
-        """Write what is queued, then end."""
+        """Write what is queued, then stop."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
@@ -57,17 +57,19 @@ class Batcher:
     async def append(
         self, append: Append, events: Sequence[object], failed: Callable[[], None] = lambda: None
     ) -> Outcome:
-        """What became of `append`, which writes `events` in encoded form.
+        """The outcome of `append`, which writes `events` in encoded form.
 
-        `failed` is called where it was not written (now, or maybe not at all), before anyone of its batch goes on.
-        Unavailable where too many wait already or the store cannot be reached.
+        `failed` is called where it was not written, or may not have been, before any caller of the batch continues.
+        Unavailable where too many commands wait, or the store cannot be reached.
         """
         if self._closing or self._task is None:
-            raise Unavailable("The command service is stopping; send the command again.")
-        # What has no command id is the runtime's own: leases, checkpoints, signs of life. Without them the work of this
-        # node would be taken over by others just because it has much to do.
+            raise Unavailable("The command service is stopping. Send the command again.")
+        # Appends without a command id are the runtime's own: leases, checkpoints, heartbeats. If they were refused,
+        # other nodes would take over the work of this node just because it is busy.
         if len(self._queue) >= self._queue_limit and append.command_id is not None:
-            raise Unavailable(f"{len(self._queue)} commands are waiting to be written; send it again in a moment.")
+            raise Unavailable(
+                f"{len(self._queue)} commands are waiting to be written. Send the command again in a moment."
+            )
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         size = sum(len(event.payload) for event in append.events)
         self._queue.append(_Waiting(append, events, size, answer, failed))
@@ -78,9 +80,12 @@ class Batcher:
         try:
             await self._write_batches()
         finally:
-            # Also where it was cancelled or failed: nobody may go on waiting for what nobody will write.
+            # Also after a failure or a cancellation: no caller may wait for a batch that is never written.
             self._closing = True
-            _answer_all(self._queue, Unavailable("The command service was stopped before this; send it again."))
+            _answer_all(
+                self._queue,
+                Unavailable("The command service stopped before it wrote this command. Send it again."),
+            )
             self._queue.clear()
 
     async def _write_batches(self) -> None:
@@ -99,11 +104,11 @@ class Batcher:
                 _answer_all(batch, error)
                 continue
             except asyncio.CancelledError:
-                _answer_all(batch, Unavailable("The command service was stopped; whether this was written is unknown."))
+                _answer_all(batch, Unavailable("The command service was stopped; the command may have been written."))
                 raise
             except Exception as error:
-                log.exception("The write store failed in a way it should not")
-                self.refusal = f"The write store failed ({error!r}); whether this was written is unknown."
+                log.exception("The write store raised an unexpected error")
+                self.refusal = f"The write store failed ({error!r}); the command may have been written."
                 _answer_all(batch, Unavailable(self.refusal))
                 continue
             if any(isinstance(outcome, Appended) and not outcome.repeated for outcome in outcomes):
@@ -114,12 +119,12 @@ class Batcher:
                     self._folds.wrote(waiting.append, waiting.events, outcome)
                 else:
                     waiting.failed()
-            # Who has to decide anew goes on first, before the next command of whoever is done: else those who come
-            # late to what many want would be late again and again.
-            for waiting, outcome in sorted(answered, key=lambda each: isinstance(each[1], Appended)):
+            # Callers that have to decide again continue first, before the next commands of the others. If not, commands
+            # for a busy consistency boundary would lose again and again.
+            for waiting, outcome in sorted(answered, key=lambda pair: isinstance(pair[1], Appended)):
                 if not waiting.answer.done():
                     waiting.answer.set_result(outcome)
-            # Let the callers just answered queue their next appends before the next batch is cut.
+            # Let these callers queue their next appends before the next batch is taken.
             await self._world.sleep(0)
 
     def _next_batch(self) -> list[_Waiting]:
@@ -137,7 +142,7 @@ def _answer_all(batch: Iterable[_Waiting], error: TwofoldError) -> None:
     for waiting in batch:
         waiting.failed()
         if not waiting.answer.done():
-            # Each caller raises its own error: a shared one would collect everyone's traceback.
+            # Each caller raises its own error: a shared one would collect the tracebacks of all.
             own = Unavailable(*error.args)
             own.__cause__ = error
             waiting.answer.set_exception(own)

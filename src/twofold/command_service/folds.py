@@ -1,4 +1,4 @@
-"""In charge of folded decision models: cached, brought up to date, trusted no further than a condition checks."""
+"""Folded decision models: a cache of states, and how they are brought up to date."""
 
 import logging
 from collections import OrderedDict
@@ -14,20 +14,20 @@ from twofold.write_store.port import Append, Appended, WriteStore
 log = logging.getLogger(__name__)
 
 PAGE = 5_000
-"""Events read at once, so that folding a long past needs little memory."""
+"""Events read at once, so that folding a long history needs little memory."""
 
 _ANY = ""
 
 
 class FoldedState(NamedTuple):
-    """A state and the position up to which it has seen everything of its boundary."""
+    """A state, and the position up to which it has seen all events of its boundary."""
 
     state: Any
     upto: Position
 
 
 class _Era:
-    """A stretch of the log that this process wrote alone, up to and including `upto`."""
+    """A part of the log that only this process wrote, up to and including `upto`."""
 
     __slots__ = ("upto",)
 
@@ -36,7 +36,7 @@ class _Era:
 
 
 class _CachedState:
-    """A cached state. As long as its era lasts it sees every event, and is as new as the era."""
+    """A cached state. As long as its era lasts, it sees every event and is as new as the era."""
 
     __slots__ = ("era", "state", "upto")
 
@@ -50,12 +50,12 @@ class _CachedState:
 
 
 class Folds:
-    """A bounded cache of folded states, least recently used first out.
+    """A bounded cache of folded states: the least recently used one is removed first.
 
-    What this process writes is folded into the states it keeps. When the positions it is given are not contiguous,
-    another process has written: an era ends, and what is cached stays as it was. A cached state may so be old. That is
-    safe because every decision made on it carries an append condition "nothing newer than what I saw", and answers that
-    append nothing are given only after `refresh`.
+    What this process writes is folded into the cached states. If the positions it gets are not contiguous, another
+    process has written: the era ends, and the cached states stay as they are. So a cached state may be old. That is
+    safe: every decision made on it carries an append condition "nothing newer than this state has seen", and answers
+    that append nothing are given only after `refresh`.
     """
 
     def __init__(self, write_store: WriteStore, codec: EventCodec, size: int) -> None:
@@ -67,7 +67,7 @@ class Folds:
         self._era = _Era(0)
 
     async def load(self, folds: Sequence[Fold]) -> dict[Fold, FoldedState]:
-        """Each fold, as old as it may be; what was never folded is read from the log now."""
+        """The state of each fold, perhaps an old one. Folds that are not cached are read from the log."""
         cached = self._cached
         known: dict[Fold, FoldedState] = {}
         for fold in folds:
@@ -84,26 +84,26 @@ class Folds:
     async def refresh(
         self, folded: Mapping[Fold, FoldedState], command_id: str | None = None
     ) -> tuple[dict[Fold, FoldedState], Appended | None]:
-        """The folds as of one moment of the log, and what is remembered of a command id by then."""
+        """The folds at one moment of the log, and the outcome of a command id at that moment."""
         states = dict(folded)
         while True:
-            found, outcome = await self._write_store.newer(conditions(states), command_id, PAGE)
+            page, outcome = await self._write_store.newer(conditions(states), command_id, PAGE)
             if len(states) == 1:
-                # Whatever came back is this fold's own; asking each event for its tags costs as much as folding it.
+                # All events belong to this fold. Comparing the tags of each event costs as much as folding it.
                 ((fold, (state, upto)),) = states.items()
                 decode = self._codec.decode
-                past = [(decode(recorded), recorded) for recorded in found.events]
+                past = [(decode(recorded), recorded) for recorded in page.events]
                 states[fold] = FoldedState(fold.model.fold(state, past), upto)
             else:
-                self._apply(states, found.events)
+                self._apply(states, page.events)
             for fold, (state, upto) in states.items():
-                states[fold] = FoldedState(state, max(upto, found.upto))
-            if found.upto == found.head:
+                states[fold] = FoldedState(state, max(upto, page.upto))
+            if page.upto == page.head:
                 self._keep(states)
                 return states, outcome
 
     def wrote(self, append: Append, events: Sequence[object], outcome: Appended) -> None:
-        """Fold what this process has just written into the states it keeps. Called in order of position."""
+        """Fold what this process has just written into the cached states. Called in order of position."""
         before = outcome.position - outcome.count
         if before != self._era.upto:
             self._era = _Era(before)
@@ -127,7 +127,7 @@ class Folds:
                     try:
                         entry.state = fold.model.evolve(entry.state, event, recorded)
                     except Exception:
-                        # The event is written; whoever needs this fold next folds it from the log and meets the error.
+                        # The event is written. The next command that needs this fold reads the log and gets the error.
                         log.exception("%s failed on an event just written", fold.model.name)
                         self._forget(fold)
 
@@ -137,7 +137,7 @@ class Folds:
             if known is not None and known.folded().upto > upto:
                 continue
             self._forget(fold)
-            # A state that has not seen what was written meanwhile may not be moved on by what is written next.
+            # A state that has not seen the events written meanwhile must not be updated by later events.
             era = self._era if upto >= self._era.upto else None
             entry = self._cached[fold] = _CachedState(state, upto, era)
             if era is not None:
@@ -156,7 +156,7 @@ class Folds:
 
 
 def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:
-    """What must not have happened, for a decision on these states to hold: one condition for each fold."""
+    """The append conditions of a decision on these states: one for each fold."""
     return tuple([AppendCondition(EventQuery((fold.item,)), upto) for fold, (_, upto) in states.items()])
 
 
@@ -165,5 +165,5 @@ def _concerns(fold: Fold, event: object, recorded: RecordedEvent) -> bool:
 
 
 def _index(fold: Fold) -> str:
-    """The tag under which a fold hears of new events: its first; folds without tags hear of all."""
+    """The tag by which a fold gets new events: its first. Folds without tags get all events."""
     return fold.tags[0] if fold.tags else _ANY

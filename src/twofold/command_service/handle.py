@@ -1,4 +1,4 @@
-"""In charge of one command: load, decide, append, and again from the start if someone else wrote first."""
+"""Handling one command: load, decide, append, and repeat if another process wrote first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Appended, Outcome
 
 MAX_COMMAND_ID = 256
-"""Characters; more would not fit into the index of every store."""
+"""Characters. Longer ids would not fit into the index of every store."""
 
 
 class Written(NamedTuple):
-    """What a command came to: the ids of its events, and the position that holds them (or the head, if none)."""
+    """The outcome of a command: the ids of its events, and the position of the last one (the head if none)."""
 
     events: list[str]
     position: Position
@@ -28,7 +28,7 @@ class Written(NamedTuple):
 
 
 class CommandService:
-    """Handles commands one consistency boundary at a time; commands that wait together share a commit."""
+    """Handles commands. Commands that wait at the same time share a commit."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class CommandService:
 
     @property
     def problem(self) -> str | None:
-        """Why no command is handled, in a sentence; None while all is well."""
+        """Why no command is handled, in a sentence; None while commands are handled."""
         return self._inline.problem
 
     async def start(self, *, visit: bool = False) -> None:
-        """Bring what is kept with the events up to date (on a visit only look). Until then commands have to come back.
+        """Bring inline projections up to date. Until then commands are refused with Unavailable.
 
-        WiringError where an inline projection cannot be built.
+        In a maintenance session (`visit`) nothing is built. WiringError where an inline projection cannot be built.
         """
         await self._inline.start(visit=visit)
 
@@ -72,11 +72,12 @@ class CommandService:
         correlation_id: str | None = None,
         causation_id: str | None = None,
     ) -> Written:
-        """Decide `command` and write what follows from it, durably, once for each command id.
+        """Decide `command` and write its events, durably, once for each command id.
 
-        Rejected (or whatever else the decision raises), and only after a look at the newest events. UnknownMessage
-        where no decision takes it, InvalidMessage where an id cannot be a tag or be stored, an event could not be read
-        back or is not taken by an inline projection, CommandIdReused, Conflict after too many retries, Unavailable.
+        Raises Rejected, or what else the decision raises, after it was repeated on the newest events. UnknownMessage
+        where no decision takes the command. InvalidMessage where an id cannot be a tag or be stored, an event could not
+        be read back, or an inline projection fails on it. CommandIdReused. Conflict after too many retries. Unavailable
+        where the store cannot be reached.
         """
         self._inline.refuse()
         decision = self._wiring.decisions.get(type(command))
@@ -92,7 +93,7 @@ class CommandService:
                 command = await prepare(command)
             boundary = decision.boundary(command)
         except Exception:
-            # The world outside may have changed since; whoever sends again what was written gets his receipt.
+            # External facts may have changed since. A command that was written gets its receipt when it is sent again.
             _, done = await self._folds.refresh({}, command_id)
             if done is not None:
                 return await self._repeat(command_id, request_hash, metadata)
@@ -107,7 +108,7 @@ class CommandService:
                 decided = decision.decide(command, boundary, _states(folded), Context(command_id, now, actor))
                 written, rows = await self._written(decided, command_id)
             except Exception:
-                # Rejected, or a mistake: either may rest on states that are old, or that never were at one moment.
+                # Rejected, or an error. Both may depend on states that are old or are of different moments.
                 newest, done = await self._folds.refresh(folded, command_id)
                 if done is not None:
                     return await self._repeat(command_id, request_hash, metadata)
@@ -116,7 +117,7 @@ class CommandService:
                 decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
                 written, rows = await self._written(decided, command_id)
                 folded = newest
-            new, events = tuple(each for each, _ in written), [event for _, event in written]
+            new, events = tuple(stored for stored, _ in written), [event for _, event in written]
             append = Append(
                 metadata, new, conditions(folded), command_id, request_hash, rows.writes, self._inline.guards
             )
@@ -125,24 +126,26 @@ class CommandService:
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
-        raise Conflict(f"{decision.name}: others wrote first, {self._retries + 1} times in a row. Send it again.")
+        raise Conflict(
+            f"{decision.name}: other commands wrote first, {self._retries + 1} times in a row. Send the command again."
+        )
 
     async def _written(
         self, decided: Sequence[object], command_id: str
     ) -> tuple[list[tuple[NewEvent, object]], InlineWrites]:
-        """What is to be written: events, each as it is stored and as it will be read, and rows beside them."""
+        """The events to write, each as it is stored and as it will be read, and the inline rows to write with them."""
         events = [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
         return events, await self._inline.rows([event for _, event in events])
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
-        """The first outcome of a command id that is known to be taken. CommandIdReused for another request."""
+        """The first outcome of a command id that was used before. CommandIdReused for another request."""
         outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash), ())
         return _written(command_id, _appended(outcome))
 
     async def _newer(self, folded: Mapping[Fold, FoldedState]) -> Mapping[Fold, FoldedState]:
-        """Folds newer than those a decision failed on: from the cache if all moved on since, else from the log."""
+        """Folds newer than those a decision failed on: from the cache if all are newer there, else from the log."""
         cached = await self._folds.load(tuple(folded))
-        # One that stands still may be the one that was too old: it would fail for ever while others move on.
+        # A cached state that is not newer may be the one that was too old, and would fail again and again.
         if all(cached[fold].upto > upto for fold, (_, upto) in folded.items()):
             return cached
         refreshed, _ = await self._folds.refresh(folded)
@@ -150,7 +153,7 @@ class CommandService:
 
 
 def _check_ids(command_id: str, **others: str | None) -> None:
-    """InvalidMessage for what a store would choke on, together with everyone's commands in the same commit."""
+    """InvalidMessage for ids that a store cannot keep: they would fail all commands of the same commit."""
     if len(command_id) > MAX_COMMAND_ID:
         raise InvalidMessage(f"A command id may have at most {MAX_COMMAND_ID} characters.", field="command_id")
     check_text(command_id, "command_id")
@@ -164,7 +167,7 @@ def _states(folded: Mapping[Fold, FoldedState]) -> dict[Fold, Any]:
 
 
 def _came_further(before: Mapping[Fold, FoldedState], after: Mapping[Fold, FoldedState]) -> bool:
-    """Whether any state changed identity: a fold that saw nothing new keeps its very object."""
+    """Whether any state is another object: a fold that saw no new event keeps its object."""
     return any(after[fold].state is not folded.state for fold, folded in before.items())
 
 

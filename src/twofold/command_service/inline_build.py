@@ -1,4 +1,4 @@
-"""In charge of inline projections at start: built from the log, listed for all nodes to keep, and thrown away."""
+"""The build of inline projections at start: fold them from the log, list them for all nodes, delete old rows."""
 
 import logging
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from twofold.errors import WiringError
 from twofold.write_store.inline_state import (
     COMPLETE,
     InlineBuildState,
+    InlineFailure,
     InlineProjection,
-    InlineRow,
     InlineState,
     read_inline_state,
     space_of,
@@ -22,164 +22,149 @@ from twofold.write_store.port import Append, Appended, RowGuard, RowWrite, Write
 log = logging.getLogger(__name__)
 
 PAGE = 2_000
-"""Events folded, or rows thrown away, in one transaction."""
+"""Events folded, or rows deleted, in one transaction."""
 
 _BY = Metadata(0, "inline", "inline")
 
 
 class InlineBuild:
-    """Brings the rows that are kept in line with the projections of this process.
+    """Makes the stored rows match the projections of this process.
 
-    1. What is new is folded up to the head, page by page, each page with its position. Others go on meanwhile, and so
-       again, as long as that brings it nearer.
-    2. The list of what every node has to keep is replaced. Each append is guarded by it: from this moment on, who
-       keeps other projections writes no events.
-    3. So what was written before is all there is: it is folded, and the rows are complete. Who keeps the same
-       projections waits for that in its own start.
-    4. What is not listed any more is thrown away.
+    1. Fold what is new up to the head, page by page, each page together with its position. Other nodes write
+       meanwhile, so repeat this as long as it comes nearer to the head.
+    2. Replace the list of projections that every node has to keep. Each append is guarded by the list: from now on
+       nodes that keep other projections cannot write events.
+    3. So the events written before are all there are: fold them. The rows are complete. Other nodes that keep the same
+       projections wait for that when they start.
+    4. Delete the rows of projections that are not listed any more.
 
-    Every step is written on what was seen, so it may be killed anywhere, and run on several nodes at once.
+    Every write is guarded by what was read before it. So the build can be interrupted at any point, and can run on
+    several nodes at once.
     """
 
-    def __init__(self, write_store: WriteStore, kept: Sequence[InlineProjection], events: EventCodec) -> None:
+    def __init__(self, write_store: WriteStore, projections: Sequence[InlineProjection], events: EventCodec) -> None:
         self._write_store = write_store
-        self._kept = {each.label: each for each in kept}
-        self._list = {each.name: each.projection.version for each in kept}
+        self._projections = {projection.label: projection for projection in projections}
+        self._list = {projection.name: projection.bound.version for projection in projections}
         self._events = events
 
     async def guard(self) -> RowGuard | None:
-        """The guard under which appends may be made; None where others keep something else, or it is not built."""
-        noted = await read_inline_state(self._write_store)
-        built = all(_state(noted, label) == "complete" for label in self._kept)
-        return noted.guard if built and noted.listed == self._list else None
+        """The guard of every append. None where other nodes keep other projections, or rows are not complete."""
+        state = await read_inline_state(self._write_store)
+        built = all(state.stage(label) == "complete" for label in self._projections)
+        return state.guard if built and state.listed == self._list else None
 
     async def run(self) -> RowGuard:
-        """Do all of it; the guard under which appends may be made from then on. WiringError where a fold fails."""
+        """Build everything. Returns the guard of every append from then on. WiringError where a fold fails."""
         before: Position | None = None
         while True:
-            behind = max([await self._build(each) for each in self._kept.values()], default=0)
-            noted = await read_inline_state(self._write_store)
-            if noted.listed != self._list:
+            behind = max([await self._build(projection) for projection in self._projections.values()], default=0)
+            state = await read_inline_state(self._write_store)
+            if state.listed != self._list:
                 if behind > PAGE and (before is None or 2 * behind < before):
                     before = behind
                     continue
-                await self._replace_list(noted)
+                await self._replace_list(state)
                 continue
-            incomplete = [label for label in self._kept if _state(noted, label) != "complete"]
+            incomplete = [label for label in self._projections if state.stage(label) != "complete"]
             for label in incomplete:
-                await self._complete(self._kept[label], noted)
+                await self._complete(self._projections[label], state)
             if not incomplete:
                 break
-        for label in noted.built.keys() - self._kept.keys():
+        for label in state.built.keys() - self._projections.keys():
             await self._drop(label)
-        return noted.guard
+        return state.guard
 
-    async def _build(self, kept: InlineProjection) -> Position:
-        """Fold up to where the head is now, unless that was done before. How far behind it is by then."""
+    async def _build(self, projection: InlineProjection) -> Position:
+        """Fold up to the present head, unless this is done. Returns how far the rows are behind the head by then."""
+        label = projection.label
         target = (await self._write_store.read(NO_EVENTS)).head
         while True:
-            noted = await read_inline_state(self._write_store)
-            state = _state(noted, kept.label)
-            if state == "complete":
+            state = await read_inline_state(self._write_store)
+            stage = state.stage(label)
+            if stage == "complete":
                 return 0
-            if state == "dropping":
-                await self._drop(kept.label)
-            elif state is None:
-                log.info("The inline projection %s is built from the log", kept.label)
-                await self._append([noted.build(kept.label, InlineBuildState("building"))])
-            elif (position := noted.built[kept.label][0].position) >= target:
+            if stage == "dropping":
+                await self._drop(label)
+            elif stage is None:
+                log.info("The inline projection %s is built from the log", label)
+                await self._append([state.build(label, InlineBuildState("building"))])
+            elif (position := state.built[label][0].position) >= target:
                 return (await self._write_store.read(NO_EVENTS)).head - position
             else:
-                await self._fold_page(kept, noted)
+                await self._fold_page(projection, state)
 
-    async def _fold_page(self, kept: InlineProjection, noted: InlineState) -> None:
-        after = noted.built[kept.label][0].position
-        page = await self._write_store.read(EventQuery((QueryItem(kept.projection.types),)), after, PAGE)
-        rows = await self._folded(kept, page.events)
-        await self._append([noted.build(kept.label, InlineBuildState("building", page.upto)), *rows])
+    async def _fold_page(self, projection: InlineProjection, state: InlineState) -> None:
+        after = state.built[projection.label][0].position
+        page = await self._write_store.read(EventQuery((QueryItem(projection.bound.types),)), after, PAGE)
+        rows = await self._folded(projection, page.events)
+        await self._append([state.build(projection.label, InlineBuildState("building", page.upto)), *rows])
 
-    async def _folded(self, kept: InlineProjection, events: Sequence[RecordedEvent]) -> list[RowWrite]:
-        work: list[tuple[RecordedEvent, object, str]] = []
-        for recorded in events:
-            event = self._events.decode(recorded)
-            work += [(recorded, event, key) for key in _keys(kept, event, recorded)]
-        keys = list(dict.fromkeys(key for _, _, key in work))
-        stored = await self._write_store.rows(kept.space, keys)
-        before = {key: kept.read(key, stored.get(key)) for key in keys}
-        rows: dict[str, Any] = {key: each.row for key, each in before.items()}
-        for recorded, event, key in work:
-            try:
-                rows[key] = kept.projection.fold(rows[key], event, key, None)
-            except Exception as error:
-                raise _failed(kept, f"its fold fails for the key '{key}' {_at(recorded)}", error) from error
-        after = {key: _formed(kept, key, row) for key, row in rows.items()}
-        return [RowWrite(kept.space, key, each.value, before[key].version, each.version) for key, each in after.items()]
+    async def _folded(self, projection: InlineProjection, events: Sequence[RecordedEvent]) -> list[RowWrite]:
+        where = ""
+        try:
+            work: list[tuple[RecordedEvent, object, str]] = []
+            for recorded in events:
+                where = _at(recorded)
+                event = self._events.decode(recorded)
+                work += [(recorded, event, key) for key in projection.keys(event)]
+            keys = list(dict.fromkeys(key for _, _, key in work))
+            stored = await self._write_store.rows(projection.space, keys)
+            before = {key: projection.read(key, stored.get(key)) for key in keys}
+            rows: dict[str, Any] = {key: row.row for key, row in before.items()}
+            for recorded, event, key in work:
+                where = _at(recorded)
+                rows[key] = projection.fold(rows[key], event, key)
+            where = ""
+            after = {key: projection.write(key, row) for key, row in rows.items()}
+        except InlineFailure as failure:
+            raise WiringError(
+                f"The inline projection '{projection.name}' cannot be built: {failure.what}{where}. Fix it and start "
+                "again: what is built is kept."
+            ) from failure.__cause__
+        space = projection.space
+        return [RowWrite(space, key, row.value, before[key].version, row.version) for key, row in after.items()]
 
-    async def _replace_list(self, noted: InlineState) -> None:
-        """List what this process keeps, and give up the rows of everything else in the same moment."""
-        writes = [noted.list(self._list)]
-        for label, (built, _) in noted.built.items():
-            if label not in self._kept and built.state != "dropping":
-                writes.append(noted.build(label, InlineBuildState("dropping")))
+    async def _replace_list(self, state: InlineState) -> None:
+        """List the projections of this process, and mark the rows of all others for deletion, in one write."""
+        writes = [state.list(self._list)]
+        for label, (built, _) in state.built.items():
+            if label not in self._projections and built.state != "dropping":
+                writes.append(state.build(label, InlineBuildState("dropping")))
                 if built.state == "complete":
-                    # Who still answers from these rows sees that they are not kept any more.
+                    # Nodes that still answer from these rows see that the rows are not kept any more.
                     writes.append(RowWrite(space_of(label), COMPLETE, None, 1))
         await self._append(writes)
 
-    async def _complete(self, kept: InlineProjection, noted: InlineState) -> None:
-        """Note that all rows are there, if that is so, and if what was noted holds: nobody can have written since."""
-        if _state(noted, kept.label) != "building":
+    async def _complete(self, projection: InlineProjection, state: InlineState) -> None:
+        """Record that all rows are there, if they are. Under this guard no event can have been written since."""
+        if state.stage(projection.label) != "building":
             return
         head = (await self._write_store.read(NO_EVENTS)).head
-        if noted.built[kept.label][0].position < head:
+        if state.built[projection.label][0].position < head:
             return
-        complete = noted.build(kept.label, InlineBuildState("complete", head))
-        await self._append([complete, RowWrite(kept.space, COMPLETE, b"", 0)], noted.guard)
+        complete = state.build(projection.label, InlineBuildState("complete", head))
+        await self._append([complete, RowWrite(projection.space, COMPLETE, b"", 0)], state.guard)
 
     async def _drop(self, label: str) -> None:
-        """Throw away the rows of what was given up."""
+        """Delete the rows of a projection that is not listed any more."""
         space = space_of(label)
         while True:
-            noted = await read_inline_state(self._write_store)
-            if _state(noted, label) != "dropping":
+            state = await read_inline_state(self._write_store)
+            if state.stage(label) != "dropping":
                 return
             rows = await self._write_store.rows(space, limit=PAGE)
-            gone = [RowWrite(space, key, None, row.version) for key, row in rows.items()]
+            deletes = [RowWrite(space, key, None, row.version) for key, row in rows.items()]
             if len(rows) < PAGE:
-                await self._append([*gone, noted.build(label, None)])
+                await self._append([*deletes, state.build(label, None)])
             else:
-                await self._append(gone, noted.unchanged(label))
+                await self._append(deletes, state.unchanged(label))
 
     async def _append(self, rows: Sequence[RowWrite], *guards: RowGuard) -> bool:
-        """Whether it was written; if not, another node has come first, and it is looked at anew."""
+        """Whether the rows were written. If not, another node was first, and the caller reads the state again."""
         (outcome,) = await self._write_store.append([Append(_BY, rows=tuple(rows), guards=guards)])
         return isinstance(outcome, Appended)
 
 
-def _state(noted: InlineState, label: str) -> str | None:
-    return noted.built[label][0].state if label in noted.built else None
-
-
-def _keys(kept: InlineProjection, event: object, recorded: RecordedEvent) -> tuple[str, ...]:
-    try:
-        return kept.projection.keys(event)
-    except Exception as error:
-        raise _failed(kept, f"it has no key {_at(recorded)}", error) from error
-
-
-def _formed(kept: InlineProjection, key: str, row: Any | None) -> InlineRow:
-    try:
-        return kept.written(row)
-    except Exception as error:
-        raise _failed(kept, f"the row of the key '{key}' could not be read back", error) from error
-
-
 def _at(recorded: RecordedEvent) -> str:
-    return f"at position {recorded.position} ('{recorded.type}')"
-
-
-def _failed(kept: InlineProjection, what: str, error: Exception) -> WiringError:
-    return WiringError(
-        f"The inline projection '{kept.name}' cannot be built: {what}: {type(error).__name__}: {error}. Mend it, then "
-        "start again: what is built already is kept."
-    )
+    return f" at position {recorded.position} ('{recorded.type}')"

@@ -1,4 +1,4 @@
-"""In charge of inline projections: rows folded from a command's events, and written in one commit with them."""
+"""Inline projections: rows folded from a command's events, and written in one commit with them."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,13 @@ from twofold.command_service.batcher import Batcher
 from twofold.command_service.inline_build import InlineBuild
 from twofold.domain.module import Wiring
 from twofold.errors import InvalidMessage, Unavailable
-from twofold.write_store.inline_state import InlineProjection, InlineRow, list_version
+from twofold.write_store.inline_state import InlineFailure, InlineProjection, InlineRow, list_version
 from twofold.write_store.port import Append, Outcome, RowGuard, RowWrite, WriteStore
 
-_NOT_READY = "The inline projections are not built up yet; send it again in a moment."
+_NOT_READY = "The inline projections are still being built. Send the command again in a moment."
 _OUTDATED = (
-    "Another process keeps other inline projections with this log, or other versions of them. This one writes nothing "
-    "any more: start it with the newer code."
+    "Another process keeps other inline projections with this log, or other versions of them. This process cannot "
+    "write any more: start it with the newer code."
 )
 
 RowKey = tuple[str, str]
@@ -24,129 +24,118 @@ RowKey = tuple[str, str]
 
 
 class _KeyedEvent(NamedTuple):
-    kept: InlineProjection
+    projection: InlineProjection
     key: str
     event: object
 
 
 class InlineWrites:
-    """Rows that are to be written with events. `failed` once they are not, and with them all that rests on them."""
+    """Rows that are written together with events. `failed`: they are not written, nor any writes that build on them."""
 
-    __slots__ = ("_on_top", "failed", "writes")
+    __slots__ = ("_dependents", "failed", "writes")
 
     def __init__(self, writes: tuple[RowWrite, ...] = ()) -> None:
         self.writes = writes
         self.failed = False
-        self._on_top: list[InlineWrites] = []
+        self._dependents: list[InlineWrites] = []
 
-    def rest_on(self, tips: Iterable["_LatestRow"]) -> None:
-        """Fail when one of those fails that have made these rows."""
-        for tip in tips:
-            if tip.by is not None:
-                tip.by._on_top.append(self)
+    def depend_on(self, rows: Iterable["_LatestRow"]) -> None:
+        """Fail if the writes fail that made these rows."""
+        for row in rows:
+            if row.by is not None:
+                row.by._dependents.append(self)
 
     def fail(self) -> None:
-        """Nothing of it is written, and so nothing on top of it."""
+        """Mark these writes, and all that build on them, as failed."""
         todo = [self]
         while todo:
-            rows = todo.pop()
-            rows.failed = True
-            todo += rows._on_top
-            rows._on_top = []
+            writes = todo.pop()
+            writes.failed = True
+            todo += writes._dependents
+            writes._dependents = []
 
-    def written(self) -> None:
-        """It is there: nothing can fail for its sake any more, and nobody asks what it was."""
-        self._on_top = []
+    def succeed(self) -> None:
+        """The rows are stored: release what is not needed any more."""
+        self._dependents = []
         self.writes = ()
 
 
 class _LatestRow(NamedTuple):
-    """A row as it is stored, or as `by` will leave it if it is written."""
+    """A row as it is stored, or as the writes in `by` leave it if they succeed."""
 
     row: InlineRow
     by: InlineWrites | None = None
 
 
 class InlineProjections:
-    """The rows of inline projections, as far as they are remembered, and the appends that write them.
+    """The appends that write rows of inline projections, and a cache of these rows.
 
-    A row is remembered as the last append left it that was given to the batcher, written or not: so the next command
-    can be folded on top of it, and share its commit. That is safe because each row is written only on just the bytes
-    it was folded from: if an append fails, those on top of it fail too, and are decided anew on what is stored. All of
-    them are given up in the very moment of the failure: were it left to each command, one could go on with what
-    another one has yet to give up, in turns, for ever.
+    A row is cached as the last append that was given to the batcher leaves it, written or not. So the next command
+    can fold on it and share its commit. That is safe because a row is written only on exactly the bytes it was folded
+    from: if an append fails, those that build on it fail too and are decided again on stored rows. All of them are
+    marked at the moment of the failure. If each command marked only its own, a command could go on with rows that
+    another command has yet to mark, in turns, without end.
     """
 
     def __init__(
         self, wiring: Wiring, write_store: WriteStore, events: EventCodec, batcher: Batcher, size: int
     ) -> None:
-        kept = [InlineProjection(each) for each in wiring.projections.values() if each.lifecycle == "inline"]
+        inline = [InlineProjection(bound) for bound in wiring.projections.values() if bound.lifecycle == "inline"]
         self.problem: str | None = _NOT_READY
         self.guards: tuple[RowGuard, ...] = ()
-        self._kept = kept
-        self._of = {
-            event: [k for k in kept if event in k.projection.events] for k in kept for event in k.projection.events
-        }
+        self._projections = inline
+        self._by_event: dict[type, list[InlineProjection]] = {}
+        for projection in inline:
+            for event in projection.bound.events:
+                self._by_event.setdefault(event, []).append(projection)
         self._write_store = write_store
         self._events = events
         self._batcher = batcher
         self._size = size
-        self._known: OrderedDict[RowKey, _LatestRow] = OrderedDict()
+        self._cached: OrderedDict[RowKey, _LatestRow] = OrderedDict()
         self._history = write_store.identity
 
     async def start(self, *, visit: bool) -> None:
-        """Build what is new, and see to it that whoever keeps other projections writes no events from now on.
+        """Build what is new. From then on nodes that keep other projections cannot write events.
 
-        On a visit nothing is changed: who keeps something else than the others has to refuse commands itself.
+        In a maintenance session (`visit`) nothing is changed: if other nodes keep other projections, this process
+        refuses commands.
         """
-        build = InlineBuild(self._write_store, self._kept, self._events)
+        build = InlineBuild(self._write_store, self._projections, self._events)
         guard = await build.guard() if visit else await build.run()
         if guard is not None:
             self.guards = (guard,)
         self.problem = _OUTDATED if guard is None else None
 
     async def check(self) -> None:
-        """Unavailable, for good, where another process has listed other projections since this one started."""
+        """Unavailable, until a restart, where another process has listed other projections since the start."""
         (guard,) = self.guards
         if await list_version(self._write_store) != guard.expected:
             self.problem = _OUTDATED
         self.refuse()
 
     def refuse(self) -> None:
-        """Unavailable as long as no event may be written here."""
+        """Unavailable as long as this process cannot write events."""
         if self.problem is not None:
             raise Unavailable(self.problem, retry_after=10.0)
 
     async def rows(self, events: Sequence[object]) -> InlineWrites:
-        """What `events` make of the rows they touch. To be given to `append` without waiting for anything between.
+        """The writes of the rows that `events` change. Give them to `append` without awaiting anything in between.
 
-        InvalidMessage where a fold does not take an event, and then nothing may be written.
+        InvalidMessage where a projection fails on an event: then nothing may be written.
         """
-        work = self._work(events) if self._of else ()
-        if not work:
+        if not self._by_event:
             return InlineWrites()
-        if self._history != self._write_store.identity:
-            # What was read before a fail-over may be of a history that is gone.
-            self._known.clear()
-            self._history = self._write_store.identity
-        places = {(each.kept.space, each.key): each.kept for each in work}
-        before = await self._load(places)
         try:
-            after = _folded(work, before)
-        except InvalidMessage:
-            # It may rest on rows that are never written, or are old.
-            before = await self._read(places)
-            after = _folded(work, before)
-        formed = {place: _formed(kept, place[1], after[place]) for place, kept in places.items()}
-        writes = [RowWrite(*place, row.value, before[place].row.version, row.version) for place, row in formed.items()]
-        rows = InlineWrites(tuple(writes))
-        rows.rest_on(before.values())
-        for place, row in formed.items():
-            self._remember(place, _LatestRow(row, rows))
-        return rows
+            return await self._rows(self._keyed(events))
+        except InlineFailure as failure:
+            raise InvalidMessage(
+                f"The inline projection '{failure.name}' failed, so nothing is written: {failure.what}. Fix the "
+                "projection, or decide other events."
+            ) from failure.__cause__
 
     async def append(self, append: Append, events: Sequence[object], rows: InlineWrites) -> Outcome:
-        """What became of `append`, as the batcher says it; rows that were not written are not remembered either."""
+        """The outcome of `append`. Rows that were not written are removed from the cache."""
         try:
             outcome = await self._batcher.append(append, events, rows.fail)
         except Unavailable:
@@ -154,76 +143,77 @@ class InlineProjections:
             rows.fail()
             raise
         if not rows.failed:
-            rows.written()
+            rows.succeed()
         return outcome
 
-    def _work(self, events: Iterable[object]) -> list[_KeyedEvent]:
+    async def _rows(self, work: Sequence[_KeyedEvent]) -> InlineWrites:
+        if not work:
+            return InlineWrites()
+        if self._history != self._write_store.identity:
+            # Rows that were read before a fail-over may belong to a history that is lost.
+            self._cached.clear()
+            self._history = self._write_store.identity
+        projections = {(item.projection.space, item.key): item.projection for item in work}
+        before = await self._load(projections)
+        try:
+            after = _folded(work, before)
+        except InlineFailure:
+            # The cached rows may be old, or never be written.
+            before = await self._read(projections)
+            after = _folded(work, before)
+        rows = {key: projection.write(key[1], after[key]) for key, projection in projections.items()}
+        writes = InlineWrites(
+            tuple([RowWrite(*key, row.value, before[key].row.version, row.version) for key, row in rows.items()])
+        )
+        writes.depend_on(before.values())
+        for key, row in rows.items():
+            self._cache(key, _LatestRow(row, writes))
+        return writes
+
+    def _keyed(self, events: Iterable[object]) -> list[_KeyedEvent]:
         return [
-            _KeyedEvent(kept, key, event)
+            _KeyedEvent(projection, key, event)
             for event in events
-            for kept in self._of.get(type(event), ())
-            for key in _keys(kept, event)
+            for projection in self._by_event.get(type(event), ())
+            for key in _keys(projection, event)
         ]
 
-    async def _load(self, places: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
-        """The rows at these places, as they are remembered or stored."""
+    async def _load(self, projections: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
+        """The rows of these keys, from the cache or the write store."""
         read: dict[RowKey, _LatestRow] = {}
-        while missing := [place for place in places if self._remembered(place) is None and place not in read]:
-            read |= await self._read({place: places[place] for place in missing})
-        return {place: self._remembered(place) or read[place] for place in places}
+        while missing := [key for key in projections if self._from_cache(key) is None and key not in read]:
+            read |= await self._read({key: projections[key] for key in missing})
+        return {key: self._from_cache(key) or read[key] for key in projections}
 
-    def _remembered(self, place: RowKey) -> _LatestRow | None:
-        tip = self._known.get(place)
-        return None if tip is None or (tip.by is not None and tip.by.failed) else tip
+    def _from_cache(self, key: RowKey) -> _LatestRow | None:
+        row = self._cached.get(key)
+        return None if row is None or (row.by is not None and row.by.failed) else row
 
-    async def _read(self, places: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
-        found: dict[RowKey, _LatestRow] = {}
-        for kept in dict.fromkeys(places.values()):
-            keys = [key for space, key in places if space == kept.space]
-            rows = await self._write_store.rows(kept.space, keys)
-            found |= {(kept.space, key): _LatestRow(kept.read(key, rows.get(key))) for key in keys}
-        return found
+    async def _read(self, projections: Mapping[RowKey, InlineProjection]) -> dict[RowKey, _LatestRow]:
+        latest: dict[RowKey, _LatestRow] = {}
+        for projection in dict.fromkeys(projections.values()):
+            keys = [key for space, key in projections if space == projection.space]
+            rows = await self._write_store.rows(projection.space, keys)
+            latest |= {(projection.space, key): _LatestRow(projection.read(key, rows.get(key))) for key in keys}
+        return latest
 
-    def _remember(self, place: RowKey, tip: _LatestRow) -> None:
-        self._known.pop(place, None)
-        self._known[place] = tip
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-
-
-def _formed(kept: InlineProjection, key: str, row: Any | None) -> InlineRow:
-    try:
-        return kept.written(row)
-    except Exception as error:
-        raise InvalidMessage(
-            f"The inline projection '{kept.name}' made a row for the key '{key}' that could not be read back "
-            f"({type(error).__name__}: {error}), so nothing is written. Its fold has to keep to "
-            f"{kept.projection.row.__name__}."
-        ) from error
+    def _cache(self, key: RowKey, row: _LatestRow) -> None:
+        self._cached.pop(key, None)
+        self._cached[key] = row
+        while len(self._cached) > self._size:
+            self._cached.popitem(last=False)
 
 
-def _keys(kept: InlineProjection, event: object) -> tuple[str, ...]:
-    try:
-        keys = kept.projection.keys(event)
-    except Exception as error:
-        raise InvalidMessage(
-            f"The inline projection '{kept.name}' has no key for a {type(event).__name__} "
-            f"({type(error).__name__}: {error}), so nothing is written. Mend its `key`, or decide otherwise."
-        ) from error
+def _keys(projection: InlineProjection, event: object) -> tuple[str, ...]:
+    keys = projection.keys(event)
     for key in keys:
-        check_text(key, f"the key of '{kept.name}'")
+        check_text(key, f"the key of '{projection.name}'")
     return keys
 
 
 def _folded(work: Iterable[_KeyedEvent], before: Mapping[RowKey, _LatestRow]) -> dict[RowKey, Any]:
-    after: dict[RowKey, Any] = {place: tip.row.row for place, tip in before.items()}
-    for kept, key, event in work:
-        try:
-            after[kept.space, key] = kept.projection.fold(after[kept.space, key], event, key, None)
-        except Exception as error:
-            raise InvalidMessage(
-                f"The inline projection '{kept.name}' does not take this {type(event).__name__} into the row of the "
-                f"key '{key}' ({type(error).__name__}: {error}), so nothing is written. Mend its fold, or decide "
-                "otherwise."
-            ) from error
+    after: dict[RowKey, Any] = {key: latest.row.row for key, latest in before.items()}
+    for projection, key, event in work:
+        place = (projection.space, key)
+        after[place] = projection.fold(after[place], event, key)
     return after

@@ -31,7 +31,7 @@ class InlineRowInspector:
         last = (await self._write_store.read(NO_EVENTS)).head
         if COMPLETE not in stored:
             raise Unavailable(
-                f"The rows of version {self._inline.projection.version} of '{self.name}' are not stored with the log. "
+                f"The rows of version {self._inline.bound.version} of '{self.name}' are not stored with the log. "
                 "Start the app first."
             )
         rows: dict[str, Any] = {key: msgspec.json.decode(stored[key].value) for key in distinct if key in stored}

@@ -1,4 +1,4 @@
-"""In charge of inline views: a row is read where the commands' own transactions have put it."""
+"""Views of inline projections: rows are read from the write store, where the commands wrote them."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from twofold.write_store.port import WriteStore
 
 
 class InlineView(LogView):
-    """The rows of an inline projection: each of the moment it is read, which is no earlier than `head`."""
+    """The rows of an inline projection. Each is as new as the moment it is read, which is not before `head`."""
 
-    def __init__(self, kept: InlineProjection, log: WriteStore, head: Position) -> None:
-        super().__init__(kept.projection, log, head)
-        self._kept = kept
+    def __init__(self, inline: InlineProjection, log: WriteStore, head: Position) -> None:
+        super().__init__(inline.bound, log, head)
+        self._inline = inline
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
         """The row of a key, or None. Unavailable where this version of the projection is not kept any more."""
         check_text(key, "key")
-        rows = await self.log.rows(self._kept.space, [COMPLETE, key])
+        rows = await self.log.rows(self._inline.space, [COMPLETE, key])
         if COMPLETE not in rows:
             raise Unavailable(
-                f"The rows of '{self._kept.name}' version {self._kept.projection.version} are not kept any more: "
-                "another process has listed other inline projections. Start this one with the newer code.",
+                f"The rows of '{self._inline.name}' version {self._inline.bound.version} are not kept any more: "
+                "another process has listed other inline projections. Start this process with the newer code.",
                 retry_after=10.0,
             )
-        return None if key == COMPLETE else self._kept.read(key, rows.get(key)).row
+        return None if key == COMPLETE else self._inline.read(key, rows.get(key)).row

@@ -1,4 +1,4 @@
-"""In charge of live views: a row is folded from the log in the moment it is asked for."""
+"""Views of live projections: a row is folded from the log when it is read."""
 
 import logging
 from typing import Any
@@ -15,11 +15,11 @@ from twofold.write_store.port import WriteStore
 log = logging.getLogger(__name__)
 
 PAGE = 1_000
-"""Events read at once, so that a long past needs little memory."""
+"""Events read at once, so that a long history needs little memory."""
 
 
 class LiveView(LogView):
-    """The rows of a live projection as of the head this answer began with: all of one moment."""
+    """The rows of a live projection at the head that this answer began with: one moment for all rows."""
 
     def __init__(self, projection: BoundProjection, events: EventCodec, log: WriteStore, head: Position) -> None:
         super().__init__(projection, log, head)
@@ -42,13 +42,13 @@ class LiveView(LogView):
     def _folded(self, row: Any | None, key: str, recorded: RecordedEvent) -> Any | None:
         event = self._events.decode(recorded)
         try:
-            # The index knows every tag an event ever had; which rows it touches is for the present code to say.
+            # The index has every tag an event ever had. The present code decides which rows it changes.
             return self.projection.fold(row, event, key, recorded) if key in self.projection.keys(event) else row
         except Exception as error:
             name, position = self.projection.name, recorded.position
             log.exception("%s: the row '%s' cannot be folded beyond position %d", name, key, position)
             raise Unavailable(
                 f"The row '{key}' of '{name}' cannot be folded: the fold fails at position {position} "
-                f"('{recorded.type}'; {type(error).__name__}). Mend the fold, or the event.",
+                f"('{recorded.type}'; {type(error).__name__}). Fix the fold, or the event.",
                 retry_after=30.0,
             ) from error

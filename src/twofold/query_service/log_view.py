@@ -1,4 +1,4 @@
-"""In charge of what live and inline views have in common: rows by key from the write store, and nothing else."""
+"""What views of live and inline projections share: rows by key from the write store, and nothing else."""
 
 import abc
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from twofold.write_store.port import WriteStore
 
 
 class LogView(abc.ABC):
-    """A projection no follower keeps rows for, within one answer. `head` was the log's before any row was read."""
+    """A projection that has no follower, within one answer. `head` is the log's head before any row was read."""
 
     def __init__(self, projection: BoundProjection, log: WriteStore, head: Position) -> None:
         self.projection = projection
@@ -21,7 +21,7 @@ class LogView(abc.ABC):
 
     @property
     def model(self) -> ReadModel:
-        """The read model it would be."""
+        """The read model that stands for it."""
         return ReadModel(self.projection.name, 0, self.projection.row)
 
     @abc.abstractmethod
@@ -29,15 +29,15 @@ class LogView(abc.ABC):
         """The row of a key, or None."""
 
     async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
-        """UndeclaredAccess: rows are not to be searched here."""
+        """UndeclaredAccess: these rows are read by key only."""
         self._refuse()
 
     def native(self, model: ReadModel) -> Native:
-        """UndeclaredAccess: there is no read store behind it."""
+        """UndeclaredAccess: these rows are not in a read store."""
         self._refuse()
 
     async def progress(self, model: ReadModel) -> Progress:
-        """As far as the log itself."""
+        """The head of the log."""
         return Progress(self.head, self.log.identity.stamp, 0)
 
     def _refuse(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""In charge of which projections are asked in the write store, and of opening their rows for one answer."""
+"""The live and inline projections of an app, and the views of their rows for one answer."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,16 +17,16 @@ class LogViews:
 
     def __init__(self, projections: Mapping[str, BoundProjection], events: EventCodec) -> None:
         self._events = events
-        self._live = {name: each for name, each in projections.items() if each.lifecycle == "live"}
+        self._live = {name: bound for name, bound in projections.items() if bound.lifecycle == "live"}
         self._inline = {
-            name: InlineProjection(each) for name, each in projections.items() if each.lifecycle == "inline"
+            name: InlineProjection(bound) for name, bound in projections.items() if bound.lifecycle == "inline"
         }
 
     def __contains__(self, name: str) -> bool:
         return name in self._live or name in self._inline
 
-    async def rows(self, names: Iterable[str], log: WriteStore) -> dict[str, LogView]:
-        """The rows of those of these projections that are asked in `log`, at least as new as its present head."""
+    async def open(self, names: Iterable[str], log: WriteStore) -> dict[str, LogView]:
+        """The views of those of these projections that read from `log`, at least as new as its present head."""
         ours = [name for name in names if name in self]
         if not ours:
             return {}

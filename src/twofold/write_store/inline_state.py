@@ -1,4 +1,4 @@
-"""In charge of where inline projections have their rows, beside the events, and of what is noted about them there."""
+"""Inline projections in the write store: their rows, and the state that all nodes share about them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,19 +13,18 @@ from twofold.errors import Unavailable
 from twofold.write_store.port import LogRow, RowGuard, RowWrite, WriteStore
 
 SPACE = "inline"
-"""What is noted. The rows themselves are in a space for each version of a projection, named behind this."""
+"""The space of the shared state. The rows of each version of a projection are in a space named after this one."""
 
 COMPLETE = ""
-"""A key in the space of a projection, there as long as every row is. Keys of rows are never empty."""
+"""A key in the space of a projection that exists as long as all rows are there. Keys of rows are never empty."""
 
-_LISTED = "projections"
+_LIST = "projections"
 
 
 class InlineBuildState(msgspec.Struct, frozen=True):
     """How far the rows of one version of a projection are.
 
-    "building": folded up to `position`. "complete": every append keeps them since. "dropping": given up, on their way
-    out.
+    "building": folded up to `position`. "complete": kept up to date by every append. "dropping": being deleted.
     """
 
     state: Literal["building", "complete", "dropping"]
@@ -33,9 +32,10 @@ class InlineBuildState(msgspec.Struct, frozen=True):
 
 
 class InlineState(NamedTuple):
-    """Everything noted, as of one look: which version of which projection every node has to keep, and what is built.
+    """The shared state at one moment: the version of each projection that all nodes have to keep, and what is built.
 
-    `version` is that of the list. Each append is guarded by it: who keeps another list writes no events.
+    `version` is the version of the list. Every append is guarded by it: a node that keeps another list cannot write
+    events.
     """
 
     listed: dict[str, int]
@@ -44,27 +44,31 @@ class InlineState(NamedTuple):
 
     @property
     def guard(self) -> RowGuard:
-        """What holds as long as nobody lists anything else."""
-        return RowGuard(SPACE, _LISTED, self.version)
+        """Holds as long as no node has replaced the list."""
+        return RowGuard(SPACE, _LIST, self.version)
+
+    def stage(self, label: str) -> str | None:
+        """ "building", "complete" or "dropping"; None where there are no rows."""
+        return self.built[label][0].state if label in self.built else None
 
     def list(self, projections: Mapping[str, int]) -> RowWrite:
-        """List these projections in place of those that are listed."""
-        return RowWrite(SPACE, _LISTED, msgspec.json.encode(projections), self.version)
+        """The write that replaces the list."""
+        return RowWrite(SPACE, _LIST, msgspec.json.encode(projections), self.version)
 
     def build(self, label: str, built: InlineBuildState | None) -> RowWrite:
-        """Note how far rows are, or (None) that they are gone."""
+        """The write that records how far rows are, or (None) that they are deleted."""
         _, version = self.built.get(label, (None, 0))
         return RowWrite(SPACE, label, None if built is None else msgspec.json.encode(built), version)
 
     def unchanged(self, label: str) -> RowGuard:
-        """What holds as long as nobody has noted anything else about these rows."""
+        """Holds as long as no node has recorded anything else about these rows."""
         return RowGuard(SPACE, label, self.built[label][1])
 
 
 async def read_inline_state(write_store: WriteStore) -> InlineState:
-    """What is noted now."""
+    """The shared state now."""
     rows = dict(await write_store.rows(SPACE))
-    listed = rows.pop(_LISTED, None)
+    listed = rows.pop(_LIST, None)
     built = {label: (msgspec.json.decode(row.value, type=InlineBuildState), row.version) for label, row in rows.items()}
     if listed is None:
         return InlineState({}, 0, built)
@@ -73,17 +77,26 @@ async def read_inline_state(write_store: WriteStore) -> InlineState:
 
 async def list_version(write_store: WriteStore) -> int:
     """The version of the list; 0 where there is none."""
-    row = (await write_store.rows(SPACE, [_LISTED])).get(_LISTED)
+    row = (await write_store.rows(SPACE, [_LIST])).get(_LIST)
     return 0 if row is None else row.version
 
 
 def space_of(label: str) -> str:
-    """Where the rows of one version of a projection are."""
+    """The space of the rows of one version of a projection."""
     return f"{SPACE}:{label}"
 
 
+class InlineFailure(Exception):
+    """A projection failed on an event. `what` says where; the error of the fold is the cause."""
+
+    def __init__(self, name: str, what: str, error: Exception) -> None:
+        super().__init__(what)
+        self.name = name
+        self.what = f"{what} ({type(error).__name__}: {error})"
+
+
 class InlineRow(NamedTuple):
-    """A row as it is kept: what readers get, its bytes and its version; all of nothing where there is no row."""
+    """A row as readers get it, its stored bytes and its version; all empty where there is no row."""
 
     row: Any | None = None
     value: bytes | None = None
@@ -91,25 +104,44 @@ class InlineRow(NamedTuple):
 
 
 class InlineProjection:
-    """An inline projection, and the form its rows are kept in.
+    """An inline projection, and the form in which its rows are stored.
 
-    The version of a row follows from its bytes, and from nothing else. A fold on a row of some version is so a fold on
-    just these bytes, whoever wrote them and however often there were others in between: what was folded on top of a
-    write that came to nothing can never pass for something else.
+    The version of a row is a hash of its bytes. So a fold on a row of some version is a fold on exactly these bytes,
+    whoever wrote them and whatever was stored in between: a row that was folded on a write that failed is never taken
+    for a stored one.
     """
 
-    def __init__(self, projection: BoundProjection) -> None:
-        self.projection = projection
-        self.name = projection.name
-        self.label = f"{projection.version}:{projection.name}"
+    def __init__(self, bound: BoundProjection) -> None:
+        self.bound = bound
+        self.name = bound.name
+        self.label = f"{bound.version}:{bound.name}"
         self.space = space_of(self.label)
-        self._codec = RowCodec(projection.row)
+        self._codec = RowCodec(bound.row)
 
-    def written(self, row: Any | None) -> InlineRow:
-        """A row that a fold returned, as it is to be kept. Raises what `RowCodec.written` raises."""
+    def keys(self, event: object) -> tuple[str, ...]:
+        """The keys of the rows that `event` changes. InlineFailure where `key` fails."""
+        try:
+            return self.bound.keys(event)
+        except Exception as error:
+            raise InlineFailure(self.name, f"its `key` fails for a {type(event).__name__}", error) from error
+
+    def fold(self, row: Any | None, event: object, key: str) -> Any | None:
+        """The row after one more event. InlineFailure where the fold fails."""
+        try:
+            return self.bound.fold(row, event, key, None)
+        except Exception as error:
+            what = f"its fold fails for a {type(event).__name__} and the key '{key}'"
+            raise InlineFailure(self.name, what, error) from error
+
+    def write(self, key: str, row: Any | None) -> InlineRow:
+        """A row that a fold returned, in its stored form. InlineFailure where it could not be read back."""
         if row is None:
             return InlineRow()
-        value, as_read = self._codec.written(row)
+        try:
+            value, as_read = self._codec.written(row)
+        except Exception as error:
+            what = f"the row of the key '{key}' is not a {self.bound.row.__name__} that could be read back"
+            raise InlineFailure(self.name, what, error) from error
         digest = hashlib.blake2b(value, digest_size=8).digest()
         return InlineRow(as_read, value, int.from_bytes(digest) >> 1 or 1)
 
@@ -121,7 +153,7 @@ class InlineProjection:
             return InlineRow(self._codec.decode(stored.value), stored.value, stored.version)
         except msgspec.ValidationError as error:
             raise Unavailable(
-                f"The row '{key}' of '{self.name}' is kept in another shape than {self.projection.row.__name__} has "
-                f"now ({error}). Raise the version of the projection: its rows are built anew then.",
+                f"The stored row '{key}' of '{self.name}' does not fit {self.bound.row.__name__} ({error}). Raise the "
+                "version of the projection, so that its rows are rebuilt.",
                 retry_after=30.0,
             ) from error
