@@ -1,4 +1,4 @@
-"""Take code out of the documents, so that tests can run it."""
+"""The code blocks of documents, for tests that run them."""
 
 import re
 from pathlib import Path

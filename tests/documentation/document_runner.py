@@ -1,9 +1,9 @@
-"""Run a document: its blocks in order, in a folder of their own, as a reader would.
+"""Run the code blocks of a document in order, in one folder, as a reader would.
 
 `python` blocks are files: the first line names the file, and ends in `, further down` where the block is appended.
-`pycon` blocks are sessions of `python -m asyncio`, each a new one; what is shown must come, `…` stands for anything.
-`console` blocks are commands after `$ `, checked alike; `curl` is understood, so that it need not be there.
-Everything else is left alone.
+`pycon` blocks are sessions of `python -m asyncio`, each a new one; their output must match, `…` matches anything.
+`console` blocks are commands after `$ `, checked in the same way; `curl` is emulated and need not be installed.
+All other blocks are ignored.
 """
 
 import ast
@@ -34,7 +34,7 @@ _BIN = Path(sys.executable).parent
 
 
 class Reader:
-    """Somebody who does what a document says."""
+    """Runs the code blocks of one document."""
 
     def __init__(self, document: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._text = (ROOT / document).read_text("utf-8")
@@ -47,7 +47,7 @@ class Reader:
         """Outputs that were compared."""
 
     async def follow(self) -> None:
-        """Run every block. AssertionError where something else comes than is shown."""
+        """Run every block. AssertionError where the output differs from the document."""
         self._patch.chdir(self._folder)
         self._patch.syspath_prepend(self._folder)
         self._patch.setattr(sys, "dont_write_bytecode", True)
@@ -77,10 +77,10 @@ class Reader:
         self._forget_modules()
         names: dict[str, Any] = {"__name__": "__main__"}
         for example in doctest.DocTestParser().get_examples(block):
-            raised = _Raised(wanted=example.exc_msg is not None)
+            raised = _ExpectedException(expected=example.exc_msg is not None)
             with contextlib.redirect_stdout(io.StringIO()) as printed, raised:
                 await _evaluate(example.source, names)
-            self._compare(example.source, example.exc_msg or example.want, raised.said or printed.getvalue())
+            self._compare(example.source, example.exc_msg or example.want, raised.text or printed.getvalue())
 
     def _forget_modules(self) -> None:
         for path in self._folder.glob("*.py"):
@@ -127,7 +127,7 @@ class Reader:
                 assert server.wait(20) == 0
 
     def _curl(self, words: list[str]) -> str:
-        assert self._server is not None, "The document asks a server that it did not start."
+        assert self._server is not None, "The document sends a request to a server that it did not start."
         address = next(word for word in words if word.startswith("localhost:8000"))
         headers = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
         body = words[words.index("-d") + 1] if "-d" in words else None
@@ -137,30 +137,30 @@ class Reader:
         self._log = answer.headers.get("Twofold-Position", self._log).partition(".")[0]
         return f"{answer.text}\n"
 
-    def _compare(self, what: str, shown: str, came: str) -> None:
+    def _compare(self, what: str, shown: str, actual: str) -> None:
         self.shown += bool(shown)
-        if not _CHECK.check_output(shown.replace("…", "..."), came, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE):
-            raise AssertionError(f"{what}\n--- shown\n{shown}\n--- came\n{came}")
+        if not _CHECK.check_output(shown.replace("…", "..."), actual, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE):
+            raise AssertionError(f"{what}\n--- shown\n{shown}\n--- actual\n{actual}")
 
 
-class _Raised:
-    """Takes the exception that a session shows. One that it does not show goes its way."""
+class _ExpectedException:
+    """Catches the exception that a session shows; others are raised."""
 
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
-        self.said = ""
+    def __init__(self, expected: bool) -> None:
+        self._expected = expected
+        self.text = ""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         if kind is not None:
-            self.said = f"{kind.__module__}.{kind.__qualname__}: {error}\n".removeprefix("builtins.")
-        return self._wanted and isinstance(error, Exception)
+            self.text = f"{kind.__module__}.{kind.__qualname__}: {error}\n".removeprefix("builtins.")
+        return self._expected and isinstance(error, Exception)
 
 
 async def _evaluate(source: str, names: dict[str, Any]) -> None:
-    """Run one statement as the prompt does: what it comes to is printed."""
+    """Run one statement as the prompt does: its value is printed."""
     code = compile(source, "<document>", "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     result = types.FunctionType(code, names)()
     if inspect.iscoroutine(result):

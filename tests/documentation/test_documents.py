@@ -1,4 +1,4 @@
-"""What the tutorial and the how-to pages say is what happens, block by block and output by output."""
+"""The code blocks of the tutorial and the how-to pages run, and their outputs match."""
 
 import re
 from pathlib import Path
@@ -13,16 +13,14 @@ HAS_BLOCKS = re.compile(r"^```(python|pycon)$", re.MULTILINE)
 RUN = [page for page in PAGES if HAS_BLOCKS.search((ROOT / page).read_text("utf-8"))]
 
 
-async def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_tutorial_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader("docs/tutorial.md", tmp_path, monkeypatch)
     await reader.follow()
     assert reader.shown > 10
 
 
 @pytest.mark.parametrize("page", RUN)
-async def test_a_how_to_page_that_starts_from_the_readme_does_what_it_says(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_how_to_page_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = blocks("README.md", "python")
     (tmp_path / "orders.py").write_text(example, "utf-8")
     reader = Reader(page, tmp_path, monkeypatch)
@@ -31,7 +29,7 @@ async def test_a_how_to_page_that_starts_from_the_readme_does_what_it_says(
 
 
 @pytest.mark.parametrize(
-    ("said", "wrong"),
+    ("text", "wrong"),
     [
         ("```pycon\n>>> 1 + 1\n3\n```\n", "another value"),
         ("```pycon\n>>> 1 / 0\n```\n", "an exception that is not shown"),
@@ -40,11 +38,11 @@ async def test_a_how_to_page_that_starts_from_the_readme_does_what_it_says(
         ("```console\n$ twofold --version\ntwofold, version 99\n```\n", "another output"),
     ],
 )
-async def test_a_document_that_shows_something_else_is_found_out(
-    said: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_document_with_a_wrong_output_fails(
+    text: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text(said, "utf-8")
+    page.write_text(text, "utf-8")
     with pytest.raises((AssertionError, ZeroDivisionError)):
         await Reader(str(page), tmp_path, monkeypatch).follow()
-        pytest.fail(f"{wrong} went unnoticed")
+        pytest.fail(f"{wrong} was not noticed")

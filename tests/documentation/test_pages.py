@@ -1,4 +1,4 @@
-"""Every page can be reached, every link leads somewhere, every decision is listed; words are the glossary's."""
+"""Every page can be reached, every link has a target, every decision is listed, and terms are those of the glossary."""
 
 import re
 from pathlib import Path
@@ -32,13 +32,13 @@ def name(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """What a page says outside of code."""
+    """The text of a page outside of code."""
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
 def code(page: Path) -> str:
-    """What a page says in code, a line each."""
+    """The code of a page, line by line."""
     text = page.read_text("utf-8")
     blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return "\n".join([*blocks, *re.findall(r"`[^`\n]+`", text)])
@@ -51,27 +51,27 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page can be linked by."""
+    """The anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def leads_nowhere(page: Path, link: str) -> bool:
+def is_broken(page: Path, link: str) -> bool:
     path, _, anchor = link.partition("#")
     target = page.parent / path if path else page
     return not target.exists() or (bool(anchor) and anchor not in anchors(target))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    assert [link for link in links(page) if leads_nowhere(page, link)] == []
+def test_every_link_of_a_page_has_a_target(page: Path) -> None:
+    assert [link for link in links(page) if is_broken(page, link)] == []
 
 
-def test_a_link_that_leads_nowhere_would_be_found() -> None:
+def test_a_link_that_is_broken_would_be_found() -> None:
     readme = ROOT / "README.md"
-    assert leads_nowhere(readme, "docs/nothing.md")
-    assert leads_nowhere(readme, "docs/glossary.md#nothing")
-    assert not leads_nowhere(readme, "docs/glossary.md#glossary")
+    assert is_broken(readme, "docs/nothing.md")
+    assert is_broken(readme, "docs/glossary.md#nothing")
+    assert not is_broken(readme, "docs/glossary.md#glossary")
 
 
 def test_every_page_of_the_documentation_can_be_reached_from_the_readme() -> None:
@@ -85,7 +85,7 @@ def test_every_page_of_the_documentation_can_be_reached_from_the_readme() -> Non
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=name)
-def test_a_decision_has_its_parts_and_stands_in_the_list(page: Path) -> None:
+def test_a_decision_has_its_parts_and_is_listed(page: Path) -> None:
     text = page.read_text("utf-8")
     found = re.findall(rf"^(?:## |\*\*)({'|'.join(PARTS)})\b", text, re.MULTILINE)
     assert tuple(found) == PARTS
@@ -99,7 +99,7 @@ def test_a_decision_has_its_parts_and_stands_in_the_list(page: Path) -> None:
 def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
     text = prose(page).lower()
     found = {word: instead for word, instead in OTHER_WORDS.items() if re.search(rf"\b{word}", text)}
-    assert found == {}, "these things have another name here"
+    assert found == {}, "use the terms of the glossary"
 
 
 def test_every_option_that_a_page_names_in_code_is_a_setting_or_an_option() -> None:
@@ -115,7 +115,7 @@ def test_every_option_that_a_page_names_in_code_is_a_setting_or_an_option() -> N
 
 
 @pytest.mark.parametrize("page", [*DECISIONS, *sorted((ROOT / "docs" / "explanation").glob("*.md"))], ids=name)
-def test_a_path_that_a_page_names_is_there(page: Path) -> None:
+def test_a_path_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`([a-z_]+/[\w./]*)`", page.read_text("utf-8"))
     places = {path: [ROOT / path, ROOT / "src" / "twofold" / path] for path in named if not path.startswith("data/")}
     assert [path for path, there in places.items() if not any(place.exists() for place in there)] == []
@@ -124,11 +124,11 @@ def test_a_path_that_a_page_names_is_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_an_environment_variable_that_a_page_names_is_a_setting(page: Path) -> None:
     named = set(re.findall(r"TWOFOLD_([A-Z_]+)", page.read_text("utf-8")))
-    assert sorted(each for each in named if each.lower() not in Settings.__struct_fields__) == []
+    assert sorted(name for name in named if name.lower() not in Settings.__struct_fields__) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_a_command_that_a_page_names_and_its_options_are_told_in_the_reference(page: Path) -> None:
+def test_a_command_that_a_page_names_and_its_options_are_documented_in_the_reference(page: Path) -> None:
     for command, rest in re.findall(r"(?<!from )\btwofold ([a-z]+)((?: [^\s`]+)*)", code(page)):
         section = re.search(rf"^## twofold {command}\n(.*?)(?=^## |\Z)", CLI, re.DOTALL | re.MULTILINE)
         assert section is not None, f"there is no command '{command}'"
@@ -137,6 +137,6 @@ def test_a_command_that_a_page_names_and_its_options_are_told_in_the_reference(p
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_a_make_target_that_a_page_names_is_there(page: Path) -> None:
+def test_a_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:^|`|\$ )make ([a-z]\w*)", code(page), re.MULTILINE)) <= targets
