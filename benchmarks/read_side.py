@@ -103,7 +103,8 @@ async def _until(app: App, position: int, *, at_least: int = 1) -> None:
     """Wait until what runs, and that is so many followers, has come to a position."""
     running = app._running
     assert running is not None
-    while len(running.workers) < at_least or any(worker.position < position for worker in running.workers):  # noqa: ASYNC110
+    service = running.synchronization
+    while len(service.workers) < at_least or any(w.position < position for w in service.workers):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

@@ -6,21 +6,34 @@ from typing import Any
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
+from twofold.command_service import CommandService
+from twofold.command_service.batcher import Batcher
+from twofold.command_service.folds import Folds
+from twofold.command_service.inline_projections import InlineProjections
+from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.projections import Projections
 from twofold.query_service.answer import QueryResult, QueryService
-from twofold.read_store.port import ReadModel
-from twofold.runtime import Plans, Runtime
+from twofold.read_store.port import ReadModel, ReadStore
+from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.status import Status, measure
 from twofold.stores import open_read_store, open_write_store
+from twofold.synchronization.build_kind import BuildKind
+from twofold.synchronization.cluster_state import ClusterStateStore
+from twofold.synchronization.follower_kind import FollowerKind, FollowerLimits
+from twofold.synchronization.policy_kind import CommandSide, PolicyKind
+from twofold.synchronization.projection_kind import ProjectionKind
+from twofold.synchronization.projector import ProjectorIO
+from twofold.synchronization.service import NodeOptions, Synchronization
+from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import LogIdentity, Slice
+from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -86,18 +99,16 @@ class App:
         self.queries = QueryService(
             functions, self.models, self.wiring.projections, self.events, self.world, self._moved
         )
-        self.projections = Projections(
-            self._open, self.models, self.wiring.policies, self.wiring.projections, self.world, self._moved
-        )
+        self.projections = Projections(lambda: self._open().synchronization, self.wiring)
         self._running: Runtime | None = None
         self._commands = self._rejected = self._asked = 0
         self._started = 0.0
 
-    async def start(self, *, only: Iterable[str] | None = None) -> None:
+    async def start(self, *, maintenance: Iterable[str] | None = None) -> None:
         """Open the stores, check the log against the modules, start the followers.
 
-        With `only` the app comes for a visit: it follows for these projections and policies, as far as no other node
-        does, and is not counted among the nodes that share the work.
+        With `maintenance` it runs a maintenance session: it follows these projections and policies as far as no other
+        node does, and takes no part in the division of the work among the nodes.
         """
         if self._running is not None:
             raise WiringError("This app is running already. Start it once, or stop it first.")
@@ -107,7 +118,7 @@ class App:
         except BaseException:
             await write_store.close()
             raise
-        running = Runtime(self._plans(), write_store, read_store, only=None if only is None else frozenset(only))
+        running = self._assemble(write_store, read_store, None if maintenance is None else frozenset(maintenance))
         try:
             await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
@@ -251,16 +262,51 @@ class App:
         """The position in a token. InvalidMessage where it is malformed or comes from another log."""
         return position_of(token, self._open().write_store.identity)
 
-    def _plans(self) -> Plans:
-        return Plans(
-            self.wiring,
-            self.events,
-            self.messages,
-            self.models,
-            self.settings,
-            self.world,
-            self.send_from_policy,
-            self._moved,
+    def _assemble(self, write_store: WriteStore, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
+        """The parts over these stores, put together. `session` holds the names of a maintenance session."""
+        settings, world, wiring = self.settings, self.world, self.wiring
+        folds = Folds(write_store, self.events, settings.cached_folds)
+        batcher = Batcher(
+            write_store,
+            folds,
+            world,
+            commands=settings.batch_commands,
+            size=settings.batch_bytes,
+            queue=settings.queue_commands,
+        )
+        inline = InlineProjections(wiring, write_store, self.events, batcher, settings.cached_rows)
+        commands = CommandService(
+            wiring, folds, self.events, self.messages, batcher, world, inline, retries=settings.conflict_retries
+        )
+        limits = FollowerLimits(
+            page_events=settings.page_events,
+            catch_up_page_events=settings.catch_up_page_events,
+            cached_rows=settings.cached_rows,
+            # A maintenance session does one task. It leaves what is parked as it is.
+            retry_parked=session is None,
+        )
+        command_side = CommandSide(wiring.commands, self.messages, self.send_from_policy, batcher.append)
+        cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
+        io = ProjectorIO(write_store, read_store, self.events.decode, world)
+        projections = ProjectionKind(wiring.projections, self.models, cluster, io, limits)
+        policies = PolicyKind(wiring.policies, write_store, self.events, command_side, world, limits)
+        kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
+        options = NodeOptions(
+            lease_seconds=settings.lease_seconds,
+            worker=WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries),
+            session=session,
+        )
+        synchronization = Synchronization(
+            cluster, write_store, read_store, world, kinds, self.models, moved=self._moved, options=options
+        )
+        return Runtime(
+            write_store=write_store,
+            read_store=read_store,
+            batcher=batcher,
+            commands=commands,
+            write_check=WriteCheck(write_store, batcher, world),
+            synchronization=synchronization,
+            maintenance=session is not None,
         )
 
     async def _late(self, names: list[str], position: Position, seconds: float | None) -> list[str]:

@@ -22,7 +22,7 @@ from twofold.health import (
 from twofold.read_store.port import Checkpoint, Parked
 from twofold.runtime import Runtime
 from twofold.settings import Settings
-from twofold.synchronization.policy_storage import policy_checkpoints
+from twofold.synchronization.follower_kind import UnitProgress
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -61,15 +61,15 @@ class Measured(NamedTuple):
     health: HealthReport
 
 
-_Policies = Mapping[str, tuple[Position, tuple[Parked, ...]]]
-
-
 class _Stores(NamedTuple):
-    """What could be read of the stores; None for what could not, and why."""
+    """What could be read of the stores; None for what could not, and why.
+
+    If the log cannot be read, `progress` lacks the work units whose checkpoints are in the log.
+    """
 
     head: Position | None
     checkpoints: Sequence[Checkpoint] | None
-    policies: _Policies | None
+    progress: Mapping[WorkUnit, UnitProgress]
     log_unreadable: str | None
     read_models_unreadable: str | None
 
@@ -95,13 +95,13 @@ async def measure(
     unreadable = stores.log_unreadable
     if unreadable is None:
         lags, unreadable = await _bounded(world, _lags(runtime.write_store, list(lags), head, world), lags)
-    parked = await _parked(runtime, stores)
+    parked = {unit: progress.parked for unit, progress in stores.progress.items()}
     units = {unit: _unit(runtime, unit, at, lags[at], parked.get(unit, ())) for unit, at in positions.items()}
     groups = _groups(units)
     followers = [
         _follower(runtime, group, units, parked, objectives)
         for group in groups
-        if group[0].kind == "policy" or runtime.serves(group[0])
+        if runtime.synchronization.serves(group[0])
     ]
     builds = _builds(runtime, stores.checkpoints or (), head)
     health = assess(
@@ -116,20 +116,20 @@ async def measure(
             refusal=refusal,
             commands_refused=runtime.commands.problem,
             read_models_unreadable=stores.read_models_unreadable,
-            supervision=runtime.supervisor.problem,
+            supervision=runtime.synchronization.problem,
         )
     )
     return Measured(head, followers, builds, health)
 
 
 async def _read_stores(runtime: Runtime, world: World) -> _Stores:
-    log = runtime.write_store
+    synchronization = runtime.synchronization
     checkpoints, away = await _bounded(world, runtime.read_store.checkpoints(), None)
-    policies: _Policies | None = None
-    head, unreadable = await _bounded(world, _head(log), None)
+    progress = await synchronization.progress(checkpoints or (), log=False)
+    head, unreadable = await _bounded(world, _head(runtime.write_store), None)
     if unreadable is None:
-        policies, unreadable = await _bounded(world, policy_checkpoints(log), None)
-    return _Stores(head, checkpoints, policies, unreadable, away)
+        progress, unreadable = await _bounded(world, synchronization.progress(checkpoints or ()), progress)
+    return _Stores(head, checkpoints, progress, unreadable, away)
 
 
 async def _bounded(world: World, reading: Awaitable[T], otherwise: T) -> tuple[T, str | None]:
@@ -154,53 +154,40 @@ async def _lags(
 
 def _positions(runtime: Runtime, stores: _Stores) -> dict[WorkUnit, Position]:
     """The position of each work unit: by the stores, and where those cannot be read by the workers of this node."""
-    positions = runtime.positions_in(stores.checkpoints or (), stores.policies or {})
-    if stores.head is not None and stores.checkpoints is not None and stores.policies is not None:
-        runtime.watch.observe(stores.head, positions)
-    workers = {unit: worker.position for unit, worker in runtime.supervisor.workers.items()}
+    positions = {unit: progress.position for unit, progress in stores.progress.items()}
+    if stores.head is not None and stores.checkpoints is not None and stores.log_unreadable is None:
+        runtime.synchronization.stalls.observe(stores.head, positions)
+    workers = {unit: worker.position for unit, worker in runtime.synchronization.supervisor.workers.items()}
     if stores.checkpoints is None:
-        positions = {unit: at for unit, at in positions.items() if unit.kind == "policy"}
-        positions |= {unit: at for unit, at in workers.items() if unit.kind != "policy"}
-    if stores.policies is None:
-        positions |= {unit: at for unit, at in workers.items() if unit.kind == "policy"}
+        positions = {unit: at for unit, at in positions.items() if unit.generation is None}
+        positions |= {unit: at for unit, at in workers.items() if unit.generation is not None}
+    if stores.log_unreadable is not None:
+        positions |= {unit: at for unit, at in workers.items() if unit.generation is None}
     return positions
-
-
-async def _parked(runtime: Runtime, stores: _Stores) -> dict[WorkUnit, Sequence[Parked]]:
-    """What is parked, by work unit."""
-    parked: dict[WorkUnit, Sequence[Parked]] = {}
-    for each in stores.checkpoints or ():
-        parked[WorkUnit("projection", each.name, each.generation, each.partition)] = each.progress.parked
-    parked |= {WorkUnit("policy", name): keys for name, (_, keys) in (stores.policies or {}).items()}
-    for unit, worker in runtime.supervisor.workers.items():
-        if unit.kind == "policy":
-            # The worker knows, too, which due commands cannot be sent.
-            parked[unit] = await worker.follower.parked()
-    return parked
 
 
 def _groups(units: Mapping[WorkUnit, PartitionStatus]) -> list[list[WorkUnit]]:
     """The work units of one policy, or of one generation of a projection, together."""
-    groups: dict[tuple[str, int], list[WorkUnit]] = {}
+    groups: dict[tuple[str, int | None], list[WorkUnit]] = {}
     for unit in sorted(units):
         groups.setdefault((unit.name, unit.generation), []).append(unit)
-    return [group for _, group in sorted(groups.items())]
+    return sorted(groups.values(), key=lambda group: group[0].name)
 
 
 def _unit(
     runtime: Runtime, unit: WorkUnit, position: Position, lag: tuple[int, float], parked: Sequence[Parked]
 ) -> PartitionStatus:
-    worker = runtime.supervisor.workers.get(unit)
-    owner = runtime.supervisor.owner(unit)
+    worker = runtime.synchronization.supervisor.workers.get(unit)
+    owner = runtime.synchronization.owner(unit)
     return partition_status(
-        unit.partition.name if unit.kind == "projection" else "",
+        unit.partition_name,
         position=position,
         lag=lag,
         state=worker.state if worker is not None else "waiting" if owner is None else "on-another-node",
         owner=owner,
-        stalled=runtime.watch.still(unit),
+        stalled=runtime.synchronization.stalls.stalled(unit),
         error=worker.error if worker is not None else None,
-        parked=parked if unit.kind == "projection" else (),
+        parked=parked if unit.partition is not None else (),
     )
 
 
@@ -211,14 +198,16 @@ def _follower(
     parked: Mapping[WorkUnit, Sequence[Parked]],
     objectives: Mapping[str, float | None],
 ) -> FollowerStatus:
-    first, workers = group[0], runtime.supervisor.workers
+    first, workers = group[0], runtime.synchronization.supervisor.workers
     return follower_status(
         first.name,
         first.kind,
         [units[unit] for unit in group],
         [key for unit in group for key in parked.get(unit, ())],
-        generation=first.generation,
-        rate=sum(workers[unit].rate() if unit in workers else runtime.watch.rate(unit) for unit in group),
+        generation=first.generation or 0,
+        rate=sum(
+            workers[unit].rate() if unit in workers else runtime.synchronization.stalls.rate(unit) for unit in group
+        ),
         freshness=objectives.get(first.name),
     )
 
@@ -228,16 +217,18 @@ def _builds(runtime: Runtime, checkpoints: Sequence[Checkpoint], head: Position)
     groups: dict[tuple[str, int], list[Checkpoint]] = {}
     for each in checkpoints:
         groups.setdefault((each.name, each.generation), []).append(each)
-    units = runtime.supervisor.shares(checkpoints)
+    synchronization = runtime.synchronization
+    units = synchronization.units(checkpoints)
     builds: list[BuildStatus] = []
     for (name, generation), group in sorted(groups.items()):
-        build = runtime.supervisor.board.generations(name).record.builds.get(generation)
+        build = synchronization.state.generations(name).record.builds.get(generation)
         mine = [unit for unit in units if (unit.name, unit.generation) == (name, generation)]
         if build is None or build.state == "serving" or not mine:
             continue
-        workers = [runtime.supervisor.workers[unit] for unit in mine if unit in runtime.supervisor.workers]
+        running = synchronization.supervisor.workers
+        workers = [running[unit] for unit in mine if unit in running]
         errors = [error for worker in workers if (error := worker.error_of(name, generation)) is not None]
-        owners = {runtime.supervisor.owner(unit) for unit in mine}
+        owners = {synchronization.owner(unit) for unit in mine}
         builds.append(
             build_status(
                 name,
@@ -246,22 +237,9 @@ def _builds(runtime: Runtime, checkpoints: Sequence[Checkpoint], head: Position)
                 state=build.state,
                 partitions=[(each.progress.position, each.progress.parked) for each in group],
                 head=head,
-                rate=min(runtime.watch.rate(unit) for unit in mine),
+                rate=min(synchronization.stalls.rate(unit) for unit in mine),
                 owner=owners.pop() if len(owners) == 1 else None,
                 error=next(iter(errors), None),
             )
         )
     return builds
-
-
-async def parked_keys(runtime: Runtime, name: str) -> list[Parked]:
-    """All that a policy, or the generation that serves of a projection, has parked."""
-    checkpoints = await runtime.read_store.checkpoints()
-    stores = _Stores(0, checkpoints, await policy_checkpoints(runtime.write_store), None, None)
-    parked = await _parked(runtime, stores)
-    return [
-        key
-        for unit, keys in parked.items()
-        if unit.name == name and (unit.kind == "policy" or runtime.serves(unit))
-        for key in keys
-    ]

@@ -203,7 +203,7 @@ async def test_it_switches_only_to_the_generation_that_it_compared_whatever_anot
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
         monkeypatch.setattr("twofold.cli.rebuild_command._confirmed", asked)
         options = RebuildOptions(True, True, False, False, False)
-        with pytest.raises(Conflict, match="Not generation 2 of 'totals' is under way, but 3"):
+        with pytest.raises(Conflict, match="Generation 3 of 'totals' is under way, not generation 2"):
             await _Rebuild(app, app.settings, ["totals"], options).run(LocalClient(app))
         (build,) = (await app.status()).builds
         assert (build.generation, build.state) == (3, "building")

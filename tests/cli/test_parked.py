@@ -59,7 +59,7 @@ def test_a_running_app_skips_an_event_and_it_stays_skipped(tmp_path: Path) -> No
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
         code, said = run_json(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
-        assert (code, said["data"]["outcome"]) == (0, "The event at 1 is passed over.")
+        assert (code, said["data"]["outcome"]) == (0, "The event at 1 is skipped.")
         assert keys_parked(tmp_path) == []
         stop(process, signal.SIGTERM)
     with serving(tmp_path) as (_, at):
@@ -76,14 +76,14 @@ def test_stores_without_a_running_app_are_opened_and_the_user_is_recorded(tmp_pa
     assert again.returncode == 3
     assert "It is parked at position 1: ValueError: not this one" in again.stdout
     done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
-    assert (done.returncode, done.stdout) == (0, "The event at 1 is passed over.\n")
+    assert (done.returncode, done.stdout) == (0, "The event at 1 is skipped.\n")
     assert keys_parked(tmp_path) == []
     told = run_json(tmp_path, "projections", "--actions")[1]["data"]["actions"]
     assert [each["what"] for each in told] == ["retry", "skip"]
     assert {bool(each["actor"]) for each in told} == {True}
     shown = run(tmp_path, "projections", "--actions").stdout.splitlines()
     assert shown[0].split() == "time (UTC) action name key or partition user outcome".split()
-    assert "skip" in shown[2] and "The event at 1 is passed over." in shown[2]
+    assert "skip" in shown[2] and "The event at 1 is skipped." in shown[2]
 
 
 def test_an_error_about_a_file_that_a_running_app_holds_says_what_to_do(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_partitions_are_split_and_merged_through_a_running_app_or_in_the_stores(
     with serving(tmp_path) as (process, at):
         write(at["url"], "n1")
         done = run(tmp_path, "partitions", "split", "pages", "--url", at["url"])
-        assert (done.returncode, done.stdout) == (0, "Parted into 0-2048 and 2048-4096.\n")
+        assert (done.returncode, done.stdout) == (0, "Split into 0-2048 and 2048-4096.\n")
         run(tmp_path, "partitions", "split", "pages", "0-2048", "--url", at["url"])
         lines = [line.split() for line in run(tmp_path, "projections").stdout.splitlines()]
         assert [line[0] for line in lines if "partition" in line] == ["0-1024", "1024-2048", "2048-4096"]
@@ -124,7 +124,7 @@ def test_partitions_are_split_and_merged_through_a_running_app_or_in_the_stores(
     code, said = run_json(tmp_path, "partitions", "merge", "app:app", "pages", "0-1024")
     assert (code, said["data"]["outcome"]) == (0, "Merged into 0-2048.")
     code, said = run_json(tmp_path, "partitions", "merge", "app:app", "pages", "2048-4096")
-    assert (code, said["error"]["message"]) == (2, "There is no partition behind this one.")
+    assert (code, said["error"]["message"]) == (2, "There is no partition after this one.")
     (pages,) = overview(tmp_path)[1]["followers"]
     assert [each["partition"] for each in pages["partitions"]] == ["0-2048", "2048-4096"]
 
@@ -155,7 +155,7 @@ def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: 
         stop(process, signal.SIGTERM)
     (tmp_path / "mended").touch()
     done = run(tmp_path, "parked", "skip", "app:app", "mail", "parked:2")
-    assert (done.returncode, done.stdout) == (0, "The event at 2 is passed over.\n")
+    assert (done.returncode, done.stdout) == (0, "The event at 2 is skipped.\n")
     assert sent(tmp_path) == ["n1", "n5"]
     done = run(tmp_path, "parked", "retry", "app:app", "mail", "parked:4")
     assert (done.returncode, done.stdout) == (0, "It is done.\n")
@@ -176,7 +176,7 @@ def test_an_event_that_can_be_folded_by_now_is_not_skipped_in_the_stores_either(
     (tmp_path / "mended").touch()
     done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
     assert done.returncode == 2
-    assert "Nothing was passed over, for the event at 1 can be folded by now. It is up to date." in done.stderr
+    assert "Nothing was skipped, because the event at 1 can be folded now. It is up to date." in done.stderr
     assert keys_parked(tmp_path) == []
 
 

@@ -196,7 +196,7 @@ def test_a_halted_partition_is_told_and_what_it_waits_behind(tmp_path: Path) -> 
         (problem,) = seen[1]["health"]["problems"]
         assert problem["message"] == "projection 'pages' has stopped at position 1: ValueError: not this one"
         done = run(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
-        assert (done.returncode, done.stdout) == (0, "The event at 2 is passed over.\n")
+        assert (done.returncode, done.stdout) == (0, "The event at 2 is skipped.\n")
         while (pages := overview(tmp_path)[1]["followers"][0])["lag"]:
             pass
         assert (pages["position"], pages["state"], pages["parked"]) == (3, "up-to-date", [])

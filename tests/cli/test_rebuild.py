@@ -179,7 +179,7 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
         (["app:app"], "MODULE:APP NAME"),
         (["app:app", "nope"], "There is no projection 'nope'. There are: pages."),
         (["app:app", "pages", "--switch-back", "--drop"], "Use either --switch-back or --drop."),
-        (["app:app", "pages", "--switch-back"], "No earlier generation of 'pages' is kept"),
+        (["app:app", "pages", "--switch-back"], "No earlier generation of 'pages' is on standby"),
         (["pages"], "MODULE:APP NAME"),
     ],
 )

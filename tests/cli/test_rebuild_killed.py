@@ -45,7 +45,7 @@ def to_the_end(folder: Path) -> dict[str, Any]:
     """Go on until it serves. Whether it did already, when it was killed, is said."""
     code, said = run_json(folder, "rebuild", "app:app", "pages")
     if code:
-        assert "still kept" in said["error"]["message"], said
+        assert "still on standby" in said["error"]["message"], said
         return {"killed behind the switch": True}
     (done,) = said["data"]
     assert done["serves"]

@@ -93,7 +93,7 @@ async def test_an_action_that_cannot_be_undone_takes_two_clicks(window: Window, 
     assert await app.projections.actions("balances") == {}
     await row.get_by_role("button", name="Skip").click()
     await row.get_by_role("button", name="Skip it for good?").click()
-    await expect(page.locator("#work-result")).to_have_text("balances: The event at 2 is passed over.")
+    await expect(page.locator("#work-result")).to_have_text("balances: The event at 2 is skipped.")
     await expect(row).to_have_count(0)
     (action,) = (await app.projections.actions("balances")).values()
     assert (action.what, action.key, action.done) == ("skip", "poison", True)
@@ -128,9 +128,9 @@ async def test_a_stalled_follower_is_shown_with_its_problem_of_the_status(
     assert running is not None
     await app.projections.split("balances")
     await expect(page.locator("#followers li", has_text="balances")).to_contain_text("2 partitions")
-    await until(lambda: all(worker.position for worker in running.workers), "caught up")
+    await until(lambda: all(worker.position for worker in running.synchronization.workers), "caught up")
     monkeypatch.setattr(app, "settings", type(app.settings)(stall_seconds=0.2))
-    for worker in running.workers:
+    for worker in running.synchronization.workers:
         monkeypatch.setattr(worker, "_held", lambda: False)
     await app.send(Deposit("ann", 1))
     for name in ("advisor", "balances"):

@@ -72,7 +72,7 @@ async def test_lag_and_parked_keys_are_those_of_the_stores_at_the_scrape(
     assert (of(told, "follower_parked_keys", **BALANCES), of(told, "follower_waiting_events", **BALANCES)) == (1, 2)
     running = app._running
     assert running is not None
-    for worker in running.workers:
+    for worker in running.synchronization.workers:
         monkeypatch.setattr(worker, "_held", lambda: False)
     for n in range(5):
         await deposit(inside, "ann")
@@ -202,7 +202,7 @@ async def test_an_objective_is_told_beside_the_lag_that_misses_it(
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
         running = app._running
         assert running is not None
-        for worker in running.workers:
+        for worker in running.synchronization.workers:
             monkeypatch.setattr(worker, "_held", lambda: False)
         await http.post("/commands/deposit", json=DEPOSIT)
         async with asyncio.timeout(10):

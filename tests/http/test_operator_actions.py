@@ -45,11 +45,11 @@ async def test_the_event_at_which_a_key_is_parked_is_skipped_and_the_next_ones_a
     await deposit(inside, "poison", 6)
     await until(lambda: caught_up(inside), "caught up")
     done = await do(inside, "balances", "skip", {"key": "poison"})
-    assert (done["outcome"], done["position"]) == ("The event at 1 is passed over.", 1)
+    assert (done["outcome"], done["position"]) == ("The event at 1 is skipped.", 1)
     await until(lambda: parked_at(inside, 2), "on to the next")
     monkeypatch.setattr(bank, "POISONED", set())
     answer = await do(inside, "balances", "skip", {"key": "poison"}, 400)
-    assert answer["detail"].startswith("Nothing was passed over, for the event at 2 can be folded by now.")
+    assert answer["detail"].startswith("Nothing was skipped, because the event at 2 can be folded now.")
     await until(lambda: nothing_parked(inside), "freed")
     assert await balance(app, "poison") == 6
     assert await actions(inside, "balances") == [("skip", "poison", True), ("skip", "poison", False)]
@@ -174,7 +174,7 @@ async def test_none_of_several_is_rebuilt_while_one_has_a_generation_on_standby(
             for names in (["sums", "balances"], ["balances", "sums"]):
                 answer = problem(await http.post("/projections/rebuild", json={"names": names}), 400)
                 assert answer["detail"].endswith("Drop it first.")
-                with pytest.raises(InvalidMessage, match="'balances' that served before is still kept"):
+                with pytest.raises(InvalidMessage, match="An earlier generation of 'balances' is still on standby"):
                     await app.projections.rebuild(names)
             assert await actions(http, "sums") == []
             assert (await http.get("/projections/sums")).json()["builds"] == []
@@ -182,14 +182,14 @@ async def test_none_of_several_is_rebuilt_while_one_has_a_generation_on_standby(
 
 async def test_a_partition_is_split_and_merged_and_an_unknown_one_is_refused(inside: httpx.AsyncClient) -> None:
     assert (await do(inside, "balances", "split", {"partition": "0-4096"}))["outcome"] == (
-        "Parted into 0-2048 and 2048-4096."
+        "Split into 0-2048 and 2048-4096."
     )
     await until(lambda: partitions(inside, 2), "split")
     answer = await do(inside, "balances", "split", {"partition": "0-4096"}, 400)
     assert answer["field"] == "partition"
     assert answer["detail"].endswith("It has: 0-2048, 2048-4096.")
     last = await do(inside, "balances", "merge", {"partition": "2048-4096"}, 400)
-    assert last["detail"] == "There is no partition behind this one."
+    assert last["detail"] == "There is no partition after this one."
     await do(inside, "balances", "merge", {"partition": "0-2048"})
     await until(lambda: partitions(inside, 1), "merged")
 
@@ -203,7 +203,7 @@ async def test_a_request_that_no_node_takes_in_time_is_refused_and_not_done_late
 ) -> None:
     running = app._running
     assert running is not None
-    monkeypatch.setattr(running._requests, "look", lambda board: None)
+    monkeypatch.setattr(running.synchronization.requests, "start_new", lambda *_: None)
     answer = await do(inside, "balances", "retry", {"key": "ann"}, 503)
     assert f"within {SHORT.request_seconds / 2:g} s" in answer["detail"]
-    assert (await running.cluster.read()).requests == {}
+    assert (await running.synchronization.cluster.read()).requests == {}

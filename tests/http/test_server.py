@@ -72,7 +72,7 @@ async def test_a_follower_that_has_stopped_makes_the_app_degraded(monkeypatch: p
             raise OSError("the disk of the read store is gone")
 
         # Nothing can be saved, not even that an event is parked.
-        follower = app._running.workers[0].follower
+        follower = app._running.synchronization.workers[0].follower
         monkeypatch.setattr(follower, "apply", gone)
         monkeypatch.setattr(follower, "park", gone)
         await http.post("/commands/deposit", json=DEPOSIT)

@@ -40,7 +40,7 @@ async def test_a_command_is_written_even_if_those_it_waits_for_are_late(
     await until(lambda: caught_up(inside), "caught up")
     running = app._running
     assert running is not None
-    slow = next(worker for worker in running.workers if worker.follower.name == "balances")
+    slow = next(worker for worker in running.synchronization.workers if worker.follower.name == "balances")
     held = slow._held
     monkeypatch.setattr(slow, "_held", lambda: False)
     receipt = (await inside.post("/commands/deposit?wait_for=advisor,balances", json=DEPOSIT)).json()

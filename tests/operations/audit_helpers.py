@@ -14,8 +14,26 @@ from twofold.domain.events import Metadata
 from twofold.operations.audit import AuditResult
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Parked, ReadStore, VersionedRow
+from twofold.synchronization.cluster_state import OperatorAction
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, WriteStore
+
+
+def skip_on_record(at: int, done: bool, version: int, read_store: str) -> OperatorAction:
+    """The record of a skip of the second event, for the key `a`."""
+    return OperatorAction(
+        what="skip",
+        name="totals",
+        key="a",
+        actor=None,
+        at=at,
+        done=done,
+        outcome="",
+        generation=1,
+        version=version,
+        position=2,
+        read_store=read_store,
+    )
 
 
 def counts(found: AuditResult) -> dict[str, int]:

@@ -17,7 +17,7 @@ from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, ReadStore
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
 from twofold.synchronization.folding import FoldFailed
-from twofold.synchronization.projector import Projector, Skips
+from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions, Skips
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome, Slice, WriteStore
 
@@ -151,14 +151,10 @@ class Following:
         return Projector(
             self.projection,
             self.model,
-            self._write_store,
-            self._read_store,
-            self._app.events.decode,
-            self._app.world,
-            partition=partition,
-            epoch=self._epoch,
-            skips=self.skips,
-            cached_rows=self._random.choice([0, 2, 1_000]),
+            ProjectorIO(self._write_store, self._read_store, self._app.events.decode, self._app.world),
+            partition,
+            self._epoch,
+            ProjectorOptions(skips=self.skips, cached_rows=self._random.choice([0, 2, 1_000])),
         )
 
     async def prepare(self) -> "Following":

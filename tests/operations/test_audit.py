@@ -6,7 +6,7 @@ from random import Random
 import msgspec
 import pytest
 
-from tests.operations.audit_helpers import by_hand, counts, everything_wrong, spoil, write
+from tests.operations.audit_helpers import by_hand, counts, everything_wrong, skip_on_record, spoil, write
 from tests.operations.follower_helpers import Following, serves
 from tests.operations.generation_helpers import Built
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, count, counters, total_of
@@ -19,7 +19,7 @@ from twofold.operations.audit import audit
 from twofold.operations.row_differences import FieldDifference
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import ReadStore, VersionedRow
-from twofold.synchronization.cluster_state import ACTS, OperatorAction
+from twofold.synchronization.cluster_state import ACTS
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, RowWrite
 
@@ -78,7 +78,7 @@ async def test_an_event_that_an_operator_skipped_is_skipped_for_that_version(
     await serves(log, read_store, "totals", 1)
     assert counts(await audit(app, log, read_store, "totals")) == {"right": 1, "different": 1}
     for n, (version, done) in enumerate([(2, True), (1, False), (1, True)]):
-        act = OperatorAction("skip", "totals", "a", None, n, done, "", 1, version, 2, read_store.identity)
+        act = skip_on_record(n, done, version, read_store.identity)
         row = RowWrite(ACTS, f"{n}", msgspec.json.encode(act), 0)
         await log.append([Append(Metadata(0, "", ""), rows=(row,))])
         right = {"right": 1, "different": 1} if n < 2 else {"right": 2}

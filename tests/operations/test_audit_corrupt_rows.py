@@ -121,7 +121,9 @@ async def test_a_corrupt_row_is_repaired_and_if_that_does_not_help_the_result_sa
     async def repair(name: str, key: str) -> object:
         asked.append(key)
         if key == "made up":
-            return OperatorAction("repair", name, key, None, 0, False, "It cannot be folded.")
+            return OperatorAction(
+                what="repair", name=name, key=key, actor=None, at=0, done=False, outcome="It cannot be folded."
+            )
         if key == "b":
             del read_store.damage[key]
             spoil(read_store, 1, key, lambda kept: None)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.operations.audit_helpers import by_hand, counts, everything_wrong, write
+from tests.operations.audit_helpers import by_hand, counts, everything_wrong, skip_on_record, write
 from tests.operations.follower_helpers import Following, serves
 from tests.operations.generation_helpers import Built
 from tests.sample_domains.counter_app_helpers import app_in, folded, settled
@@ -22,7 +22,7 @@ from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import ReadStore
 from twofold.stores import open_read_store, open_write_store
-from twofold.synchronization.cluster_state import ACTS, OperatorAction
+from twofold.synchronization.cluster_state import ACTS
 from twofold.synchronization.projector import Projector
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, RowWrite, Slice
@@ -167,7 +167,7 @@ async def test_an_event_that_is_skipped_during_an_audit_is_not_a_difference(
     look = KeyFolds.fold
 
     async def said_first(folds: KeyFolds, claims: Any) -> Any:
-        act = OperatorAction("skip", "totals", "a", None, 1, True, "", 1, 1, 2, read_store.identity)
+        act = skip_on_record(1, True, 1, read_store.identity)
         await log.append([Append(Metadata(0, "", ""), rows=(RowWrite(ACTS, "1", msgspec.json.encode(act), 0),))])
         return await look(folds, claims)
 

@@ -153,7 +153,7 @@ async def test_an_answer_of_several_views_is_as_new_as_the_oldest_of_them(tmp_pa
         assert (await app.ask(OverviewOf("a"), position=receipt.token)).position == 1
         running = app._running
         assert running is not None
-        for worker in list(running.workers):
+        for worker in list(running.synchronization.workers):
             await worker.stop()
         late = await app.send(Deposit("a", 10))
         answer = await app.ask(OverviewOf("a"))

@@ -23,7 +23,7 @@ from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.stores import open_read_store
-from twofold.synchronization.projector import Projector
+from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.testing.read_store_rows import HOSTILE
 from twofold.world import RealWorld
 from twofold.write_store.memory import MemoryWriteStore
@@ -176,13 +176,10 @@ async def _follow(
         return Projector(
             projection,
             model,
-            log,
-            read_store,
-            codec.decode,
-            RealWorld(),
-            partition=share,
-            epoch=epoch,
-            cached_rows=cached,
+            ProjectorIO(log, read_store, codec.decode, RealWorld()),
+            share,
+            epoch,
+            ProjectorOptions(cached_rows=cached),
         )
 
     projector = follower()

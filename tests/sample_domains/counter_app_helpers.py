@@ -39,7 +39,7 @@ async def settled(app: App) -> dict[str, Total]:
     running = app._running
     assert running is not None
     head = (await app.log()).head
-    await until(lambda: all(worker.position >= head for worker in running.workers), "caught up")
+    await until(lambda: all(worker.position >= head for worker in running.synchronization.workers), "caught up")
     answer = await app.ask(Totals())
     assert answer.position == head
     return {row.counter: row for row in answer.value}

@@ -109,14 +109,14 @@ def totals(partitions: int = 4, **given: Any) -> Projection:
 def follows(app: App) -> set[str]:
     """The partitions that a node follows for."""
     running = app._running
-    return set() if running is None else {share.partition.name for share in running.supervisor.workers}
+    return set() if running is None else {unit.partition_name for unit in running.synchronization.supervisor.workers}
 
 
 def shares(app: App) -> dict[WorkUnit, Any]:
     """The workers of a node by share."""
     running = app._running
     assert running is not None
-    return running.supervisor.workers
+    return running.synchronization.supervisor.workers
 
 
 async def happen(app: App, commands: int, keys: int = 40, start: int = 0) -> None:

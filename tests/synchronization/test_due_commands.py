@@ -21,6 +21,7 @@ from tests.synchronization.policy_helpers import (
 from twofold.domain.module import Module
 from twofold.domain.process import Later, Policy
 from twofold.errors import Rejected, Unavailable
+from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld
 
 
@@ -53,7 +54,7 @@ async def test_what_falls_due_while_another_is_being_sent_is_sent_as_well(tmp_pa
     async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
         running = app._running
         assert running is not None
-        reactor: Any = running.workers[-1].follower
+        reactor: Any = running.synchronization.workers[-1].follower
         sent: list[int] = []
         send = reactor._due._sender._send
         late = asyncio.Event()
@@ -86,7 +87,7 @@ async def test_a_due_command_that_is_rejected_is_dropped(tmp_path: Path, monkeyp
     async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
         running = app._running
         assert running is not None
-        reactor: Any = running.workers[-1].follower
+        reactor: Any = running.synchronization.workers[-1].follower
         await app.send(Count(["a"], 99))
 
         async def rejects(*_: Any, **__: Any) -> None:
@@ -108,7 +109,7 @@ async def test_a_due_command_that_fails_is_shown_stops_no_other_and_is_sent_by_r
     async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
         running = app._running
         assert running is not None
-        reactor: Any = running.workers[-1].follower
+        reactor: Any = running.synchronization.workers[-1].follower
         send = reactor._due._sender._send
 
         async def breaks(command: Count, *args: Any, **options: Any) -> Any:
@@ -166,7 +167,7 @@ async def test_a_due_command_that_is_skipped_while_it_is_being_sent_is_not_sent_
         return Later(Count(["answers"], MARK + event.by), timedelta(0)) if event.by < MARK else None
 
     async with app_in(tmp_path, with_policy(answer)) as app:
-        reactor = next(w.follower for w in app._running.workers if w.follower.kind == "policy")  # type: ignore[union-attr]
+        reactor = next(w.follower for w in app._running.synchronization.workers if isinstance(w.follower, Reactor))  # type: ignore[union-attr]
         going, go, tries = asyncio.Event(), asyncio.Event(), 0
 
         async def away(*_: Any, **__: Any) -> None:

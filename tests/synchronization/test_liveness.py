@@ -68,8 +68,8 @@ def replaced(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[
 
 def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """It takes it that there is nothing new."""
-    worker = shares(app)[share]
-    write_store, told = worker._write_store, worker._query
+    pages = shares(app)[share]._pages
+    write_store, told = pages._write_store, pages._query
 
     class Empty:
         async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
@@ -79,8 +79,8 @@ def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], N
         async def wait(self, after: int, timeout: float) -> None:
             await asyncio.sleep(0.01)
 
-    patch.setattr(worker, "_write_store", Empty())
-    return lambda: setattr(worker, "_write_store", write_store)
+    patch.setattr(pages, "_write_store", Empty())
+    return lambda: setattr(pages, "_write_store", write_store)
 
 
 @pytest.mark.parametrize("name", ["totals", "watch"])
@@ -205,7 +205,7 @@ async def test_looks_that_lie_far_apart_make_no_false_alarm(monkeypatch: pytest.
         await held(app, "totals", monkeypatch)
         running = app._running
         assert running is not None
-        looks = running.supervisor._task
+        looks = running.synchronization._task
         assert looks is not None
         looks.cancel()
         await app.status()

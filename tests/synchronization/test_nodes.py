@@ -88,9 +88,9 @@ async def test_nodes_with_read_stores_of_their_own_follow_for_all_of_them_and_sh
 async def test_what_a_node_that_leaves_had_is_taken_at_once(cluster: Cluster) -> None:
     async with cluster.node(lease_seconds=600.0) as first:
         async with cluster.node(lease_seconds=600.0) as second:
-            first._running.supervisor.wake()  # type: ignore[union-attr]
+            first._running.synchronization.wake.fire()  # type: ignore[union-attr]
             await until(lambda: len(follows(second)) == 2, "shared out")
-        first._running.supervisor.wake()  # type: ignore[union-attr]
+        first._running.synchronization.wake.fire()  # type: ignore[union-attr]
         await until(lambda: follows(first) == ALL, "taken over long before a lease ends")
 
 
@@ -99,14 +99,14 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
 ) -> None:
     silent = cluster.app()
     await silent.start()
-    supervisor = silent._running.supervisor  # type: ignore[union-attr]
+    synchronization = silent._running.synchronization  # type: ignore[union-attr]
     await happen(silent, 20)
     await until(lambda: caught_up(cluster), "caught up")
     # It falls silent: neither looks nor shows life, and its workers hang in the middle of a page.
-    supervisor._task.cancel()  # type: ignore[union-attr]
-    supervisor.membership._heartbeats.cancel()  # type: ignore[union-attr]
+    synchronization._task.cancel()  # type: ignore[union-attr]
+    synchronization.membership._heartbeats.cancel()  # type: ignore[union-attr]
     hanging: list[Any] = []
-    for worker in silent._running.workers:  # type: ignore[union-attr]
+    for worker in silent._running.synchronization.workers:  # type: ignore[union-attr]
         follower: Any = worker.follower
         worker._task.cancel()  # type: ignore[union-attr]
         hanging.append(follower)
@@ -121,8 +121,8 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
                 await follower.apply(page, 20)
         assert await rows(cluster) == before == await folded(cluster, other)
         # It wakes, finds that others follow for what it had, and is given its part again.
-        supervisor._task = asyncio.create_task(supervisor._run())
-        supervisor.membership._heartbeats = asyncio.create_task(supervisor.membership.heartbeat_loop())
+        synchronization._task = asyncio.create_task(synchronization._run())
+        synchronization.membership._heartbeats = asyncio.create_task(synchronization.membership.heartbeat_loop())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
         await happen(silent, 20, start=40)
         await agrees(cluster, other)
@@ -132,16 +132,16 @@ async def test_what_a_silent_node_had_is_taken_when_its_lease_ends_and_its_late_
 async def test_a_node_that_was_taken_for_dead_and_buried_begins_anew_as_another(cluster: Cluster) -> None:
     silent = cluster.app()
     await silent.start()
-    supervisor = silent._running.supervisor  # type: ignore[union-attr]
-    supervisor._task.cancel()  # type: ignore[union-attr]
-    supervisor.membership._heartbeats.cancel()  # type: ignore[union-attr]
+    synchronization = silent._running.synchronization  # type: ignore[union-attr]
+    synchronization._task.cancel()  # type: ignore[union-attr]
+    synchronization.membership._heartbeats.cancel()  # type: ignore[union-attr]
     async with cluster.node() as other:
-        await until(lambda: supervisor.membership.node not in other._running.supervisor.board.nodes, "buried")  # type: ignore[union-attr]
-        old = supervisor.membership.node
-        supervisor._task = asyncio.create_task(supervisor._run())
-        supervisor.membership._heartbeats = asyncio.create_task(supervisor.membership.heartbeat_loop())
+        await until(lambda: synchronization.membership.node not in other._running.synchronization.state.nodes, "buried")  # type: ignore[union-attr]
+        old = synchronization.membership.node
+        synchronization._task = asyncio.create_task(synchronization._run())
+        synchronization.membership._heartbeats = asyncio.create_task(synchronization.membership.heartbeat_loop())
         await until(lambda: len(follows(other)) == len(follows(silent)) == 2, "shared out again")
-        assert supervisor.membership.node != old
+        assert synchronization.membership.node != old
         await happen(silent, 20)
         await agrees(cluster, other)
         await silent.stop()
@@ -159,15 +159,15 @@ async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
 
         running = cut_off._running
         assert running is not None
-        monkeypatch.setattr(running.supervisor.membership, "heartbeat", fails)
-        claim = other._running.supervisor._claim  # type: ignore[union-attr]
+        monkeypatch.setattr(running.synchronization.membership, "heartbeat", fails)
+        claim = other._running.synchronization.leases.claim  # type: ignore[union-attr]
 
-        async def watched(todo: Any, *rest: Any) -> None:
+        async def watched(todo: Any, *rest: Any) -> Any:
             if todo:
-                taken.append((running.supervisor.membership.held(), follows(cut_off)))
-            await claim(todo, *rest)
+                taken.append((running.synchronization.membership.held(), follows(cut_off)))
+            return await claim(todo, *rest)
 
-        monkeypatch.setattr(other._running.supervisor, "_claim", watched)  # type: ignore[union-attr]
+        monkeypatch.setattr(other._running.synchronization.leases, "claim", watched)  # type: ignore[union-attr]
         await until(lambda: follows(other) == ALL, "taken over")
         assert taken == [(False, set())]
 
@@ -178,7 +178,7 @@ async def test_a_node_that_could_not_show_life_once_for_whatever_reason_goes_on(
     async with cluster.node() as app:
         running = app._running
         assert running is not None
-        membership = running.supervisor.membership
+        membership = running.synchronization.membership
         beat, failures = membership.heartbeat, iter([RuntimeError("nobody expected this"), asyncio.CancelledError()])
         beats = 0
 
@@ -237,7 +237,7 @@ async def test_a_partition_is_split_and_merged_while_events_come_and_order_is_ke
 async def test_what_cannot_be_split_or_merged_is_refused_in_a_sentence(cluster: Cluster) -> None:
     async with cluster.node() as app:
         act = await app.projections.merge("totals", parts(4)[-1].name)
-        assert (act.done, act.outcome) == (False, "There is no partition behind this one.")
+        assert (act.done, act.outcome) == (False, "There is no partition after this one.")
 
 
 async def test_a_node_is_told_by_which_node_each_partition_is_followed(cluster: Cluster) -> None:
@@ -301,10 +301,10 @@ async def test_what_was_done_is_on_record_although_the_asker_gave_up_or_the_reco
             await save(change)
 
         monkeypatch.setattr(cluster.read_store, "save", slow)
-        with pytest.raises(Unavailable, match="Nobody who follows"):
+        with pytest.raises(Unavailable, match="No node that follows"):
             await app.projections.repair("totals", key, timeout=0.1)
         await until(lambda: recorded(app, "repair"), "on record")
-        control: Any = app._running.cluster  # type: ignore[union-attr]
+        control: Any = app._running.synchronization.cluster  # type: ignore[union-attr]
         write, lost = control.write, iter([True])
 
         async def loses(*writes: Any) -> bool:
@@ -360,8 +360,8 @@ async def test_a_full_queue_of_commands_refuses_commands_and_no_sign_of_life(
     async with cluster.app([totals(1)], queue_commands=5, batch_commands=1, lease_seconds=3_600) as app:
         await until(lambda: follows(app) == {WHOLE.name}, "followed")
         running: Any = app._running
-        membership, queue = running.supervisor.membership, running.batcher._queue
-        seen = membership._seen
+        membership, queue = running.synchronization.membership, running.batcher._queue
+        seen = membership._version
         monkeypatch.setattr(cluster.log, "append", held)
         sent = [asyncio.create_task(app.send(Count(["first"])))]
         await begun.wait()
@@ -371,7 +371,7 @@ async def test_a_full_queue_of_commands_refuses_commands_and_no_sign_of_life(
         await until(lambda: beat.done() or len(queue) > 5, "waits behind the commands, or was refused")
         go_on.set()
         await beat
-        assert membership._seen == seen + 1
+        assert membership._version == seen + 1
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         assert sum(isinstance(each, Unavailable) for each in outcomes) == 15
 
@@ -384,14 +384,14 @@ async def test_a_follower_that_cannot_begin_keeps_no_other_from_beginning(
         first, opens = min(ALL), Projector.open
 
         async def broken(self: Projector) -> int:
-            if self.partition.name == first:
+            if self._partition.name == first:
                 raise RuntimeError("nobody expected this")
             return await opens(self)
 
         running: Any = app._running
         with monkeypatch.context() as patched:
             patched.setattr(Projector, "open", broken)
-            await running.supervisor._stop(list(running.supervisor.workers))
+            await running.synchronization.supervisor.stop()
             await until(lambda: follows(app) == ALL - {first}, "the others have begun")
-            await until(lambda: running.supervisor.problem, "it is said")
+            await until(lambda: running.synchronization.problem, "it is said")
         await until(lambda: follows(app) == ALL, "this one, too, once it can")

@@ -236,7 +236,7 @@ async def test_a_skip_that_is_on_record_counts_although_the_process_ends_before_
         await sent(app, 1, 2, 3)
         running = app._running
         assert running is not None
-        (worker,) = running.workers
+        (worker,) = running.synchronization.workers
 
         async def ends(*_: Any) -> None:
             raise Unavailable("the process ends here")
@@ -259,14 +259,14 @@ async def test_a_retry_that_is_done_and_not_put_on_record_is_done_again_without_
         poison.amounts = set()
         running = app._running
         assert running is not None
-        write, lost = running.cluster.write, iter([True])
+        write, lost = running.synchronization.cluster.write, iter([True])
 
         async def loses(*writes: Any) -> bool:
             if any(each.space == "acts" for each in writes) and next(lost, False):
                 raise Unavailable("the record is lost on the way")
             return await write(*writes)
 
-        monkeypatch.setattr(running.cluster, "write", loses)
+        monkeypatch.setattr(running.synchronization.cluster, "write", loses)
         act = await app.projections.retry("totals", HOT)
         assert "not parked" in act.outcome, "the second time it was free already"
         assert await rows(app) == await folded(app, set())
@@ -343,10 +343,10 @@ async def test_who_asks_in_vain_takes_its_request_back(monkeypatch: pytest.Monke
     async with cluster.node() as app:
         running = app._running
         assert running is not None
-        monkeypatch.setattr(running._requests, "look", lambda board: None)
-        with pytest.raises(Unavailable, match=r"Nobody who follows for 'totals' came to it within 0\.1 s"):
+        monkeypatch.setattr(running.synchronization.requests, "start_new", lambda *_: None)
+        with pytest.raises(Unavailable, match=r"No node that follows 'totals' answered within 0\.1 s"):
             await app.projections.skip("totals", HOT, timeout=0.1)
-        assert (await running.cluster.read()).requests == {}
+        assert (await running.synchronization.cluster.read()).requests == {}
 
 
 async def test_a_key_that_waits_already_goes_on_waiting_at_its_event_when_another_row_cannot_be_saved(

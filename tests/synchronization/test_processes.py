@@ -41,7 +41,7 @@ def node(write_store: str, read_store: str) -> Iterator["subprocess.Popen[str]"]
 async def onlooker(write_store: str, read_store: str) -> AsyncIterator[App]:
     """An app that sends and asks, and follows for nothing."""
     app = counting_app([totals()], write_store=write_store, read_store=read_store, lease_seconds=LEASE)
-    await app.start(only=())
+    await app.start(maintenance=())
     try:
         yield app
     finally:

@@ -234,7 +234,7 @@ async def test_an_event_that_cannot_be_read_stops_the_follower_visibly(
         await until(lambda: stopped(app), "stopped")
         running = app._running
         assert running is not None
-        (worker,) = running.workers
+        (worker,) = running.synchronization.workers
         apply, states = worker.follower.apply, []
 
         async def watched(page: Any, before: int) -> None:

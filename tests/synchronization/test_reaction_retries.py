@@ -176,7 +176,7 @@ async def test_a_skip_of_a_policy_is_done_and_recorded_or_neither(tmp_path: Path
         await react_to(app)
         running = app._running
         assert running is not None
-        (reactor,) = [w.follower for s, w in running.supervisor.workers.items() if s.kind == "policy"]
+        (reactor,) = [w.follower for s, w in running.synchronization.supervisor.workers.items() if s.kind == "policy"]
         append, lost = reactor._storage._append_rows, iter([True, True])  # type: ignore[attr-defined]
 
         async def fails(new: Any) -> Any:

@@ -62,7 +62,7 @@ async def test_a_crash_between_the_effect_and_the_checkpoint_repeats_the_key_and
         async with app_in(tmp_path, with_policy(answer), page_events=2) as app:
             running = app._running
             assert running is not None
-            reactor: Any = running.workers[-1].follower
+            reactor: Any = running.synchronization.workers[-1].follower
 
             async def dies(*_: Any) -> None:
                 raise asyncio.CancelledError
@@ -70,7 +70,7 @@ async def test_a_crash_between_the_effect_and_the_checkpoint_repeats_the_key_and
             await app.send(Count(["a"], 2 * crash + 1))
             await app.send(Count(["a"], 2 * crash + 2))
             monkeypatch.setattr(reactor._storage, "save", dies)
-            worker = running.workers[-1]
+            worker = running.synchronization.workers[-1]
             await app.send(Count(["b"], 0))
             await until(lambda worker=worker: worker._task is not None and worker._task.done(), "dead")
     async with app_in(tmp_path, with_policy(answer)) as app:

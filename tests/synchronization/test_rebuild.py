@@ -124,14 +124,14 @@ async def test_what_cannot_be_switched_is_refused_in_a_sentence(tmp_path: Path) 
     async with app_in(tmp_path) as app:
         with pytest.raises(InvalidMessage, match="No rebuild of 'totals' is under way"):
             await app.projections.switch("totals")
-        with pytest.raises(InvalidMessage, match="No earlier generation of 'totals' is kept"):
+        with pytest.raises(InvalidMessage, match="No earlier generation of 'totals' is on standby"):
             await app.projections.switch_back("totals")
         await app.send(Count(["a"]))
         await app.projections.rebuild(["totals"])
         assert await app.projections.rebuild(["totals"]) == {"totals": 2}, "to begin again is to go on"
         await until(lambda: built(app), "built")
         await app.projections.switch("totals")
-        with pytest.raises(InvalidMessage, match="still kept"):
+        with pytest.raises(InvalidMessage, match="still on standby"):
             await app.projections.rebuild(["totals"])
 
 
@@ -428,7 +428,7 @@ async def test_a_generation_that_is_dropped_leaves_no_lease_behind(cluster: Clus
             await settled(app)
             running = app._running
             assert running is not None
-            leases = (await running.cluster.read()).leases
+            leases = (await running.synchronization.cluster.read()).leases
             assert {work_unit_named(resource).generation for resource in leases} == {generation}
 
 
@@ -495,7 +495,7 @@ async def test_of_several_all_are_begun_or_none(monkeypatch: pytest.MonkeyPatch)
         await app.projections.rebuild(["zevents"])
         await until(lambda: built_one(app), "built")
         await app.projections.switch("zevents")
-        with pytest.raises(InvalidMessage, match="'zevents' that served before is still kept"):
+        with pytest.raises(InvalidMessage, match="An earlier generation of 'zevents' is still on standby"):
             await app.projections.rebuild(["totals", "zevents"])
         assert [each.name for each in (await app.status()).builds] == ["zevents"]
 
@@ -511,6 +511,6 @@ async def test_another_generation_than_the_one_that_was_looked_at_is_not_switche
         await app.projections.drop("totals")
         assert await app.projections.rebuild(["totals"]) == {"totals": 3}
         await until(lambda: built_one(app), "built")
-        with pytest.raises(Conflict, match="Not generation 2 of 'totals' is under way, but 3"):
+        with pytest.raises(Conflict, match="Generation 3 of 'totals' is under way, not generation 2"):
             await app.projections.switch("totals", generation=2)
         assert await app.projections.switch("totals", generation=3) == 3

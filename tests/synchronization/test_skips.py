@@ -75,7 +75,7 @@ async def test_what_can_be_folded_by_now_is_not_left_out_by_a_skip(cluster: Clus
             poison.amounts = {3}
             act = await app.projections.skip("totals", HOT)
             assert not act.done
-            assert act.outcome.startswith("Nothing was passed over, for the event at 2 can be folded by now.")
+            assert act.outcome.startswith("Nothing was skipped, because the event at 2 can be folded now.")
     poison.amounts = {3}
     async with node(cluster, poison) as app:
 
@@ -120,7 +120,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
 def control(app: App) -> Any:
     running = app._running
     assert running is not None
-    return running.cluster
+    return running.synchronization.cluster
 
 
 async def test_a_key_whose_skip_another_node_takes_over_can_be_skipped_further(

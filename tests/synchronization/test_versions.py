@@ -68,8 +68,8 @@ async def test_a_request_is_dealt_with_by_nodes_of_the_version_it_was_asked_of(c
         asked = await parked(new)
         assert len(asked) > 3
         # As where the process that asks is not the one that follows: whoever looks first would answer.
-        supervisor = new._running.supervisor  # type: ignore[union-attr]
-        supervisor._pause = 0.3
+        synchronization = new._running.synchronization  # type: ignore[union-attr]
+        synchronization._pause = 0.3
         for key in asked[:4]:
             act = await new.projections.skip("totals", key)
             assert (act.version, act.done) == (2, True), act.outcome

@@ -20,7 +20,7 @@ def stuck(app: App, name: str, patch: pytest.MonkeyPatch) -> None:
     """Let a follower take nothing more."""
     running = app._running
     assert running is not None
-    for share, worker in running.supervisor.workers.items():
+    for share, worker in running.synchronization.supervisor.workers.items():
         if share.name == name:
             patch.setattr(worker, "_held", lambda: False)
 

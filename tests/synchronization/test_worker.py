@@ -69,7 +69,7 @@ async def test_pages_grow_while_there_is_more_and_each_is_read_once(
 async def test_pages_of_large_events_do_not_grow(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     await filled(cluster, 60)
     largest = max(len(each.payload) for each in (await cluster.log.read(ALL_EVENTS)).events)
-    monkeypatch.setattr("twofold.synchronization.worker._PAGE_BYTES", 8 * largest)
+    monkeypatch.setattr("twofold.synchronization.page_reader._PAGE_BYTES", 8 * largest)
     pages = Pages(cluster, monkeypatch)
     async with cluster.app([totals(1)], page_events=20, catch_up_page_events=50) as app:
         await until(lambda: caught_up(app), "caught up")

@@ -20,6 +20,7 @@ from twofold.health import (
     follower_status,
     partition_status,
 )
+from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Checkpoint, Parked, ReadStore
 from twofold.settings import Settings
 from twofold.status import lag_of
@@ -181,7 +182,7 @@ class StoreReader:
         }
         for name in versions.keys() - serving:
             serving[name] = key = name, 0
-            look.parts.setdefault(key, [_Part(WorkUnit("projection", name), 0, "", ())])
+            look.parts.setdefault(key, [_Part(WorkUnit("projection", name, 0, WHOLE), 0, "", ())])
         return serving
 
     async def _follower(self, look: _Look, key: _Key) -> FollowerStatus:
@@ -202,16 +203,16 @@ class StoreReader:
         foreign = part.log and part.position and not self._write_store.identity.holds(part.log, part.position)
         moves = self._detector.rate(part.unit) > 0
         return partition_status(
-            part.unit.partition.name if part.unit.kind == "projection" else "",
+            part.unit.partition_name,
             position=part.position,
             lag=lag,
             state="stopped" if foreign else "up-to-date" if not lag[0] else "catching-up" if moves else "waiting",
             owner=look.owner(part.unit),
-            stalled=self._detector.still(part.unit),
+            stalled=self._detector.stalled(part.unit),
             error=f"It follows another log ({part.log}). Delete the read database: it is built again."
             if foreign
             else None,
-            parked=part.parked if part.unit.kind == "projection" else (),
+            parked=part.parked if part.unit.partition is not None else (),
         )
 
     def _build(self, look: _Look, key: tuple[str, int], build: Generation) -> BuildStatus:

@@ -177,7 +177,7 @@ async def operator_client(app: App | None, names: Sequence[str], url: str | None
     assert app is not None
     refuse_memory_stores(app.settings)
     try:
-        await app.start(only=names)
+        await app.start(maintenance=names)
     except WiringError as error:
         if isinstance(error.__cause__, BlockingIOError):
             raise WiringError(

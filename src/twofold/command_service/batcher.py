@@ -55,7 +55,7 @@ class Batcher:
             await self._task
 
     async def append(
-        self, append: Append, events: Sequence[object], failed: Callable[[], None] = lambda: None
+        self, append: Append, events: Sequence[object] = (), failed: Callable[[], None] = lambda: None
     ) -> Outcome:
         """The outcome of `append`, which writes `events` in encoded form.
 

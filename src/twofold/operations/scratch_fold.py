@@ -16,7 +16,7 @@ from twofold.operations.row_inspector import RowInspector
 from twofold.read_store.port import ReadModel
 from twofold.stores import open_read_store
 from twofold.synchronization.follower import Skips
-from twofold.synchronization.projector import Projector
+from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 
@@ -89,9 +89,8 @@ async def scratch_fold(
         read_store = await open_read_store(f"sqlite:///{quote(folder)}/scratch.db", app.world)
         try:
             await read_store.prepare([model])
-            projector = Projector(
-                by_key, model, write_store, read_store, app.events.decode, app.world, skips=skips, cached_rows=_ROWS
-            )
+            io = ProjectorIO(write_store, read_store, app.events.decode, app.world)
+            projector = Projector(by_key, model, io, options=ProjectorOptions(skips=skips, cached_rows=_ROWS))
             await projector.open()
             rows = RowInspector(write_store, read_store, projection.name, _NUMBER, idle=True)
             yield ScratchFold(projector, write_store, rows, app.world, app.settings.catch_up_page_events)

@@ -1,4 +1,4 @@
-"""In charge of the generations of a projection: begun beside the one that serves, switched to, kept, dropped."""
+"""The generations of a projection: a new one is built beside the one that serves, switched to, and dropped."""
 
 import asyncio
 import math
@@ -6,210 +6,239 @@ from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Checkpoint, Progress, ReadStore
-from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction
+from twofold.signal import Signal
+from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction, Versioned
 from twofold.synchronization.work_unit import work_unit_named
 from twofold.world import World
 from twofold.write_store.port import RowWrite
 
 _TRIES = 20
-_LOOKS = 50
+_READS = 50
 _PAUSE = 0.1
 _SEEN_BY_ALL = 2.0
-"""Seconds after which every node has looked at what is noted."""
+"""Seconds after which every node has read the cluster state."""
 
 
 class Builds:
     """What operators do to generations. Each is one guarded write of what all nodes read: all of it or nothing.
 
-    The same write puts on record what was done, and which `actor` asked for it.
+    The same write puts on record what was done, and which `actor` asked for it. `wake` makes this node update at once.
     """
 
     def __init__(
-        self, cluster: ClusterStateStore, read_store: ReadStore, world: World, versions: Mapping[str, int]
+        self,
+        cluster: ClusterStateStore,
+        read_store: ReadStore,
+        world: World,
+        versions: Mapping[str, int],
+        wake: Signal,
     ) -> None:
         self._cluster = cluster
         self._read_store = read_store
         self._world = world
         self._versions = versions
+        self._wake = wake
 
     async def begin(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
-        """A generation under way for each projection: begun, or begun before and not finished. Its number by name.
+        """Begin a build of each projection, or return the one under way. The number of its generation by name.
 
-        InvalidMessage where one of them cannot be begun, and then none is.
+        InvalidMessage if one of them cannot be begun. Then none is.
         """
-        board = await self._cluster.read()
+        state = await self._cluster.read()
         for name in names:
-            _refuse_kept(name, board.generations(name).record, self._versions[name])
-        return {name: await self._begin(name, actor) for name in names}
+            _refuse_standby(name, state.generations(name).record, self._versions[name])
+        numbers = {name: await self._begin(name, actor) for name in names}
+        self._wake.fire()
+        return numbers
 
     async def switch(
         self, name: str, *, generation: int | None = None, force: bool = False, actor: str | None = None
     ) -> int:
-        """Let the generation that is under way serve, and keep the one that served. The number of the new one.
+        """Let the generation that was built serve, and keep the other on standby. The number of the new one.
 
-        InvalidMessage where none is under way, or where it has parked keys that the one that serves has not, or only
-        at a later event (unless `force`); Conflict where it is another one than `generation`; Unavailable where it has
-        not come as far as the one that serves.
+        InvalidMessage if none is under way, or if it has parked keys that the one that serves does not have, or has
+        only at a later event (unless `force`). Conflict if it is not `generation`. Unavailable if it is behind the one
+        that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
-            board = await self._cluster.read()
-            noted = board.generations(name)
-            new, old = noted.record.find(version, "building"), noted.record.find(version, "serving")
+            row = (await self._cluster.read()).generations(name)
+            new, old = row.record.find(version, "building"), row.record.find(version, "serving")
             if new is None or old is None:
                 raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
             if generation not in (None, new):
                 raise Conflict(
-                    f"Not generation {generation} of '{name}' is under way, but {new}. Look at that one first."
+                    f"Generation {new} of '{name}' is under way, not generation {generation}. Compare that one first."
                 )
             await self._refuse_worse(name, old, new, force=force)
-            record = noted.record.but({new: self._as(noted.record, new, "serving"), **self._retire(noted.record, old)})
-            act = self._act("switch", name, actor, f"Generation {new} serves, {old} is kept.", new)
-            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
+            outcome = f"Generation {new} serves, {old} is on standby."
+            action = self._record("switch", name, actor, outcome, new)
+            if await self._exchange(name, row, new, old, action):
                 return new
-        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+        raise self._contended(name)
 
     async def switch_back(self, name: str, *, actor: str | None = None) -> int:
-        """Let the generation that served before serve again, and keep the other. Its number.
+        """Let the generation on standby serve again, and keep the other on standby. Its number.
 
-        InvalidMessage where none is kept; Unavailable where it has not come as far as the one that serves.
+        InvalidMessage if there is none on standby. Unavailable if it is behind the one that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
-            noted = (await self._cluster.read()).generations(name)
-            kept, serving = noted.record.find(version, "standby"), noted.record.find(version, "serving")
-            if kept is None or serving is None:
-                raise InvalidMessage(f"No earlier generation of '{name}' is kept.", field="name")
-            await self._refuse_worse(name, serving, kept, force=True)
-            record = noted.record.but(
-                {kept: self._as(noted.record, kept, "serving"), serving: self._as(noted.record, serving, "standby")}
-            )
-            act = self._act("back", name, actor, f"Generation {kept} serves again, {serving} is kept.", kept)
-            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
-                return kept
-        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+            row = (await self._cluster.read()).generations(name)
+            standby, serving = row.record.find(version, "standby"), row.record.find(version, "serving")
+            if standby is None or serving is None:
+                raise InvalidMessage(f"No earlier generation of '{name}' is on standby.", field="name")
+            await self._refuse_worse(name, serving, standby, force=True)
+            outcome = f"Generation {standby} serves again, {serving} is on standby."
+            action = self._record("back", name, actor, outcome, standby)
+            if await self._exchange(name, row, standby, serving, action):
+                return standby
+        raise self._contended(name)
 
     async def drop(self, name: str, *, actor: str | None = None) -> list[int]:
-        """Take away every generation of a projection that does not serve, also what was left half dropped.
+        """Delete every generation of a projection that does not serve, also one that was dropped in part.
 
-        Their numbers. What serves a version that no node follows any more is one of them: nobody asks it. Who follows
-        for one is given time to notice before its rows go.
+        Their numbers. A generation that serves a version of the code that no node follows any more is one of them.
+        The nodes have time to notice before its rows are deleted.
         """
+        self._wake.fire()
         for _ in range(_TRIES):
-            board = await self._cluster.read()
-            noted, used = board.generations(name), board.versions(name) | {self._versions[name]}
+            state = await self._cluster.read()
+            row, used = state.generations(name), state.versions(name) | {self._versions[name]}
             idle = {
-                n: None
-                for n, each in noted.record.builds.items()
-                if each.state != "serving" or each.version not in used
+                number: None
+                for number, build in row.record.builds.items()
+                if build.state != "serving" or build.version not in used
             }
             numbers = ", ".join(map(str, sorted(idle)))
             if not idle or await self._cluster.write(
-                self._cluster.generations(name, noted.record.but(idle), noted.version),
-                self._act("drop", name, actor, f"Given up: generation {numbers}.", max(idle)),
+                self._cluster.generations(name, row.record.but(idle), row.version),
+                self._record("drop", name, actor, f"Dropped: generation {numbers}.", max(idle)),
             ):
                 break
         else:
-            raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
-        # In this order: a build that is begun meanwhile is noted before it is stored.
+            raise self._contended(name)
+        # In this order: a build that is begun meanwhile is in the cluster state before it is in the read store.
         stored = {at.generation for at in await self._read_store.checkpoints() if at.name == name}
-        noted = (await self._cluster.read()).generations(name)
-        gone = sorted((stored | idle.keys()) - noted.record.builds.keys())
+        known = (await self._cluster.read()).generations(name).record.builds.keys()
+        gone = sorted((stored | idle.keys()) - known)
         for number in gone:
-            await self._nobody_follows(name, number)
+            await self._until_released(name, number)
             await self._read_store.drop(name, number)
-        await self._forget_leases(name)
+        await self._remove_leases(name)
         return gone
 
     async def progress(self, name: str, generation: int) -> Progress:
         """How far a generation has come: its lowest checkpoint, and all that is parked."""
-        found = [
-            at.progress for at in await self._read_store.checkpoints() if (at.name, at.generation) == (name, generation)
-        ]
-        if not found:
+        checkpoints = await self._read_store.checkpoints()
+        mine = [at.progress for at in checkpoints if (at.name, at.generation) == (name, generation)]
+        if not mine:
             return Progress(0, "", 0)
-        lowest = min(found, key=lambda each: each.position)
-        parked = tuple(key for each in found for key in each.parked)
-        return Progress(lowest.position, lowest.log, max(each.updated for each in found), parked)
+        lowest = min(mine, key=lambda progress: progress.position)
+        parked = tuple(key for progress in mine for key in progress.parked)
+        return Progress(lowest.position, lowest.log, max(progress.updated for progress in mine), parked)
 
     async def _begin(self, name: str, actor: str | None) -> int:
         version = self._versions[name]
         for _ in range(_TRIES):
-            noted = (await self._cluster.read()).generations(name)
-            known = noted.record.find(version, "building")
+            row = (await self._cluster.read()).generations(name)
+            known = row.record.find(version, "building")
             if known is not None:
                 return known
-            _refuse_kept(name, noted.record, version)
-            number = noted.record.last + 1
-            record = noted.record.but({number: Generation(version, "building", self._cluster.now())})
-            act = self._act("rebuild", name, actor, f"Generation {number} is begun.", number)
-            if await self._cluster.write(self._cluster.generations(name, record, noted.version), act):
+            _refuse_standby(name, row.record, version)
+            number = row.record.last + 1
+            record = row.record.but({number: Generation(version, "building", self._cluster.now())})
+            action = self._record("rebuild", name, actor, f"The build of generation {number} has begun.", number)
+            if await self._cluster.write(self._cluster.generations(name, record, row.version), action):
                 return number
-        raise Conflict(f"Others change the generations of '{name}' all the time. Try again.")
+        raise self._contended(name)
 
     async def _refuse_worse(self, name: str, old: int, new: int, *, force: bool) -> None:
         checkpoints = [at for at in await self._read_store.checkpoints() if at.name == name]
-        lag = _behind(
+        lag = _lag(
             [at for at in checkpoints if at.generation == old], [at for at in checkpoints if at.generation == new]
         )
         if lag:
             raise Unavailable(f"Generation {new} of '{name}' is {lag} events behind the one that serves.", lag=lag)
         now, then = await self.progress(name, old), await self.progress(name, new)
-        parked = {each.key: each.position for each in now.parked}
-        # A row stays as it was before the event that is parked: an earlier one is an older row.
+        parked = {parked.key: parked.position for parked in now.parked}
+        # A row stays as it was before the event it is parked at: parked earlier is an older row.
         worse = {each.key for each in then.parked if each.position < parked.get(each.key, math.inf)}
         if worse and not force:
             raise InvalidMessage(
-                f"Generation {new} of '{name}' has {len(worse)} keys parked that the one that serves has not, or only "
-                f"at a later event, e.g. '{min(worse)}'. Mend the fold and begin anew, or force it.",
+                f"Generation {new} of '{name}' has {len(worse)} parked keys that the one that serves does not have, or "
+                f"has only at a later event, e.g. '{min(worse)}'. Fix the fold and rebuild, or force the switch.",
                 field="force",
             )
 
-    async def _nobody_follows(self, name: str, number: int) -> None:
-        """Wait until no node holds a lease of a generation, as long as one that lives may take to notice.
+    async def _until_released(self, name: str, number: int) -> None:
+        """Wait until no node holds a lease of a generation, as long as a live node needs to notice.
 
-        Where there are other nodes, at least as long as they take to look: they may still answer from it.
+        If there are other nodes, wait until they have read the cluster state: they may still answer from it.
         """
-        for n in range(_LOOKS):
-            board = await self._cluster.read()
-            shares = [work_unit_named(resource) for resource, noted in board.leases.items() if noted.record.owner]
-            held = (name, number) in [(each.name, each.generation) for each in shares if each.kind != "policy"]
-            if not held and (len(board.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
+        for n in range(_READS):
+            state = await self._cluster.read()
+            units = [work_unit_named(resource) for resource, lease in state.leases.items() if lease.record.owner]
+            held = (name, number) in [(unit.name, unit.generation) for unit in units]
+            if not held and (len(state.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
                 return
             await self._world.sleep(_PAUSE)
 
-    async def _forget_leases(self, name: str) -> None:
-        """Take out what is noted of leases of generations that are gone: their numbers are never used again.
+    async def _remove_leases(self, name: str) -> None:
+        """Remove the leases of generations that are gone. Their numbers are never used again.
 
-        Whoever still has one gives it back at his next look, and so notes it again; the next drop takes that out.
+        A node that still holds one releases it at its next update, and so writes it again. The next drop removes that.
         """
-        board = await self._cluster.read()
-        known = board.generations(name).record.builds
-        gone = [
-            self._cluster.lease(share, None, noted.version)
-            for share, noted in ((work_unit_named(resource), noted) for resource, noted in board.leases.items())
-            if share.kind != "policy" and share.name == name and share.generation not in known
+        state = await self._cluster.read()
+        known = state.generations(name).record.builds
+        units = {work_unit_named(resource): lease for resource, lease in state.leases.items()}
+        removals = [
+            self._cluster.lease(unit, None, lease.version)
+            for unit, lease in units.items()
+            if unit.name == name and unit.generation is not None and unit.generation not in known
         ]
-        # Each by itself: one that has changed meanwhile keeps no other.
-        await asyncio.gather(*(self._cluster.write(each) for each in gone))
+        # Each in its own commit: one that has changed meanwhile does not keep the others.
+        await asyncio.gather(*(self._cluster.write(removal) for removal in removals))
 
-    def _act(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
+    async def _exchange(
+        self, name: str, row: Versioned[Generations], serves: int, standby: int, action: RowWrite
+    ) -> bool:
+        """Let one generation serve, and put the other one on standby."""
+        builds = row.record.builds
+        changed = row.record.but(
+            {
+                serves: Generation(builds[serves].version, "serving", builds[serves].began),
+                standby: Generation(builds[standby].version, "standby", builds[standby].began),
+            }
+        )
+        done = await self._cluster.write(self._cluster.generations(name, changed, row.version), action)
+        if done:
+            self._wake.fire()
+        return done
+
+    def _contended(self, name: str) -> Conflict:
+        return Conflict(f"Other requests keep changing the generations of '{name}'. Try again.")
+
+    def _record(self, what: str, name: str, actor: str | None, outcome: str, generation: int) -> RowWrite:
         now = self._cluster.now()
-        act = OperatorAction(what, name, "", actor, now, True, outcome, generation, self._versions[name])
-        return self._cluster.act(f"{now}-{self._world.new_id()}", act)
+        action = OperatorAction(
+            what=what,
+            name=name,
+            key="",
+            actor=actor,
+            at=now,
+            done=True,
+            outcome=outcome,
+            generation=generation,
+            version=self._versions[name],
+        )
+        return self._cluster.action(f"{now}-{self._world.new_id()}", action)
 
-    def _retire(self, record: Generations, number: int) -> dict[int, Generation]:
-        return {number: self._as(record, number, "standby")}
 
-    def _as(self, record: Generations, number: int, state: str) -> Generation:
-        build = record.builds[number]
-        return Generation(build.version, "serving" if state == "serving" else "standby", build.began)
+def _lag(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
+    """How many events a generation is behind another one, in the partition where it is most.
 
-
-def _behind(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
-    """How many events a generation is behind another one, for the key for which it is most.
-
-    Partition by partition: one that is halted holds back its own keys only, and may not hide that others are behind.
+    Compared by partition: one that is blocked holds back its own keys only, and must not hide that others are behind.
     """
     pairs = [
         (before.progress.position, after.progress.position)
@@ -222,9 +251,6 @@ def _behind(old: Sequence[Checkpoint], new: Sequence[Checkpoint]) -> int:
     return max((before - after for before, after in pairs if after < before), default=0)
 
 
-def _refuse_kept(name: str, record: Generations, version: int) -> None:
+def _refuse_standby(name: str, record: Generations, version: int) -> None:
     if record.find(version, "building") is None and record.find(version, "standby") is not None:
-        raise InvalidMessage(
-            f"The generation of '{name}' that served before is still kept, as the way back. Drop it first.",
-            field="name",
-        )
+        raise InvalidMessage(f"An earlier generation of '{name}' is still on standby. Drop it first.", field="name")

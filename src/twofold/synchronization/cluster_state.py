@@ -1,4 +1,7 @@
-"""In charge of what all nodes know of one another: rows of the write store, each written only as it was last seen."""
+"""The cluster state: what nodes write about themselves and their work, as rows of the write store.
+
+A row is written only if it still has the version that was read.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
@@ -18,21 +21,21 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A process that follows the log; each write of its row is a sign of life. A visitor came for one task only.
+    """A process that follows the log. Each write of its row is a heartbeat.
 
-    `read_store` is the identity of its read store: nodes share projections out with those that have the same.
-    `follows` says
-    for what it can follow at all, as `followed` puts it: nodes of two versions of the code run side by side.
+    `read_store` is the identity of its read store: nodes divide projections only with nodes that have the same one.
+    `maintenance`: it runs a maintenance session, and takes no part in the division. `follows` lists what it can follow,
+    in the form that `followed` makes: nodes with two versions of the code can run side by side.
     """
 
     name: str
     read_store: str
-    visitor: bool = False
+    maintenance: bool = False
     follows: tuple[str, ...] = ()
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """Who may follow for a share. `epoch` rises with each new owner; "" owns nothing."""
+    """The node that may follow a work unit; "" if none. `epoch` rises with each new owner."""
 
     owner: str
     epoch: int
@@ -68,9 +71,9 @@ class Generations(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What an operator wants of whoever follows for a projection or policy; `at` is in microseconds.
+    """What an operator asks of the node that follows a projection or policy. `at` is in microseconds.
 
-    `read_store` is the read store it is about, `version` that of the projection; "" and 0 for a policy, which has none.
+    `read_store` is the read store, and `version` the version of the projection. For a policy they are "" and 0.
     """
 
     what: Literal["retry", "skip", "repair", "split", "merge"]
@@ -82,10 +85,10 @@ class Request(msgspec.Struct, frozen=True):
     version: int = 0
 
 
-class OperatorAction(msgspec.Struct, frozen=True):
-    """What was done on a request, for ever on record. `generation` 0 where it concerns no build.
+class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of a request: what was done, and whether it succeeded. It is stored for ever.
 
-    `read_store` is the read store it was done in; "" for a policy, which has none.
+    `generation` is 0 if it concerns none. `read_store` is the read store it was done in; "" for a policy.
     """
 
     what: str
@@ -109,34 +112,34 @@ class Versioned(msgspec.Struct, Generic[T], frozen=True):
 
 
 class ClusterState(msgspec.Struct, frozen=True):
-    """Everything noted, as of one look."""
+    """All rows, as of one read."""
 
     nodes: dict[str, Versioned[Node]]
     leases: dict[str, Versioned[Lease]]
     projections: dict[str, Versioned[Generations]]
     requests: dict[str, Versioned[Request]]
     skips: int = 0
-    """How often operators have had an event of a projection passed over; whoever follows looks when it changes."""
+    """The number of skips on record. When it changes, nodes read the skipped events again."""
 
     def generations(self, name: str) -> Versioned[Generations]:
-        """The builds of a projection; none where it is new."""
+        """The generations of a projection; none if it is new."""
         return self.projections.get(name, Versioned(Generations()))
 
     def versions(self, name: str) -> set[int]:
-        """The versions of a projection that any node can follow for."""
-        known = [each.rpartition("@") for noted in self.nodes.values() for each in noted.record.follows]
-        return {int(version) for each, _, version in known if each == name}
+        """The versions of a projection that any node can follow."""
+        known = [followed.rpartition("@") for row in self.nodes.values() for followed in row.record.follows]
+        return {int(version) for other, _, version in known if other == name}
 
     def lease(self, resource: str) -> Versioned[Lease]:
-        """The lease of a share; nobody's where it is new."""
+        """The lease of a work unit; one without an owner if it is new."""
         return self.leases.get(resource, Versioned(Lease("", 0)))
 
 
 class ClusterStateStore:
-    """Reads and writes what is noted. `append` writes rows in one commit with whatever else waits.
+    """Reads and writes the cluster state. `append` writes rows in one commit with the commands that wait.
 
-    Nodes of one log may keep read models in several read stores: what is noted of projections is of one of them,
-    `read_store`, and nodes on others do not see it. Policies are everybody's.
+    Nodes of one log may have different read stores. Rows about projections belong to one of them, `read_store`, and
+    nodes with another one do not see them. Rows about policies belong to all nodes.
     """
 
     def __init__(
@@ -148,42 +151,42 @@ class ClusterStateStore:
         self._world = world
 
     async def read(self) -> ClusterState:
-        """All that is noted now."""
+        """The cluster state as it is now."""
         return await read_cluster_state(self._write_store, self.read_store)
 
     async def write(self, *writes: RowWrite) -> bool:
-        """Write all rows, or none, and False, where one is no longer as it was seen."""
+        """Write all rows, and return True. If one has changed since it was read, write none, and return False."""
         metadata = Metadata(microseconds(self._world.now()), "synchronization", "synchronization")
         outcome = await self._append(Append(metadata, rows=tuple(writes)))
         return not isinstance(outcome, Conflict)
 
     async def actions(self, keys: Sequence[str] | None = None) -> dict[str, OperatorAction]:
-        """What was done on requests, by the id of the request."""
+        """The records of requests, by the id of the request."""
         return await operator_actions(self._write_store, keys)
 
     def node(self, name: str, record: Node | None, seen: int) -> RowWrite:
-        """Note a node, or that it is gone."""
+        """Write the row of a node, or remove it."""
         return _write(SPACE, f"node:{name}", record, seen)
 
-    def lease(self, share: WorkUnit, record: Lease | None, seen: int) -> RowWrite:
-        """Note who follows for a share, or that there is no such share any more."""
-        read_store = "" if share.kind == "policy" else self.read_store
-        return _write(SPACE, f"lease:{read_store}:{share.resource}", record, seen)
+    def lease(self, unit: WorkUnit, record: Lease | None, seen: int) -> RowWrite:
+        """Write the lease of a work unit, or remove it."""
+        read_store = "" if unit.generation is None else self.read_store
+        return _write(SPACE, f"lease:{read_store}:{unit.resource}", record, seen)
 
     def generations(self, name: str, record: Generations, seen: int) -> RowWrite:
-        """Note the builds of a projection."""
+        """Write the generations of a projection."""
         return _write(SPACE, f"generations:{self.read_store}:{name}", record, seen)
 
     def request(self, name: str, record: Request | None, seen: int) -> RowWrite:
-        """Note a request, or that it has been dealt with."""
+        """Write a request, or remove it."""
         return _write(SPACE, f"request:{name}", record, seen)
 
-    def act(self, name: str, record: OperatorAction) -> RowWrite:
+    def action(self, name: str, record: OperatorAction) -> RowWrite:
         """Put on record what was done."""
         return _write(ACTS, name, record, 0)
 
     def skip(self, seen: int) -> RowWrite:
-        """Let everybody look for what is to be passed over."""
+        """Raise the number of skips, so that all nodes read them again."""
         return RowWrite(SPACE, f"skips:{self.read_store}", b"", seen)
 
     def now(self) -> int:
@@ -192,40 +195,40 @@ class ClusterStateStore:
 
 
 async def read_cluster_state(write_store: WriteStore, read_store: str) -> ClusterState:
-    """All that is noted of followers in a write store, as far as it is about the read store `read_store`."""
+    """The cluster state in a write store, for nodes with this read store."""
     rows = await write_store.rows(SPACE)
     return ClusterState(
         _records(rows, "node:", Node),
         _records(rows, f"lease:{read_store}:", Lease) | _records(rows, "lease::", Lease),
         _records(rows, f"generations:{read_store}:", Generations),
         {
-            name: noted
-            for name, noted in _records(rows, "request:", Request).items()
-            if noted.record.read_store in ("", read_store)
+            name: row
+            for name, row in _records(rows, "request:", Request).items()
+            if row.record.read_store in ("", read_store)
         },
         rows[f"skips:{read_store}"].version if f"skips:{read_store}" in rows else 0,
     )
 
 
 async def operator_actions(write_store: WriteStore, keys: Sequence[str] | None = None) -> dict[str, OperatorAction]:
-    """What operators had done, by the ids of their requests; all of it, the oldest first, or that of some ids."""
+    """The records of operators' requests, by the id of the request: all of them, the oldest first, or some."""
     rows = await write_store.rows(ACTS, keys)
-    acts = {key: msgspec.json.decode(row.value, type=OperatorAction) for key, row in rows.items()}
-    return dict(sorted(acts.items(), key=lambda each: (each[1].at, each[0])))
+    actions = {key: msgspec.json.decode(row.value, type=OperatorAction) for key, row in rows.items()}
+    return dict(sorted(actions.items(), key=lambda item: (item[1].at, item[0])))
 
 
 def skipped_events(
-    acts: Iterable[OperatorAction], name: str, version: int, read_store: str
+    actions: Iterable[OperatorAction], name: str, version: int, read_store: str
 ) -> frozenset[tuple[str, int]]:
-    """What operators have said to pass over in the read model of a projection: keys, and positions of events."""
+    """The events that operators skipped in the read model of a projection: key and position of each."""
     wanted = ("skip", name, version, read_store)
     return frozenset(
-        (a.key, a.position) for a in acts if a.done and (a.what, a.name, a.version, a.read_store) == wanted
+        (a.key, a.position) for a in actions if a.done and (a.what, a.name, a.version, a.read_store) == wanted
     )
 
 
 def followed(name: str, version: int) -> str:
-    """How a node's row names what it follows for: a projection in a version, or (0) a policy."""
+    """How the row of a node names what it can follow: a name, and the version of a projection (0 for a policy)."""
     return f"{name}@{version}"
 
 

@@ -1,4 +1,4 @@
-"""In charge of decoding each event of a page once, for all followers that take it together."""
+"""Decodes each event of a page once, for all followers that take the page together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,14 +6,20 @@ from typing import Any
 from twofold.domain.events import Position, RecordedEvent
 
 
-def memo(decode: Callable[[RecordedEvent], Any]) -> tuple[Callable[[RecordedEvent], Any], Callable[[], None]]:
-    """A `decode` that remembers what it decoded, for followers that take a page together; and what makes it forget."""
-    known: dict[Position, Any] = {}
+class DecodedPage:
+    """The decoded events of the present page. Call `clear` before the next page."""
 
-    def decoded(recorded: RecordedEvent) -> Any:
-        event = known.get(recorded.position)
+    def __init__(self, decode: Callable[[RecordedEvent], Any]) -> None:
+        self._decode = decode
+        self._events: dict[Position, Any] = {}
+
+    def decode(self, recorded: RecordedEvent) -> Any:
+        """The event in its present shape."""
+        event = self._events.get(recorded.position)
         if event is None:
-            event = known[recorded.position] = decode(recorded)
+            event = self._events[recorded.position] = self._decode(recorded)
         return event
 
-    return decoded, known.clear
+    def clear(self) -> None:
+        """Forget the page."""
+        self._events.clear()

@@ -1,4 +1,4 @@
-"""In charge of folding a page's events into rows that are loaded in one read, and kept in memory until they go cold."""
+"""Folds the events of a page into rows. The rows are loaded in one read, and the recent ones stay in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -27,7 +27,7 @@ class FoldFailed(Exception):
 
 
 class KeyedEvents:
-    """Which events touch which keys, in order. Columns: a tuple for each would wake the garbage collector."""
+    """Which events touch which keys, in order. Three lists, since many tuples would trigger the garbage collector."""
 
     __slots__ = ("events", "keys", "recorded")
 
@@ -43,7 +43,7 @@ class KeyedEvents:
         return len(self.keys)
 
     def where(self, holds: Callable[[str], bool]) -> "KeyedEvents":
-        """Those of some keys."""
+        """The part with some of the keys."""
         left = KeyedEvents([], [], [])
         for recorded, event, key in self:
             if holds(key):
@@ -51,7 +51,7 @@ class KeyedEvents:
         return left
 
     def before(self, position: Position) -> "KeyedEvents":
-        """Those of earlier events."""
+        """The part with earlier events."""
         left = KeyedEvents([], [], [])
         for recorded, event, key in self:
             if recorded.position < position:
@@ -59,14 +59,14 @@ class KeyedEvents:
         return left
 
     def add(self, recorded: RecordedEvent, event: object, key: str) -> None:
-        """One more."""
+        """Add an event and a key that it touches."""
         self.recorded.append(recorded)
         self.events.append(event)
         self.keys.append(key)
 
 
 class _Row(msgspec.Struct, gc=False):
-    """A row on its way through a page. It is no part of a cycle, and there are many: the collector need not look."""
+    """A row while a page is folded. It is never part of a cycle, so the garbage collector need not track it."""
 
     row: Any
     position: Position
@@ -76,9 +76,9 @@ class _Row(msgspec.Struct, gc=False):
 
 
 class Rows:
-    """The rows of one follower. What it saved last it need not load again: nobody else writes under its lease.
+    """The rows of one follower. It need not load what it saved last: no other node writes under its lease.
 
-    Whoever fails to save, or learns that others have, must `forget`.
+    After a save that fails, or if another node may have saved, call `forget`.
     """
 
     def __init__(self, projection: BoundProjection, model: ReadModel, read_store: ReadStore, most: int) -> None:
@@ -90,17 +90,17 @@ class Rows:
         self._knows_all = False
 
     def start_empty(self) -> None:
-        """Take it that there is no row yet: what is not remembered is absent, as long as all can be remembered."""
+        """Assume that no row is stored yet. As long as all rows fit in memory, a row that is not there is absent."""
         self._known.clear()
         self._knows_all = True
 
     async def fold(self, work: KeyedEvents, skips: frozenset[tuple[str, Position]]) -> dict[str, VersionedRow]:
-        """The rows that `work` changes. FoldFailed where a fold raises, or the row of a key is damaged."""
+        """The rows that `work` changes. FoldFailed if a fold raises, or if the row of a key is corrupt."""
         try:
             rows = await self._load(work.keys)
         except CorruptRow as error:
             if error.changed:
-                # That is most likely so of all rows: nothing is to be set aside, the projection is to be built anew.
+                # The row type has changed, so this is likely true of all rows: rebuild the projection, park nothing.
                 raise
             stored = await self._read_store.inspect(self._model, list(dict.fromkeys(work.keys)))
             found = next((each for each in work if each[2] in stored and stored[each[2]].corruption), None)
@@ -110,10 +110,10 @@ class Rows:
         return fold_all(self._projection, work, rows, skips)
 
     def saved(self, changed: dict[str, VersionedRow]) -> None:
-        """Remember what has been saved."""
+        """Keep in memory what has been saved."""
         known = self._known
         if len(known) + len(changed) > self._most:
-            # Whoever was changed last is forgotten last.
+            # The rows that were changed last are removed last.
             for key in changed:
                 known.pop(key, None)
         known.update(changed)
@@ -123,12 +123,12 @@ class Rows:
         self._trim()
 
     def forget(self) -> None:
-        """Load everything anew."""
+        """Load all rows again from now on."""
         self._known.clear()
         self._knows_all = False
 
     async def _load(self, keys: Iterable[str]) -> Mapping[str, VersionedRow]:
-        """The rows there are of these keys, and maybe others."""
+        """The stored rows of these keys, and possibly of others."""
         known = self._known
         if self._knows_all:
             return known
@@ -152,9 +152,9 @@ def fold_all(
     rows: Mapping[str, VersionedRow],
     skips: frozenset[tuple[str, Position]] = frozenset(),
 ) -> dict[str, VersionedRow]:
-    """The rows that `work` makes of `rows`, those that change only. FoldFailed where a fold raises.
+    """The rows that `work` makes of `rows`: only those that change. FoldFailed if a fold raises.
 
-    An event that a row has in it already, by the row's position, is passed over; so are `skips` (key, position).
+    An event that a row contains already, by the position of the row, is left out. So are `skips` (key, position).
     """
     fold = projection.fold
     under_way: dict[str, _Row] = {}
@@ -188,7 +188,7 @@ def fold_all(
 def events_by_key(
     projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]
 ) -> KeyedEvents:
-    """What these events touch: recorded, and decoded in the same order."""
+    """The keys that these events touch. `events` are the decoded ones, in the same order."""
     sole = projection.sole_key
     keys: list[str] = []
     for event in events:
@@ -198,7 +198,7 @@ def events_by_key(
             break
         keys.append(key)
     else:
-        # One key each: nearly all are of this kind, and there are many.
+        # Each event touches one key. This is the usual case, and the fast one.
         return KeyedEvents(recorded, events, keys)
     found = KeyedEvents([], [], [])
     for each, event in zip(recorded, events, strict=True):

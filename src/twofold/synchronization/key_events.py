@@ -1,4 +1,4 @@
-"""In charge of the events that touch one key: found by its tag where it has one, else among all of the projection."""
+"""Reads the events that touch one key: by its tag if it has one, else among all events of the projection."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ class KeyEvents:
         self._decode = decode
 
     async def of(self, key: str, after: Position, last: Position) -> KeyedEvents:
-        """The events that touch a key, behind `after` up to `last`."""
+        """The events that touch a key, after `after` and up to `last`."""
         work = KeyedEvents([], [], [])
         position, query = after, self._projection.events_of(key)
         while position < last:

@@ -1,166 +1,165 @@
-"""In charge of who is there: this node shows life by changing its row, and hears the others by theirs."""
+"""Membership: this node writes heartbeats, and sees from the heartbeats of the others which nodes have expired."""
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from twofold.errors import Conflict, TwofoldError, Unavailable
+from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Node
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 
 log = logging.getLogger(__name__)
 
-BEATS = 4
-"""So many signs of life in the time of a lease."""
+HEARTBEATS = 4
+"""The number of heartbeats in the time of a lease."""
 _TRUSTED = 2 / 3
-"""The part of a lease after which a node that could show no sign of life no longer believes to hold any."""
-_LEASES_TO_COME_BACK = 5
+"""The part of a lease for which a node believes that it holds its leases, although its heartbeats fail."""
+_LEASES_UNTIL_REMOVED = 5
 
 
 class Membership:
-    """One node among others. A log that only this process can write has no others, and then nothing is written.
+    """One node among others. If only this process can write the log, there are no others, and nothing is written.
 
-    `dead` is called when the other nodes have taken this one for dead: `rejoin` makes it another node.
+    A heartbeat is a new version of the node's row. A node has expired once another node, by its own clock, has seen no
+    new version for the time of a lease. If other nodes have removed this one, it is `evicted` (and fires `wake`):
+    `rejoin` makes it a new node.
     """
 
     def __init__(
         self,
         cluster: ClusterStateStore,
         world: World,
-        *,
-        name: str,
-        follows: tuple[str, ...],
-        visitor: bool,
+        record: Node,
         lease_seconds: float,
         exclusive: bool,
-        dead: Callable[[], None],
+        wake: Signal,
     ) -> None:
         self.node = world.new_id()
-        self.name = name
-        self.follows = follows
-        self.visitor = visitor
+        self.record = record
         self.evicted = False
         self._cluster = cluster
         self._world = world
         self._lease = lease_seconds
         self._exclusive = exclusive
-        self._dead = dead
-        self._heard: dict[str, tuple[int, float]] = {}
-        self._seen = 0
+        self._wake = wake
+        self._observed: dict[str, tuple[int, float]] = {}
+        self._version = 0
         self._renewed = world.monotonic()
         self._heartbeats: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
-        """Be noted, and show life from now on."""
+        """Write this node's row, and begin the heartbeats."""
         if self._exclusive:
             return
-        if not await self._cluster.write(self._cluster.node(self.node, self._me(), 0)):
-            raise Unavailable("Another node took this one's id; start again.")
-        self._seen = 1
+        if not await self._cluster.write(self._cluster.node(self.node, self.record, 0)):
+            raise Unavailable("Another node has the id of this node. Start it again.")
+        self._version = 1
         self._renewed = self._world.monotonic()
-        self._heartbeats = asyncio.create_task(self.heartbeat_loop(), name="twofold-pulse")
+        self._heartbeats = asyncio.create_task(self.heartbeat_loop(), name="twofold-heartbeats")
 
     async def rejoin(self) -> None:
-        """Come back as another node."""
+        """Come back as a new node after an eviction."""
         await self.stop_heartbeat()
         self.node = self._world.new_id()
         await self.enter()
         self.evicted = False
 
     async def stop_heartbeat(self) -> None:
-        """Show life no longer."""
+        """Write no more heartbeats."""
         if self._heartbeats is not None:
             self._heartbeats.cancel()
             await asyncio.gather(self._heartbeats, return_exceptions=True)
 
     async def leave(self) -> None:
-        """Tell the others at once what they would notice in a while."""
+        """Remove this node's row, so that its leases are free at once."""
         if self._exclusive:
             return
         try:
-            if not await self._cluster.write(self._cluster.node(self.node, None, self._seen)):
-                # A last sign of life was written after all, though nobody waited for the answer.
-                noted = (await self._cluster.read()).nodes.get(self.node)
-                if noted is not None:
-                    await self._cluster.write(self._cluster.node(self.node, None, noted.version))
+            if not await self._cluster.write(self._cluster.node(self.node, None, self._version)):
+                # The last heartbeat was written, although its task was cancelled before the answer came.
+                row = (await self._cluster.read()).nodes.get(self.node)
+                if row is not None:
+                    await self._cluster.write(self._cluster.node(self.node, None, row.version))
         except TwofoldError as error:
-            log.info("The other nodes were not told that this one leaves; they will notice: %s", error)
+            log.info("The row of this node could not be removed. The other nodes wait until it expires: %s", error)
 
     def held(self) -> bool:
-        """Whether this node may still believe that its leases are its own."""
+        """Whether this node may still believe that it holds its leases."""
         return self._exclusive or self._world.monotonic() - self._renewed < self._lease * _TRUSTED
 
-    def observe(self, board: ClusterState) -> None:
-        """Note when each node last showed life, by this node's own clock."""
+    def observe(self, state: ClusterState) -> None:
+        """Note when the row of each node changed last, by this node's clock."""
         now = self._world.monotonic()
-        for name, noted in board.nodes.items():
-            if self._heard.get(name, (0, 0.0))[0] != noted.version:
-                self._heard[name] = noted.version, now
-        for name in self._heard.keys() - board.nodes.keys():
-            del self._heard[name]
+        for node, row in state.nodes.items():
+            if self._observed.get(node, (0, 0.0))[0] != row.version:
+                self._observed[node] = row.version, now
+        for node in self._observed.keys() - state.nodes.keys():
+            del self._observed[node]
 
-    async def remove_expired(self, board: ClusterState) -> None:
-        """Take out the rows of nodes that have been silent for long."""
-        long_ago = self._world.monotonic() - self._lease * _LEASES_TO_COME_BACK
-        for name, noted in board.nodes.items():
-            if name != self.node and self._heard[name][1] < long_ago:
-                await self._cluster.write(self._cluster.node(name, None, noted.version))
+    async def remove_expired(self, state: ClusterState) -> None:
+        """Remove the rows of nodes that expired a long time ago."""
+        long_ago = self._world.monotonic() - self._lease * _LEASES_UNTIL_REMOVED
+        for node, row in state.nodes.items():
+            if node != self.node and self._observed[node][1] < long_ago:
+                await self._cluster.write(self._cluster.node(node, None, row.version))
 
-    def alive(self, name: str) -> bool:
-        """Whether a node has shown life within the time of a lease."""
-        if name == self.node:
+    def alive(self, node: str) -> bool:
+        """Whether a node has written a heartbeat within the time of a lease."""
+        if node == self.node:
             return True
-        heard = self._heard.get(name)
-        return not self._exclusive and heard is not None and self._world.monotonic() - heard[1] < self._lease
+        observed = self._observed.get(node)
+        return not self._exclusive and observed is not None and self._world.monotonic() - observed[1] < self._lease
 
-    def nodes(self, board: ClusterState, followed: str, *, policy: bool) -> list[str]:
-        """The nodes that can follow for something: with this version of it, and a projection on the same read store."""
+    def candidates(self, state: ClusterState, unit: WorkUnit, followed: str) -> list[str]:
+        """The nodes that can follow a unit: they have the same version of its code, and the same read store.
+
+        A unit without a read model can be followed whatever read store a node has. Nodes of a maintenance session are
+        not counted.
+        """
         others = [
-            name
-            for name, noted in board.nodes.items()
-            if name != self.node
-            and not noted.record.visitor
-            and followed in noted.record.follows
-            and (policy or noted.record.read_store == self._cluster.read_store)
+            node
+            for node, row in state.nodes.items()
+            if node != self.node
+            and not row.record.maintenance
+            and followed in row.record.follows
+            and (unit.generation is None or row.record.read_store == self._cluster.read_store)
         ]
-        mine = [] if self.visitor else [self.node]
-        return [*mine, *(name for name in others if self.alive(name))]
+        mine = [] if self.record.maintenance else [self.node]
+        return [*mine, *(node for node in others if self.alive(node))]
 
-    def display_name(self, node: str, board: ClusterState) -> str:
-        """The name of a node, for people."""
-        known = board.nodes.get(node)
-        return self.name if node == self.node else known.record.name if known else node
+    def display_name(self, node: str, state: ClusterState) -> str:
+        """The name of a node for people."""
+        row = state.nodes.get(node)
+        return self.record.name if node == self.node else row.record.name if row else node
 
     async def heartbeat_loop(self) -> None:
-        """Keep changing this node's row, whatever else takes long, until others have taken it for dead."""
+        """Write heartbeats, whatever else takes long, until this node is evicted."""
         while not self.evicted:
-            await self._world.sleep(self._lease / BEATS)
+            await self._world.sleep(self._lease / HEARTBEATS)
             began = self._world.monotonic()
             try:
                 await self.heartbeat(began)
             except (Conflict, Unavailable) as error:
-                log.warning("The other nodes could not be shown that this one lives: %s", error)
+                log.warning("A heartbeat could not be written: %s", error)
             except (Exception, asyncio.CancelledError):
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
                     raise
-                # To end here would be to follow for nothing from now on, without a word.
-                log.exception("The other nodes cannot be shown that this one lives")
+                # If this loop ended, the node would lose all its leases and nothing would say why.
+                log.exception("A heartbeat could not be written")
 
     async def heartbeat(self, began: float) -> None:
-        """One sign of life, which counts from when it `began`."""
-        if await self._cluster.write(self._cluster.node(self.node, self._me(), self._seen)):
-            self._seen += 1
+        """Write one heartbeat. It counts from when it `began`."""
+        if await self._cluster.write(self._cluster.node(self.node, self.record, self._version)):
+            self._version += 1
             self._renewed = began
             return
-        noted = (await self._cluster.read()).nodes.get(self.node)
-        if noted is not None:
-            # An answer was lost on the way: the row had been written.
-            self._seen = noted.version
+        row = (await self._cluster.read()).nodes.get(self.node)
+        if row is not None:
+            # An earlier heartbeat was written, although its answer was lost.
+            self._version = row.version
             return
-        log.warning("The other nodes took this one for dead; it begins anew.")
+        log.warning("The other nodes removed this one, because its heartbeats did not come. It joins again.")
         self.evicted = True
-        self._dead()
-
-    def _me(self) -> Node:
-        return Node(self.name, self._cluster.read_store, self.visitor, self.follows)
+        self._wake.fire()

@@ -1,4 +1,4 @@
-"""In charge of who should follow for what: pure, so that every node comes to the same end on what it sees."""
+"""Which node should follow which work unit: a pure function, so that all nodes that see the same decide the same."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -7,36 +7,36 @@ from twofold.synchronization.work_unit import WorkUnit
 
 
 class Plan(NamedTuple):
-    """What a node should do now: ask for the leases of some shares, give others back."""
+    """What a node should do now: claim the leases of some work units, and release those of others."""
 
     claim: list[WorkUnit]
     release: list[WorkUnit]
 
 
 def plan(
-    shares: Sequence[WorkUnit],
+    units: Sequence[WorkUnit],
     owners: Mapping[WorkUnit, str | None],
     me: str,
     nodes: Collection[str],
     reserved: Mapping[WorkUnit, str] | None = None,
 ) -> Plan:
-    """What `me` should claim and release, so that all `nodes` have nearly equally many shares.
+    """What `me` should claim and release, so that all `nodes` have nearly equally many units.
 
-    `owners` says whose each share is now (None: nobody's, or a dead node's). A node that is not among `nodes` came for
-    these shares only, and takes all that are free. `reserved` shares go to one node whatever it has already.
+    `owners` names the owner of each unit (None: it is free, or its owner has expired). A node that is not among `nodes`
+    runs a maintenance session, and takes all units that are free. `reserved` units go to one node, whatever it has.
     """
-    wanted = reserved or {}
-    mine = [share for share in sorted(shares) if owners.get(share) == me]
-    free = [share for share in sorted(shares) if owners.get(share) is None]
-    claim = [share for share in free if wanted.get(share) == me]
-    release = [share for share in mine if wanted.get(share, me) != me]
-    others = [share for share in free if share not in wanted]
+    reserved_for = reserved or {}
+    mine = [unit for unit in sorted(units) if owners.get(unit) == me]
+    free = [unit for unit in sorted(units) if owners.get(unit) is None]
+    claim = [unit for unit in free if reserved_for.get(unit) == me]
+    release = [unit for unit in mine if reserved_for.get(unit, me) != me]
+    others = [unit for unit in free if unit not in reserved_for]
     if me not in nodes:
         return Plan([*claim, *others], release)
-    # The first nodes by name take what is left over: so all come to the same end, and nothing moves to and fro.
-    fair = len(shares) // len(nodes) + (sorted(nodes).index(me) < len(shares) % len(nodes))
-    kept = [share for share in mine if share not in release]
-    room = fair - len(kept) - len(claim)
+    # The first nodes by name get what the division leaves over. So all nodes agree, and no unit moves twice.
+    fair = len(units) // len(nodes) + (sorted(nodes).index(me) < len(units) % len(nodes))
+    keep = [unit for unit in mine if unit not in release]
+    room = fair - len(keep) - len(claim)
     if room < 0:
-        release += [share for share in reversed(kept) if share not in wanted][:-room]
+        release += [unit for unit in reversed(keep) if unit not in reserved_for][:-room]
     return Plan([*claim, *others[: max(0, room)]], release)

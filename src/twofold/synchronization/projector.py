@@ -1,10 +1,11 @@
-"""In charge of one partition of one projection's generation: pages folded into rows, saved with the checkpoint."""
+"""The follower of one partition of a read model: it folds pages into rows, and saves them with the checkpoint."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
@@ -21,60 +22,65 @@ from twofold.read_store.port import (
     ReadStore,
     VersionedRow,
 )
-from twofold.synchronization.folding import ABSENT, FoldFailed, KeyedEvents, Rows, events_by_key, fold_all
+from twofold.synchronization.folding import FoldFailed, KeyedEvents, Rows, events_by_key
 from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.key_events import KeyEvents
+from twofold.synchronization.key_repair import OTHER_TAG, refold
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1_000
-_OTHER_TAG = (
-    "The event at {position} touches the key '{key}', but is not stored under its tag: an upcaster changes the value. "
-    "Run `twofold reindex`, then retry."
-)
+
+
+class ProjectorIO(NamedTuple):
+    """What a projector reads from, decodes with, and writes to."""
+
+    write_store: WriteStore
+    read_store: ReadStore
+    decode: Callable[[RecordedEvent], Any]
+    world: World
+
+
+class ProjectorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`skips` are the events, by key and position, that operators skipped.
+
+    `cached_rows` is the number of rows to keep in memory. `retry_parked`: whether to retry parked keys at the start.
+    """
+
+    skips: Skips = frozenset()
+    cached_rows: int = 20_000
+    retry_parked: bool = True
 
 
 class Projector:
     """Keeps the rows of one partition equal to the fold of the log at its checkpoint, as long as it holds the lease.
 
-    `epoch` is that of the lease: the store refuses what an earlier one still wants to save. `skips` are the events, by
-    key and position, that an operator has said to skip. `retry_parked`: whether to retry parked keys at the start.
+    `epoch` is that of the lease: once a later owner has saved, the store refuses what an earlier one saves.
     """
-
-    kind: Literal["projection", "policy"] = "projection"
 
     def __init__(
         self,
         projection: BoundProjection,
         model: ReadModel,
-        write_store: WriteStore,
-        read_store: ReadStore,
-        decode: Callable[[RecordedEvent], Any],
-        world: World,
-        *,
+        io: ProjectorIO,
         partition: Partition = WHOLE,
         epoch: int = 0,
-        skips: Skips = frozenset(),
-        cached_rows: int = 20_000,
-        retry_parked: bool = True,
+        options: ProjectorOptions | None = None,
     ) -> None:
+        options = options or ProjectorOptions()
         self.name = projection.name
         self.query = EventQuery((QueryItem(projection.types),))
-        self.partition = partition
-        self.generation = model.generation
         self._projection = projection
         self._model = model
-        self._write_store = write_store
-        self._read_store = read_store
-        self._decode = decode
-        self._world = world
+        self._write_store, self._read_store, self._decode, self._world = io
+        self._partition = partition
         self._epoch = epoch
-        self._skips = skips
-        self._retry_parked = retry_parked
-        self._events = KeyEvents(projection, write_store, decode)
-        self._rows = Rows(projection, model, read_store, cached_rows)
+        self._skips = options.skips
+        self._retry_parked = options.retry_parked
+        self._events = KeyEvents(projection, io.write_store, io.decode)
+        self._rows = Rows(projection, model, io.read_store, options.cached_rows)
         self._parked: dict[str, Parked] = {}
         self._blocking: dict[str, Parked] = {}
         self._to_retry: list[str] = []
@@ -88,7 +94,7 @@ class Projector:
         await self._refuse_other_history(progress.position, progress.log)
         self._stamp = progress.log
         known = {parked.key: parked for parked in progress.parked}
-        # What was parked beyond the checkpoint is found again on the way there, unless it is what all wait behind.
+        # A key that is parked beyond the checkpoint fails again on the way there, unless the partition waits for it.
         beyond = {key for key, parked in known.items() if parked.position > progress.position}
         self._blocking = {key: known[key] for key in beyond} if self._projection.parks == "partition" else {}
         self._parked = {key: parked for key, parked in known.items() if key not in beyond}
@@ -96,11 +102,9 @@ class Projector:
         await self._write({}, dict.fromkeys(beyond - self._blocking.keys()), progress.position, progress.position)
         if not progress.position:
             self._rows.start_empty()
-        # The code may have been mended since. What an operator has passed over goes on in any case.
-        again = [
-            each for each in self._parked.values() if self._retry_parked or (each.key, each.position) in self._skips
-        ]
-        self._to_retry = [each.key for each in sorted(again, key=lambda each: each.position, reverse=True)]
+        # The code may be fixed by now. A key whose event an operator has skipped goes on in any case.
+        again = [p for p in self._parked.values() if self._retry_parked or (p.key, p.position) in self._skips]
+        self._to_retry = [parked.key for parked in sorted(again, key=lambda p: p.position, reverse=True)]
         return progress.position
 
     async def apply(self, page: Slice, before: Position) -> None:
@@ -111,14 +115,14 @@ class Projector:
         if self._projection.parks == "partition":
             await self._block_partition(recorded, before, error)
             raise error
-        aside: dict[str, Parked] = {}
+        parking: dict[str, Parked] = {}
         while True:
-            fresh = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, aside)}
+            fresh = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, parking)}
             if not fresh:
                 raise error
-            aside |= fresh
+            parking |= fresh
             try:
-                await self._save(page, before, aside)
+                await self._save(page, before, parking)
                 return
             except (Conflict, Unavailable):
                 raise
@@ -126,24 +130,45 @@ class Projector:
                 log.exception("%s: position %d fails for more keys", self.name, recorded.position)
                 error = another
 
-    async def repair(self, key: str, at: Position) -> str:
-        return await self._repair(key, at)
-
     async def retry(self, key: str, at: Position) -> str:
         if key in self._blocking:
-            return "It is tried again now."
+            return "It is retried now."
         parked = self._parked.get(key)
         if parked is None:
             raise InvalidMessage(f"The key '{key}' of '{self.name}' is not parked.", field="key")
         still = await self._retry_key(parked, at)
         return "It is up to date." if still is None else f"It is parked at position {still.position}: {still.error}"
 
+    async def repair(self, key: str, at: Position) -> str:
+        if key in self._blocking:
+            raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
+        if not self._partition.holds(key):
+            raise InvalidMessage(f"The key '{key}' is not in the partition {self._partition.name}.", field="key")
+        # Inspected, not loaded: a row that cannot be read needs the repair most.
+        stored = (await self._read_store.inspect(self._model, [key])).get(key, RawRow(None, 0))
+        row, failed, waiting = await refold(self._projection, self._events, key, stored, at, self._skips)
+        parked, still = self._parked.get(key), None
+        if failed is not None:
+            cause = error_text(failed.__cause__ or failed)
+            if parked is None:
+                raise InvalidMessage(
+                    f"The key '{key}' of '{self.name}' cannot be folded: its event at {failed.position} fails with "
+                    f"{cause}. Fix the fold first.",
+                    field="key",
+                ) from failed
+            still = replace(parked, position=failed.position, error=cause, waiting=waiting, upto=at)
+        if row is not None or parked is not None:
+            await self._write({} if row is None else {key: row}, {} if parked is None else {key: still}, at, at)
+            self._parked.pop(key, None)
+            self._parked |= {} if still is None else {key: still}
+        outcome = "The row was right already." if row is None else "The row is repaired."
+        return outcome if still is None else f"{outcome} Its key is parked at position {still.position}: {still.error}"
+
     def add_skips(self, skips: Skips) -> None:
-        self._skips_to_apply += [(key, at) for key, at in skips - self._skips if self.partition.holds(key)]
+        self._skips_to_apply += [(key, at) for key, at in skips - self._skips if self._partition.holds(key)]
         self._skips |= skips
 
     def parked_at(self, key: str) -> Position | None:
-        """The position of the event that a `skip` of this key would pass over."""
         parked = self._blocking.get(key) or self._parked.get(key)
         return None if parked is None or (key, parked.position) in self._skips else parked.position
 
@@ -152,7 +177,7 @@ class Projector:
 
     async def retry_pending(self, at: Position) -> float | None:
         if self._skips_to_apply:
-            # Others may come to it meanwhile.
+            # `add_skips` may add to the list meanwhile.
             first = self._skips_to_apply[0]
             await self._attempt(first[0], lambda: self._apply_skip(*first, at))
             self._skips_to_apply.remove(first)
@@ -168,11 +193,12 @@ class Projector:
     # ----------------------------------------------------------------------------------------------------- at the start
 
     async def _checkpoint(self) -> Checkpoint:
-        for each in await self._read_store.checkpoints():
-            if (each.name, each.generation, each.partition) == (self.name, self.generation, self.partition):
-                return each
+        here = (self.name, self._model.generation, self._partition)
+        for checkpoint in await self._read_store.checkpoints():
+            if (checkpoint.name, checkpoint.generation, checkpoint.partition) == here:
+                return checkpoint
         raise Conflict(
-            f"'{self.name}' has no partition {self.partition.name} in generation {self.generation} any more."
+            f"'{self.name}' has no partition {self._partition.name} in generation {self._model.generation} any more."
         )
 
     async def _refuse_other_history(self, position: Position, stamp: str) -> None:
@@ -180,49 +206,49 @@ class Projector:
         here = self._write_store.identity
         if position and (not here.holds(stamp, position) or position > head):
             raise WiringError(
-                f"The read model '{self.name}' stands at position {position} of the log {stamp}, but the log is "
-                f"{here.stamp} with {head} events and does not hold that position. Delete the read database "
-                "(it is built anew), or name it right."
+                f"The read model '{self.name}' is at position {position} of the log {stamp}, but this log is "
+                f"{here.stamp} with {head} events, and does not hold that position. Delete the read database "
+                "(Twofold builds it again), or correct the URL of the read store."
             )
 
     # --------------------------------------------------------------------------------------------------- page by page
 
-    async def _save(self, page: Slice, before: Position, aside: Mapping[str, Parked]) -> None:
+    async def _save(self, page: Slice, before: Position, parking: Mapping[str, Parked]) -> None:
         decoded = await self._decoded(page.events)
         work = events_by_key(self._projection, page.events, decoded)
-        if self.partition != WHOLE:
-            work = work.where(self.partition.holds)
-        parked: dict[str, Parked | None] = {**aside, **dict.fromkeys(self._blocking)}
-        if aside or self._parked:
-            work = self._without_parked(work, parked, aside)
+        if self._partition != WHOLE:
+            work = work.where(self._partition.holds)
+        parked: dict[str, Parked | None] = {**parking, **dict.fromkeys(self._blocking)}
+        if parking or self._parked:
+            work = self._without_parked(work, parked, parking)
         changed = await self._rows.fold(work, self._skips) if work else {}
         await self._write(changed, parked, before, page.upto)
         self._parked |= {key: each for key, each in parked.items() if each is not None}
         self._blocking = {}
 
     async def _decoded(self, events: Sequence[RecordedEvent]) -> list[Any]:
-        """The events in their present shape. Others on this loop have their turn in the midst of a large page."""
+        """The events in their present shape. On a large page, other tasks of this loop have a turn in between."""
         decode = self._decode
-        found: list[Any] = []
+        decoded: list[Any] = []
         for start in range(0, len(events), _PAGE):
             if start:
                 await self._world.sleep(0)
-            found += [decode(each) for each in events[start : start + _PAGE]]
-        return found
+            decoded += [decode(recorded) for recorded in events[start : start + _PAGE]]
+        return decoded
 
     def _without_parked(
-        self, work: KeyedEvents, parked: dict[str, Parked | None], aside: Mapping[str, Parked]
+        self, work: KeyedEvents, parked: dict[str, Parked | None], parking: Mapping[str, Parked]
     ) -> KeyedEvents:
-        """The work on keys that are not set aside; what waits behind the others is counted in `parked`."""
+        """The work on keys that are not parked. What waits behind the others is counted in `parked`."""
         left = KeyedEvents([], [], [])
         for recorded, event, key in work:
-            if key in aside:
+            if key in parking:
                 continue
             waiting = parked.get(key) or self._parked.get(key)
             if waiting is None:
                 left.add(recorded, event, key)
             elif recorded.position > max(waiting.position, waiting.upto):
-                parked[key] = msgspec.structs.replace(waiting, waiting=waiting.waiting + 1, upto=recorded.position)
+                parked[key] = replace(waiting, waiting=waiting.waiting + 1, upto=recorded.position)
         return left
 
     async def _write(
@@ -239,13 +265,13 @@ class Projector:
             rows,
             parked,
             was=self._stamp,
-            partition=self.partition,
+            partition=self._partition,
             epoch=self._epoch,
         )
         try:
             await self._read_store.save(change)
         except BaseException:
-            # Whether it was saved is unknown: what is in memory may be older than what is kept.
+            # It may have been saved, or not: the rows in memory may be older than the stored ones.
             self._rows.forget()
             raise
         self._stamp = stamp
@@ -253,26 +279,26 @@ class Projector:
 
     # -------------------------------------------------------------------------------------------- what cannot be folded
 
-    def _failed(self, recorded: RecordedEvent, error: Exception, aside: Mapping[str, Parked]) -> list[str]:
-        """The keys that fail and are not set aside yet."""
+    def _failed(self, recorded: RecordedEvent, error: Exception, parking: Mapping[str, Parked]) -> list[str]:
+        """The keys that fail and are not parked yet."""
         if isinstance(error, FoldFailed):
             failed: Sequence[str] = (error.key,)
         else:
-            # Not the fold but the saving failed: no key can be told from another, so all of the event's keys wait.
-            failed = [k for k in self._projection.keys(self._decode(recorded)) if self.partition.holds(k)]
-        # What waits behind an earlier event goes on waiting there.
-        return [key for key in failed if key not in aside and key not in self._parked]
+            # Saving failed, not the fold. Nothing says which key is the cause, so all keys of the event are parked.
+            failed = [k for k in self._projection.keys(self._decode(recorded)) if self._partition.holds(k)]
+        # A key that is parked at an earlier event stays parked there.
+        return [key for key in failed if key not in parking and key not in self._parked]
 
     async def _block_partition(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
-        """Put on record what the whole partition waits behind."""
-        halted = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, {})}
+        """Save what the whole partition waits for."""
+        blocking = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, {})}
         known = {key: each.position for key, each in self._blocking.items()}
-        if known != {key: each.position for key, each in halted.items()}:
-            await self._write({}, {**dict.fromkeys(self._blocking), **halted}, before, before)
-            self._blocking = halted
+        if known != {key: each.position for key, each in blocking.items()}:
+            await self._write({}, {**dict.fromkeys(self._blocking), **blocking}, before, before)
+            self._blocking = blocking
 
     async def _attempt(self, key: str, work: Callable[[], Awaitable[object]]) -> None:
-        """Do it, or leave the key as it is: what cannot even be parked anew is to keep nobody else waiting."""
+        """Do the work, or leave the key as it is: a key that cannot be parked again must not block the others."""
         try:
             await work()
         except (Conflict, Unavailable):
@@ -281,28 +307,28 @@ class Projector:
             log.exception("%s: the key '%s' stays as it is", self.name, key)
 
     async def _apply_skip(self, key: str, skipped: Position, at: Position) -> None:
-        """Let the row of a key be what it is without an event that is passed over from now on."""
+        """Make the row of a key what it is without an event that is skipped from now on."""
         parked = self._parked.get(key)
         if parked is not None and parked.position == skipped:
             await self._retry_key(parked, at)
         elif skipped <= at and (parked is None or parked.position > skipped):
-            # Folded before: on its way while it was put on record, or only in the generation of the one who said so.
+            # This generation folded the event: before the skip was on record, or because it fails in another one only.
             try:
-                await self._repair(key, at)
+                await self.repair(key, at)
             except InvalidMessage as error:
-                log.warning("%s: %d is not left out of '%s': %s", self.name, skipped, key, error)
+                log.warning("%s: the event at %d is not skipped for '%s': %s", self.name, skipped, key, error)
 
     async def _retry_key(self, parked: Parked, at: Position) -> Parked | None:
-        """Fold a parked key up to the checkpoint, and free it. Where it fails again it stands, and that is told."""
+        """Fold a parked key up to the checkpoint, and unpark it. If it fails again: how it is parked now."""
         key = parked.key
         work = await self._events.of(key, parked.position - 1, at)
         if not work.recorded or work.recorded[0].position != parked.position:
-            # By its tag it would be passed over without a word.
-            lost = LookupError(_OTHER_TAG.format(key=key, position=parked.position))
-            return await self._repark(parked, parked.position, lost, work, {}, at)
+            # A search by tag does not find the event. Without this check it would be skipped in silence.
+            unfindable = LookupError(OTHER_TAG.format(key=key, position=parked.position))
+            return await self._repark(parked, parked.position, unfindable, work, {}, at)
         try:
             try:
-                await self._free(key, await self._folded_again(key, work), at)
+                await self._unpark(key, await self._folded_again(key, work), at)
                 return None
             except FoldFailed as failed:
                 done = work.before(failed.position)
@@ -311,8 +337,8 @@ class Projector:
         except (Conflict, Unavailable):
             raise
         except Exception:
-            # Not the fold failed, but the saving: one of its rows cannot be kept. They are made one by one.
-            log.exception("%s: '%s' is folded step by step", self.name, key)
+            # Saving failed, not the fold: one of the rows cannot be stored. Save them one by one.
+            log.exception("%s: the key '%s' is saved step by step", self.name, key)
             return await self._step_by_step(parked, work, at)
 
     async def _step_by_step(self, parked: Parked, work: KeyedEvents, at: Position) -> Parked | None:
@@ -322,10 +348,10 @@ class Projector:
                 parked = await self._repark(parked, recorded.position, None, work, changed, at)
             except (Conflict, Unavailable):
                 raise
-            except Exception as error:  # noqa: BLE001 - it is kept with the key
+            except Exception as error:  # noqa: BLE001 - it is saved with the key
                 cause = error.__cause__ if isinstance(error, FoldFailed) and error.__cause__ else error
                 return await self._repark(parked, recorded.position, cause, work, {}, at)
-        await self._free(parked.key, {}, at)
+        await self._unpark(parked.key, {}, at)
         return None
 
     async def _folded_again(self, key: str, work: KeyedEvents) -> dict[str, VersionedRow]:
@@ -334,7 +360,7 @@ class Projector:
         except CorruptRow as error:
             raise FoldFailed(key, work.recorded[0].position, error) from error
 
-    async def _free(self, key: str, changed: dict[str, VersionedRow], at: Position) -> None:
+    async def _unpark(self, key: str, changed: dict[str, VersionedRow], at: Position) -> None:
         await self._write(changed, {key: None}, at, at)
         del self._parked[key]
 
@@ -347,70 +373,13 @@ class Projector:
         changed: dict[str, VersionedRow],
         at: Position,
     ) -> Parked:
-        """Save how far a parked key has come, and what it waits for now."""
-        left = len({each.position for each in work.recorded if each.position > position})
+        """Save how far a parked key has come, and the event it is parked at now."""
+        left = len({recorded.position for recorded in work.recorded if recorded.position > position})
         cause = parked.error if error is None else error_text(error)
-        still = msgspec.structs.replace(parked, position=position, error=cause, waiting=left, upto=at)
+        still = replace(parked, position=position, error=cause, waiting=left, upto=at)
         await self._write(changed, {parked.key: still}, at, at)
         self._parked[parked.key] = still
         return still
 
-    async def _repair(self, key: str, at: Position) -> str:
-        """Fold a key from its first event, whatever row is there, and keep that as a repaired version."""
-        if key in self._blocking:
-            raise InvalidMessage(f"The key '{key}' of '{self.name}' is parked. Retry or skip it first.", field="key")
-        if not self.partition.holds(key):
-            raise InvalidMessage(f"The key '{key}' is not in the partition {self.partition.name}.", field="key")
-        # Not loaded as a row: one that nobody can read is to be repaired all the more.
-        there = (await self._read_store.inspect(self._model, [key])).get(key, RawRow(None, 0))
-        work = await self._events.of(key, 0, at)
-        if there.position not in {each.position for each in work.recorded} and await self._events.touch(
-            there.position, key
-        ):
-            raise InvalidMessage(_OTHER_TAG.format(key=key, position=there.position), field="key")
-        parked, still = self._parked.get(key), None
-        try:
-            folded = fold_all(self._projection, work, {}, self._skips)
-        except FoldFailed as failed:
-            cause = failed.__cause__ or failed
-            if parked is None:
-                raise InvalidMessage(
-                    f"The key '{key}' of '{self.name}' cannot be folded, its event at {failed.position} fails: "
-                    f"{error_text(cause)}. Mend the fold first.",
-                    field="key",
-                ) from failed
-            left = len({each.position for each in work.recorded if each.position > failed.position})
-            still = msgspec.structs.replace(
-                parked, position=failed.position, error=error_text(cause), waiting=left, upto=at
-            )
-            folded = fold_all(self._projection, work.before(failed.position), {}, self._skips)
-        right = folded.get(key, ABSENT)
-        same = right.row is None or right.position == there.position
-        changed: dict[str, VersionedRow] = {}
-        if not same or there.corruption or _written(right.row) != _written(there.row):
-            states = (*right.previous_rows, *self._as_row(there.row))
-            changed = {key: VersionedRow(right.row, max(right.position, 1), there.repair + 1, states)}
-        if changed or parked is not None:
-            await self._write(changed, {} if parked is None else {key: still}, at, at)
-            self._parked.pop(key, None)
-            self._parked |= {} if still is None else {key: still}
-        outcome = "The row is repaired." if changed else "The row was right already."
-        return outcome if still is None else f"{outcome} Its key is parked at position {still.position}: {still.error}"
-
-    def _as_row(self, stored: Any | None) -> list[Any]:
-        """The row that is there, so that all its copies are found; none where it fits no row."""
-        if stored is None:
-            return []
-        try:
-            return [msgspec.convert(stored, self._projection.row)]
-        except msgspec.ValidationError as error:
-            log.warning("%s: what is repaired was no row: %s", self.name, error)
-            return []
-
     def _to_park(self, key: str, recorded: RecordedEvent, error: Exception) -> Parked:
         return Parked(key, recorded.position, error_text(error.__cause__ or error), microseconds(self._world.now()))
-
-
-def _written(row: Any | None) -> bytes:
-    """A row, or the JSON data of one, so that equal ones are equal byte by byte: 1, 1.0 and true are not."""
-    return msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(row)), order="deterministic")

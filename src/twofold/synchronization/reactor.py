@@ -1,13 +1,11 @@
 """The follower that runs a policy: it reacts to the events in order, and moves the checkpoint."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from twofold.codec import EventCodec
 from twofold.domain.events import Position
 from twofold.domain.process import BoundPolicy
 from twofold.errors import InvalidMessage
-from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Parked
 from twofold.synchronization.due_commands import DueCommands
 from twofold.synchronization.follower import Skips, error_text
@@ -25,10 +23,6 @@ class Reactor:
     and rebuilt, but what a policy has done must not happen again. A page that is repeated after a crash sends commands
     with the same ids, and effects outside with the same key.
     """
-
-    kind: Literal["projection", "policy"] = "policy"
-    generation = 0
-    partition = WHOLE
 
     def __init__(
         self,

@@ -1,41 +1,56 @@
-"""In charge of shares: the pieces of following that nodes part among themselves, each under a lease of its own."""
-
-from typing import Literal
+"""Work units: the pieces into which nodes divide the following of the log, each under its own lease."""
 
 import msgspec
 
-from twofold.read_store.partition import WHOLE, Partition, partition_named
-
-Kind = Literal["projection", "policy", "build"]
+from twofold.read_store.partition import Partition, partition_named
+from twofold.read_store.port import Checkpoint
 
 
 class WorkUnit(msgspec.Struct, frozen=True, order=True):
-    """One partition of a projection's generation, one policy, or the building of one new generation."""
+    """What one node at a time follows. `kind` is the name of a kind of follower.
 
-    kind: Kind
+    Only a unit that keeps a read model has a generation, and only one that keeps a part of it has a partition.
+    """
+
+    kind: str
     name: str
-    generation: int = 0
-    partition: Partition = WHOLE
+    generation: int | None = None
+    partition: Partition | None = None
 
     @property
     def resource(self) -> str:
-        """What the lease is kept under."""
-        if self.kind == "policy":
-            return f"policy:{self.name}"
-        if self.kind == "build":
-            return f"build:{self.generation}:{self.name}"
-        return f"projection:{self.generation}:{self.partition.name}:{self.name}"
+        """The name of its lease."""
+        generation = "" if self.generation is None else self.generation
+        return f"{self.kind}:{generation}:{self.partition_name}:{self.name}"
+
+    @property
+    def partition_name(self) -> str:
+        """The name of its partition; "" if it has none."""
+        return "" if self.partition is None else self.partition.name
+
+    def covers(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint of the read store is one of this unit."""
+        same = (checkpoint.name, checkpoint.generation) == (self.name, self.generation)
+        return same and self.partition in (None, checkpoint.partition)
+
+    def holds(self, key: str) -> bool:
+        """Whether this unit deals with a key."""
+        return self.partition is None or self.partition.holds(key)
+
+    def precedes(self, other: "WorkUnit") -> bool:
+        """Whether the other unit is the next partition of the same generation."""
+        if self.partition is None or other.partition is None:
+            return False
+        same = (self.kind, self.name, self.generation) == (other.kind, other.name, other.generation)
+        return same and self.partition.end == other.partition.first
 
 
 def work_unit_named(resource: str) -> WorkUnit:
-    """The share `WorkUnit.resource` names. ValueError for anything else."""
-    kind, _, rest = resource.partition(":")
-    if kind == "policy":
-        return WorkUnit("policy", rest)
-    generation, _, rest = rest.partition(":")
-    if kind == "build":
-        return WorkUnit("build", rest, int(generation))
-    if kind != "projection":
-        raise ValueError(f"'{resource}' is no share.")
-    partition, _, name = rest.partition(":")
-    return WorkUnit("projection", name, int(generation), partition_named(partition))
+    """The work unit of a lease, by the name that `WorkUnit.resource` gave it. ValueError for anything else."""
+    kind, generation, partition, name = resource.split(":", 3)
+    return WorkUnit(
+        kind,
+        name,
+        int(generation) if generation else None,
+        partition_named(partition) if partition else None,
+    )

@@ -1,18 +1,24 @@
-"""In charge of running followers along the log: read, apply, retry, park, and never skip."""
+"""Runs followers along the log: it reads pages, gives them to the followers, retries what fails, and parks."""
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from twofold.domain.event_query import EventQuery
+import msgspec
+
+from twofold.backoff import delay
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Refused, Unavailable
+from twofold.signal import Signal, wait_for
 from twofold.synchronization.follower import Skips, State, WholeFollower
+from twofold.synchronization.follower_kind import Team
 from twofold.synchronization.follower_run import FollowerRun
+from twofold.synchronization.page_reader import PageReader
+from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
-from twofold.write_store.port import LogIdentity, Slice, WriteStore
+from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
@@ -23,111 +29,100 @@ LONGEST_PAUSE = 10.0
 _RATE_SECONDS = 5.0
 _WORST: Sequence[State] = get_args(State)
 _REST = 2.0
-_PAGE_BYTES = 8 * 1024 * 1024
 _LONGEST_REST = 0.01
+_STOPPED = "The follower was stopped before it came to this. Try again."
 
 
-class _Ahead(NamedTuple):
-    """The page behind `after`, being read from a log of this identity."""
+class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a worker looks for events (in seconds), and how often a follower fails before an event is parked."""
 
-    after: Position
-    log: LogIdentity
-    reading: "asyncio.Future[Slice]"
+    poll_seconds: float
+    retries: int
 
 
 class Worker:
-    """Drives followers along the log in one pass. Notification is a hint, polling the truth.
+    """Runs the followers of a team along the log in one pass. A notification of new events is a hint: it polls too.
 
-    It goes on only as long as it is `held`: whoever has lost its lease may not save, and need not try.
+    It runs only as long as the node holds its leases (`held`): without them no follower can save. `moved` fires
+    whenever a follower has come further.
     """
 
     def __init__(
         self,
-        followers: Sequence[WholeFollower],
+        team: Team,
         write_store: WriteStore,
         world: World,
-        *,
-        page: int,
-        most: int,
-        poll: float,
-        retries: int,
-        moved: Callable[[], None],
+        limits: WorkerLimits,
+        moved: Signal,
         held: Callable[[], bool] = lambda: True,
-        begin: Callable[[], None] | None = None,
     ) -> None:
-        self.members = [FollowerRun(each) for each in followers]
-        self._query = _union(followers)
-        self._write_store = write_store
+        self.runs = [FollowerRun(unit, follower) for unit, follower in team.followers.items()]
+        self._pages = PageReader(write_store, team)
         self._world = world
-        self._page = self._limit = page
-        self._most = max(page, most)
-        self._ahead: _Ahead | None = None
-        self._poll = poll
-        self._retries = retries
+        self._limits = limits
         self._moved = moved
         self._held = held
-        self._begin = begin
         self._stopping = False
         self._waiting = False
         self._new_skips = False
         self._asked: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
-        self._wake = asyncio.Event()
+        self._wake = Signal()
         self._task: asyncio.Task[None] | None = None
         self._done: deque[tuple[float, int]] = deque()
 
     @property
     def follower(self) -> WholeFollower:
-        """The one follower of a worker that has only one."""
-        (member,) = self.members
-        return member.follower
+        """The follower of a worker that has only one."""
+        (run,) = self.runs
+        return run.follower
 
-    def member(self, generation: int, key: str) -> FollowerRun:
-        """The one that keeps a key in a generation; the only one of a policy. Unavailable where it is here no more."""
-        found = next((each for each in self.members if each.keeps(generation, key)), None)
-        if found is None:
-            raise Unavailable(f"Nobody here keeps '{key}' any more. Ask again.")
-        return found
+    def run_of(self, unit: WorkUnit, key: str) -> FollowerRun:
+        """The follower that deals with a key of a unit. Unavailable if there is none any more."""
+        for run in self.runs:
+            if (run.unit.name, run.unit.generation) == (unit.name, unit.generation) and run.unit.holds(key):
+                return run
+        raise Unavailable(f"This node does not follow '{unit.name}' for the key '{key}' any more. Try again.")
 
     @property
     def position(self) -> Position:
-        """The position that all have reached."""
-        return min(member.position for member in self.members)
+        """The position that all its followers have reached."""
+        return min(run.position for run in self.runs)
 
     @property
     def state(self) -> State:
-        """How the one that fares worst is doing."""
+        """The worst state of its followers."""
         if self._waiting:
             return "waiting"
-        states: list[State] = [each.state for each in self.members]
+        states: list[State] = [run.state for run in self.runs]
         return min(states, key=_WORST.index)
 
     @property
     def error(self) -> str | None:
-        """What keeps the one that fares worst."""
-        return min(self.members, key=lambda each: _WORST.index(each.state)).error
+        """The error of the follower in the worst state."""
+        return min(self.runs, key=lambda run: _WORST.index(run.state)).error
 
     def error_of(self, name: str, generation: int) -> str | None:
-        """What keeps the partitions of one generation, if anything does."""
-        mine = [each for each in self.members if (each.follower.name, each.follower.generation) == (name, generation)]
-        return next((each.error for each in mine if each.error is not None), None)
+        """The error of a partition of one generation, if one has an error."""
+        mine = [run for run in self.runs if (run.unit.name, run.unit.generation) == (name, generation)]
+        return next((run.error for run in mine if run.error is not None), None)
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no more though nobody stopped it: it takes no page and answers nobody, ever."""
+        """Whether it has ended without `stop`. Then it takes no page and answers no request."""
         return self._task is not None and self._task.done() and not self._stopping
 
     async def start(self) -> None:
-        """Find the checkpoints and begin. WiringError where one belongs to another log.
+        """Read the checkpoints and begin. WiringError if one belongs to another log.
 
-        What passes (another process came first, a store is away for a moment) is tried again once it runs.
+        After a passing error (another process came first, a store is away for a moment) it is tried again.
         """
-        for member in self.members:
+        for run in self.runs:
             try:
-                member.position = await member.follower.open()
+                run.position = await run.follower.open()
             except (Conflict, Unavailable) as error:
-                member.failed("retrying", error, self._world.monotonic())
-                member.reopen = True
-        names = ", ".join(member.follower.name for member in self.members)
+                run.failed("retrying", error, self._world.monotonic())
+                run.reopen = True
+        names = ", ".join(run.unit.name for run in self.runs)
         self._task = asyncio.create_task(self._run(), name=f"twofold-{names}")
 
     async def stop(self) -> None:
@@ -139,34 +134,33 @@ class Worker:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
-            if self._ahead is not None:
-                _drop(self._ahead)
+            self._pages.close()
             for _, answer in self._asked:
                 answer.cancel()
-            for member in self.members:
-                await member.follower.close()
+            for run in self.runs:
+                await run.follower.close()
 
     async def between_pages(self, do: Callable[[], Awaitable[T]]) -> T:
-        """The result of `do`, run while no page is under way. Unavailable where the worker ends before."""
+        """The result of `do`, run while no page is under way. Unavailable if the worker ends before."""
         if self._stopping or self.ended:
-            raise Unavailable("The follower was stopped before it came to this. Ask again.")
+            raise Unavailable(_STOPPED)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked.append((do, answer))
-        self._wake.set()
+        self._wake.fire()
         try:
             return await answer
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if answer.cancelled() and not (me is not None and me.cancelling()):
-                raise Unavailable("The follower was stopped before it came to this. Ask again.") from None
+                raise Unavailable(_STOPPED) from None
             raise
 
-    def skip(self, skips: Mapping[str, Skips]) -> None:
-        """Pass over what operators have said to pass over, by projection; as soon as it can be done."""
-        for member in self.members:
-            member.follower.add_skips(skips.get(member.follower.name, frozenset()))
+    def add_skips(self, skips: Mapping[str, Skips]) -> None:
+        """Skip these events, by the name of the projection, from now on."""
+        for run in self.runs:
+            run.follower.add_skips(skips.get(run.unit.name, frozenset()))
         self._new_skips = True
-        self._wake.set()
+        self._wake.fire()
 
     def rate(self) -> float:
         """Events per second over the last few seconds."""
@@ -176,7 +170,7 @@ class Worker:
     async def _run(self) -> None:
         while not self._stopping:
             try:
-                # First of all where they are: what is asked for is done on top of that.
+                # First the checkpoints: what operators ask for is done at the checkpoint.
                 await self._open_again()
                 if self._new_skips:
                     self._new_skips = False
@@ -184,46 +178,46 @@ class Worker:
                 await self._answer()
                 await self._step()
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                # What concerns all of them: the log cannot be read.
-                self._note(self.members, error)
+                # The log cannot be read. That concerns all followers.
+                self._note(self.runs, error)
             await self._pause()
 
     async def _open_again(self) -> None:
-        for member in self.members:
-            if member.reopen and member.rests_until <= self._world.monotonic():
+        for run in self.runs:
+            if run.reopen and run.rests_until <= self._world.monotonic():
                 try:
-                    member.position = await member.follower.open()
-                    member.reopen = False
+                    run.position = await run.follower.open()
+                    run.reopen = False
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                    self._note([member], error)
+                    self._note([run], error)
 
-    def _note(self, members: Sequence[FollowerRun], error: Exception) -> None:
-        """Let them rest for as long as they have failed in a row."""
+    def _note(self, runs: Sequence[FollowerRun], error: Exception) -> None:
+        """Let followers that failed rest, longer with each failure in a row."""
         now = self._world.monotonic()
-        for member in members:
+        for run in runs:
             if isinstance(error, Conflict | Unavailable):
-                # Someone else may have moved the checkpoint: look where it is now before going on.
-                member.reopen = member.reopen or isinstance(error, Conflict)
-                member.failed("retrying", error, now + FIRST_PAUSE)
+                # Another process may have moved the checkpoint: read it again first.
+                run.reopen = run.reopen or isinstance(error, Conflict)
+                run.failed("retrying", error, now + FIRST_PAUSE)
                 continue
-            member.failures += 1
-            # Careful steps that fail cannot even be parked: the follower stands still, visibly, and keeps trying.
-            stuck = member.failures > self._retries + 1
-            pause = min(FIRST_PAUSE * 2 ** min(member.failures - 1, 10), LONGEST_PAUSE)
-            member.failed("stopped" if stuck else "retrying", error, now + pause)
-            if member.failures in (1, self._retries + 2):
-                log.error("%s failed at position %d", member.follower.name, member.position + 1, exc_info=error)
+            run.failures += 1
+            # If the event cannot be parked either, the follower has stopped. It says so, and keeps trying.
+            stuck = run.failures > self._limits.retries + 1
+            pause = delay(run.failures, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+            run.failed("stopped" if stuck else "retrying", error, now + pause)
+            if run.failures in (1, self._limits.retries + 2):
+                log.error("%s failed at position %d", run.unit.name, run.position + 1, exc_info=error)
 
     async def _answer(self) -> None:
-        """Do what was asked for between two pages."""
-        while self._asked and not any(member.reopen for member in self.members):
+        """Run what `between_pages` was given."""
+        while self._asked and not any(run.reopen for run in self.runs):
             do, answer = self._asked.popleft()
             try:
                 done = await do()
             except (Refused, Unavailable) as error:
                 _settle(answer, error)
             except asyncio.CancelledError:
-                # It is the worker that is stopped, not whoever asked.
+                # The worker is stopped, not the task that asked.
                 answer.cancel()
                 raise
             except BaseException as error:
@@ -235,138 +229,102 @@ class Worker:
             self._rest_no_longer()
 
     def _rest_no_longer(self) -> None:
-        """What kept them may be out of their way now."""
-        for member in self.members:
-            member.rests_until = 0.0
+        """Try again at once: the cause of a failure may be gone."""
+        for run in self.runs:
+            run.rests_until = 0.0
 
     async def _step(self) -> None:
         self._waiting = not self._held()
         if self._waiting:
-            await self._world.sleep(self._poll)
+            await self._world.sleep(self._limits.poll_seconds)
             return
-        rests = [self._poll, *await self._retry_pending()]
+        rests = [self._limits.poll_seconds, *await self._retry_pending()]
         now = self._world.monotonic()
-        ready = [member for member in self.members if member.ready(now)]
+        ready = [run for run in self.runs if run.ready(now)]
         if not ready:
             return
-        position = min(member.position for member in ready)
-        page = await self._read(position)
+        position = min(run.position for run in ready)
+        page = await self._pages.read(position)
         if page.upto <= position:
-            for member in ready:
-                if member.position <= position:
-                    member.went_on(live=True)
-            rests += [member.rests_until - now for member in self.members if member not in ready]
+            for run in ready:
+                if run.position <= position:
+                    run.went_on(live=True)
+            rests += [run.rests_until - now for run in self.runs if run not in ready]
             rest = min(rests)
-            # Where there is more to do at once, others on this loop have their turn all the same.
-            await (self._write_store.wait(position, rest) if rest > 0 else self._world.sleep(0))
+            # If there is more to do at once, other tasks of this loop have a turn first.
+            await (self._pages.wait(position, rest) if rest > 0 else self._world.sleep(0))
             return
-        self._look_ahead(page)
+        self._pages.read_ahead(page)
         began = self._world.monotonic()
-        if self._begin is not None:
-            self._begin()
-        for member in ready:
-            if member.position < page.upto:
+        for run in ready:
+            if run.position < page.upto:
                 try:
-                    await self._take(member, member.part(page, len(self.members) == 1))
+                    await self._take(run, run.part(page, len(self.runs) == 1))
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                    # The others need not wait for this one.
-                    self._note([member], error)
+                    # The other followers go on.
+                    self._note([run], error)
                 else:
-                    member.went_on(live=page.upto == page.head)
-        # Others run on this loop too: commands first of all. A follower that is up to date rests twice as long as it
-        # has worked; what is written meanwhile comes as one page, and is saved at the cost of one.
+                    run.went_on(live=page.upto == page.head)
+        # Commands run on this loop too. A follower that is up to date rests twice as long as it has worked. What is
+        # written meanwhile comes as one page, and is saved in one transaction.
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
 
     async def _retry_pending(self) -> list[float]:
-        """Let each do one thing of what it tries again. In how many seconds there is more of that."""
+        """Let each follower do one of its pending retries. The seconds until more are due."""
         now = self._world.monotonic()
         rests: list[float] = []
-        for member in self.members:
-            if member.ready(now):
+        for run in self.runs:
+            if run.ready(now):
                 try:
-                    again = await member.follower.retry_pending(member.position)
+                    again = await run.follower.retry_pending(run.position)
                 except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                    self._note([member], error)
+                    self._note([run], error)
                 else:
                     rests += [] if again is None else [again]
         return rests
 
-    async def _read(self, position: Position) -> Slice:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            if (ahead.after, ahead.log) == (position, self._write_store.identity):
-                return await ahead.reading
-            _drop(ahead)
-        return await self._write_store.read(self._query, position, self._limit)
-
-    def _look_ahead(self, page: Slice) -> None:
-        """Far behind, take more at a time, and read the next page while this one is folded and saved."""
-        size = sum(len(event.payload) for event in page.events)
-        fitting = max(1, len(page.events) * _PAGE_BYTES // size) if size else self._most
-        far = page.upto < page.head
-        self._limit = min(fitting, self._most, self._limit * 2 if far else self._page)
-        if not far:
+    async def _take(self, run: FollowerRun, page: Slice) -> None:
+        if run.failures > self._limits.retries:
+            await self._one_by_one(run, page)
             return
-        reading = asyncio.ensure_future(self._write_store.read(self._query, page.upto, self._limit))
-        self._ahead = _Ahead(page.upto, self._write_store.identity, reading)
+        await run.follower.apply(page, run.position)
+        self._advance(run, page.upto, len(page.events))
 
-    async def _take(self, member: FollowerRun, page: Slice) -> None:
-        if member.failures > self._retries:
-            await self._one_by_one(member, page)
-            return
-        await member.follower.apply(page, member.position)
-        self._advance(member, page.upto, len(page.events))
-
-    async def _one_by_one(self, member: FollowerRun, page: Slice) -> None:
-        """Find the event that fails by taking each alone; what still fails is set aside."""
+    async def _one_by_one(self, run: FollowerRun, page: Slice) -> None:
+        """Find the event that fails: take each event alone, and park the one that fails again."""
         for event in page.events:
             alone = Slice([event], event.position, page.head)
             try:
-                await member.follower.apply(alone, member.position)
+                await run.follower.apply(alone, run.position)
             except (Conflict, Unavailable):
                 raise
             except Exception as error:
-                log.exception("%s sets position %d aside", member.follower.name, event.position)
-                await member.follower.park(alone, member.position, error)
-            self._advance(member, event.position, 1)
-        if member.position < page.upto:
-            await member.follower.apply(Slice([], page.upto, page.head), member.position)
-            self._advance(member, page.upto, 0)
+                log.exception("%s parks the event at position %d", run.unit.name, event.position)
+                await run.follower.park(alone, run.position, error)
+            self._advance(run, event.position, 1)
+        if run.position < page.upto:
+            await run.follower.apply(Slice([], page.upto, page.head), run.position)
+            self._advance(run, page.upto, 0)
 
-    def _advance(self, member: FollowerRun, position: Position, events: int) -> None:
-        member.position = position
+    def _advance(self, run: FollowerRun, position: Position, events: int) -> None:
+        run.position = position
         now = self._world.monotonic()
         self._forget_before(now - _RATE_SECONDS)
         self._done.append((now, events))
-        self._moved()
+        self._moved.fire()
 
     def _forget_before(self, moment: float) -> None:
         while self._done and self._done[0][0] < moment:
             self._done.popleft()
 
     async def _pause(self) -> None:
-        """Where all rest, until the first of them is to be tried again, or somebody asks for something."""
-        self._wake.clear()
-        pause = min(member.rests_until for member in self.members) - self._world.monotonic()
-        asked = self._asked and not any(member.reopen for member in self.members)
-        if pause <= 0 or asked or self._new_skips or self._stopping:
-            return
-        try:
-            await self._world.within(pause, self._wake.wait())
-        except TimeoutError:
-            return
-
-
-def _union(followers: Sequence[WholeFollower]) -> EventQuery:
-    items = dict.fromkeys(item for each in followers for item in each.query.items)
-    return EventQuery(tuple(items))
-
-
-def _drop(ahead: _Ahead) -> None:
-    """Nobody waits for it any more, nor for its error."""
-    ahead.reading.cancel()
-    ahead.reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+        """If all followers rest: wait until one of them is to be tried again, or until something is asked for."""
+        wake = self._wake.next
+        pause = min(run.rests_until for run in self.runs) - self._world.monotonic()
+        asked = self._asked and not any(run.reopen for run in self.runs)
+        if pause > 0 and not (asked or self._new_skips or self._stopping):
+            await wait_for(wake, pause, self._world)
 
 
 def _settle(answer: "asyncio.Future[Any]", error: BaseException) -> None:

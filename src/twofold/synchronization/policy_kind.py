@@ -1,0 +1,85 @@
+"""Policies as a kind of follower: one work unit each, with checkpoint and parked events in the write store."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.events import Position
+from twofold.domain.process import BoundPolicy
+from twofold.read_store.port import Checkpoint
+from twofold.synchronization.cluster_state import ClusterState
+from twofold.synchronization.follower import Skips
+from twofold.synchronization.follower_kind import FollowerLimits, Team, UnitProgress
+from twofold.synchronization.policy_storage import PolicyStorage, policy_checkpoints
+from twofold.synchronization.reaction import CommandSender, Send
+from twofold.synchronization.reactor import Reactor
+from twofold.synchronization.work_unit import WorkUnit
+from twofold.world import World
+from twofold.write_store.port import Append, Outcome, RowWrite, WriteStore
+
+
+class CommandSide(NamedTuple):
+    """How policies reach the command side: `send` handles a command, `append` writes rows with the next commit."""
+
+    commands: Mapping[str, type]
+    messages: MessageCodec
+    send: Send
+    append: Callable[[Append], Awaitable[Outcome]]
+
+
+class PolicyKind:
+    """The policies of an app. All nodes share them, whatever read store a node has."""
+
+    name = "policy"
+    one_worker = False
+
+    def __init__(
+        self,
+        policies: Mapping[str, BoundPolicy],
+        write_store: WriteStore,
+        events: EventCodec,
+        command_side: CommandSide,
+        world: World,
+        limits: FollowerLimits,
+    ) -> None:
+        self.versions: Mapping[str, int] = dict.fromkeys(policies, 0)
+        self._policies = policies
+        self._write_store = write_store
+        self._events = events
+        self._command_side = command_side
+        self._world = world
+        self._limits = limits
+
+    async def prepare(self, state: ClusterState) -> ClusterState:
+        return state
+
+    def units(self, state: ClusterState, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
+        return [WorkUnit(self.name, policy) for policy in self._policies]
+
+    async def progress(
+        self, units: Sequence[WorkUnit], checkpoints: Sequence[Checkpoint]
+    ) -> dict[WorkUnit, UnitProgress]:
+        stored = await policy_checkpoints(self._write_store)
+        return {unit: UnitProgress(*stored.get(unit.name, (0, ()))) for unit in units}
+
+    def team(
+        self, leases: Mapping[WorkUnit, int], checkpoints: Sequence[Checkpoint], skips: Mapping[str, Skips]
+    ) -> Team:
+        # Pages do not grow: each event of a page may be a command.
+        page = self._limits.page_events
+        return Team({unit: self._reactor(unit.name) for unit in leases}, page, page)
+
+    async def skip(self, follower: Reactor, key: str, at: Position, record: Sequence[RowWrite]) -> str | None:
+        await follower.skip(key, record)
+        return None
+
+    def _reactor(self, name: str) -> Reactor:
+        commands, messages, send, append = self._command_side
+        return Reactor(
+            self._policies[name],
+            PolicyStorage(name, self._write_store, append, self._world),
+            self._events,
+            CommandSender(name, commands, messages, send),
+            self._world,
+            retry_parked=self._limits.retry_parked,
+        )
