@@ -18,6 +18,7 @@ from twofold.read_store.mongodb.saving import write_rows
 from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
+from twofold.world import RealWorld
 
 BARE = ReadModel("orders", 1, Order)
 
@@ -66,7 +67,7 @@ async def test_a_node_that_knows_less_columns_saves_no_row_without_them(mongodb_
 async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_given_them_too(
     mongodb_url: str,
 ) -> None:
-    async with opened(mongodb_url) as old, opened(mongodb_url) as new:
+    async with opened(mongodb_url) as old, opened(mongodb_url, patience=100.0) as new:
         await keep(old, BARE, {"a": Order("ann")})
         wait_for_saves = MongoCheckpoints.wait_for_saves
         under_way, declared = asyncio.Event(), asyncio.Event()
@@ -85,8 +86,8 @@ async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_
             patch.object(MongoCheckpoints, "wait_for_saves", waiting),
         ):
             saving = asyncio.create_task(old.save(Change(BARE, LOG, 1, 2, 0, {"b": VersionedRow(Order("ann"), 2)})))
-            # Less than the patience with which it would wait for a save that nobody ends.
-            async with asyncio.timeout(15):
+            # Less than the time it would wait for a save that nobody ends.
+            async with asyncio.timeout(60):
                 await under_way.wait()
                 await new.prepare([ORDERS])
         with pytest.raises(Unavailable):
@@ -95,8 +96,22 @@ async def test_rows_of_a_save_that_was_under_way_when_columns_were_declared_are_
         assert (await progress(new, ORDERS)).position == 1
 
 
+class FastClock(RealWorld):
+    """A world in which each wait takes five seconds by the clock, and hardly any time."""
+
+    def __init__(self) -> None:
+        self._waits = 0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 5.0 * self._waits
+
+    async def sleep(self, seconds: float) -> None:
+        self._waits += 1
+        await super().sleep(min(seconds, 0.01))
+
+
 async def test_a_save_that_never_ended_holds_up_a_declaration_for_a_while_only(mongodb_url: str) -> None:
-    async with opened(mongodb_url) as store, opened(mongodb_url, patience=0.5) as new:
+    async with opened(mongodb_url) as store, opened(mongodb_url, world=FastClock()) as new:
         await keep(store, BARE, {"a": Order("ann")})
         # As if the process had died after it.
         await store._checkpoints.begin_save(MongoTable(BARE), Change(BARE, LOG, 1, 2, 0), "dead")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pymongo
 import pytest
 
+from tests.patience import giving_up_after
 from tests.read_store.mongodb_helpers import WITH_SERVERS_AWAY, database, opened
 from tests.servers.mongodb import Mongod, ReplicaSet, fresh_database
 from tests.servers.server import LOOPBACK, free_port
@@ -131,7 +132,7 @@ async def test_a_server_that_is_away_is_unavailable_before_long() -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match=f"MongoDB at {LOOPBACK}:.*cannot be reached") as away:
         await MongoReadStore.open(f"mongodb://ann:{SECRET}@{LOOPBACK}:{free_port()}/v?replicaSet=rs0", patience=0.5)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert SECRET not in str(away.value)
     assert len(str(away.value)) < 700
 
@@ -146,7 +147,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_before_long() -> Non
         began = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be reached"):
             await MongoReadStore.open(f"mongodb://{LOOPBACK}:{port}/v", patience=0.5)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 30
 
 
 async def test_a_server_that_goes_away_is_unavailable_once_patience_has_ended_and_is_used_again_when_back(
@@ -154,16 +155,18 @@ async def test_a_server_that_goes_away_is_unavailable_once_patience_has_ended_an
 ) -> None:
     with ReplicaSet(mongod_here) as servers:
         (node,) = servers.nodes
-        async with opened(servers.url_of("v"), patience=1.0) as store:
+        async with opened(servers.url_of("v"), patience=60.0) as store:
             await keep(store, ORDERS, {"a": Order()})
             node.kill()
             began = time.monotonic()
-            for call in (store.load(ORDERS, ["a"]), keep(store, ORDERS, {"a": Order()}, before=1), store.checkpoints()):
-                with pytest.raises(Unavailable, match="cannot be reached"):
-                    await call
-            async with store.snapshot() as snapshot:
-                with pytest.raises(Unavailable):
-                    await snapshot.get(ORDERS, "a")
+            with giving_up_after(1.0, store):
+                calls = (store.load(ORDERS, ["a"]), keep(store, ORDERS, {"a": Order()}, before=1), store.checkpoints())
+                for call in calls:
+                    with pytest.raises(Unavailable, match="cannot be reached"):
+                        await call
+                async with store.snapshot() as snapshot:
+                    with pytest.raises(Unavailable):
+                        await snapshot.get(ORDERS, "a")
             assert time.monotonic() - began < 40
             node.start()
             assert servers.primary is node

@@ -4,11 +4,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import closing
+from unittest.mock import patch
 
 import asyncpg
 import msgspec
 import pytest
 
+from tests.patience import giving_up_after
 from tests.servers.postgres import Postgres, fresh_schema
 from tests.servers.proxy import At, Proxy
 from tests.servers.server import wait_until
@@ -16,6 +18,7 @@ from twofold.errors import Unavailable, WiringError
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Change, Checkpoint, Progress, ReadModel
 from twofold.read_store.postgres import PostgresReadStore
+from twofold.read_store.postgres import schema as schema_module
 from twofold.stores import open_read_store
 from twofold.testing.read_store_rows import EVERYTHING, LOG, ORDERS, Order, at, found_rows, keep, keys, loaded, progress
 from twofold.world import RealWorld
@@ -64,7 +67,7 @@ async def test_a_server_that_is_not_there_is_unavailable_soon_and_without_the_pa
         free.bind(("127.0.0.1", 0))
         with pytest.raises(Unavailable, match="cannot be reached") as refused:
             await asyncio.wait_for(
-                PostgresReadStore.open(f"postgresql://u:secret@127.0.0.1:{free.getsockname()[1]}/db", patience=0.3), 10
+                PostgresReadStore.open(f"postgresql://u:secret@127.0.0.1:{free.getsockname()[1]}/db", patience=0.3), 30
             )
     assert "secret" not in str(refused.value)
 
@@ -164,12 +167,18 @@ async def test_what_is_not_declared_any_more_takes_no_room(
 async def test_a_table_that_is_read_all_the_time_does_not_make_preparing_wait_for_ever_nor_readers_behind_it(
     postgres: Postgres, url: str, schema: str
 ) -> None:
-    store = await PostgresReadStore.open(url, patience=0.2)
+    store = await PostgresReadStore.open(url, patience=60.0)
     await keep(store, BARE, {"a": Order()})
     reader = await asyncpg.connect(postgres.dsn)
     await reader.execute(f'begin; select from {schema}."orders@1"')
-    with pytest.raises(Unavailable, match="locked for too long"):
-        await asyncio.wait_for(store.prepare([ORDERS]), 15)
+    impatient = schema_module._ALONE.replace("lock_timeout = '5s'", "lock_timeout = '200ms'")
+    assert impatient != schema_module._ALONE
+    with (
+        patch.object(schema_module, "_ALONE", impatient),
+        giving_up_after(0.2, store),
+        pytest.raises(Unavailable, match="locked for too long"),
+    ):
+        await asyncio.wait_for(store.prepare([ORDERS]), 30)
     assert await keys(store, BARE) == ["a"]
     await keep(store, BARE, {"b": Order()}, before=1)
     await reader.close()
@@ -178,12 +187,20 @@ async def test_a_table_that_is_read_all_the_time_does_not_make_preparing_wait_fo
     await store.close()
 
 
+class NoRetries(RealWorld):
+    """A world in which no call is repeated: it would wait before it."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("a call failed and was retried")
+
+
 async def test_who_prepares_and_who_saves_take_their_locks_in_one_order(postgres: Postgres, url: str) -> None:
-    """Else one of them would be killed as a deadlock, which takes a second: longer than their patience."""
+    """Else the server would end one of them as a deadlock, and it would be retried."""
     async with Proxy(postgres.port) as proxy:
-        store = await PostgresReadStore.open(url, patience=0.5)
+        store = await PostgresReadStore.open(url, patience=60.0, world=NoRetries())
         await keep(store, BARE, {"a": Order()})
-        through = await PostgresReadStore.open(url.replace(postgres.dsn, proxy.dsn_of(postgres)), patience=0.5)
+        behind = url.replace(postgres.dsn, proxy.dsn_of(postgres))
+        through = await PostgresReadStore.open(behind, patience=60.0, world=NoRetries())
         altering = asyncio.Event()
 
         def hold(request: bytes) -> bool:

@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from tests.patience import giving_up_after
 from tests.read_store.postgres_follower import step, whole_at
 from tests.servers.postgres import Postgres, fresh_schema
 from tests.servers.proxy import At, Proxy
@@ -114,10 +115,10 @@ async def test_whoever_cannot_learn_the_outcome_is_told_so_and_finds_it_whole(
     postgres: Postgres, url: str, store: PostgresReadStore
 ) -> None:
     async with Proxy(postgres.port) as proxy:
-        through = await PostgresReadStore.open(behind(proxy, postgres, url), patience=0.3)
+        through = await PostgresReadStore.open(behind(proxy, postgres, url), patience=60.0)
         await through.prepare([ORDERS])
         proxy.cut(At.ANSWER, matching=SAVING, times=None)
-        with pytest.raises(Unavailable, match="cannot be reached"):
+        with giving_up_after(0.3, through), pytest.raises(Unavailable, match="cannot be reached"):
             await through.save(step(0))
         assert await whole_at(store) == 1
         proxy.cut_nothing()

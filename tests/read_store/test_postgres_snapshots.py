@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from unittest.mock import patch
 
 import asyncpg
 import pytest
 
+from tests.patience import giving_up_after
 from tests.read_store.postgres_follower import step, whole_at
 from tests.servers.postgres import Postgres, fresh_schema
 from tests.servers.proxy import Proxy
@@ -85,7 +87,7 @@ async def test_who_is_cancelled_at_any_moment_leaves_no_transaction_open_and_no_
         assert isinstance(outcome, asyncio.CancelledError)
         given_up += 1
     assert 1 < given_up < len(MOMENTS)
-    await asyncio.wait_for(store._tasks.wait(), 10)
+    await asyncio.wait_for(store._tasks.wait(), 60)
     assert len(store._server.snapshots._idle) <= 3
     assert idle_in_transaction(postgres, store) == 0
 
@@ -101,7 +103,7 @@ async def test_a_follower_that_is_cancelled_has_saved_all_or_nothing_and_leaves_
             await asyncio.sleep(0)
         task.cancel()
         outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-        await asyncio.wait_for(store._tasks.wait(), 10)
+        await asyncio.wait_for(store._tasks.wait(), 60)
         assert await whole_at(store) in (before, before + 1)
         if outcome is None:
             break
@@ -124,10 +126,10 @@ async def test_snapshots_beyond_the_cap_wait_until_one_is_given_back(store: Post
 
 
 async def test_who_has_waited_for_too_long_is_told_what_for(url: str) -> None:
-    store = await PostgresReadStore.open(url, snapshots=1, patience=0.2)
+    store = await PostgresReadStore.open(url, snapshots=1, patience=60.0)
     await keep(store, ORDERS, ROWS)
     async with store.snapshot() as snapshot:
-        with pytest.raises(Unavailable, match="all connections have been busy"):
+        with giving_up_after(0.2, store), pytest.raises(Unavailable, match="all connections have been busy"):
             await keys(store, ORDERS)
         assert await snapshot.get(ORDERS, "k1") == ROWS["k1"]
     assert len(await keys(store, ORDERS)) == 20
@@ -135,18 +137,20 @@ async def test_who_has_waited_for_too_long_is_told_what_for(url: str) -> None:
 
 
 async def test_a_snapshot_that_is_held_for_too_long_is_ended_and_its_user_told(url: str, postgres: Postgres) -> None:
-    store = await PostgresReadStore.open(url, snapshots=1, longest=0.3)
+    store = await PostgresReadStore.open(url, snapshots=1, longest=30.0)
     await keep(store, ORDERS, ROWS)
-    ended = asyncio.Event()
     async with store.snapshot() as snapshot:
-        client = snapshot.native(ORDERS).client
-        client.add_termination_listener(lambda _: ended.set())
         assert await snapshot.get(ORDERS, "k1") == ROWS["k1"]
         # Should this process stand still, the server ends it by itself.
-        assert await client.fetchval("show idle_in_transaction_session_timeout") == "300ms"
-        await asyncio.wait_for(ended.wait(), 10)
-        with pytest.raises(Unavailable, match=r"open for longer than 0\.3 s"):
-            await snapshot.get(ORDERS, "k1")
+        client = snapshot.native(ORDERS).client
+        assert await client.fetchval("show idle_in_transaction_session_timeout") == "30s"
+    with patch.object(store._server, "longest", 0.1):
+        async with store.snapshot() as snapshot:
+            # The server may have ended it even earlier.
+            await asyncio.to_thread(wait_until, lambda: snapshot._late, "the snapshot to be ended")
+            assert snapshot.native(ORDERS).client.is_closed()
+            with pytest.raises(Unavailable, match=r"open for longer than 0\.1 s"):
+                await snapshot.get(ORDERS, "k1")
     assert len(await keys(store, ORDERS)) == 20
     await store.close()
 
@@ -211,7 +215,7 @@ async def test_a_native_question_that_is_still_asked_when_the_snapshot_ends_cost
         asking = asyncio.create_task(client.fetchval("select pg_sleep(60)"))
         await asyncio.sleep(0)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-        await asyncio.wait_for(asking, 10)
+        await asyncio.wait_for(asking, 30)
     assert client.is_closed()
     await answers_are_right(store)
 
@@ -239,16 +243,16 @@ async def test_a_server_that_says_nothing_is_given_up_after_the_patience(
 ) -> None:
     async with Proxy(postgres.port) as proxy:
         through = await PostgresReadStore.open(
-            url.replace(postgres.dsn, proxy.dsn_of(postgres)), snapshots=1, patience=0.3
+            url.replace(postgres.dsn, proxy.dsn_of(postgres)), snapshots=1, patience=60.0
         )
         await through.prepare([ORDERS])
         async with through.snapshot() as snapshot:
             proxy.stall()
-            with pytest.raises(Unavailable, match="cannot be reached"):
-                await asyncio.wait_for(snapshot.get(ORDERS, "k1"), 10)
+            with giving_up_after(0.3, through), pytest.raises(Unavailable, match="cannot be reached"):
+                await asyncio.wait_for(snapshot.get(ORDERS, "k1"), 30)
         for asked in (lambda: keys(through, ORDERS), lambda: through.load(ORDERS, ["k1"]), through.checkpoints):
-            with pytest.raises(Unavailable):
-                await asyncio.wait_for(asked(), 10)
+            with giving_up_after(0.3, through), pytest.raises(Unavailable):
+                await asyncio.wait_for(asked(), 30)
         proxy.resume()
         assert len(await keys(through, ORDERS)) == 20
         await through.close()

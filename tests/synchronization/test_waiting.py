@@ -57,7 +57,10 @@ async def test_who_is_late_is_named_in_the_order_in_which_it_was_asked_for(
         await app.send(Count(["a"]), wait_for=["first", "second", "totals"])
         for name in ("second", "totals"):
             stuck(app, name, monkeypatch)
-        receipt = await app.send(Count(["a"]), wait_for=["totals", "first", "second", "totals"], wait_seconds=0.2)
+        in_time = await app.send(Count(["a"]), command_id="one", wait_for=["first"])
+        assert in_time.late == []
+        names = ["totals", "first", "second", "totals"]
+        receipt = await app.send(Count(["a"]), command_id="one", wait_for=names, wait_seconds=0.2)
         assert receipt.late == ["totals", "second"]
         assert (await app.log()).head == receipt.position == 2
         monkeypatch.undo()

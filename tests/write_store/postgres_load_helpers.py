@@ -55,7 +55,7 @@ class Load:
 
     async def follow(self, url: str) -> None:
         """Read along on a connection of its own, and note each position as it comes, until all callers have ended."""
-        store = await PostgresWriteStore.open(url, read_only=True)
+        store = await PostgresWriteStore.open(url, read_only=True, patience=60.0)
         position = 0
         while True:
             over = self.answered.is_set()

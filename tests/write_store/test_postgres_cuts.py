@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.patience import giving_up_after
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import At, Proxy
 from tests.write_store.postgres_helpers import fresh_log
@@ -78,10 +79,11 @@ async def test_a_caller_who_gave_up_learns_from_another_node_what_the_command_ca
 ) -> None:
     async with Proxy(postgres_newest.port) as proxy:
         through, direct = await behind(proxy, postgres_newest)
-        store = await PostgresWriteStore.open(through, patience=0.3)
+        store = await PostgresWriteStore.open(through, patience=60.0)
         await store.append([one("c-0")])
         proxy.cut(At.ANSWER, matching=APPENDING, times=None)
-        with pytest.raises(Unavailable, match=r"may have been written\. Send them again under the same command ids"):
+        refusal = r"may have been written\. Send them again under the same command ids"
+        with giving_up_after(0.3, store), pytest.raises(Unavailable, match=refusal):
             await store.append([one("c-1")])
         other = await PostgresWriteStore.open(direct)
         assert outcome_of(await other.append([one("c-1")])) == Appended(2, 1, repeated=True)
@@ -92,13 +94,13 @@ async def test_a_caller_who_gave_up_learns_from_another_node_what_the_command_ca
 async def test_a_server_that_says_nothing_is_given_up_after_the_patience(postgres_newest: Postgres) -> None:
     async with Proxy(postgres_newest.port) as proxy:
         through, _ = await behind(proxy, postgres_newest)
-        store = await PostgresWriteStore.open(through, patience=0.3)
+        store = await PostgresWriteStore.open(through, patience=60.0)
         await store.append([one("c-0")])
         proxy.stall()
-        with pytest.raises(Unavailable, match="cannot be reached"):
-            await asyncio.wait_for(store.append([one("c-1")]), 10)
-        with pytest.raises(Unavailable, match="cannot be reached"):
-            await asyncio.wait_for(store.read(ALL_EVENTS), 10)
+        with giving_up_after(0.3, store):
+            for call in (store.append([one("c-1")]), store.read(ALL_EVENTS)):
+                with pytest.raises(Unavailable, match="cannot be reached"):
+                    await asyncio.wait_for(call, 30)
         proxy.resume()
         assert isinstance(outcome_of(await store.append([one("c-1")])), Appended)
         assert len((await store.read(ALL_EVENTS)).events) == 2

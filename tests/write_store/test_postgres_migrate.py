@@ -55,7 +55,7 @@ def append(command_id: str) -> Append:
 
 
 async def is_a_working_log(url: str) -> None:
-    store = await PostgresWriteStore.open(url, patience=5)
+    store = await PostgresWriteStore.open(url)
     try:
         assert await store.append([append("works")]) == [Appended(1, 1)]
         assert (await store.read(ALL_EVENTS)).head == 1
@@ -227,7 +227,7 @@ async def test_a_log_of_a_newer_version_runs(postgres: Postgres) -> None:
 async def busy(postgres: Postgres) -> AsyncGenerator[tuple[str, "asyncio.Task[int]", asyncio.Event]]:
     """A log, and a task that appends to it until the event is set: how many it has appended."""
     url = await fresh_log(postgres.dsn)
-    store = await PostgresWriteStore.open(url, patience=3)
+    store = await PostgresWriteStore.open(url)
     ended = asyncio.Event()
 
     async def write() -> int:

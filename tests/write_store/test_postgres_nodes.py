@@ -12,6 +12,7 @@ from random import Random
 import asyncpg
 import pytest
 
+from tests.patience import giving_up_after
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres_helpers import broken_log, fresh_log
 from tests.write_store.postgres_node import command
@@ -120,13 +121,16 @@ async def test_whoever_holds_the_head_row_for_long_makes_others_give_up_and_pile
 ) -> None:
     url = await fresh_log(postgres_newest.dsn)
     schema = url.rpartition("=")[2]
-    store = await PostgresWriteStore.open(url, patience=0.5)
+    store = await PostgresWriteStore.open(url, patience=60.0)
     await store.append([command("c-0")])
     holder = await asyncpg.connect(postgres_newest.dsn)
     async with holder.transaction():
         await holder.execute(f"select * from {schema}.log_head for update")
         for number in range(1, 7):
-            with pytest.raises(Unavailable, match="Send them again under the same command ids"):
+            with (
+                giving_up_after(0.5, store),
+                pytest.raises(Unavailable, match="Send them again under the same command ids"),
+            ):
                 await store.append([command(f"c-{number}")])
         waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
         assert await holder.fetchval(waiting, f"%{schema}.append%") <= 5, "each waits for two seconds at most"
