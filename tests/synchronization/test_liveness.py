@@ -136,7 +136,7 @@ async def test_a_follower_whose_task_died_is_begun_anew(name: str) -> None:
         asked = asyncio.create_task(worker.between_pages(never_done))
         await begun.wait()
         worker._task.cancel()  # type: ignore[union-attr]
-        with pytest.raises(Unavailable, match="Ask again"):
+        with pytest.raises(Unavailable, match="Try again"):
             await asked
         await app.send(Count(["a"]))
         await until(lambda: caught_up(app), "caught up")

@@ -437,7 +437,7 @@ async def test_a_skip_reaches_what_is_being_built_and_what_is_kept(monkeypatch: 
 
 
 async def builds(app: App, parked: int) -> bool:
-    return [each.parked for each in (await app.status()).builds] == [parked]
+    return [build.parked_count for build in (await app.status()).builds] == [parked]
 
 
 @pytest.mark.usefixtures("unlogged")
@@ -650,4 +650,4 @@ async def test_a_parked_key_whose_events_cannot_even_be_read_keeps_nobody_else_w
         await app.send(Count(["innocent"], 3))
         await until(lambda: caught_up(app), "others go on")
         assert await parked(app) == {HOT: (2, 1)}
-        assert (await app.status()).health.problems == ()
+        assert [problem.code for problem in (await app.status()).health.problems] == ["parked"]

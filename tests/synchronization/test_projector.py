@@ -25,6 +25,7 @@ from twofold.app import App
 from twofold.errors import Unavailable, WiringError
 from twofold.health import FollowerStatus
 from twofold.read_store.port import Change
+from twofold.read_store.sqlite import checkpoints, saving
 
 
 async def happen(app: App, random: Random, commands: int) -> None:
@@ -92,17 +93,16 @@ async def test_rows_and_checkpoint_are_saved_together_or_not_at_all(
     async with app_in(tmp_path, page_events=4, catch_up_page_events=4) as app:
         running = app._running
         assert running is not None
-        read_store: Any = running.read_store
-        park, left = read_store._park, iter([True, True, False, True, False, False, True] * 3)
+        park, left = checkpoints.park, iter([True, True, False, True, False, False, True] * 3)
 
-        def dies(change: Change) -> None:
+        def dies(connection: Any, change: Change) -> None:
             # Called after the rows were written and before the commit.
             if next(left, False):
                 from_the_disk.append("died")
                 raise OSError("the process ends here")
-            park(change)
+            park(connection, change)
 
-        monkeypatch.setattr(read_store, "_park", dies)
+        monkeypatch.setattr(saving, "park", dies)
         await happen(app, Random(3), 60)
         assert await settled(app) == await folded(app)
     assert len(from_the_disk) > 5

@@ -109,7 +109,7 @@ async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
         skip = asyncio.create_task(app.projections.skip("totals", HOT))
 
         async def asked() -> bool:
-            return any(each.record.what == "skip" for each in (await control(app).look()).requests.values())
+            return any(each.record.what == "skip" for each in (await control(app).read()).requests.values())
 
         await until(asked, "asked for while the retry is under way")
         slow.set()
@@ -136,7 +136,7 @@ async def test_a_key_whose_skip_another_node_takes_over_can_be_skipped_further(
         async def ends(*_: Any) -> float:
             raise Unavailable("the process ends here")
 
-        monkeypatch.setattr(worker.follower, "tend", ends)
+        monkeypatch.setattr(worker.follower, "retry_pending", ends)
         assert (await owner.projections.skip("totals", HOT)).position == 2
         await owner.stop()
         await until(lambda: follows(other), "taken over")
@@ -311,8 +311,10 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
     async def act(app: App) -> None:
         (follower,) = (await app.status()).followers
         aside = [each.key for each in follower.parked]
-        what = random.choice(["skip", "skip", "retry", "mend", "split", "merge", "rebuild", "switch", "drop", "back"])
-        if what == "mend" and aside:
+        what = random.choice(
+            ["skip", "skip", "retry", "fix", "split", "merge", "rebuild", "switch", "drop", "switch_back"]
+        )
+        if what == "fix" and aside:
             bad.discard(int(random.choice(follower.parked).error.split(": ")[1]))
         elif what in ("skip", "retry") and aside:
             await getattr(app.projections, what)("totals", random.choice(aside), timeout=3)
@@ -321,7 +323,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
             await getattr(app.projections, what)("totals", part, timeout=3)
         elif what == "rebuild":
             await app.projections.rebuild(["totals"])
-        elif what in ("switch", "drop", "back"):
+        elif what in ("switch", "drop", "switch_back"):
             await getattr(app.projections, what)("totals", **({"force": True} if what == "switch" else {}))
 
     async def come_and_go() -> None:
