@@ -1,25 +1,25 @@
 """Every error Twofold raises, as one tree.
 
 TwofoldError
-├── Rejected             the business said no: part of the API, never retried (422)
-├── Refused              may not or cannot be tried as it stands
-│   ├── NotAuthorised        the caller may not (403)
+├── Rejected             a rule of the domain says no: part of the API, never retried (422)
+├── Refused              the request must be changed before it is sent again
+│   ├── NotAuthorised        the caller is not allowed to do this (403)
 │   ├── InvalidMessage       the message breaks its own type or a limit (400)
-│   ├── UnknownMessage       nothing here has that name (404)
-│   ├── UndeclaredAccess     a read model was asked in a way it does not declare (400)
+│   ├── UnknownMessage       no message has that name (404)
+│   ├── UndeclaredAccess     a filter or order that the read model does not declare (400)
 │   └── CommandIdReused      the command id was used for another request (422)
-├── Conflict             someone wrote first; already retried, safe to send again (409)
-├── Unavailable          a store is away or not yet there; safe to send again (503)
-└── WiringError          the app is put together wrongly; raised at start, never at run time
+├── Conflict             another command wrote first; already retried, safe to send again (409)
+├── Unavailable          a store cannot be reached or is behind; safe to send again (503)
+└── WiringError          the app is put together wrongly; raised at start
 """
 
 
 class TwofoldError(Exception):
-    """Whatever Twofold raises on purpose; everything else that escapes is a bug."""
+    """The base of all errors that Twofold raises on purpose. Any other error is a bug."""
 
 
 class Rejected(TwofoldError):
-    """A rule of the domain said no. Do not retry: show `code` and `reason` to whoever asked."""
+    """A rule of the domain says no. Do not retry: show `code` and `reason` to the user."""
 
     def __init__(self, code: str, reason: str = "") -> None:
         super().__init__(f"{code}: {reason}" if reason else code)
@@ -28,7 +28,7 @@ class Rejected(TwofoldError):
 
 
 class Refused(TwofoldError):
-    """The request cannot be tried as it stands. Change it (or who asks) before sending it again."""
+    """The request cannot be handled as it is. Change it, or the caller, before sending it again."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -36,11 +36,11 @@ class Refused(TwofoldError):
 
 
 class NotAuthorised(Refused):
-    """The caller may not do this."""
+    """The caller is not allowed to do this."""
 
 
 class InvalidMessage(Refused):
-    """The message breaks its type or a limit; `field` names the place and the text the cure."""
+    """The message breaks its type or a limit. `field` is the place; the text says what to change."""
 
 
 class UnknownMessage(Refused):
@@ -48,21 +48,21 @@ class UnknownMessage(Refused):
 
 
 class UndeclaredAccess(Refused):
-    """A query asked a read model for a filter or an order its projection does not declare."""
+    """A query used a filter or an order that the projection does not declare."""
 
 
 class CommandIdReused(Refused):
-    """This command id already stands for a different request. Send the new wish under a new id."""
+    """This command id was already used for a different request. Send the new request under a new id."""
 
 
 class Conflict(TwofoldError):
-    """Others kept writing into the same consistency boundary. Nothing was written; send it again."""
+    """Other commands kept writing into the same consistency boundary. Nothing was written. Send it again."""
 
 
 class Unavailable(TwofoldError):
-    """A store cannot be reached or has not come far enough. Send the same request again after `retry_after` seconds.
+    """A store cannot be reached or is behind. Send the same request again after `retry_after` seconds.
 
-    `lag` counts the events a read model is behind what was asked for, where that is the reason.
+    `lag` is the number of events that a read model is behind, where that is the reason.
     """
 
     def __init__(self, message: str, *, lag: int | None = None, retry_after: float = 1.0) -> None:
@@ -72,4 +72,4 @@ class Unavailable(TwofoldError):
 
 
 class WiringError(TwofoldError):
-    """The app is put together wrongly: the text names the function, the type and the cure."""
+    """The app is put together wrongly. The text names the function, the type and the cure."""

@@ -1,4 +1,4 @@
-"""In charge of which store a URL names. Drivers are imported when their scheme is asked for, and not before."""
+"""Opening the store that a URL names. A driver is imported only when its scheme is used."""
 
 import os
 from importlib import import_module
@@ -17,7 +17,7 @@ _SQLITE = "sqlite:///relative/path.db, sqlite:////absolute/path.db"
 
 
 async def open_write_store(url: str, settings: Settings, world: World, *, read_only: bool = False) -> WriteStore:
-    """The write store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    """The write store a URL names. WiringError for an unknown scheme; Unavailable where it cannot be reached."""
     scheme = _scheme(url)
     if scheme == "memory":
         memory: WriteStore = _adapter("twofold.write_store.memory").MemoryWriteStore()
@@ -62,7 +62,7 @@ _READ_STORES = {
 
 
 async def open_read_store(url: str, world: World, *, read_only: bool = False) -> ReadStore:
-    """The read store a URL names. WiringError for one nobody knows; Unavailable where it cannot be reached."""
+    """The read store a URL names. WiringError for an unknown scheme; Unavailable where it cannot be reached."""
     scheme = _scheme(url)
     if scheme == "memory":
         memory: ReadStore = _adapter("twofold.read_store.memory").MemoryReadStore()
@@ -80,17 +80,17 @@ async def open_read_store(url: str, world: World, *, read_only: bool = False) ->
 
 
 def shown(url: str) -> str:
-    """Where the data of a URL lives, as people would look for it, without a password."""
+    """The place of a URL's data as shown to people, without a password."""
     parts = urlsplit(url)
     if parts.scheme == "memory":
-        return "in memory, gone when this ends"
+        return "in memory, lost when the process ends"
     if parts.scheme == "sqlite":
         return os.path.abspath(url[len("sqlite:///") :])
     return without_password(url)
 
 
 def without_password(url: str) -> str:
-    """The same URL as it may be printed."""
+    """The URL without its password, so that it can be shown."""
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"])
@@ -100,7 +100,7 @@ def without_password(url: str) -> str:
 
 
 def _scheme(url: str) -> str:
-    """What comes before the colon. The rest may be malformed: the adapter says so, and shows no password."""
+    """The part before the colon. The rest may be malformed: the adapter reports it without showing a password."""
     return url.partition(":")[0].lower()
 
 
@@ -121,4 +121,4 @@ def _sqlite_path(url: str, known: str) -> str:
     path = unquote(parts.path)[1:]
     if parts.scheme == "sqlite" and not parts.netloc and path:
         return os.path.expanduser(path)
-    raise WiringError(f"No store is known for the URL {shown(url)!r}. Use {known}.")
+    raise WiringError(f"There is no store for the URL {shown(url)!r}. Use {known}.")

@@ -1,4 +1,4 @@
-"""In charge of clock, ids and waiting: the only place that may ask for them, so that a test can own them."""
+"""Clock, ids and waiting. No other module asks for them, so that a test can control them."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class World(Protocol):
-    """What the runtime asks of the world around it."""
+    """What the runtime needs from its environment."""
 
     def now(self) -> datetime:
         """The wall clock, in UTC. For records and people, never for ordering."""
@@ -32,7 +32,7 @@ class World(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Wait for `seconds`."""
         ...
 
     async def within(self, seconds: float, waiting: Awaitable[T]) -> T:
@@ -41,7 +41,7 @@ class World(Protocol):
 
 
 class RealWorld:
-    """The world as it is."""
+    """The real clock, ids and waiting."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -59,7 +59,7 @@ class RealWorld:
         await asyncio.sleep(seconds)
 
     async def within(self, seconds: float, waiting: Awaitable[T]) -> T:
-        # Not wait_for: before Python 3.12 it loses a cancellation that comes in the very turn `waiting` is done.
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which `waiting` is done.
         async with asyncio.timeout(seconds):
             return await waiting
 

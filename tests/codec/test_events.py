@@ -119,12 +119,12 @@ def test_the_word_null_in_a_text_is_nothing_special() -> None:
 
 
 def test_an_id_that_cannot_be_a_tag_is_never_written() -> None:
-    with pytest.raises(InvalidMessage, match="order_id names a thing and must not be empty"):
+    with pytest.raises(InvalidMessage, match="order_id is an id and must not be empty"):
         CODEC.encode(Priced("", 1), "c", 0)
 
 
 def test_what_no_module_lists_is_no_event() -> None:
-    with pytest.raises(TypeError, match="'x' is no event that a module lists"):
+    with pytest.raises(TypeError, match="'x' is not an event that a module lists"):
         CODEC.encode("x", "c", 0)
 
 

@@ -142,7 +142,7 @@ async def test_a_repeat_gets_its_receipt_although_its_preparation_fails_now() ->
 
 async def test_an_event_that_breaks_its_own_type_is_never_written() -> None:
     async with Services(MemoryWriteStore(), BOOKS, cached=0) as services:
-        with pytest.raises(InvalidMessage, match="'booked' does not keep to its own type"):
+        with pytest.raises(InvalidMessage, match="'booked' does not fit its own type"):
             await services.handle(Enter("a", "b", amount=-1), "1")
         assert (await services.handle(Enter("a", "b", amount=1), "2")).position == 1
 

@@ -43,8 +43,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     for name, value, why in (
         ("find_by", ["total"], "Ask by key"),
         ("order_by", ["total"], "Ask by key"),
-        ("partitions", 2, "nobody follows the log for it"),
-        ("parks", "partition", "nobody follows the log for it"),
-        ("freshness", 1.0, "nobody follows the log for it"),
+        ("partitions", 2, "it has no follower"),
+        ("parks", "partition", "it has no follower"),
+        ("freshness", 1.0, "it has no follower"),
     )
 }

@@ -180,7 +180,7 @@ def test_a_decision_may_rest_on_nothing() -> None:
 
 
 def test_an_id_that_cannot_be_a_tag_is_an_invalid_message() -> None:
-    with pytest.raises(InvalidMessage, match="order_id names a thing and must not be empty") as refused:
+    with pytest.raises(InvalidMessage, match="order_id is an id and must not be empty") as refused:
         read(place_order, *MODELS).boundary(PlaceOrder("", "ann", 1))
     assert refused.value.field == "order_id"
 
@@ -197,7 +197,7 @@ def forget(command: PlaceOrder, forgetful: Forgetful) -> None:
 def test_a_fold_that_forgets_to_return_a_state_says_so() -> None:
     (fold,) = read(forget, DecisionModel(Forgetful, by=OrderId)).boundary(PlaceOrder("o1", "a", 1)).folds
     with pytest.raises(
-        WiringError, match=r"DecisionModel\(Forgetful\): evolve returned None for OrderPlaced; return a"
+        WiringError, match=r"DecisionModel\(Forgetful\): evolve returned None for OrderPlaced. Return a"
     ):
         fold.model.evolve(Forgetful(), OrderPlaced("o1", "a", 1), recorded("x", 1))
 

@@ -95,7 +95,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "two decisions for one command": (
         lambda: wire(models=MODELS, decisions=[place_order, bad.place_order_again]),
-        ["place_order and place_order_again both decide PlaceOrder", "remove one, or give it a command of its own"],
+        ["place_order and place_order_again both decide PlaceOrder", "remove one, or let it take another command"],
     ),
     "one decision listed twice": (
         lambda: wire(models=MODELS, decisions=[place_order, place_order]),
@@ -119,7 +119,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "an upcaster from no older version": (
         lambda: wire(events=[Event(OrderPlaced, version=2, upcasters={1: bad.step, 2: bad.step})]),
-        ["Event(OrderPlaced, version=2) has an upcaster from version 2", "Raise `version`, or drop the upcaster"],
+        ["Event(OrderPlaced, version=2) has an upcaster from version 2", "Raise `version`, or remove the upcaster"],
     ),
     "a version below one": (
         lambda: wire(events=[Event(OrderPlaced, version=0)]),
@@ -135,7 +135,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "an event that is no record": (
         lambda: wire(events=[bad.NoRecord]),
-        ["NoRecord is listed as event but is no record", "msgspec Struct or dataclass, frozen=True"],
+        ["NoRecord is listed as event but is not a record", "msgspec Struct or dataclass, frozen=True"],
     ),
     "a command that can be changed": (
         listing(bad.takes_mutable),
@@ -151,7 +151,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "two commands with one name": (
         lambda: wire(models=MODELS, decisions=[place_order, bad.same_name_elsewhere()]),
-        ["Two types share the command name 'place-order'", "rename one of them"],
+        ["Two types have the command name 'place-order'", "Rename one of them"],
     ),
     "a command with several ids for one model": (
         listing(bad.carries_several, DecisionModel(bad.OneStock, by=Sku)),
@@ -205,7 +205,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
         listing(bad.takes_unknown),
         ["takes_unknown: annotate every parameter", "without a hint: order"],
     ),
-    "an async decision": (listing(bad.is_async), ["is_async is async; a decision is pure", "`prepare` step"]),
+    "an async decision": (listing(bad.is_async), ["is_async is async, but a decision is pure", "`prepare` step"]),
     "a hint that is not there at run time": (
         listing(bad.hidden_hint),
         ["hidden_hint: the type hint 'OnlyForTheTypeChecker'", "Define it at module level", "TYPE_CHECKING"],
@@ -228,7 +228,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "a state without a default": (
         modelling(bad.NoDefault),
-        ["DecisionModel(NoDefault): NoDefault() fails", "'count'", "give every field a default"],
+        ["DecisionModel(NoDefault): NoDefault() fails", "'count'", "Give every field a default"],
     ),
     "a state that can be changed": (
         modelling(bad.MutableState),
@@ -245,11 +245,11 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "two projections with one name": (
         lambda: wire(projections=[SUMMARIES, SUMMARIES]),
-        ["BoundProjection 'order-summaries' is listed twice", "a name stands for one thing"],
+        ["BoundProjection 'order-summaries' is listed twice", "Give one of them another name"],
     ),
     "two policies with one name": (
         lambda: wire(policies=[Policy("p", bad.reacts), Policy("p", bad.reacts)]),
-        ["BoundPolicy 'p' is listed twice", "a name stands for one thing"],
+        ["BoundPolicy 'p' is listed twice", "Give one of them another name"],
     ),
     "a projection and a policy with one name": (
         lambda: wire(projections=[SUMMARIES], policies=[Policy("order-summaries", bad.reacts)]),
@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
         projecting(summarise, key="order_id"),
         ["Projection('p', summarise): `key` takes a tag type or a function"],
     ),
-    "an async fold": (projecting(bad.async_fold), ["Projection('p', async_fold): the fold is async; a fold is pure"]),
+    "an async fold": (projecting(bad.async_fold), ["async_fold): the fold is async, but a fold is pure"]),
     "a fold of one parameter": (
         projecting(bad.one_parameter),
         ["one_parameter", "annotate the fold", "row: Row | None"],

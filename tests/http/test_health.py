@@ -219,7 +219,7 @@ async def test_a_full_disk_makes_the_command_side_not_ready_until_there_is_room(
             assert (report.command_side, report.query_side) == ("not_ready", "ready")
             assert codes(report) == ["write-store-refuses"]
             assert "full" in report.problems[0].message
-            disk.mend()
+            disk.repair()
             report = await everywhere(app, http)
             assert report.level == "ready", "found by a small write, without any command"
             assert (await app.send(Count(["a"]))).position == 2
@@ -243,7 +243,7 @@ async def test_a_full_disk_is_found_within_seconds_where_no_command_comes(
             async with asyncio.timeout(15):
                 await until(refused, "found")
             assert (await http.get("/health/ready?side=query")).status_code == 200
-            disk.mend()
+            disk.repair()
 
 
 async def test_a_head_row_held_locked_makes_the_command_side_not_ready(postgres: Postgres) -> None:

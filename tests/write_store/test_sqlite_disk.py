@@ -92,7 +92,7 @@ async def test_no_room_to_write_the_log_back_stops_nothing(tmp_path: Path) -> No
             await append_watched(store, disk, [command(start + i, size=400) for i in range(512)])
         assert store.problem is None
         assert disk.done["write", "main"] == before, "the main file was written to: the disk was not full"
-        disk.mend()
+        disk.repair()
         await store.append([command(99_999)])
         assert disk.done["write", "main"] > before + 1_000
         await store.close()
@@ -110,7 +110,7 @@ async def test_a_full_disk_refuses_appends_and_nothing_else_and_recovers(tmp_pat
             assert isinstance(caught.value.__cause__, apsw.FullError)
             assert store.problem is None
             assert await positions_and_ids(store) == [(1, "command-1.0")], "a part of a refused batch is there"
-            disk.mend()
+            disk.repair()
         outcomes = await store.append([command(2), command(100), command(101)])
         assert outcomes == [Appended(2, 1), Appended(3, 1), Appended(4, 1)]
         await store.close()
@@ -125,7 +125,7 @@ async def test_a_type_first_seen_in_a_refused_batch_is_stored_with_the_next(tmp_
         disk.fail("write", apsw.SQLITE_FULL)
         with pytest.raises(Unavailable):
             await store.append([command(1)])
-        disk.mend()
+        disk.repair()
         assert await store.append([command(1)]) == [Appended(1, 1)]
         assert await positions_and_ids(store) == [(1, "command-1.0")]
         await store.close()

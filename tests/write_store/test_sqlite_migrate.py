@@ -224,7 +224,7 @@ async def test_a_disk_that_fails_in_the_middle_of_a_step_leaves_the_older_versio
                 break
             except Unavailable:
                 failed += 1
-                disk.mend()
+                disk.repair()
                 assert version_of(path) == NEWEST
         await store.close()
     assert failed > 1

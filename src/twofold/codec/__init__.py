@@ -1,4 +1,4 @@
-"""The only place that knows bytes: stored name ↔ type, versions, upcasters, JSON, JSON Schema."""
+"""Messages as bytes: stored names, versions, upcasters, JSON, JSON Schema. No other package knows bytes."""
 
 from twofold.codec.event_codec import EventCodec
 from twofold.codec.message_codec import MessageCodec

@@ -1,4 +1,4 @@
-"""In charge of the bytes we write: JSON, the same for equal values."""
+"""Canonical JSON: the same bytes for equal values."""
 
 from typing import Any
 
@@ -12,5 +12,5 @@ def encode(value: Any) -> bytes:
     try:
         return _encode(value)
     except TypeError:
-        # Keys that are no text (dict[int, str]) can be put in order only as the text that JSON makes of them.
+        # Keys that are not text (dict[int, str]) can be sorted only in the form they have in JSON.
         return _encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))

@@ -1,4 +1,4 @@
-"""In charge of events as bytes: encoding new ones, decoding stored ones of any version."""
+"""Events as bytes: encoding new ones, decoding stored ones of any version."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +19,7 @@ class EventCodec:
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = {event.name: event for event in events}
         for event in self._events.values():
-            refuse_what_json_has_not(event.type)
+            refuse_types_without_json(event.type)
         self._stored = {e.type: (e.name, e.version, TagReader(e.type)) for e in self._events.values()}
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
 
@@ -28,20 +28,20 @@ class EventCodec:
         return self.written(event, command_id, index)[0]
 
     def written(self, event: object, command_id: str, index: int) -> tuple[NewEvent, Any]:
-        """The stored form of the `index`-th event of a command, and the event as everyone will read it.
+        """The stored form of the `index`-th event of a command, and the event as it will be read.
 
-        InvalidMessage where an id in it cannot be a tag, or where it could not be read back; TypeError for what is no
-        event.
+        InvalidMessage where an id in it cannot be a tag, or where it could not be read back. TypeError where it is not
+        an event.
         """
         stored = self._stored.get(type(event))
         if stored is None:
             raise TypeError(
-                f"{event!r} is no event that a module lists. A decision returns listed events, a list, or None."
+                f"{event!r} is not an event that a module lists. A decision returns listed events, a list, or None."
             )
         name, version, reader = stored
         payload = encode(event)
         new = NewEvent(f"{command_id}.{index}", name, version, reader.tags(event), payload)
-        # The log keeps what it has for ever, and one event that cannot be read stops all who read it.
+        # The log never changes, and one event that cannot be decoded stops all its readers.
         try:
             return new, (self._decoders.get((name, version)) or self._find_decoder(name, version))(payload)
         except msgspec.ValidationError as error:
@@ -51,7 +51,7 @@ class EventCodec:
                     f"'{name}' holds a number that is not finite, and JSON has none ({error})."
                 ) from error
             raise InvalidMessage(
-                f"'{name}' does not keep to its own type and could not be read again ({error}). Decide one that does."
+                f"'{name}' does not fit its own type and could not be read back ({error}). Decide an event that fits."
             ) from error
 
     def decode(self, recorded: RecordedEvent) -> Any:
@@ -93,7 +93,7 @@ class EventCodec:
         return upcast
 
 
-def refuse_what_json_has_not(message: type) -> None:
+def refuse_types_without_json(message: type) -> None:
     """WiringError where a field, however deep, is of a class that cannot be written as JSON and read back."""
     todo = [inspect.type_info(message)]
     seen: set[int] = set()

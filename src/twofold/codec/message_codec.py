@@ -1,4 +1,4 @@
-"""In charge of commands, queries and rows as bytes, and of their JSON Schema."""
+"""Commands, queries and rows as bytes, and their JSON Schema."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class MessageCodec:
         return encode(message)
 
     def request_hash(self, name: str, message: object) -> bytes:
-        """What tells one request from another under one command id: 16 bytes over name and content."""
+        """A hash of name and content, 16 bytes: different requests under one command id have different hashes."""
         return hashlib.blake2b(encode(message), digest_size=16, key=name.encode()[:64]).digest()
 
     def decode(self, kind: type, payload: bytes) -> Any:

@@ -1,1 +1,1 @@
-"""The pure heart: messages, tags, decisions and projections. No I/O, no clock, no chance."""
+"""The pure part: messages, tags, decisions and projections. No I/O, no clock, no randomness."""

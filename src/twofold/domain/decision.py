@@ -1,4 +1,4 @@
-"""In charge of decisions: reading the consistency boundary off a signature, folding models, deciding."""
+"""Decisions: their consistency boundary, read from the signature, the fold of models, and the decision."""
 
 import inspect
 import uuid
@@ -25,9 +25,9 @@ _IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
 
 
 class Context:
-    """What a decision may know besides the past: the time, the actor, and new ids.
+    """What a decision may use besides models: the time, the actor, and new ids.
 
-    Ids derive from the command id, so a decision that is made again makes the same ones. `time` is in UTC.
+    Ids derive from the command id, so a repeated decision makes the same ids. `time` is in UTC.
     """
 
     __slots__ = ("_made", "actor", "command_id", "time")
@@ -39,7 +39,7 @@ class Context:
         self._made = 0
 
     def new_id(self) -> str:
-        """A new UUID as text; the n-th one of a command is always the same."""
+        """A new UUID as text. The n-th one of a command is always the same."""
         self._made += 1
         return str(uuid.uuid5(_IDS, f"{self.command_id}/{self._made}"))
 
@@ -47,9 +47,9 @@ class Context:
 class DecisionModel:
     """Lists a state that is folded from events in order to decide.
 
-    `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` names the
-    tag whose value picks the thing (`by=OrderId`); a list of tags means events that carry all of them; without `by` the
-    model is folded from every event of its types.
+    `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` is the tag
+    type of the thing it is about (`by=OrderId`). With a list of tag types it is folded from events that carry all of
+    these tags; without `by`, from every event of its types.
     """
 
     def __init__(self, state: type, *, by: object = None) -> None:
@@ -68,24 +68,24 @@ class BoundModel:
         if evolve is None:
             raise WiringError(f"{self.name}: {self.state.__name__} has no `evolve`. Add `def evolve(self, event: …)`.")
         self.events, self._takes_recorded = _evolve_hints(evolve, self.state)
-        self._born_with = _birth_fields(self.state, self.kinds)
+        self._id_fields = _fields_for_ids(self.state, self.kinds)
         self.types = tuple(self._stored_name(event, names, readers) for event in self.events)
         self._evolve = evolve
         self._check_state()
 
     def initial(self, tags: tuple[str, ...]) -> Any:
-        """The state before the first event, born with the ids it has fields for."""
-        if not self._born_with:
+        """The state before the first event, with the ids it has fields for."""
+        if not self._id_fields:
             return self.state()
         values = {kind: tag.partition(":")[2] for kind, tag in zip(self.kinds, tags, strict=True)}
-        return self.state(**{name: read(values[kind]) for name, (kind, read) in self._born_with.items()})
+        return self.state(**{name: read(values[kind]) for name, (kind, read) in self._id_fields.items()})
 
     def evolve(self, state: Any, event: object, recorded: RecordedEvent) -> Any:
         """The state after one more event."""
         after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
         if after is None:
             raise WiringError(
-                f"{self.name}: evolve returned None for {type(event).__name__}; return a state in every case."
+                f"{self.name}: evolve returned None for {type(event).__name__}. Return a state in every case."
             )
         return after
 
@@ -104,14 +104,14 @@ class BoundModel:
 
     def _check_state(self) -> None:
         try:
-            inspect.signature(self.state).bind(**self._born_with)
+            inspect.signature(self.state).bind(**self._id_fields)
         except TypeError as error:
             raise WiringError(
-                f"{self.name}: {self.state.__name__}() fails ({error}); give every field a default."
+                f"{self.name}: {self.state.__name__}() fails ({error}). Give every field a default."
             ) from error
         if is_record(self.state) and not is_frozen(self.state):
             raise WiringError(
-                f"{self.name}: {self.state.__name__} can be changed after it is made, but its folds are kept and "
+                f"{self.name}: {self.state.__name__} can be changed after it is made, but its folds are cached and "
                 "shared. Add frozen=True, and let `evolve` return a new state."
             )
 
@@ -129,25 +129,25 @@ class BoundModel:
 
 
 class Fold(NamedTuple):
-    """One decision model about one thing: the unit that is loaded, cached and checked."""
+    """One decision model of one thing: the unit that is loaded, cached and checked."""
 
     model: BoundModel
     tags: tuple[str, ...]
 
     @property
     def item(self) -> QueryItem:
-        """The events this fold rests on."""
+        """Selects the events of this fold."""
         return QueryItem(self.model.types, self.tags)
 
 
 class _ModelParameter(NamedTuple):
-    """One model parameter of a decision: its folds for a command, and how its argument is made of them."""
+    """One model parameter of a decision: its folds for a command, and how its argument is made from them."""
 
     name: str
     model: BoundModel
     many: bool
     key: Callable[[str], Any] = str
-    """For many: the text of a tag as the type of the dict's keys."""
+    """If `many`: turns the text of a tag into a key of the dict."""
 
     def folds(self, command: object, reader: TagReader) -> tuple[Fold, ...]:
         if self.many:
@@ -170,7 +170,7 @@ class Boundary(NamedTuple):
 
 
 class Decision:
-    """A decision function, read: which command it takes, which folds it needs, how to call it."""
+    """A decision function and its signature: the command it takes, the folds it needs, how to call it."""
 
     def __init__(
         self, function: Callable[..., Any], models: Mapping[type, BoundModel], names: Mapping[type, str]
@@ -178,7 +178,7 @@ class Decision:
         self.function = function
         self.name = getattr(function, "__qualname__", repr(function))
         if inspect.iscoroutinefunction(function):
-            raise WiringError(f"{self.name} is async; a decision is pure. Fetch what it needs in a `prepare` step.")
+            raise WiringError(f"{self.name} is async, but a decision is pure. Fetch what it needs in a `prepare` step.")
         hints = hints_of(function, self.name)
         annotated = frozenset(hints)
         returns = hints.pop("return", None)
@@ -206,7 +206,7 @@ class Decision:
         self._check_returns(returns, "return" in annotated, names)
 
     def boundary(self, command: object) -> Boundary:
-        """What must be known to decide `command`. InvalidMessage where one of its ids cannot be a tag."""
+        """The folds that are needed to decide `command`. InvalidMessage where one of its ids cannot be a tag."""
         by_parameter = tuple(parameter.folds(command, self._reader) for parameter in self.parameters)
         folds = tuple(dict.fromkeys(fold for folds in by_parameter for fold in folds))
         return Boundary(by_parameter, folds)
@@ -214,7 +214,7 @@ class Decision:
     def decide(
         self, command: object, boundary: Boundary, states: Mapping[Fold, Any], context: Context
     ) -> tuple[object, ...]:
-        """The events that follow from `command`, none if nothing changes. Rejected if a rule forbids it."""
+        """The events of `command`, none if nothing changes. Rejected if a rule forbids it."""
         arguments: dict[str, Any] = {} if self._context is None else {self._context: context}
         for parameter, folds in zip(self.parameters, boundary.by_parameter, strict=True):
             if parameter.many:
@@ -235,7 +235,7 @@ class Decision:
             model = self._model(name, state, models)
             if tag is None or model.kinds != (tag.kind,):
                 raise WiringError(
-                    f"{self.name}: parameter '{name}' is a dict of {state.__name__}; its key must be the tag type the "
+                    f"{self.name}: parameter '{name}' is a dict of {state.__name__}. Its key must be the tag type the "
                     f"model is folded by ({', '.join(model.kinds) or 'it has none'})."
                 )
             self._need_tags(model)
@@ -306,13 +306,13 @@ def returned_events(hint: object) -> tuple[Any, ...]:
 
 
 def _kinds(state: type, by: object) -> tuple[str, ...]:
-    wanted: Iterable[object] = cast("list[object]", by) if isinstance(by, list | tuple) else () if by is None else (by,)
+    types: Iterable[object] = cast("list[object]", by) if isinstance(by, list | tuple) else () if by is None else (by,)
     kinds: list[str] = []
-    for each in wanted:
-        tag = tag_of(each)
+    for tag_type in types:
+        tag = tag_of(tag_type)
         if tag is None:
             raise WiringError(
-                f"DecisionModel({state.__name__}, by={each!r}): `by` takes a tag type such as OrderId = "
+                f"DecisionModel({state.__name__}, by={tag_type!r}): `by` takes a tag type such as OrderId = "
                 'Annotated[str, Tag("order")].'
             )
         kinds.append(tag.kind)
@@ -333,11 +333,11 @@ def _evolve_hints(evolve: Callable[..., Any], state: type) -> tuple[tuple[type, 
     return union_members(hints[names[0]]), len(names) == 2
 
 
-def _birth_fields(state: type, kinds: tuple[str, ...]) -> dict[str, tuple[str, Callable[[str], Any]]]:
-    """The fields a state is born with: for each the kind of tag, and how its text becomes the field's value."""
-    found: dict[str, tuple[str, Callable[[str], Any]]] = {}
+def _fields_for_ids(state: type, kinds: tuple[str, ...]) -> dict[str, tuple[str, Callable[[str], Any]]]:
+    """The fields of a state for its ids: the kind of tag of each, and the function from the tag's text to the value."""
+    fields: dict[str, tuple[str, Callable[[str], Any]]] = {}
     for name, hint in hints_of(state, state.__name__).items():
         tag = tag_of(hint)
         if tag is not None and tag.kind in kinds:
-            found[name] = tag.kind, id_reader(hint)
-    return found
+            fields[name] = tag.kind, id_reader(hint)
+    return fields

@@ -1,4 +1,4 @@
-"""In charge of event queries: which events a reader or a rule means. The words are those of the DCB specification."""
+"""Event queries: they select the events of a reader or a rule. The terms are those of the DCB specification."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ class QueryItem(msgspec.Struct, frozen=True, gc=False):
     tags: tuple[str, ...] = ()
 
     def matches(self, type: str, tags: frozenset[str]) -> bool:
-        """Whether an event of this stored type with these tags is meant."""
+        """Whether an event of this stored type with these tags is selected."""
         return (not self.types or type in self.types) and tags.issuperset(self.tags)
 
 
@@ -22,7 +22,7 @@ class EventQuery(msgspec.Struct, frozen=True, gc=False):
     items: tuple[QueryItem, ...] = ()
 
     def matches(self, type: str, tags: frozenset[str]) -> bool:
-        """Whether an event of this stored type with these tags is meant."""
+        """Whether an event of this stored type with these tags is selected."""
         return any(item.matches(type, tags) for item in self.items)
 
 
@@ -31,7 +31,7 @@ NO_EVENTS = EventQuery()
 
 
 class AppendCondition(msgspec.Struct, frozen=True, gc=False):
-    """Refuse if any event matches `query` after `after`: what a decision has not seen must not have happened."""
+    """Refuse an append if any event after `after` matches `query`: no event may be missed by a decision."""
 
     query: EventQuery
     after: Position = 0

@@ -1,4 +1,4 @@
-"""In charge of the shape of events: as a decision makes them, and as the log keeps them."""
+"""The shape of events: as a decision makes them, and as the log stores them."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -10,14 +10,14 @@ Position = int
 """Place of an event in the log: 1, 2, 3, … without gap or re-use. 0 is before the first."""
 
 Type = type[Any]
-"""Any class (spelt apart where a parameter or attribute is called `type`)."""
+"""Any class (a second name, for where a parameter or attribute is called `type`)."""
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the stored fields of one version of an event to those of the next version."""
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """What is known of every event from the first one on. `time` is microseconds since 1970 in UTC."""
+    """What is stored about every event. `time` is microseconds since 1970 in UTC."""
 
     time: int
     command_id: str
@@ -27,7 +27,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
-    """An encoded event on its way into the log; the position is given by the log."""
+    """An encoded event to be appended. The log gives it its position."""
 
     id: str
     type: str
@@ -37,7 +37,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """What the log keeps around an event besides what is needed to fold it."""
+    """What the log stores about an event besides what a fold needs."""
 
     id: str
     tags: tuple[str, ...]
@@ -48,10 +48,10 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 
 class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """An event as the log keeps it. `payload` is the JSON written at the time, in the shape of `version`.
+    """An event as the log stores it. `payload` is its JSON, in the shape of `version`.
 
-    `wrapped` is its envelope, or the JSON of it: folding a long past needs the envelope rarely, and reading it for
-    every event would take half of the time.
+    `wrapped` is its envelope, or the JSON of the envelope: a fold rarely needs it, and decoding it for every event
+    would take half of the time.
     """
 
     position: Position
@@ -66,40 +66,40 @@ class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
         wrapped = self.wrapped
         if not isinstance(wrapped, Envelope):
             wrapped = _decode_envelope(wrapped)
-            # Frozen for everyone else; unwrapping changes nothing anyone can see.
+            # The event stays the same for every reader: only the form of the envelope changes.
             msgspec.structs.force_setattr(self, "wrapped", wrapped)
         return wrapped
 
     @property
     def id(self) -> str:
-        """Unique in the log: the command's id and the number of the event in it."""
+        """Unique in the log: the command's id and the index of the event in the command."""
         return self.envelope.id
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags it is found by, sorted."""
+        """The tags by which it is indexed, sorted."""
         return self.envelope.tags
 
     @property
     def metadata(self) -> Metadata:
-        """Time, actor, and the commands it follows from."""
+        """Time, actor, and the commands that caused it."""
         return self.envelope.metadata
 
     @property
     def time(self) -> datetime:
-        """When its command was decided, in UTC."""
+        """The time at which its command was decided, in UTC."""
         return datetime.fromtimestamp(self.metadata.time / 1_000_000, UTC)
 
     @property
     def actor(self) -> str | None:
-        """Who sent the command, where known."""
+        """The sender of the command, where known."""
         return self.metadata.actor
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RecordedEvent) and self._all() == other._all()
 
     def __ne__(self, other: object) -> bool:
-        # Struct has one of its own, which would compare identities.
+        # The one that Struct defines would compare identities.
         return not self == other
 
     def __hash__(self) -> int:
@@ -113,11 +113,11 @@ class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class Event:
-    """Lists an event type in a module together with how it is stored.
+    """Lists an event type in a module, with how it is stored.
 
-    `name` is what the log stores (the class name in kebab-case unless given; it never follows the class path),
-    `version` the version of the present shape, and `upcasters` maps each older version to a pure function from its
-    fields to those of the next version.
+    `name` is what the log stores: the class name in kebab-case unless given, never the class path. `version` is the
+    version of the present shape. `upcasters` has, for each older version, a pure function from its fields to those of
+    the next version.
     """
 
     __slots__ = ("name", "type", "upcasters", "version")

@@ -1,4 +1,4 @@
-"""In charge of modules: what belongs together, and whether it is wired right."""
+"""Modules: what belongs together, and the checks of the wiring."""
 
 import inspect
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -16,12 +16,12 @@ Bound = TypeVar("Bound", BoundProjection, BoundPolicy)
 
 
 class Module:
-    """The table of contents of one bounded part of a domain. Every list holds plain types and functions.
+    """The table of contents of one bounded part of a domain. Every list has plain types and functions.
 
-    `events` event types (or `Event(…)` for a stored name, version or upcasters) · `models` decision models ·
-    `decisions` pure functions from a command and models to events · `projections` · `queries` async functions from a
-    query and views to an answer · `policies` what reacts to events · `prepare` async functions from a command to the
-    same command, completed with facts from outside before it is decided.
+    `events`: event types, or `Event(…)` for a stored name, version or upcasters. `models`: decision models.
+    `decisions`: pure functions from a command and models to events. `projections`. `queries`: async functions from a
+    query and views to an answer. `policies`: reactions to events. `prepare`: async functions from a command to the same
+    command, completed with external data before it is decided.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Module:
         prepare: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self.name = name
-        self.events = tuple(each if isinstance(each, Event) else Event(each) for each in events)
+        self.events = tuple(event if isinstance(event, Event) else Event(event) for event in events)
         self.models = tuple(models)
         self.decisions = tuple(decisions)
         self.projections = tuple(projections)
@@ -47,7 +47,7 @@ class Module:
 
 
 class Wiring:
-    """All modules of an app put together and checked. WiringError, with the cure, where they do not fit."""
+    """All modules of an app, put together and checked. WiringError, with the cure, where they do not fit."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
         self.modules = tuple(modules)
@@ -72,7 +72,7 @@ class Wiring:
             p.bind(self.names) for module in self.modules for p in module.policies
         )
         for name in self.projections.keys() & self.policies.keys():
-            raise WiringError(f"'{name}' names both a projection and a policy; give one of them another name.")
+            raise WiringError(f"'{name}' names both a projection and a policy. Give one of them another name.")
 
     def _add_event(self, event: Event) -> None:
         check_message(event.type, "event")
@@ -80,13 +80,13 @@ class Wiring:
             if other.type is event.type:
                 raise WiringError(
                     f"{event.type.__qualname__} is listed twice as event, stored as '{other.name}' and as "
-                    f"'{event.name}'. Keep one of them: every module may read what one module lists."
+                    f"'{event.name}'. Keep one of them: every module may read the events that one module lists."
                 )
         known = self.events.setdefault(event.name, event)
         if known is not event:
             raise WiringError(
                 f"{known.type.__qualname__} and {event.type.__qualname__} are both stored as '{event.name}'. List one "
-                f"as Event({event.type.__name__}, name='…') with a name of its own."
+                f"as Event({event.type.__name__}, name='…') with another name."
             )
         if event.version < 1:
             raise WiringError(f"Event({event.type.__name__}, version={event.version}): versions count up from 1.")
@@ -94,7 +94,7 @@ class Wiring:
         if stray:
             raise WiringError(
                 f"Event({event.type.__name__}, version={event.version}) has an upcaster from version {stray[0]}, "
-                "which is not an older one. Raise `version`, or drop the upcaster."
+                "which is not an older version. Raise `version`, or remove the upcaster."
             )
         missing = [v for v in range(1, event.version) if v not in event.upcasters]
         if missing:
@@ -108,7 +108,7 @@ class Wiring:
         for model in (m for module in self.modules for m in module.models):
             if model.state in models:
                 raise WiringError(
-                    f"DecisionModel({model.state.__name__}) is listed twice; a state type stands for one model."
+                    f"DecisionModel({model.state.__name__}) is listed twice, but a state type stands for one model."
                 )
             models[model.state] = BoundModel(model, self.names, self.readers)
         return models
@@ -119,7 +119,7 @@ class Wiring:
         if known is not decision:
             raise WiringError(
                 f"{known.name} and {decision.name} both decide {decision.command.__name__}. A command has one "
-                "decision: remove one, or give it a command of its own."
+                "decision: remove one, or let it take another command."
             )
 
     def _add_prepare(self, command: type, function: Callable[..., Any]) -> None:
@@ -136,7 +136,7 @@ def check_message(message: Any, role: str) -> None:
     shown = getattr(message, "__qualname__", repr(message))
     if not is_record(message):
         raise WiringError(
-            f"{shown} is listed as {role} but is no record. Make it a msgspec Struct or dataclass, frozen=True."
+            f"{shown} is listed as {role} but is not a record. Make it a msgspec Struct or dataclass, frozen=True."
         )
     if not is_frozen(message):
         raise WiringError(f"{shown} is listed as {role} but can be changed after it is made. Add frozen=True.")
@@ -144,10 +144,10 @@ def check_message(message: Any, role: str) -> None:
 
 def _by_name(role: str, types: Iterable[type]) -> dict[str, type]:
     names: dict[str, type] = {}
-    for each in types:
-        name = kebab_case(each.__name__)
-        if names.setdefault(name, each) is not each:
-            raise WiringError(f"Two types share the {role} name '{name}'; rename one of them.")
+    for cls in types:
+        name = kebab_case(cls.__name__)
+        if names.setdefault(name, cls) is not cls:
+            raise WiringError(f"Two types have the {role} name '{name}'. Rename one of them.")
     return names
 
 
@@ -155,7 +155,7 @@ def _unique(bound: Iterable[Bound]) -> dict[str, Bound]:
     by_name: dict[str, Bound] = {}
     for one in bound:
         if by_name.setdefault(one.name, one) is not one:
-            raise WiringError(f"{type(one).__name__} '{one.name}' is listed twice; a name stands for one thing.")
+            raise WiringError(f"{type(one).__name__} '{one.name}' is listed twice. Give one of them another name.")
     return by_name
 
 

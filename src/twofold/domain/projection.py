@@ -1,4 +1,4 @@
-"""In charge of projections: folding events into rows of a read model, by key."""
+"""Projections: folds from events into the rows of a read model, by key."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,17 +24,17 @@ class Projection:
     """Lists a fold from events into the rows of one read model.
 
     `fold(row | None, event) -> row | None` is pure; None deletes the row. `key` is the tag type whose values in the
-    event are the keys of the rows it touches, or a pure function from the event to a key or a list of keys. A third
+    event are the keys of the rows it changes, or a pure function from the event to a key or a list of keys. A third
     parameter of the fold receives the key of the row; a parameter annotated RecordedEvent receives time, actor and
     position.
-    `find_by` lists the fields (or tuples of fields) queries filter by, `order_by` those they sort by. Raise `version`
-    when the fold changes: the read model is then built anew from the first event.
+    `find_by` lists the fields (or tuples of fields) that queries filter by, `order_by` those they sort by. Raise
+    `version` when the fold changes: the read model is then rebuilt from the first event.
 
-    `lifecycle` says when rows are made: "async" soon after the event, by followers; "inline" in the transaction of the
-    event itself, kept with the log and read by key; "live" when they are asked for, folded from the log, never kept.
-    `freshness` is the objective in seconds: whoever is further behind is reported. `partitions` is into how many shares
-    a new build is parted; each has a follower of its own, on any node. `parks` says what waits behind an event that
-    cannot be folded: its "key", or all keys of its "partition".
+    `lifecycle` says when rows are made. "async": soon after the event, by followers. "inline": in the transaction of
+    the event; the rows are stored with the log and read by key. "live": when they are read, folded from the log, never
+    stored. `freshness` is the objective in seconds: a follower that is further behind is reported. `partitions` is the
+    number of partitions of a new build; each has its own follower, on any node. `parks` says what waits behind an event
+    that cannot be folded: its "key", or all keys of its "partition".
     """
 
     def __init__(
@@ -81,34 +81,34 @@ class BoundProjection:
         self._key_function = None if self._key_kind else cast("Callable[[Any], Any]", projection.key)
         self.row, self.events = self._read_fold(projection)
         self.fold = _folding(projection.fold, self._extras, self.row)
-        """The row after one more event of a key, None where there is none any more, from (row, event, key, recorded);
-        an inline one takes no recorded event."""
+        """(row, event, key, recorded) → the row after one more event; None where it is deleted. `recorded` may be None
+        for an inline projection."""
         self._check_events(names)
         self.sole_key = self._sole_key()
-        """By event type the field that holds its one key, where there is one; `keys` says it of all."""
+        """By event type the field with its one key, for types that have just one. `keys` works for all types."""
         self.types = tuple(names[event] for event in self.events)
         self._check_fields()
         self._check_running()
 
     def events_of(self, key: str) -> EventQuery:
-        """Selects the events that can touch the row of a key, and as few others as the log can tell apart."""
+        """Selects the events that can change the row of a key, and as few others as possible."""
         tags = () if self._key_kind is None else (f"{self._key_kind}:{key}",)
         return EventQuery((QueryItem(self.types, tags),))
 
     def keys(self, event: object) -> tuple[str, ...]:
-        """The keys of the rows that `event` touches, each once."""
+        """The keys of the rows that `event` changes, each once."""
         if self._key_kind is not None:
             return self._readers[type(event)].values(event, self._key_kind)
         assert self._key_function is not None
-        found = self._key_function(event)
-        several = isinstance(found, list | tuple | set | frozenset)
-        many = cast("Iterable[object]", found) if several else () if found is None else (found,)
-        return tuple(dict.fromkeys(row_key(each, self.label) for each in many))
+        result = self._key_function(event)
+        several = isinstance(result, list | tuple | set | frozenset)
+        keys = cast("Iterable[object]", result) if several else () if result is None else (result,)
+        return tuple(dict.fromkeys(row_key(key, self.label) for key in keys))
 
     def _sole_key(self) -> dict[type, str]:
         kind = self._key_kind
-        found = {} if kind is None else {event: self._readers[event].sole(kind) for event in self.events}
-        return {event: name for event, name in found.items() if name is not None}
+        fields = {} if kind is None else {event: self._readers[event].sole(kind) for event in self.events}
+        return {event: name for event, name in fields.items() if name is not None}
 
     def _kind_of(self, key: object) -> str | None:
         tag = tag_of(key)
@@ -118,7 +118,7 @@ class BoundProjection:
 
     def _read_fold(self, projection: Projection) -> tuple[type, tuple[type, ...]]:
         if inspect.iscoroutinefunction(projection.fold):
-            raise WiringError(f"{self.label}: the fold is async; a fold is pure.")
+            raise WiringError(f"{self.label}: the fold is async, but a fold is pure. Write it without `async`.")
         hints = hints_of(projection.fold, self.label)
         names = list(inspect.signature(projection.fold).parameters)
         if len(names) < 2 or names[0] not in hints or names[1] not in hints:
@@ -134,7 +134,7 @@ class BoundProjection:
         return rows[0], union_members(hints[names[1]])
 
     def _extra(self, name: str, hint: object) -> Callable[[str], Any] | None:
-        """How one more parameter of the fold is made of the row's key; None where it is the recorded event."""
+        """The function from a row's key to one more argument of the fold; None where it is the recorded event."""
         if hint is RecordedEvent:
             return None
         tag = tag_of(hint)
@@ -167,10 +167,10 @@ class BoundProjection:
         if self.freshness is not None and not self.freshness > 0:
             raise WiringError(f"{self.label}: `freshness` is seconds above 0, not {self.freshness}.")
         if self.lifecycle != "async":
-            self._check_unfollowed(self.lifecycle)
+            self._check_options_of_followers(self.lifecycle)
 
-    def _check_unfollowed(self, lifecycle: str) -> None:
-        """What only a follower can do, or needs, is not to be declared where there is none."""
+    def _check_options_of_followers(self, lifecycle: str) -> None:
+        """Options that need a follower cannot be used without one."""
         for name, fields in (("find_by", self.find_by), ("order_by", self.order_by)):
             if fields:
                 raise WiringError(
@@ -184,8 +184,8 @@ class BoundProjection:
         ):
             if said != none:
                 raise WiringError(
-                    f"{self.label}: `{name}` of a projection that is {lifecycle}: nobody follows the log for it, so it "
-                    "is never behind. Leave it out, or make it lifecycle='async'."
+                    f"{self.label}: `{name}` of a projection that is {lifecycle}: it has no follower, so it is never "
+                    "behind. Leave it out, or make it lifecycle='async'."
                 )
         if lifecycle == "live" and self._key_kind is None:
             raise WiringError(
@@ -211,11 +211,11 @@ class BoundProjection:
 def _folding(
     fold: Callable[..., Any], extras: Sequence[Callable[[str], Any] | None], row: type
 ) -> Callable[[Any, object, str, RecordedEvent | None], Any]:
-    """A fold whose rows are as whoever reads them will find them: written and read once.
+    """A fold whose rows are encoded and decoded once, so that they are as every later reader gets them.
 
-    Else the next fold would see another row while it is remembered than after it was stored (5 where the type says
-    float, and 5.0), and a row that does not fit its type would be stored and never read again: that raises here, for
-    the very event that made it.
+    If not, the next fold could see another row in a cache than after it was stored (5 instead of 5.0 in a float field),
+    and a row that does not fit its type would be stored and could not be read again. Here it raises for the event that
+    made it.
     """
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder[Any](row).decode
 
@@ -231,7 +231,7 @@ def _folding(
 
 
 def row_key(value: object, label: str) -> str:
-    """A key as text. ValueError where it is empty, too long or no single value: such a row could not be found again."""
+    """A key as text. ValueError where it is empty, too long or not a single value."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, Iterable) and not isinstance(value, str):

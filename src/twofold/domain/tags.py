@@ -30,10 +30,10 @@ _NO_ID = (bytes, bytearray, list, tuple, set, frozenset, Mapping)
 
 
 class Tag:
-    """Marks a field type as naming one thing that rules are about: `OrderId = Annotated[str, Tag("order")]`.
+    """Marks a field type as the id of a thing that rules are about: `OrderId = Annotated[str, Tag("order")]`.
 
     A message with a field of that type carries the tag `order:<value>`. `kind` is lower case words joined by hyphens,
-    so the first colon of a stored tag always separates kind from value.
+    so the first colon of a stored tag separates kind from value.
     """
 
     __slots__ = ("kind",)
@@ -62,7 +62,7 @@ class TagField(NamedTuple):
     optional: bool
     read: Callable[[Any], Iterable[object]]
     again: type | None = None
-    """Not a tag, but the place where this record type contains itself once more."""
+    """Set where this is not a tag but the place where this record type contains itself."""
 
 
 class TagReader:
@@ -72,7 +72,7 @@ class TagReader:
         record = RecordHint(message, {})
         self.fields = tuple(_fields_of(record, "", (record,)))
         self.kinds = frozenset(field.kind for field in self.fields)
-        # Most messages name each thing once, in a field of their own: those are read without looking around.
+        # Most messages have each id once, in a plain field. These are read directly.
         self._sole = {f.kind: f.path for f in self.fields if self.is_single(f.kind) and _is_plain(f)}
         self._all_sole = len(self._sole) == len(self.fields)
 
@@ -81,8 +81,8 @@ class TagReader:
         if self._all_sole:
             sole = self._sole.items()
             return tuple(sorted([f"{kind}:{tag_value(getattr(message, name), name)}" for kind, name in sole]))
-        found = {f"{f.kind}:{tag_value(value, f.path)}" for f in self.fields for value in f.read(message)}
-        return tuple(sorted(found))
+        tags = {f"{f.kind}:{tag_value(value, f.path)}" for f in self.fields for value in f.read(message)}
+        return tuple(sorted(tags))
 
     def values(self, message: object, kind: str) -> tuple[str, ...]:
         """The values of one kind of tag in `message`, in order of appearance, each once."""
@@ -94,7 +94,7 @@ class TagReader:
         )
 
     def sole(self, kind: str) -> str | None:
-        """The name of the one field of this kind, where it is a plain one of the message itself; None elsewhere."""
+        """The name of the one field of this kind, where it is a plain field of the message itself; else None."""
         return self._sole.get(kind)
 
     def is_single(self, kind: str) -> bool:
@@ -130,11 +130,11 @@ def tag_value(value: object, path: str) -> str:
         value = value.value
     text = value if type(value) is str else str(value)
     if not text:
-        raise InvalidMessage(f"{path} names a thing and must not be empty.", field=path)
+        raise InvalidMessage(f"{path} is an id and must not be empty.", field=path)
     if len(text) > MAX_TAG_VALUE:
         raise InvalidMessage(f"{path} may have at most {MAX_TAG_VALUE} characters.", field=path)
     if not text.isprintable():
-        raise InvalidMessage(f"{path} names a thing and must not contain control characters.", field=path)
+        raise InvalidMessage(f"{path} is an id and must not contain control characters.", field=path)
     return text
 
 
@@ -260,11 +260,11 @@ def _through(reach: Callable[[Any], Any], read: _Read) -> _Read:
 
 
 def _through_items(read: _Read) -> _Read:
-    return lambda value: (found for item in value for found in read(item))
+    return lambda value: (part for item in value for part in read(item))
 
 
 def _through_values(read: _Read) -> _Read:
-    return lambda value: (found for item in value.values() for found in read(item))
+    return lambda value: (part for item in value.values() for part in read(item))
 
 
 def _when(guard: Callable[[Any], bool], read: _Read) -> _Read:

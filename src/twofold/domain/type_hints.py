@@ -1,4 +1,4 @@
-"""Type hints, read: what a hint is made of, whichever way it is spelt. All that looks into hints starts here.
+"""Reading type hints: what a hint consists of, in whichever syntax it is written. Every walk over hints uses this.
 
 `read_hint` takes one layer off a hint. Aliases (`type X = …`), NewType, Required and NotRequired are not layers: they
 are looked through.
@@ -127,16 +127,16 @@ def bare_types(hint: object) -> tuple[Any, ...]:
 
 def without_alias(hint: object) -> Any:
     """The type behind a `type X = ...` alias (PEP 695), a NewType, Required or NotRequired, where there is one."""
-    found: Any = hint
+    inner: Any = hint
     while True:
-        if type(found).__name__ == "TypeAliasType":
-            found = found.__value__
-        elif isinstance(found, typing.NewType):
-            found = found.__supertype__
-        elif get_origin(found) in (typing.Required, typing.NotRequired):
-            (found,) = get_args(found)
+        if type(inner).__name__ == "TypeAliasType":
+            inner = inner.__value__
+        elif isinstance(inner, typing.NewType):
+            inner = inner.__supertype__
+        elif get_origin(inner) in (typing.Required, typing.NotRequired):
+            (inner,) = get_args(inner)
         else:
-            return found
+            return inner
 
 
 def hints_of(thing: Any, owner: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""For tests: given/when/then, a world whose time a test owns, and the contracts that prove a store.
+"""For tests: given/when/then, a world whose clock a test controls, and the contracts that prove a store.
 
-The contracts need pytest and hypothesis, so they are imported from modules of their own:
+The contracts need pytest and hypothesis, so they are in separate modules:
 `twofold.testing.write_store_contract` and `twofold.testing.read_store_contract`.
 """
 

@@ -1,6 +1,6 @@
-"""In charge of a disk that fails on command: an SQLite VFS that counts, refuses, and forgets what was not synced.
+"""A disk that fails on request: an SQLite VFS that counts, refuses, and loses what was not synced.
 
-It stands over the real file system, so what runs on it is the real thing. Open a store with `vfs=disk.name`.
+It works on the real file system, so the store that runs on it is the real one. Open a store with `vfs=disk.name`.
 """
 
 import itertools
@@ -17,13 +17,13 @@ Operation = Literal["write", "sync", "truncate", "delete"]
 Part = Literal["main", "wal", "other"]
 
 SECTOR = 512
-"""Bytes a disk writes whole or not at all."""
+"""Bytes that a disk writes completely or not at all."""
 
 _NUMBERS = itertools.count(1)
 
 
 class Fault(msgspec.Struct):
-    """Makes an operation fail with an SQLite result code, `times` times (None: until mended) after `skip` good ones."""
+    """Makes an operation fail with an SQLite code: `times` times (None: until `repair`), after `skip` good ones."""
 
     operation: Operation
     code: int
@@ -32,7 +32,7 @@ class Fault(msgspec.Struct):
     times: int | None = None
 
     def strikes(self, operation: Operation, part: Part) -> bool:
-        """Whether this operation on this part of the database fails now; asking counts."""
+        """Whether this operation on this part of the database fails now. Each call counts."""
         if operation != self.operation or self.part not in (None, part) or self.times == 0:
             return False
         if self.skip:
@@ -44,7 +44,7 @@ class Fault(msgspec.Struct):
 
 
 class _Image:
-    """What of one file is on the disk for certain, and what was written since and may be lost."""
+    """The synced content of one file, and what was written since and may be lost."""
 
     def __init__(self, path: str) -> None:
         self.certain = Path(path).read_bytes() if os.path.exists(path) else b""
@@ -95,7 +95,7 @@ class FaultyDisk(apsw.VFS):
         self.faults.append(fault)
         return fault
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """No operation fails any more."""
         self.faults.clear()
 

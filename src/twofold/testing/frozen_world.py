@@ -1,4 +1,4 @@
-"""In charge of a world that a test owns: time passes when the test says so, ids follow from a seed."""
+"""A world that a test controls: time passes when the test says so, and ids follow from a seed."""
 
 import asyncio
 import heapq
@@ -16,7 +16,7 @@ _TURNS = 32
 
 
 class FrozenWorld:
-    """A `twofold.world.World` in which nothing happens by itself. The same seed gives the same ids."""
+    """A `twofold.world.World` whose clock a test moves. The same seed gives the same ids."""
 
     def __init__(self, start: datetime = datetime(2000, 1, 1, tzinfo=UTC), *, seed: int = 0) -> None:
         self._start = start
@@ -60,9 +60,9 @@ class FrozenWorld:
                 await asyncio.wait([task])
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass: whoever sleeps until then is woken, in order, each at its own moment.
+        """Let `seconds` pass. Tasks that sleep until then are woken, in order, each at its own moment.
 
-        Woken tasks run until they wait again; if they sleep anew within these seconds they are woken again.
+        Woken tasks run until they wait again. If they sleep again within these seconds, they are woken again.
         """
         until = self._passed + seconds
         await self.settle()

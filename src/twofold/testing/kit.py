@@ -1,4 +1,4 @@
-"""In charge of given/when/then: decisions and projections tested as the pure functions they are, without any store."""
+"""Given/when/then: tests of decisions and projections as pure functions, without a store."""
 
 import difflib
 import inspect
@@ -21,7 +21,7 @@ from twofold.world import microseconds
 C = TypeVar("C")
 
 NOON = datetime(2000, 1, 1, 12, tzinfo=UTC)
-"""When everything happens in a test that does not say `at`."""
+"""The time of everything in a test that does not call `at`."""
 
 _COMMAND_ID = "the-command"
 
@@ -31,9 +31,9 @@ def spec(function: Projection) -> "ProjectionSpec": ...
 @overload
 def spec(function: Callable[Concatenate[C, ...], object], *models: DecisionModel) -> "DecisionSpec[C]": ...
 def spec(function: Any, *models: DecisionModel) -> "ProjectionSpec | DecisionSpec[Any]":
-    """What a test says about one decision (`spec(place_order, *orders.models)`) or one projection.
+    """The specification of one decision (`spec(place_order, *orders.models)`) or one projection.
 
-    Event types are read off the hints. WiringError where function and models do not fit, as at the start of an app.
+    Event types are read from the hints. WiringError where function and models do not fit, as at the start of an app.
     """
     if isinstance(function, Projection):
         wiring = _wired(events=_hint_of_parameter(function.fold, 1), projections=[function])
@@ -46,7 +46,7 @@ def spec(function: Any, *models: DecisionModel) -> "ProjectionSpec | DecisionSpe
 
 
 class _Past(msgspec.Struct, frozen=True):
-    """Events with the time and the actor of each; what a test has said so far."""
+    """The events a test has given so far, with the time and the actor of each."""
 
     events: tuple[tuple[object, datetime, str | None], ...] = ()
     time: datetime = NOON
@@ -60,20 +60,20 @@ class _Past(msgspec.Struct, frozen=True):
         return self.but(events=self.events + more)
 
     def recorded(self, codec: EventCodec) -> list[tuple[Any, RecordedEvent]]:
-        """The events as a log would give them back: encoded, tagged, decoded."""
-        found: list[tuple[Any, RecordedEvent]] = []
+        """The events as a log returns them: encoded, tagged, decoded."""
+        past: list[tuple[Any, RecordedEvent]] = []
         for position, (event, time, actor) in enumerate(self.events, 1):
             command_id = f"given-{position}"
             metadata = Metadata(microseconds(time), command_id, command_id, None, actor)
             new = codec.encode(event, command_id, 0)
             envelope = Envelope(new.id, new.tags, metadata)
             recorded = RecordedEvent(position, new.type, new.version, new.payload, envelope)
-            found.append((codec.decode(recorded), recorded))
-        return found
+            past.append((codec.decode(recorded), recorded))
+        return past
 
 
 class DecisionSpec(Generic[C]):
-    """Builds the past of a decision. Immutable: every call answers a new one, so a beginning can be shared by tests."""
+    """Builds the past of a decision. Immutable: every call returns a new one, so tests can share a beginning."""
 
     def __init__(self, decision: Decision, codec: EventCodec, past: _Past | None = None) -> None:
         self._decision = decision
@@ -85,18 +85,18 @@ class DecisionSpec(Generic[C]):
         return self._but(self._past.and_then(events))
 
     def at(self, time: datetime) -> "DecisionSpec[C]":
-        """What is said from here on, events and command, happens at `time`. ValueError where it has no zone."""
+        """The events and the command from here on have this time. ValueError where it has no zone."""
         return self._but(self._past.but(time=_zoned(time)))
 
     def by(self, actor: str) -> "DecisionSpec[C]":
-        """What is said from here on is done by `actor`."""
+        """The events and the command from here on have this actor."""
         return self._but(self._past.but(actor=actor))
 
     def when(self, command: C) -> "Decided":
-        """Decide `command` on the past, twice: AssertionError where a pure function would not have answered so.
+        """Decide `command` on the past, twice. AssertionError where the two results differ: a decision is pure.
 
-        AssertionError, too, where an event that was given lies outside the consistency boundary of this command: no
-        model would ever see it.
+        AssertionError, too, where an event that was given is outside the consistency boundary of this command: no model
+        would see it.
         """
         decision = self._decision
         if type(command) is not decision.command:
@@ -106,7 +106,7 @@ class DecisionSpec(Generic[C]):
         for event, _, _ in self._past.events:
             if type(event) not in read:
                 raise AssertionError(
-                    f"{event!r} lies outside the boundary of {decision.name}: no model of it reads that."
+                    f"{event!r} is outside the boundary of {decision.name}: none of its models reads it."
                 )
         past = self._past.recorded(self._codec)
         _check_inside(decision, command, boundary, past)
@@ -114,7 +114,7 @@ class DecisionSpec(Generic[C]):
         again = self._decide(command, boundary, past)
         if first != again:
             raise AssertionError(
-                f"{decision.name} answered {first.shown()} and then, asked again, {again.shown()}. A decision is pure: "
+                f"{decision.name} returned {first.shown()}, and {again.shown()} the second time. A decision is pure: "
                 "take time and new ids from a parameter annotated Context."
             )
         for index, event in enumerate(first.events):
@@ -138,7 +138,7 @@ class DecisionSpec(Generic[C]):
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """What a decision answered, to be compared with what a test expects."""
+    """The result of a decision, to be compared with what a test expects."""
 
     events: tuple[object, ...] = ()
     code: str | None = None
@@ -152,7 +152,7 @@ class Decided(msgspec.Struct, frozen=True):
     def then_nothing(self) -> None:
         """AssertionError unless nothing changes: no event, and no rejection."""
         if self.code is not None or self.events:
-            _fail("nothing was to follow", [], [self.shown()] if self.code else _lines(self.events))
+            _fail("nothing was expected", [], [self.shown()] if self.code else _lines(self.events))
 
     def then_rejected(self, code: str, reason: str | None = None) -> None:
         """AssertionError unless the command is rejected with this code (and this reason, where one is given)."""
@@ -163,14 +163,14 @@ class Decided(msgspec.Struct, frozen=True):
             )
 
     def shown(self) -> str:
-        """The answer in one line."""
+        """The result in one line."""
         if self.code is not None:
             return f"Rejected({self.code!r}, {self.reason!r})" if self.reason else f"Rejected({self.code!r})"
         return ", ".join(_lines(self.events)) or "nothing"
 
 
 class ProjectionSpec:
-    """Builds the past of a projection. Immutable: every call answers a new one."""
+    """Builds the past of a projection. Immutable: every call returns a new one."""
 
     def __init__(self, bound: BoundProjection, codec: EventCodec, past: _Past | None = None) -> None:
         self._bound = bound
@@ -182,28 +182,28 @@ class ProjectionSpec:
         return self._but(self._past.and_then(events))
 
     def at(self, time: datetime) -> "ProjectionSpec":
-        """Events given from here on happened at `time`. ValueError where it has no zone."""
+        """The events from here on have this time. ValueError where it has no zone."""
         return self._but(self._past.but(time=_zoned(time)))
 
     def by(self, actor: str) -> "ProjectionSpec":
-        """Events given from here on were done by `actor`."""
+        """The events from here on have this actor."""
         return self._but(self._past.but(actor=actor))
 
     def then_rows(self, rows: Mapping[str, object]) -> None:
-        """AssertionError, showing the difference, unless the read model holds exactly these rows by key."""
+        """AssertionError, showing the difference, unless the read model has exactly these rows by key."""
         for event, _, _ in self._past.events:
             if type(event) not in self._bound.events:
                 raise AssertionError(f"{self._bound.label} does not read {event!r}. Add its type to the fold's hints.")
-        found: dict[str, object] = {}
+        folded: dict[str, object] = {}
         for event, recorded in self._past.recorded(self._codec):
             for key in self._bound.keys(event):
-                row = self._bound.fold(found.get(key), event, key, recorded)
+                row = self._bound.fold(folded.get(key), event, key, recorded)
                 if row is None:
-                    found.pop(key, None)
+                    folded.pop(key, None)
                 else:
-                    found[key] = row
-        if found != dict(rows):
-            _fail("other rows were expected", _row_lines(rows), _row_lines(found))
+                    folded[key] = row
+        if folded != dict(rows):
+            _fail("other rows were expected", _row_lines(rows), _row_lines(folded))
 
     def _but(self, past: _Past) -> "ProjectionSpec":
         return ProjectionSpec(self._bound, self._codec, past)
@@ -215,14 +215,14 @@ def _check_inside(
     query = EventQuery(tuple(fold.item for fold in boundary.folds))
     for event, recorded in past:
         if not query.matches(recorded.type, frozenset(recorded.tags)):
-            looked_at = "\n".join(
+            models = "\n".join(
                 f"  {fold.model.state.__name__}: {' or '.join(fold.item.types)}, tagged {_tags(fold.tags)}"
                 for fold in boundary.folds
             )
             raise AssertionError(
-                f"{event!r}, tagged {_tags(recorded.tags)}, lies outside the boundary of {decision.name} for "
-                f"{command!r}, so no model would see it:\n{looked_at or '  (no model at all)'}\nDoes a field lack its "
-                "tag type? Otherwise leave the event out: the decision does not depend on it."
+                f"{event!r}, tagged {_tags(recorded.tags)}, is outside the boundary of {decision.name} for "
+                f"{command!r}, so no model would see it:\n{models or '  (no model at all)'}\nDoes a field lack its "
+                "tag type? If not, leave the event out: the decision does not depend on it."
             )
 
 
@@ -236,7 +236,7 @@ def _wired(*, events: Iterable[Any], **lists: Any) -> Wiring:
 
 
 def _hint_of_parameter(function: Callable[..., object] | None, index: int) -> tuple[Any, ...]:
-    """The types in the hint of one parameter; what is missing or wrong there is said by the wiring."""
+    """The types in the hint of one parameter. The wiring reports what is missing or wrong there."""
     if function is None:
         return ()
     hints = hints_of(function, _name(function))

@@ -1,4 +1,4 @@
-"""In charge of the race: many who have all seen the same past append to one boundary, and one of them may win."""
+"""The race: many callers that have seen the same events append to one boundary, and exactly one may win."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ TAKEN = "seat-taken"
 
 
 class Prize(NamedTuple):
-    """What is raced for. In every tag `{}` stands for the number of the round.
+    """What the racers compete for. In every tag `{}` stands for the number of the round.
 
-    The event that takes it is a TAKEN with `tags`; a racer's boundary is every TAKEN with the tags in `boundary`. The
-    events `beside`, written after all have loaded, lie outside of it and must keep nobody from winning.
+    The event that takes it is a TAKEN with `tags`. The boundary of a racer is every TAKEN with the tags in `boundary`.
+    The events `beside` are written after all racers have read. They are outside the boundary and must not stop a racer
+    from winning.
     """
 
     tags: tuple[str, ...]
@@ -38,11 +39,11 @@ PRIZES = {
 
 
 async def race(store: WriteStore, prize: Prize, *, racers: int, rounds: int, in_one_batch: bool) -> None:
-    """AssertionError unless in every round exactly one racer wins, all others get Conflict, and one event is there."""
+    """AssertionError unless in every round one racer wins, all others get Conflict, and one event is written."""
     after = 0
     for number in range(rounds):
         query = prize.query(number)
-        # A barrier: every racer has loaded before the first one appends.
+        # A barrier: every racer has read before the first one appends.
         seen = await asyncio.gather(*(store.read(query, after) for _ in range(racers)))
         await _write_beside(store, prize, number)
         appends = [_append(prize, number, racer, found.upto) for racer, found in enumerate(seen)]

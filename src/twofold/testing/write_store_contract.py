@@ -1,4 +1,4 @@
-"""In charge of the proof that a write store keeps its promises: subclass `WriteStoreContract` and give it stores."""
+"""The contract of a write store. To prove an adapter, subclass `WriteStoreContract` and open stores in `opened`."""
 
 import asyncio
 
@@ -27,16 +27,16 @@ from twofold.testing.write_store_rows import RowsContract
 from twofold.write_store.port import Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
 
 PATIENCE = 10.0
-"""Seconds after which what should have come at once counts as never."""
+"""Seconds to wait for what should happen at once."""
 
 ODD_TAGS = ("a:b:c", "q:'", 'q:"', "q:%", "q:_", "q:\\", "q:🦊", "q:ßß é", "q:;--", "q:" + "x" * 256, "q: ", "q:[*?]")
 
 
 class WriteStoreContract(RowsContract):
-    """The rules every write store obeys. Subclass it and say in `opened` how a fresh store is opened."""
+    """What every write store promises. Subclass it; `opened` opens a new store."""
 
     rounds = 200
-    """How often each race is run."""
+    """Rounds of each race."""
 
     # Positions and slices
 
@@ -58,33 +58,33 @@ class WriteStoreContract(RowsContract):
     async def test_a_slice_without_limit_reaches_the_head(self) -> None:
         async with self.opened() as store:
             await put(store, event("a"), event("b"), event("a"), event("b"))
-            found = await store.read(query((["a"], [])), after=1)
-            assert ([e.position for e in found.events], found.upto, found.head) == ([3], 4, 4)
+            page = await store.read(query((["a"], [])), after=1)
+            assert ([e.position for e in page.events], page.upto, page.head) == ([3], 4, 4)
             assert await store.read(ALL_EVENTS, after=4) == Slice([], 4, 4)
             assert await store.read(NO_EVENTS) == Slice([], 4, 4)
 
     async def test_a_limit_cuts_the_slice_at_the_last_event_it_returns(self) -> None:
         async with self.opened() as store:
             await put(store, *[event("ab"[i % 2]) for i in range(10)])
-            found = await store.read(query((["a"], [])), limit=2)
-            assert ([e.position for e in found.events], found.upto, found.head) == ([1, 3], 3, 10)
-            rest = await store.read(query((["a"], [])), after=found.upto, limit=99)
+            page = await store.read(query((["a"], [])), limit=2)
+            assert ([e.position for e in page.events], page.upto, page.head) == ([1, 3], 3, 10)
+            rest = await store.read(query((["a"], [])), after=page.upto, limit=99)
             assert ([e.position for e in rest.events], rest.upto, rest.head) == ([5, 7, 9], 10, 10)
 
     async def test_paging_by_upto_misses_nothing_and_repeats_nothing(self) -> None:
         async with self.opened() as store:
             await put(store, *[event("abc"[i % 3], tags=[f"n:{i % 2}"]) for i in range(60)])
-            wanted = query((["a"], []), (["b"], ["n:1"]))
+            selected = query((["a"], []), (["b"], ["n:1"]))
             seen: list[int] = []
             after = 0
             while True:
-                found = await store.read(wanted, after, limit=7)
-                assert len(found.events) <= 7
-                seen.extend(e.position for e in found.events)
-                after = found.upto
-                if found.upto == found.head:
+                page = await store.read(selected, after, limit=7)
+                assert len(page.events) <= 7
+                seen.extend(e.position for e in page.events)
+                after = page.upto
+                if page.upto == page.head:
                     break
-            assert seen == [e.position for e in (await store.read(wanted)).events]
+            assert seen == [e.position for e in (await store.read(selected)).events]
             assert len(seen) == 30
 
     async def test_a_thousand_appends_fit_in_one_batch(self) -> None:
@@ -99,8 +99,8 @@ class WriteStoreContract(RowsContract):
     async def test_a_payload_comes_back_byte_for_byte(self, payload: bytes) -> None:
         async with self.opened() as store:
             await put(store, event("a", payload=payload, version=7))
-            (found,) = await everything(store)
-            assert (found.payload, found.version) == (payload, 7)
+            (stored,) = await everything(store)
+            assert (stored.payload, stored.version) == (payload, 7)
 
     async def test_a_payload_of_a_mebibyte_comes_back(self) -> None:
         async with self.opened() as store:
@@ -115,8 +115,8 @@ class WriteStoreContract(RowsContract):
     async def test_metadata_comes_back_as_it_was_given(self, metadata: Metadata) -> None:
         async with self.opened() as store:
             await store.append([Append(metadata, (event("a", id="c-1.0"),))])
-            (found,) = await everything(store)
-            assert (found.metadata, found.id) == (metadata, "c-1.0")
+            (stored,) = await everything(store)
+            assert (stored.metadata, stored.id) == (metadata, "c-1.0")
 
     async def test_two_hundred_tags_find_their_event_one_by_one_and_all_at_once(self) -> None:
         async with self.opened() as store:
@@ -130,18 +130,18 @@ class WriteStoreContract(RowsContract):
     @pytest.mark.parametrize("tag", ODD_TAGS)
     async def test_a_tag_is_found_by_exactly_its_letters(self, tag: str) -> None:
         async with self.opened() as store:
-            await put(store, *[event("a", tags=[each]) for each in (*ODD_TAGS, tag.upper() + "x", tag[:-1])])
-            found = (await store.read(query((["a"], [tag])))).events
-            assert [e.tags for e in found] == [(tag,)]
+            await put(store, *[event("a", tags=[odd]) for odd in (*ODD_TAGS, tag.upper() + "x", tag[:-1])])
+            events = (await store.read(query((["a"], [tag])))).events
+            assert [e.tags for e in events] == [(tag,)]
 
     # Conditions
 
     async def test_a_condition_is_checked_after_its_position_only(self) -> None:
         async with self.opened() as store:
             await put(store, event("a", tags=TAGS[:1]), event("b"))
-            wanted = query((["a"], TAGS[:1]))
-            assert await put(store, event("c"), conditions=[AppendCondition(wanted, 1)]) == Appended(3, 1)
-            refused = await put(store, event("c"), conditions=[AppendCondition(wanted, 0)])
+            selected = query((["a"], TAGS[:1]))
+            assert await put(store, event("c"), conditions=[AppendCondition(selected, 1)]) == Appended(3, 1)
+            refused = await put(store, event("c"), conditions=[AppendCondition(selected, 0)])
             assert isinstance(refused, Conflict)
 
     async def test_any_of_several_conditions_refuses(self) -> None:
@@ -207,12 +207,12 @@ class WriteStoreContract(RowsContract):
         async with self.opened() as store:
             assert await store.append([append(event("a")), append(event("a"))]) == [Appended(1, 1), Appended(2, 1)]
 
-    async def test_newer_tells_events_and_outcome_of_one_moment(self) -> None:
+    async def test_newer_returns_events_and_outcome_of_one_moment(self) -> None:
         async with self.opened() as store:
             await store.append([append(event("a"), command_id="c-1"), append(event("b"))])
             both = [AppendCondition(query((["a"], [])), 1), AppendCondition(query((["b"], [])), 0)]
-            found, outcome = await store.newer(both, "c-1")
-            assert ([e.position for e in found.events], found.upto, found.head) == ([2], 2, 2)
+            page, outcome = await store.newer(both, "c-1")
+            assert ([e.position for e in page.events], page.upto, page.head) == ([2], 2, 2)
             assert outcome == Appended(1, 1)
             assert (await store.newer(both, "c-2"))[1] is None
             assert (await store.newer(both))[1] is None
@@ -234,7 +234,7 @@ class WriteStoreContract(RowsContract):
             await put(store, event("a"), event("b"))
             await asyncio.wait_for(store.wait(1, PATIENCE * 10), PATIENCE)
 
-    async def test_a_wait_in_vain_ends_after_its_timeout(self) -> None:
+    async def test_a_wait_without_news_ends_after_its_timeout(self) -> None:
         async with self.opened() as store:
             clock = asyncio.get_running_loop().time
             started = clock()
@@ -254,45 +254,45 @@ class WriteStoreContract(RowsContract):
     @settings(
         max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
     )
-    @given(history=HISTORIES, wanted=QUERIES)
-    def test_any_history_comes_out_as_in_a_plain_list(self, history: list[list[Append]], wanted: EventQuery) -> None:
-        asyncio.run(self._relive(history, wanted))
+    @given(history=HISTORIES, selected=QUERIES)
+    def test_any_history_comes_out_as_in_a_plain_list(self, history: list[list[Append]], selected: EventQuery) -> None:
+        asyncio.run(self._relive(history, selected))
 
-    async def _relive(self, history: list[list[Append]], wanted: EventQuery) -> None:
+    async def _relive(self, history: list[list[Append]], selected: EventQuery) -> None:
         model = LogModel()
         async with self.opened() as store:
             for batch in history:
-                assert [told(outcome) for outcome in await store.append(batch)] == [model.append(a) for a in batch]
+                assert [as_tuple(outcome) for outcome in await store.append(batch)] == [model.append(a) for a in batch]
             for space in ("checkpoints", "timers", "never"):
                 rows = {key: (row.value, row.version) for key, row in (await store.rows(space)).items()}
                 assert rows == model.rows.get(space, {})
             for after in range(model.head + 2):
-                await self._agrees(store, model, wanted, after)
-                found, outcome = await store.newer(
-                    [AppendCondition(wanted, after), AppendCondition(ALL_EVENTS, after + 1)], "c-1"
+                await self._agrees(store, model, selected, after)
+                page, outcome = await store.newer(
+                    [AppendCondition(selected, after), AppendCondition(ALL_EVENTS, after + 1)], "c-1"
                 )
-                both = [AppendCondition(wanted, after), AppendCondition(ALL_EVENTS, after + 1)]
-                assert [e.position for e in found.events] == [kept.position for kept in model.matching(both)]
+                both = [AppendCondition(selected, after), AppendCondition(ALL_EVENTS, after + 1)]
+                assert [e.position for e in page.events] == [entry.position for entry in model.matching(both)]
                 known = model.commands.get("c-1")
                 assert (outcome and (outcome.position, outcome.count)) == (known and known[1:])
 
-    async def _agrees(self, store: WriteStore, model: LogModel, wanted: EventQuery, after: int) -> None:
-        expected = model.matching([AppendCondition(wanted, after)])
+    async def _agrees(self, store: WriteStore, model: LogModel, selected: EventQuery, after: int) -> None:
+        expected = model.matching([AppendCondition(selected, after)])
         for limit in (None, 1, 2, len(expected) or 1):
-            found = await store.read(wanted, after, limit)
+            page = await store.read(selected, after, limit)
             events = expected[:limit]
-            assert [(e.position, e.type, e.tags, e.payload) for e in found.events] == [
-                (kept.position, kept.event.type, kept.event.tags, kept.event.payload) for kept in events
+            assert [(e.position, e.type, e.tags, e.payload) for e in page.events] == [
+                (entry.position, entry.event.type, entry.event.tags, entry.event.payload) for entry in events
             ]
-            assert found.head == model.head
-            # Cut off, it reaches to its last event; a store may also have seen that nothing comes after that.
-            reaches = {found.head} if len(events) == len(expected) else {events[-1].position}
+            assert page.head == model.head
+            # A page that reached its limit ends at its last event, or at the head where no later event matches.
+            reaches = {page.head} if len(events) == len(expected) else {events[-1].position}
             reaches |= {events[-1].position} if limit == len(events) else set()
-            assert found.upto in reaches
+            assert page.upto in reaches
 
 
-def told(outcome: Outcome) -> tuple[object, ...]:
-    """An outcome as the model tells it."""
+def as_tuple(outcome: Outcome) -> tuple[object, ...]:
+    """An outcome in the form of the model."""
     if isinstance(outcome, Appended):
         return ("appended", outcome.position, outcome.count, outcome.repeated)
     return ("reused",) if isinstance(outcome, CommandIdReused) else ("conflict",)

@@ -1,4 +1,4 @@
-"""In charge of the plainest log there is, of histories for it, and of the words the contract is written in."""
+"""A model of a log for the contract: the simplest possible one, with histories and short constructors."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class LogEntry(msgspec.Struct, frozen=True):
 
 
 class LogModel:
-    """A list of events, looked through from the start each time. Outcomes are told as plain tuples."""
+    """A list of events that is searched from the start each time. Outcomes are plain tuples."""
 
     def __init__(self) -> None:
         self.events: list[LogEntry] = []
@@ -55,17 +55,17 @@ class LogModel:
     def matching(self, conditions: Sequence[AppendCondition]) -> list[LogEntry]:
         """The events that break any of the conditions."""
         return [
-            kept
-            for kept in self.events
-            if any(kept.position > each.after and is_meant(each.query, kept.event) for each in conditions)
+            entry
+            for entry in self.events
+            if any(entry.position > c.after and is_selected(c.query, entry.event) for c in conditions)
         ]
 
     def _is_at(self, row: RowWrite | RowGuard) -> bool:
         return self.rows.get(row.space, {}).get(row.key, (b"", 0))[1] == row.expected
 
 
-def is_meant(query: EventQuery, event: NewEvent) -> bool:
-    """The rule of event queries, written out once more: items by OR, types by OR, tags by AND."""
+def is_selected(query: EventQuery, event: NewEvent) -> bool:
+    """The rule of event queries, implemented a second time: items by OR, types by OR, tags by AND."""
     for item in query.items:
         type_fits = len(item.types) == 0 or event.type in item.types
         tags_fit = [tag for tag in item.tags if tag not in event.tags] == []
@@ -77,7 +77,7 @@ def is_meant(query: EventQuery, event: NewEvent) -> bool:
 def new_event(
     type: str = "thing-happened", tags: Iterable[str] = (), id: str = "c.0", payload: bytes = b"{}", version: int = 1
 ) -> NewEvent:
-    """An event for the log, whatever a test has to say of it."""
+    """An event for the log."""
     return NewEvent(id, type, version, tuple(sorted(tags)), payload)
 
 
@@ -86,9 +86,9 @@ def query(*items: tuple[Sequence[str], Sequence[str]]) -> EventQuery:
     return EventQuery(tuple(QueryItem(tuple(types), tuple(tags)) for types, tags in items))
 
 
-def event(type: str = "a", **said: Any) -> NewEvent:
-    """An event of this type; `tags`, `payload`, `id` and `version` as a test says."""
-    return new_event(type, **said)
+def event(type: str = "a", **fields: Any) -> NewEvent:
+    """An event of this type, with `tags`, `payload`, `id` and `version` as given."""
+    return new_event(type, **fields)
 
 
 def append(
@@ -110,7 +110,7 @@ async def put(
     rows: Sequence[RowWrite] = (),
     guards: Sequence[RowGuard] = (),
 ) -> Outcome:
-    """What became of one append alone in its batch."""
+    """The outcome of one append that is alone in its batch."""
     (outcome,) = await store.append([append(*events, conditions=conditions, rows=rows, guards=guards)])
     return outcome
 
@@ -121,11 +121,11 @@ async def everything(store: WriteStore) -> list[RecordedEvent]:
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[object]:
-    """Outcomes in short: the position of what was appended, the name of what was not."""
+    """Outcomes in short: the position of an append, or the name of the error."""
     return [o.position if isinstance(o, Appended) else type(o).__name__ for o in outcomes]
 
 
-# Few names, so that what hypothesis makes up meets again and again.
+# Few names, so that generated events and queries match often.
 TYPES = ("opened", "moved", "closed")
 TAGS = ("door:1", "door:2", "house:1", "house:2")
 
@@ -134,8 +134,8 @@ EVENTS = st.builds(
 )
 ITEMS = st.builds(
     QueryItem,
-    types=st.sets(st.sampled_from((*TYPES, "never-stored")), max_size=2).map(lambda found: tuple(sorted(found))),
-    tags=st.sets(st.sampled_from((*TAGS, "door:9")), max_size=3).map(lambda found: tuple(sorted(found))),
+    types=st.sets(st.sampled_from((*TYPES, "never-stored")), max_size=2).map(lambda names: tuple(sorted(names))),
+    tags=st.sets(st.sampled_from((*TAGS, "door:9")), max_size=3).map(lambda names: tuple(sorted(names))),
 )
 QUERIES = st.builds(EventQuery, items=st.lists(ITEMS, max_size=3).map(tuple))
 CONDITIONS = st.builds(AppendCondition, query=QUERIES, after=st.integers(0, 12))

@@ -1,4 +1,4 @@
-"""In charge of the proof that a write store keeps rows beside its events: together with them, or not at all."""
+"""The part of the write store contract about rows: they are written together with events, or not at all."""
 
 import abc
 from contextlib import AbstractAsyncContextManager
@@ -31,7 +31,7 @@ class RowsContract(abc.ABC):
             assert await store.rows("s") == {"k": LogRow(b"", 2)}
             assert await store.rows("t") == {"k": LogRow(b"t", 1)}
 
-    async def test_a_row_that_was_deleted_starts_anew(self) -> None:
+    async def test_a_row_that_was_deleted_starts_again(self) -> None:
         async with self.opened() as store:
             await put(store, rows=[RowWrite("s", "k", b"1", 0)])
             assert isinstance(await put(store, rows=[RowWrite("s", "k", None, 7)]), Conflict)
@@ -86,8 +86,8 @@ class RowsContract(abc.ABC):
             assert await store.rows("s", ["only here"]) == {}
             for key in ODD_KEYS:
                 assert await store.rows("s", [key]) == {key: LogRow(key.encode(), 1)}
-            wanted = ["absent", *ODD_KEYS, ODD_KEYS[0]]
-            assert await store.rows("s", wanted) == {key: LogRow(key.encode(), 1) for key in ODD_KEYS}
+            keys = ["absent", *ODD_KEYS, ODD_KEYS[0]]
+            assert await store.rows("s", keys) == {key: LogRow(key.encode(), 1) for key in ODD_KEYS}
 
     async def test_no_more_rows_come_than_the_limit_says(self) -> None:
         async with self.opened() as store:
