@@ -137,8 +137,9 @@ async def test_a_stalled_follower_is_shown_with_its_problem_of_the_status(
         monkeypatch.setattr(worker, "_held", lambda: False)
     await app.send(Deposit("ann", 1))
     for name in ("advisor", "balances"):
-        await expect(page.locator("#followers li.bad", has_text=name)).to_contain_text("has not moved from 1 for ")
-    await expect(page.locator("#state")).to_contain_text("1 events behind")
+        row = page.locator("#followers li.bad", has_text=name)
+        await expect(row).to_contain_text("has not moved from position 1 for ")
+    await expect(page.locator("#state")).to_contain_text("1 event behind")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
