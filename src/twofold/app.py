@@ -282,6 +282,8 @@ class App:
             page_events=settings.page_events,
             catch_up_page_events=settings.catch_up_page_events,
             cached_rows=settings.cached_rows,
+            breaker_keys=settings.breaker_keys,
+            breaker_share=settings.breaker_share,
             # A maintenance session does one task. It leaves what is parked as it is.
             retry_parked=session is None,
         )

@@ -33,6 +33,16 @@ class Settings(msgspec.Struct, frozen=True):
     fold_retries: Annotated[
         int, msgspec.Meta(ge=0, description="Times a failing event is retried before its key is parked.")
     ] = 3
+    breaker_keys: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="Keys that may fail in a row before a projection stops; 0: as many as there are."
+        ),
+    ] = 100
+    breaker_share: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=1, description="Share of the last keys that may fail before a projection stops; 1: all."),
+    ] = 0.5
     cached_rows: Annotated[
         int, msgspec.Meta(ge=0, description="Rows a follower keeps in memory, so that it need not load them again.")
     ] = 20_000

@@ -14,6 +14,7 @@ from tests.http.test_metrics import of, scrape
 from tests.sample_domains.counter_app_helpers import until
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up
 from tests.servers.postgres import Postgres
+from tests.synchronization.cluster_helpers import shares
 from tests.synchronization.liveness_helpers import asked, caught_up, counters, hanging
 from tests.write_store.disk_helpers import faulty_disk
 from tests.write_store.postgres_helpers import fresh_log
@@ -130,9 +131,7 @@ async def test_a_blocked_partition_degrades_the_query_side() -> None:
 
 async def test_a_stalled_follower_degrades_its_side(monkeypatch: pytest.MonkeyPatch) -> None:
     async with counters(settings={"stall_seconds": 0.3}) as app, asked(app) as http:
-        running = app._running
-        assert running is not None
-        unit = next(unit for unit in running.supervisor.workers if unit.name == "watch")
+        unit = next(unit for unit in shares(app) if unit.name == "watch")
         go_on = hanging(app, unit, monkeypatch)
         await app.send(Count(["a"]))
 

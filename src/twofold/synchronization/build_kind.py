@@ -10,8 +10,8 @@ from twofold.synchronization.cluster_state import ClusterState
 from twofold.synchronization.decoding import DecodedPage
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.follower_kind import Team, UnitProgress, read_model_progress
-from twofold.synchronization.projection_kind import ProjectionKind
-from twofold.synchronization.projector import Projector, ProjectorOptions
+from twofold.synchronization.projection_kind import ProjectionKind, projector_options
+from twofold.synchronization.projector import Projector
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.port import RowWrite
 
@@ -46,7 +46,7 @@ class BuildKind:
     ) -> Team:
         limits, io = self._projections.limits, self._projections.io
         decoded = DecodedPage(io.decode)
-        options = ProjectorOptions(cached_rows=limits.cached_rows * _BULK_ROWS, retry_parked=limits.retry_parked)
+        options = projector_options(limits, limits.cached_rows * _BULK_ROWS)
         followers = {
             part: self._projections.projector(part, epoch, skips, io._replace(decode=decoded.decode), options)
             for unit, epoch in sorted(leases.items())

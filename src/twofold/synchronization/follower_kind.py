@@ -26,6 +26,8 @@ class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True):
     page_events: int
     catch_up_page_events: int
     cached_rows: int
+    breaker_keys: int
+    breaker_share: float
     retry_parked: bool = True
 
 

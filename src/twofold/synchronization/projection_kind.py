@@ -77,7 +77,7 @@ class ProjectionKind:
     def team(
         self, leases: Mapping[WorkUnit, int], checkpoints: Sequence[Checkpoint], skips: Mapping[str, Skips]
     ) -> Team:
-        options = ProjectorOptions(cached_rows=self.limits.cached_rows, retry_parked=self.limits.retry_parked)
+        options = projector_options(self.limits, self.limits.cached_rows)
         followers = {unit: self.projector(unit, epoch, skips, self.io, options) for unit, epoch in leases.items()}
         return Team(followers, self.limits.page_events, self.limits.catch_up_page_events)
 
@@ -119,3 +119,13 @@ class ProjectionKind:
             number = generations.record.last + 1
             record = generations.record.but({number: Generation(version, "serving", self._cluster.now())})
             await self._cluster.write(self._cluster.generations(name, record, generations.version))
+
+
+def projector_options(limits: FollowerLimits, cached_rows: int) -> ProjectorOptions:
+    """The options of projectors that keep this many rows in memory."""
+    return ProjectorOptions(
+        cached_rows=cached_rows,
+        retry_parked=limits.retry_parked,
+        breaker_keys=limits.breaker_keys,
+        breaker_share=limits.breaker_share,
+    )

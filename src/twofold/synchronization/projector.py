@@ -26,6 +26,7 @@ from twofold.synchronization.folding import FoldFailed, KeyedEvents, Rows, event
 from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.key_events import KeyEvents
 from twofold.synchronization.key_repair import OTHER_TAG, refold
+from twofold.synchronization.mass_failure import Breaker, MassFailure
 from twofold.world import World, microseconds
 from twofold.write_store.port import Slice, WriteStore
 
@@ -47,11 +48,14 @@ class ProjectorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`skips` are the events, by key and position, that operators skipped.
 
     `cached_rows` is the number of rows to keep in memory. `retry_parked`: whether to retry parked keys at the start.
+    `breaker_keys` and `breaker_share` are those of `Breaker`.
     """
 
     skips: Skips = frozenset()
     cached_rows: int = 20_000
     retry_parked: bool = True
+    breaker_keys: int = 0
+    breaker_share: float = 1.0
 
 
 class Projector:
@@ -86,6 +90,7 @@ class Projector:
         self._to_retry: list[str] = []
         self._skips_to_apply: list[tuple[str, Position]] = []
         self._stamp = ""
+        self._breaker = Breaker(options.breaker_keys, options.breaker_share)
 
     async def open(self) -> Position:
         self._rows.forget()
@@ -113,8 +118,12 @@ class Projector:
     async def park(self, page: Slice, before: Position, error: Exception) -> None:
         (recorded,) = page.events
         if self._projection.parks == "partition":
-            await self._block_partition(recorded, before, error)
+            await self._block_partition(recorded, before, error, error)
             raise error
+        if (reason := self._breaker.stops()) is not None:
+            failure = MassFailure(f"{reason}. The last one: {error_text(error.__cause__ or error)}")
+            await self._block_partition(recorded, before, error, failure)
+            raise failure from error
         parking: dict[str, Parked] = {}
         while True:
             fresh = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, parking)}
@@ -225,6 +234,7 @@ class Projector:
         await self._write(changed, parked, before, page.upto)
         self._parked |= {key: each for key, each in parked.items() if each is not None}
         self._blocking = {}
+        self._breaker.count(folded=len(changed), parked=len(parking))
 
     async def _decoded(self, events: Sequence[RecordedEvent]) -> list[Any]:
         """The events in their present shape. On a large page, other tasks of this loop have a turn in between."""
@@ -289,9 +299,11 @@ class Projector:
         # A key that is parked at an earlier event stays parked there.
         return [key for key in failed if key not in parking and key not in self._parked]
 
-    async def _block_partition(self, recorded: RecordedEvent, before: Position, error: Exception) -> None:
-        """Save what the whole partition waits for."""
-        blocking = {key: self._to_park(key, recorded, error) for key in self._failed(recorded, error, {})}
+    async def _block_partition(
+        self, recorded: RecordedEvent, before: Position, error: Exception, reason: Exception
+    ) -> None:
+        """Save what the whole partition waits for, and the reason."""
+        blocking = {key: self._to_park(key, recorded, reason) for key in self._failed(recorded, error, {})}
         known = {key: each.position for key, each in self._blocking.items()}
         if known != {key: each.position for key, each in blocking.items()}:
             await self._write({}, {**dict.fromkeys(self._blocking), **blocking}, before, before)
