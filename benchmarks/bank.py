@@ -1,4 +1,4 @@
-"""In charge of the work that is measured: an account with about ten events of history, and one more deposit."""
+"""The work that the benchmarks measure: an account with about ten events of history, and one more deposit."""
 
 from typing import Annotated
 

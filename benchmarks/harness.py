@@ -1,4 +1,4 @@
-"""In charge of comparing two contestants in one run: in turns, by medians, as ratios."""
+"""Comparison of two contestants in one run: in turns, by medians, as ratios."""
 
 import gc
 import statistics

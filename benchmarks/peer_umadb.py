@@ -1,4 +1,4 @@
-"""In charge of the peer UmaDB: a server of its own (written in Rust, with its Python client), the same work.
+"""The peer UmaDB: a server of its own (written in Rust, with its Python client), the same work.
 
 `python -m benchmarks.peer_umadb CALLERS SECONDS` prints commands a second.
 """

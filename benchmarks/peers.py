@@ -1,4 +1,4 @@
-"""In charge of the peer: the same work in the library `eventsourcing`, on SQLite, as its documentation sets it up.
+"""The peer: the same work in the library `eventsourcing`, on SQLite, as its documentation sets it up.
 
 Its projections need a recorder that can be subscribed to, which its SQLite one cannot, so there is nothing to compare
 those with here.

@@ -1,4 +1,4 @@
-"""In charge of the peer on PostgreSQL: `eventsourcing`, with aggregates and with dynamic consistency boundaries.
+"""The peer on PostgreSQL: `eventsourcing`, with aggregates and with dynamic consistency boundaries.
 
 `python -m benchmarks.peers_postgres NAME DSN …` runs one contestant and prints its figure: each has a clean process,
 since threads of one and imports of the other slow each other down.

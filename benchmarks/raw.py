@@ -1,4 +1,4 @@
-"""In charge of the reference: what the bare driver does with the same rows, FULL sync, and nothing else."""
+"""The reference: the bare driver writes the same rows, with FULL sync, and does nothing else."""
 
 import time
 from importlib.resources import files

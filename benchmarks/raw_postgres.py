@@ -1,4 +1,4 @@
-"""In charge of the reference on PostgreSQL: what bare asyncpg does with the same rows, durable, and nothing else."""
+"""The reference on PostgreSQL: bare asyncpg writes the same rows, durably, and does nothing else."""
 
 import asyncio
 import time

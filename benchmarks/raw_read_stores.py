@@ -1,4 +1,4 @@
-"""In charge of the bare drivers of read stores: a thousand rows upserted at a time, then a checkpoint."""
+"""The bare drivers of read stores: a thousand rows upserted at a time, then a checkpoint."""
 
 import time
 from collections.abc import Iterator

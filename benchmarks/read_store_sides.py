@@ -1,4 +1,4 @@
-"""In charge of what is compared in `benchmarks.read_store`: each store, and the bare driver on the same tables."""
+"""The contestants of `benchmarks.read_store`: each store, and the bare driver on the same tables."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager

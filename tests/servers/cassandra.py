@@ -1,4 +1,4 @@
-"""In charge of throw-away Cassandra nodes: how one is started, killed and reached."""
+"""Throw-away Cassandra nodes: how one is started, killed and reached."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""In charge of the Cassandra that all tests share: started when first asked for, stopped at the end of the run."""
+"""The Cassandra that all tests share: started when a test first needs it, stopped at the end of the run."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""In charge of the servers that all tests share: started when first asked for, stopped at the end of the run.
+"""The servers that all tests share: started when a test first needs them, stopped at the end of the run.
 
 A server that cannot be had is a skip that says how to get it, and with CI=true a failure.
 """

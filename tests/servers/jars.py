@@ -1,4 +1,4 @@
-"""In charge of servers that are jars: the Java that runs them, and the folder that `jvm/fetch-jars` put them into."""
+"""Servers that are jars: the Java that runs them, and the folder that `jvm/fetch-jars` put them into."""
 
 import atexit
 import hashlib

@@ -1,4 +1,4 @@
-"""In charge of throw-away MongoDB servers: which mongod is here, and how one, or a replica set of some, is run."""
+"""Throw-away MongoDB servers: which mongod is here, and how one, or a replica set of some, is run."""
 
 import atexit
 import importlib.util

@@ -1,4 +1,4 @@
-"""In charge of the MongoDB that all tests share: started when first asked for, stopped at the end of the run."""
+"""The MongoDB that all tests share: started when a test first needs it, stopped at the end of the run."""
 
 import gc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""In charge of throw-away PgBouncers: a pool of few connections that many clients share, transaction by transaction.
+"""Throw-away PgBouncers: a pool of few connections that many clients share, transaction by transaction.
 
 Debian's is 1.18, which does not keep prepared statements for its clients: a driver must not name them (asyncpg:
 `statement_cache_size=0`, psycopg: `prepare_threshold=None`). LISTEN, session settings and session locks get lost.

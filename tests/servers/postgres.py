@@ -1,4 +1,4 @@
-"""In charge of throw-away PostgreSQL servers: which versions are here, and how one is started, killed and asked."""
+"""Throw-away PostgreSQL servers: which versions are installed, and how one is started, killed and queried."""
 
 import atexit
 import importlib.util

@@ -1,4 +1,4 @@
-"""In charge of a bad network between a client and PostgreSQL: connections break at a chosen moment, or stand still.
+"""A bad network between a client and PostgreSQL: connections break at a chosen moment, or stop responding.
 
 It reads the protocol just far enough to know where a request and its answer end, so that a test can say: the server has
 committed, and the client never learns. It runs on the loop of the test.

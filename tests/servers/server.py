@@ -1,4 +1,4 @@
-"""In charge of the life of a throw-away server: its folder, port and process, none of which outlives the test process.
+"""A throw-away server: its folder, port and process, none of which outlives the test process.
 
 The kernel ends the server when the process that started it dies, even by SIGKILL; a shell that waits for the same
 removes the folder. Linux only: `setpriv` (util-linux) sets the signal of the parent's death, and changes the user where

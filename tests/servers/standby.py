@@ -1,4 +1,4 @@
-"""In charge of a standby: a second PostgreSQL that follows a throw-away one by streaming, and can take its place."""
+"""A standby: a second PostgreSQL that follows a throw-away one by streaming, and can be promoted."""
 
 from contextlib import ExitStack
 

@@ -260,7 +260,7 @@ async def test_a_dry_run_beside_a_writer_lists_what_is_missing(tmp_path: Path, m
     result = migrate.migrate(str(path), RealWorld(), dry_run=True)
     assert list(result.steps) == ["next_step"]
     assert "create table events" not in result.sql
-    with pytest.raises(WiringError, match="another process"):
+    with pytest.raises(WiringError, match="Another process"):
         migrate.migrate(str(path), RealWorld())
     await store.close()
     connection = apsw.Connection(str(path))

@@ -39,7 +39,7 @@ class MessageCodec:
             message = cast("object", msgspec.convert(fields, kind, strict=False))
         except msgspec.ValidationError as error:
             raise invalid(error) from error
-        # Text may spell NaN and numbers that JSON has not; what they became is looked at once more.
+        # Text may contain NaN and numbers that JSON does not have, so the converted values are checked again.
         check_values(msgspec.to_builtins(message))
         return message
 

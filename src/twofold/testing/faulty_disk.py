@@ -89,9 +89,9 @@ class FaultyDisk(apsw.VFS):
         self._images: dict[str, _Image] = {}
         super().__init__(self.name, "")
 
-    def fail(self, operation: Operation, code: int, **said: Part | int | None) -> Fault:
+    def fail(self, operation: Operation, code: int, **options: Part | int | None) -> Fault:
         """From now on this operation fails with an SQLite result code such as `apsw.SQLITE_IOERR_FSYNC`."""
-        fault = msgspec.convert({"operation": operation, "code": code, **said}, Fault)
+        fault = msgspec.convert({"operation": operation, "code": code, **options}, Fault)
         self.faults.append(fault)
         return fault
 
@@ -141,7 +141,7 @@ class FaultyDisk(apsw.VFS):
             raise _error(apsw.SQLITE_IOERR, "the power is off")
         for fault in self.faults:
             if fault.strikes(operation, part):
-                raise _error(fault.code, f"{operation} failed, as the test wishes")
+                raise _error(fault.code, f"{operation} failed, as the test requested")
         if self._operations_left is not None:
             self._operations_left -= 1
         self.done[operation, part] += 1

@@ -106,9 +106,9 @@ class InlineRow(NamedTuple):
 class InlineProjection:
     """An inline projection, and the form in which its rows are stored.
 
-    The version of a row is a hash of its bytes. So a fold on a row of some version is a fold on exactly these bytes,
-    whoever wrote them and whatever was stored in between: a row that was folded on a write that failed is never taken
-    for a stored one.
+    The version of a row is a hash of its bytes. So a fold on a row of some version is a fold on exactly these bytes, no
+    matter which node wrote them or what was stored in between. A row that was folded on a write that failed is never
+    taken for a stored one.
     """
 
     def __init__(self, bound: BoundProjection) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
+from twofold.signal import Signal
 from twofold.write_store.port import Append, Appended, LogIdentity, LogRow, Outcome, RowGuard, RowWrite, Slice
 
 
@@ -22,12 +23,11 @@ class MemoryWriteStore:
         self._by_tag: dict[str, list[Position]] = {}
         self._commands: dict[str, tuple[bytes, Appended]] = {}
         self._rows: dict[str, dict[str, LogRow]] = {}
-        self._news = asyncio.Event()
+        self._news = Signal()
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         outcomes = [self._append_one(append) for append in batch]
-        self._news.set()
-        self._news = asyncio.Event()
+        self._news.fire()
         return outcomes
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
@@ -49,7 +49,7 @@ class MemoryWriteStore:
     async def wait(self, after: Position, timeout: float) -> None:
         if len(self._events) <= after:
             try:
-                await asyncio.wait_for(self._news.wait(), timeout)
+                await asyncio.wait_for(self._news.next.wait(), timeout)
             except TimeoutError:
                 return
 

@@ -1,6 +1,5 @@
 """The log in one SQLite file: durable, one writer, any number of readers beside it."""
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +10,7 @@ import apsw
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
 from twofold.errors import Unavailable, WiringError
+from twofold.signal import Signal, wait_for
 from twofold.sqlite_file import (
     DiskErrors,
     FileIdentity,
@@ -65,7 +65,7 @@ class SqliteWriteStore:
         self.exclusive = True
         self._path = os.path.abspath(path)
         self._world: World = world or RealWorld()
-        self._news = asyncio.Event()
+        self._news = Signal()
         self._catalogue = Catalogue()
         self._lock: FileLock | None = None
         self._writer: LogWriter | None = None
@@ -102,8 +102,7 @@ class SqliteWriteStore:
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         outcomes = self._write(lambda writer: writer.append(batch))
-        self._news.set()
-        self._news = asyncio.Event()
+        self._news.fire()
         return outcomes
 
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
@@ -150,17 +149,14 @@ class SqliteWriteStore:
             return self._reader.rows(space, keys, limit)
 
     async def wait(self, after: Position, timeout: float) -> None:
-        news = self._news
+        news = self._news.next
         self._check_file_now_and_then()
         with DiskErrors(self._path):
             if self._reader.head() > after:
                 return
         # Another process may be the writer. It cannot wake this one, so the head is polled.
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
-        try:
-            await self._world.within(step, news.wait())
-        except TimeoutError:
-            return
+        await wait_for(news, step, self._world)
 
     def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
         if self._write_connection is None:
