@@ -41,7 +41,7 @@ check: $(INSTALLED)            ## format, lint, types, the import rule, the rule
 bench: $(INSTALLED_BENCH)      ## measure, side by side with peers and raw drivers
 	$(BIN)/python -m benchmarks
 
-format: $(INSTALLED)           ## what `check` would complain about, where a tool can mend it
+format: $(INSTALLED)           ## what `check` would complain about, where a tool can fix it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -63,6 +63,6 @@ $(INSTALLED_BENCH): $(INSTALLED) $(BENCH_LOCK)
 
 # Locks carry hashes for every platform and no address of any index. Needs uv on the PATH; nothing else here does.
 COMPILE := uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml
-lock:                          ## pin anew what pyproject.toml asks for (`make lock UPGRADE=--upgrade` for the newest)
+lock:                          ## pin again what pyproject.toml asks for (`make lock UPGRADE=--upgrade` for the newest)
 	$(COMPILE) $(UPGRADE) --group dev -o $(LOCK)
 	$(COMPILE) $(UPGRADE) --group bench -c $(LOCK) -o $(BENCH_LOCK)

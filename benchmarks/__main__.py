@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [NAME …]`: the figures of docs/performance.md, measured anew, side by side."""
+"""`python -m benchmarks [--quick] [NAME …]`: the figures of docs/performance.md, measured side by side."""
 
 from collections.abc import Callable
 from pathlib import Path

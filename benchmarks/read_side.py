@@ -195,7 +195,7 @@ async def _lag(read_store: str, write_store: str, rate: int, seconds: float) -> 
             if number % 20 == 0:
                 began = time.perf_counter()
                 with suppress(Unavailable):
-                    # One that waited in vain has waited that long.
+                    # One that timed out has waited that long.
                     await app.ask(BalanceOf(f"a-{number % 5_000}"), position=receipt.token, timeout=30)
                 waits.append((time.perf_counter() - began) * 1_000)
 

@@ -1,4 +1,4 @@
-"""In charge of what every test may rely on: a browser, or a word on why there is none."""
+"""What every test may rely on: a browser, or a word on why there is none."""
 
 import os
 import shutil

@@ -317,7 +317,7 @@ class App:
                 names, position, self.settings.wait_seconds if seconds is None else seconds
             )
         except Unavailable:
-            # The command is written, whatever else is away: whoever sent it must not think otherwise.
+            # The command is written, even if a read store is away: its sender must not get an error.
             return names
         return [name for name in names if name in late]
 

@@ -28,13 +28,13 @@ def test_a_wrong_row_is_shown_and_repaired(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "reported"),
     [
         ("oops", "The row is not JSON."),
         ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
     ],
 )
-def test_a_corrupt_row_is_reported_with_what_is_wrong_and_repaired(folder: Path, row: str, told: str) -> None:
+def test_a_corrupt_row_is_reported_with_what_is_wrong_and_repaired(folder: Path, row: str, reported: str) -> None:
     connection = apsw.Connection(str(folder / "data/views.db"))
     connection.execute("""update "rows of pages@1" set row = ? where key = 'n3'""", (row,)).fetchall()
     connection.close()
@@ -42,10 +42,10 @@ def test_a_corrupt_row_is_reported_with_what_is_wrong_and_repaired(folder: Path,
         done = run(folder, "audit", "app:app", "pages", *only)
         assert done.returncode == 3, done.stderr
         assert f"{2 if only else 40} rows audited: {1 if only else 39} right, 1 different" in done.stdout
-        assert f"  n3 (position 4 -> 4): {told}" in done.stdout
-    mended = run(folder, "audit", "app:app", "pages", "--repair")
-    assert mended.returncode == 0, mended.stderr
-    assert mended.stdout.endswith("1 repaired, 0 not repaired.\n")
+        assert f"  n3 (position 4 -> 4): {reported}" in done.stdout
+    repaired = run(folder, "audit", "app:app", "pages", "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert repaired.stdout.endswith("1 repaired, 0 not repaired.\n")
     assert run(folder, "audit", "app:app", "pages").returncode == 0
 
 

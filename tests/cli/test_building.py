@@ -154,7 +154,7 @@ async def test_a_build_that_reports_an_error_is_waited_for_only_a_short_time(
         await until_built(client, {"a": 2, "b": 2})
     assert FAILING < client.world.monotonic() < FAILING + 1
     shown = capsys.readouterr().err
-    assert shown.count("a: StoreError: row [/red] \\x1b[2J is no row.\n") == 1, "told once, as soon as it is known"
+    assert shown.count("a: StoreError: row [/red] \\x1b[2J is no row.\n") == 1, "reported once, as soon as it is known"
 
 
 async def test_a_build_that_fails_now_and_then_and_goes_on_is_waited_for() -> None:

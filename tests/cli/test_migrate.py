@@ -104,9 +104,9 @@ def test_a_role_is_refused_for_sqlite(tmp_path: Path) -> None:
 def test_a_password_is_in_no_output_and_the_error_is_a_sentence_not_a_traceback(tmp_path: Path, url: str) -> None:
     command = [TWOFOLD, "migrate"]
     environment = {**os.environ, "TWOFOLD_WRITE_STORE": url}
-    told = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": PATIENCE}
+    reported = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": PATIENCE}
     outputs = [
-        subprocess.run(command, check=False, **told),
+        subprocess.run(command, check=False, **reported),
         run(tmp_path, "migrate", "--json", "--write-store", url),
         run(tmp_path, "migrate", "--dry-run", "--write-store", url),
     ]

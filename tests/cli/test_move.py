@@ -30,8 +30,8 @@ def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgr
     assert "Moving: 32,454 of 32,454 events" in done.stderr
 
     after = twofold(tmp_path, "demo", "--no-serve", "--write-store", url, *stores, "--json")
-    told = json.loads(after.stdout)["data"]
-    assert (after.returncode, told["right"], told["sent"]) == (0, True, 0), "nothing had to be sent again"
+    reported = json.loads(after.stdout)["data"]
+    assert (after.returncode, reported["right"], reported["sent"]) == (0, True, 0), "nothing had to be sent again"
 
 
 @pytest.mark.parametrize(

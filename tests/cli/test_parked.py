@@ -12,10 +12,12 @@ from tests.cli.command_line_helpers import APP, run, run_json, serving, stop
 from tests.cli.test_projections import ask, overview, write
 from tests.servers.server import wait_until
 
-CARELESS = APP.replace('if event.text == "cannot be folded":', 'if event.text == "cannot be folded" and not mended():')
+CARELESS = APP.replace(
+    'if event.text == "cannot be folded":', 'if event.text == "cannot be folded" and not repaired():'
+)
 CARELESS = CARELESS.replace(
     "class Page(Struct",
-    "from pathlib import Path\n\ndef mended() -> bool:\n    return Path('mended').exists()\n\nclass Page(Struct",
+    "from pathlib import Path\n\ndef repaired() -> bool:\n    return Path('repaired').exists()\n\nclass Page(Struct",
 )
 """An app whose fold is fixed by a file while it runs."""
 
@@ -36,8 +38,8 @@ def keys_parked(folder: Path) -> list[str]:
 
 
 def acts(folder: Path) -> list[tuple[str, str, bool]]:
-    told = run_json(folder, "projections", "--actions")[1]["data"]["actions"]
-    return [(each["what"], each["key"], each["done"]) for each in told]
+    reported = run_json(folder, "projections", "--actions")[1]["data"]["actions"]
+    return [(each["what"], each["key"], each["done"]) for each in reported]
 
 
 def test_a_running_app_retries_until_the_cause_is_fixed(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_a_running_app_retries_until_the_cause_is_fixed(tmp_path: Path) -> None:
         code, said = run_json(tmp_path, "parked", "retry", "pages", "bad", "--url", at["url"])
         assert (code, said["ok"]) == (3, True)
         assert said["data"]["parked"] == "It is parked at position 1: ValueError: not this one"
-        (tmp_path / "mended").touch()
+        (tmp_path / "repaired").touch()
         done = run(tmp_path, "parked", "retry", "pages", "bad", "--url", at["url"])
         assert (done.returncode, done.stdout) == (0, "It is up to date.\n")
         assert note(at["url"], "bad") == {"note_id": "bad", "text": "cannot be folded"}
@@ -78,9 +80,9 @@ def test_stores_without_a_running_app_are_opened_and_the_user_is_recorded(tmp_pa
     done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
     assert (done.returncode, done.stdout) == (0, "The event at 1 is skipped.\n")
     assert keys_parked(tmp_path) == []
-    told = run_json(tmp_path, "projections", "--actions")[1]["data"]["actions"]
-    assert [each["what"] for each in told] == ["retry", "skip"]
-    assert {bool(each["actor"]) for each in told} == {True}
+    reported = run_json(tmp_path, "projections", "--actions")[1]["data"]["actions"]
+    assert [each["what"] for each in reported] == ["retry", "skip"]
+    assert {bool(each["actor"]) for each in reported} == {True}
     shown = run(tmp_path, "projections", "--actions").stdout.splitlines()
     assert shown[0].split() == "time (UTC) action name key or partition user outcome".split()
     assert "skip" in shown[2] and "The event at 1 is skipped." in shown[2]
@@ -136,7 +138,7 @@ from pathlib import Path
 from twofold import Policy
 
 async def mail(event: NoteWritten) -> None:
-    if event.text == "no mail" and not Path("mended").exists():
+    if event.text == "no mail" and not Path("repaired").exists():
         raise ValueError("no mail today")
     with open("sent", "a") as file:
         print(event.note_id, file=file)
@@ -153,7 +155,7 @@ def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: 
             ask(at["url"], name, write(at["url"], name, text))
         wait_until(lambda: sent(tmp_path) == ["n1", "n5"], "mails")
         stop(process, signal.SIGTERM)
-    (tmp_path / "mended").touch()
+    (tmp_path / "repaired").touch()
     done = run(tmp_path, "parked", "skip", "app:app", "mail", "parked:2")
     assert (done.returncode, done.stdout) == (0, "The event at 2 is skipped.\n")
     assert sent(tmp_path) == ["n1", "n5"]
@@ -173,7 +175,7 @@ def test_an_event_that_can_be_folded_by_now_is_not_skipped_in_the_stores_either(
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
         stop(process, signal.SIGTERM)
-    (tmp_path / "mended").touch()
+    (tmp_path / "repaired").touch()
     done = run(tmp_path, "parked", "skip", "app:app", "pages", "bad")
     assert done.returncode == 2
     assert "Nothing was skipped, because the event at 1 can be folded now. It is up to date." in done.stderr
@@ -189,9 +191,9 @@ def test_log_messages_are_printed_in_lines_that_cannot_control_a_terminal(tmp_pa
         stop(process, signal.SIGTERM)
     again = run(tmp_path, "rebuild", "app:app", "pages")
     assert "Traceback" not in again.stderr and "\x1b" not in again.stderr
-    told = [line for line in again.stderr.splitlines() if line.startswith("ERROR: ")]
-    assert [line for line in told if line.startswith("ERROR: pages failed at position 1: ")]
-    assert all(line.endswith(r"ValueError: not \x1b[31mthis\none") for line in told)
+    reported = [line for line in again.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert [line for line in reported if line.startswith("ERROR: pages failed at position 1: ")]
+    assert all(line.endswith(r"ValueError: not \x1b[31mthis\none") for line in reported)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_checkpoints_are_told_beside_a_running_app_without_its_code(tmp_path: Pa
 def test_a_parked_key_is_shown_with_its_error_and_makes_the_exit_code_3(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, at):
         write(at["url"], "bad", "cannot be folded")
-        # The note after it is answered only once the one before it has been set aside.
+        # The note after it is answered only once the one before it is parked.
         ask(at["url"], "good", write(at["url"], "good"))
         code, seen = overview(tmp_path)
     (pages,) = seen["followers"]
@@ -129,10 +129,10 @@ def test_the_generation_that_serves_is_shown_and_those_that_are_built_or_kept_be
 
 
 @pytest.mark.parametrize(
-    ("parks", "told"),
+    ("parks", "reported"),
     [("key", "pages, generation 2: bad is parked at position 2:\n  "), ("partition", "bad fails at position 2: ")],
 )
-def test_what_a_build_has_parked_is_told_with_its_error(tmp_path: Path, parks: str, told: str) -> None:
+def test_what_a_build_has_parked_is_told_with_its_error(tmp_path: Path, parks: str, reported: str) -> None:
     (tmp_path / "app.py").write_text(APP.replace("key=NoteId)]", f'key=NoteId, parks="{parks}")]'))
     with serving(tmp_path) as (_, at):
         for note, text in (("good", "hi"), ("bad", "cannot be folded"), ("after", "hi")):
@@ -143,7 +143,7 @@ def test_what_a_build_has_parked_is_told_with_its_error(tmp_path: Path, parks: s
         (build,) = seen["builds"]
         assert build["parked"][0]["error"] == "ValueError: not this one"
         assert (build["stopped"], "build-stopped" in codes_of(seen)) == ((parks == "partition"),) * 2
-        assert f"{told}ValueError: not this one" in run(tmp_path, "projections").stdout
+        assert f"{reported}ValueError: not this one" in run(tmp_path, "projections").stdout
 
 
 def test_the_newest_version_is_shown_and_with_the_app_that_of_the_app(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["app:app"], "MODULE:APP NAME"),
         (["app:app", "nope"], "There is no projection 'nope'. There are: pages."),
@@ -183,7 +183,7 @@ def test_a_rebuild_that_is_killed_goes_on_when_it_is_called_again(folder: Path) 
         (["pages"], "MODULE:APP NAME"),
     ],
 )
-def test_what_cannot_be_done_is_reported_with_what_to_do(folder: Path, words: list[str], told: str) -> None:
+def test_what_cannot_be_done_is_reported_with_what_to_do(folder: Path, words: list[str], reported: str) -> None:
     done = run(folder, "rebuild", *words)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert reported in done.stderr

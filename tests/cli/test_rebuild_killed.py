@@ -35,7 +35,7 @@ def killed(folder: Path, random: Random) -> None:
     ) as process:
         assert process.stderr is not None
         if random.random() < 0.7:
-            # It has told how far it is; else it is killed while it starts.
+            # It has reported how far it is; else it is killed while it starts.
             process.stderr.readline()
         time.sleep(random.uniform(0, 0.08))
         process.kill()

@@ -1,4 +1,4 @@
-"""Every decision is made on exactly the events before it in its boundary, whoever writes at the same time."""
+"""Every decision is made on exactly the events before it in its boundary, also while others write."""
 
 import asyncio
 import secrets

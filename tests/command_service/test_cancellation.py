@@ -1,4 +1,4 @@
-"""Whoever gives up waiting harms nobody else, at whatever point he does, and leaves all of his command or nothing."""
+"""A cancelled caller affects no other caller, at whatever point, and leaves its whole command or nothing."""
 
 import asyncio
 from pathlib import Path

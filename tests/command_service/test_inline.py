@@ -180,7 +180,7 @@ async def test_commands_on_one_row_share_a_commit(tmp_path: Path) -> None:
         write_store.append = counted  # type: ignore[method-assign]
         await deposits(services, [f"a{n}" for n in range(500)])
         assert len(batches) <= 4
-        assert sum(len(batch) for batch in batches) == 500, "nothing had to be decided anew"
+        assert sum(len(batch) for batch in batches) == 500, "nothing had to be decided again"
         assert await check_rows(write_store) == 500
 
 

@@ -261,14 +261,14 @@ async def test_without_the_guard_of_the_list_an_old_node_leaves_rows_behind_the_
             await check_rows(write_store)
 
 
-async def test_a_visitor_changes_nothing_and_writes_only_what_the_others_would() -> None:
+async def test_a_session_changes_nothing_and_writes_only_what_the_others_would() -> None:
     write_store = MemoryWriteStore()
     await filled(write_store, INLINE_BANK)
     before = await read_inline_state(write_store)
     for module, problem in ((INLINE_BANK, None), (bank(), "newer code"), (bank(INLINE_TILL), "newer code")):
-        visitor = Services(write_store, module)
-        await visitor.commands.start(visit=True)
-        assert (visitor.commands.problem is None) == (problem is None)
+        session = Services(write_store, module)
+        await session.commands.start(visit=True)
+        assert (session.commands.problem is None) == (problem is None)
     assert await read_inline_state(write_store) == before
     async with Services(write_store, INLINE_BANK) as services:
         await services.handle(Deposit("a", 1), "1")

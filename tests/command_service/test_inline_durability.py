@@ -45,7 +45,7 @@ class TwoCommits(SqliteWriteStore):
 
 
 async def write_until_dark(write_store: SqliteWriteStore, random: Random, acknowledged: list[str]) -> None:
-    """Commands of several callers at once, until the first is told that the disk is gone."""
+    """Commands of several callers at once, until the first gets the error of the disk."""
 
     async def call(services: Services, caller: int) -> None:
         n = 0

@@ -24,7 +24,7 @@ GuestId = Annotated[str, Tag("guest")]
 
 
 class Enter(msgspec.Struct, frozen=True):
-    """A racer wishes to be the one of this round; `politely` he takes being late for nothing rather than for a no."""
+    """A racer tries to be the one of this round; `politely`: to be late is `None`, not a rejection."""
 
     show: ShowId
     guest: GuestId

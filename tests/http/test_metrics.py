@@ -23,7 +23,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def read(text: str) -> Series:
-    """Every series by its name and labels. Fails for what Prometheus would not read, or for a series told twice."""
+    """Every series by its name and labels. Fails for what Prometheus would not read, or for a series reported twice."""
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
     assert len(found) == len(samples)
@@ -51,15 +51,15 @@ async def test_the_numbers_of_a_healthy_app(inside: httpx.AsyncClient) -> None:
     await inside.post("/commands/withdraw", json={"account_id": "poor", "cents": 1})
     await until(lambda: caught_up(inside), "caught up")
     await inside.get("/queries/balances")
-    told = await scrape(inside)
-    assert of(told, "head_position") == 3
-    assert (of(told, "commands_total"), of(told, "rejected_total"), of(told, "queries_total")) == (3, 1, 1)
-    assert (of(told, "ready"), of(told, "problems")) == (1, 0)
+    reported = await scrape(inside)
+    assert of(reported, "head_position") == 3
+    assert (of(reported, "commands_total"), of(reported, "rejected_total"), of(reported, "queries_total")) == (3, 1, 1)
+    assert (of(reported, "ready"), of(reported, "problems")) == (1, 0)
     for labels in (BALANCES, {"name": "advisor", "kind": "policy"}):
-        assert of(told, "follower_position", **labels) == 3
+        assert of(reported, "follower_position", **labels) == 3
         for still in ("lag_events", "lag_seconds", "stalled_seconds", "parked_keys", "waiting_events"):
-            assert of(told, f"follower_{still}", **labels) == 0
-    assert of(told, "uptime_seconds") > 0
+            assert of(reported, f"follower_{still}", **labels) == 0
+    assert of(reported, "uptime_seconds") > 0
 
 
 async def test_lag_and_parked_keys_are_those_of_the_stores_at_the_scrape(
@@ -68,23 +68,26 @@ async def test_lag_and_parked_keys_are_those_of_the_stores_at_the_scrape(
     for cents in (1, 2, 3):
         await deposit(inside, "poison", cents)
     await until(lambda: caught_up(inside), "caught up")
-    told = await scrape(inside)
-    assert (of(told, "follower_parked_keys", **BALANCES), of(told, "follower_waiting_events", **BALANCES)) == (1, 2)
+    reported = await scrape(inside)
+    assert (of(reported, "follower_parked_keys", **BALANCES), of(reported, "follower_waiting_events", **BALANCES)) == (
+        1,
+        2,
+    )
     running = app._running
     assert running is not None
     for worker in running.synchronization.workers:
         monkeypatch.setattr(worker, "_held", lambda: False)
     for n in range(5):
         await deposit(inside, "ann")
-        told = await scrape(inside)
-        assert (of(told, "head_position"), of(told, "follower_lag_events", **BALANCES)) == (4 + n, 1 + n)
-    assert of(told, "follower_lag_seconds", **BALANCES) > 0
+        reported = await scrape(inside)
+        assert (of(reported, "head_position"), of(reported, "follower_lag_events", **BALANCES)) == (4 + n, 1 + n)
+    assert of(reported, "follower_lag_seconds", **BALANCES) > 0
     monkeypatch.undo()
     monkeypatch.setattr(bank, "POISONED", set())
     await do(inside, "balances", "retry", {"key": "poison"})
     await until(lambda: caught_up(inside), "caught up")
-    told = await scrape(inside)
-    assert of(told, "follower_parked_keys", **BALANCES) == of(told, "follower_lag_events", **BALANCES) == 0
+    reported = await scrape(inside)
+    assert of(reported, "follower_parked_keys", **BALANCES) == of(reported, "follower_lag_events", **BALANCES) == 0
 
 
 async def test_partitions_are_told_where_there_are_several(inside: httpx.AsyncClient) -> None:
@@ -92,9 +95,9 @@ async def test_partitions_are_told_where_there_are_several(inside: httpx.AsyncCl
     assert not [name for name, _ in await scrape(inside) if name.startswith("twofold_partition_")]
     await do(inside, "balances", "split", {"partition": "0-4096"})
     await until(lambda: two_told(inside), "split")
-    told = await scrape(inside)
+    reported = await scrape(inside)
     for partition in ("0-2048", "2048-4096"):
-        assert of(told, "partition_position", name="balances", partition=partition) == 1
+        assert of(reported, "partition_position", name="balances", partition=partition) == 1
 
 
 async def two_told(http: httpx.AsyncClient) -> bool:
@@ -111,9 +114,9 @@ async def test_a_generation_under_way_and_one_that_is_kept_are_told_by_their_sta
 
 
 async def told_of_build(http: httpx.AsyncClient, state: str) -> bool:
-    told = await scrape(http)
+    reported = await scrape(http)
     where = "twofold_build_lag_events", frozenset({("name", "balances"), ("state", state)})
-    return told.get(where) == 0
+    return reported.get(where) == 0
 
 
 async def test_what_callers_send_makes_no_new_series(inside: httpx.AsyncClient) -> None:
@@ -133,28 +136,28 @@ async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
         partition_status(f"{n}-{n + 1}", position=1, lag=(0, 0.0), state="up-to-date", owner="here") for n in range(256)
     )
     followers = [msgspec.structs.replace(first, name=f"p{n}", partitions=many) for n in range(20)]
-    told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
-    assert len(told) <= MAX_SERIES
-    assert {dict(labels).get("name") for name, labels in told if name == "twofold_follower_position"} == {
+    reported = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
+    assert len(reported) <= MAX_SERIES
+    assert {dict(labels).get("name") for name, labels in reported if name == "twofold_follower_position"} == {
         f"p{n}" for n in range(20)
     }
-    told = read(exposition(msgspec.structs.replace(status, followers=followers[:1])).decode())
-    assert len([name for name, _ in told if name == "twofold_partition_position"]) == 256
+    reported = read(exposition(msgspec.structs.replace(status, followers=followers[:1])).decode())
+    assert len([name for name, _ in reported if name == "twofold_partition_position"]) == 256
 
 
 async def test_a_series_is_never_told_twice_whatever_generations_there_are(app: App) -> None:
     status = await app.status()
     builds = [build_status("balances", n, version=1, state="standby", partitions=[(n, ())], head=4) for n in (4, 2, 3)]
-    told = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
-    assert of(told, "build_generation", name="balances", state="standby") == 4
+    reported = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
+    assert of(reported, "build_generation", name="balances", state="standby") == 4
 
 
 async def test_names_are_told_as_they_are_whatever_letters_they_have(app: App) -> None:
     status = await app.status()
     odd = 'a"b\\c\nd ü'
     followers = [msgspec.structs.replace(each, name=odd) for each in status.followers[:1]]
-    told = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
-    assert {dict(labels)["name"] for name, labels in told if name == "twofold_follower_position"} == {odd}
+    reported = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
+    assert {dict(labels)["name"] for name, labels in reported if name == "twofold_follower_position"} == {odd}
 
 
 async def test_nothing_of_ours_is_left_in_the_global_registry(inside: httpx.AsyncClient) -> None:
@@ -206,10 +209,14 @@ async def test_an_objective_is_told_beside_the_lag_that_misses_it(
             monkeypatch.setattr(worker, "_held", lambda: False)
         await http.post("/commands/deposit", json=DEPOSIT)
         async with asyncio.timeout(10):
-            while of(told := await scrape(http), "follower_lag_seconds", **BALANCES) <= 0.05:
+            while of(reported := await scrape(http), "follower_lag_seconds", **BALANCES) <= 0.05:
                 pass
-        assert of(told, "follower_freshness_objective_seconds", **BALANCES) == 0.05
+        assert of(reported, "follower_freshness_objective_seconds", **BALANCES) == 0.05
         assert not [
-            labels for name, labels in told if name.endswith("objective_seconds") and ("name", "advisor") in labels
+            labels for name, labels in reported if name.endswith("objective_seconds") and ("name", "advisor") in labels
         ]
-        assert (of(told, "problems"), of(told, "ready"), of(told, "health_level", side="query")) == (1, 1, 1)
+        assert (of(reported, "problems"), of(reported, "ready"), of(reported, "health_level", side="query")) == (
+            1,
+            1,
+            1,
+        )

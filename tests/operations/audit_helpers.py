@@ -38,9 +38,9 @@ def skip_on_record(at: int, done: bool, version: int, read_store: str) -> Operat
 
 def counts(found: AuditResult) -> dict[str, int]:
     """Everything that is not 0, by name."""
-    told: dict[str, Any] = msgspec.to_builtins(found)
+    reported: dict[str, Any] = msgspec.to_builtins(found)
     left_out = ("name", "generation", "position", "rows", "sample", "failures")
-    return {name: told[name] for name in told if name not in left_out and told[name]}
+    return {name: reported[name] for name in reported if name not in left_out and reported[name]}
 
 
 async def write(app: App, write_store: WriteStore, *events: object) -> None:

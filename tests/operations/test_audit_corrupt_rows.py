@@ -143,8 +143,8 @@ async def test_a_corrupt_row_in_one_of_two_generations_differs_at_any_position(a
     following.model = msgspec.structs.replace(following.model, generation=2)
     await (await following.prepare()).catch_up(1)
     found = await compare(log, read_store, "totals", 1, 2, app.world, row=Total, patience=0.0)
-    told = msgspec.structs.asdict(found)
-    assert {name: told[name] for name in ("equal", "different", "only_old", "undecided")} == {
+    reported = msgspec.structs.asdict(found)
+    assert {name: reported[name] for name in ("equal", "different", "only_old", "undecided")} == {
         "equal": 2,
         "different": 2,
         "only_old": 1,

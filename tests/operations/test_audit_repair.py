@@ -112,8 +112,8 @@ async def test_no_replay_and_no_follower_that_lost_its_lease_undoes_a_repair(
     async def repair(name: str, key: str) -> str:
         return await owner.repair(key, at)
 
-    mended = await audit(app, log, read_store, "totals", repair=repair)
-    assert counts(mended) == {"different": 1, "repaired": 1}
+    repaired = await audit(app, log, read_store, "totals", repair=repair)
+    assert counts(repaired) == {"different": 1, "repaired": 1}
     await write(app, log, Counted(["a", "b"], 3))
     # It was paused, with the wrong rows in its memory, and wakes up.
     with pytest.raises(Conflict):

@@ -39,8 +39,12 @@ class Meanwhile(RealWorld):
 
 def counts(found: Comparison) -> dict[str, int]:
     """Everything that is not 0, by name."""
-    told: dict[str, Any] = msgspec.to_builtins(found)
-    return {name: told[name] for name in told if name not in ("name", "old", "new", "rows", "sample") and told[name]}
+    reported: dict[str, Any] = msgspec.to_builtins(found)
+    return {
+        name: reported[name]
+        for name in reported
+        if name not in ("name", "old", "new", "rows", "sample") and reported[name]
+    }
 
 
 async def test_rows_that_differ_are_counted_by_kind_and_shown_with_their_fields(
@@ -305,7 +309,7 @@ def test_what_is_just_before_a_key_is_before_it_and_is_text_of_a_length_that_key
         assert before < key
         assert before.encode() < key.encode()
         assert len(before) <= 1_024
-    # Whoever looks for the key from there on does not pass all that begins with the letter before.
+    # A search for the key from there on does not pass the keys that begin with the letter before.
     assert just_before("ab") > "aa" + "z" * 1_000
 
 

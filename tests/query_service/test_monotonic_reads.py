@@ -1,4 +1,4 @@
-"""After a switch nobody is answered with less than what was answered before it, and nobody is waited for in vain."""
+"""After a switch no answer is older than one before it, and no query waits longer than needed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -30,7 +30,7 @@ OTHER = next(f"k{n}" for n in range(99) if HIGH.holds(f"k{n}"))
 
 
 class Serving:
-    """A log, two generations of one read model, and whoever answers from one of them; nobody follows."""
+    """A log, two generations of one read model, and a query service that answers from one of them."""
 
     def __init__(self, *, partitions: int = 1, parks: Any = "key", query: Any = total_of) -> None:
         projection = Projection("totals", add_up, key=CounterId, partitions=partitions, parks=parks)

@@ -140,10 +140,10 @@ async def test_building_anew_that_was_broken_off_is_begun_again(
     with pytest.raises(Unavailable, match="rebuilt its tables or is about to"):
         await old.save(Change(BARE, LOG, 1, 2, 0))
     assert len(await _tables(old)) == 4
-    # Whoever comes next decides: with the declarations of before all is as it was,
+    # The next process decides: with the declarations of before all is as it was,
     await old.prepare([BARE])
     await keep(old, BARE, {"b": Order("bob")}, before=1)
-    # with the new ones it is built anew, and what was left lying is taken away.
+    # with the new ones it is built again, and leftovers are removed.
     await new.prepare([ORDERS])
     assert await keys(new, ORDERS, {"customer": "bob"}) == ["b"]
     assert len(await _tables(old)) == 2

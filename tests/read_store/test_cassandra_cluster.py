@@ -68,7 +68,7 @@ async def test_a_follower_goes_on_whichever_node_is_killed(nodes: list[Cassandra
     log = made_up(EVENTS)
     wanted = await expected(MODEL, log)
     for node in nodes:
-        # Of three copies two are asked, whoever is missing.
+        # Of three copies two are asked, whichever is missing.
         node.kill()
         store = await CassandraReadStore.open(url, patience=60.0)
         await store.prepare([MODEL])

@@ -175,10 +175,10 @@ async def test_a_row_that_is_written_above_what_is_told_is_whole_again(url: str,
     async with opened(url) as store:
         await filled(store)
         await spoil(url, store, what)
-        told = (await store.inspect(MODEL, ["b"]))["b"]
-        mended = VersionedRow(ROWS["b"], 4, told.repair + 1)
-        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": mended}))
-        assert await store.inspect(MODEL, ["b"]) == {"b": RawRow(PLAIN["b"], 4, told.repair + 1)}
+        reported = (await store.inspect(MODEL, ["b"]))["b"]
+        repaired = VersionedRow(ROWS["b"], 4, reported.repair + 1)
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": repaired}))
+        assert await store.inspect(MODEL, ["b"]) == {"b": RawRow(PLAIN["b"], 4, reported.repair + 1)}
         assert (await store.load(MODEL, ["b"]))["b"].row == ROWS["b"]
         assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
 
@@ -193,15 +193,15 @@ async def test_a_row_that_is_no_json_keeps_nobody_from_starting_and_whoever_need
         await store.save(Change(MODEL, LOG, 0, 4, 0, {key: VersionedRow(row, 2) for key, row in rows.items()}))
         await spoil(url, store, "text")
         if not url.startswith("cassandra"):
-            # There, tables are made anew for other accesses, and a row must not get lost on the way.
+            # There, tables are built again for other accesses, and a row must not get lost on the way.
             await store.prepare([bare])
     async with opened(url) as store:
         await store.prepare([MODEL])
         for reading in (store.load(MODEL, ["b"]), got(store, "b")):
             with pytest.raises(Unavailable, match=r"A stored row of 'Things' is corrupt: .*`twofold audit"):
                 await reading
-        told = (await store.inspect(MODEL, ["b"]))["b"]
-        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))
+        reported = (await store.inspect(MODEL, ["b"]))["b"]
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, reported.repair + 1)}))
         assert await found_rows(store, MODEL, {"name": "bob"}, order_by="total") == [("b", ROWS["b"])]
         assert (await store.inspect(MODEL, ["b"]))["b"].corruption == ""
 
@@ -233,7 +233,7 @@ async def on_cassandra(server: Cassandra) -> AsyncIterator[CassandraReadStore]:
 
 
 async def told_of(store: CassandraReadStore, key: str = "b") -> RawRow | None:
-    """What is told of a row, in both ways; they agree where it is listed."""
+    """What is reported of a row, in both ways; they agree where it is listed."""
     listed = dict(await store.raw_rows("Things", 3, "", 10))
     inspected = await store.inspect(MODEL, [key])
     if key in listed:
@@ -270,10 +270,10 @@ async def test_what_a_save_that_was_interrupted_has_left_is_no_corruption_until_
             await store._connection.rows(put, text, entry.access, list(entry.part), entry.sort_key)
         assert await told_of(store) == RawRow(msgspec.json.decode(text), 6)
         await store.save(Change(MODEL, LOG, 4, 6, 0))
-        told = await told_of(store)
-        assert told is not None
-        assert (told.row, told.position) == (PLAIN["b"], 2)
-        assert "Its copy under '*' says otherwise." in told.corruption
+        reported = await told_of(store)
+        assert reported is not None
+        assert (reported.row, reported.position) == (PLAIN["b"], 2)
+        assert "Its copy under '*' says otherwise." in reported.corruption
 
 
 async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that_a_repair_has_to_exceed(
@@ -285,12 +285,12 @@ async def test_a_cell_that_was_written_by_hand_is_told_with_a_repair_number_that
         (entry,) = [each for each in tables.layout.entries("b", ROWS["b"]) if each.access == "* by total"]
         put = f"update {tables.finds} set row = 'by hand' where access = ? and part = ? and sort_key = ? and key = 'b'"
         await store._connection.rows(put, entry.access, list(entry.part), entry.sort_key)
-        told = await told_of(store)
-        assert told is not None
-        assert told == RawRow(PLAIN["b"], 2, told.repair, "Its copy under '* by total' says otherwise.")
-        assert told.repair > 0
-        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, told.repair + 1)}))
-        assert await told_of(store) == RawRow(PLAIN["b"], 4, told.repair + 1)
+        reported = await told_of(store)
+        assert reported is not None
+        assert reported == RawRow(PLAIN["b"], 2, reported.repair, "Its copy under '* by total' says otherwise.")
+        assert reported.repair > 0
+        await store.save(Change(MODEL, LOG, 4, 5, 0, {"b": VersionedRow(ROWS["b"], 4, reported.repair + 1)}))
+        assert await told_of(store) == RawRow(PLAIN["b"], 4, reported.repair + 1)
         assert len(await found_rows(store, MODEL, order_by="total")) == 4
 
 

@@ -158,7 +158,7 @@ async def position(url: str) -> int:
         return max((each.progress.position for each in await store.checkpoints()), default=0)
 
 
-# The driver may leave the socket of a call that is broken off to the garbage collector.
+# The driver may leave the socket of an interrupted call to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.usefixtures("unclosed_collected")
 async def test_native_reads_that_are_given_up_spoil_nothing(mongodb_url: str) -> None:

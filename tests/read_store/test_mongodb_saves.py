@@ -69,12 +69,12 @@ async def test_processes_killed_at_any_moment_lose_and_double_nothing(mongodb_ur
             with follower(mongodb_url, 1_000_000, 10 + random.randrange(30), "lives") as process:
                 assert process.stdout is not None
                 for _ in range(1 + random.randrange(5)):
-                    told = int(process.stdout.readline())
+                    reported = int(process.stdout.readline())
                 # In the midst of the next save.
                 await asyncio.sleep(random.random() * 0.01)
                 process.kill()
             position = (await progress(store, ORDERS)).position
-            assert position >= max(told, reached), n
+            assert position >= max(reported, reached), n
             # Beyond whatever was written of the save that was under way; with the last request of the dead, the server
             # may not have finished.
             reached = position + 80
@@ -199,7 +199,7 @@ async def test_a_save_whose_answer_is_lost_is_no_conflict(mongodb_url: str, mong
     async with opened(mongodb_url) as store:
         await keep(store, ORDERS, {"a": Order()})
         # The server has done it, and says that it may not last: it is asked again, and finds it done.
-        lost = {"writeConcernError": {"code": 64, "errmsg": "waited in vain"}}
+        lost = {"writeConcernError": {"code": 64, "errmsg": "no majority in time"}}
         fail(mongodb, "findAndModify", **lost)
         await store.save(Change(ORDERS, LOG, 1, 2, 0))
         assert (await progress(store, ORDERS)).position == 2
@@ -244,7 +244,7 @@ async def test_splits_and_merges_whose_answer_is_lost_are_no_conflict(mongodb_ur
     async with opened(mongodb_url) as store:
         await keep(store, ORDERS, {"a": Order()})
         (whole,) = [each.partition for each in await store.checkpoints()]
-        fail(mongodb, "findAndModify", writeConcernError={"code": 64, "errmsg": "waited in vain"})
+        fail(mongodb, "findAndModify", writeConcernError={"code": 64, "errmsg": "no majority in time"})
         await store.repartition(ORDERS, [whole], list(whole.halves()))
         assert [each.partition for each in await store.checkpoints()] == list(whole.halves())
 

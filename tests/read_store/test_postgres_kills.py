@@ -33,7 +33,7 @@ async def test_a_follower_killed_while_saving_leaves_rows_and_checkpoint_togethe
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        # What it had sent last may still be under way: whoever saves next waits for that.
+        # What it had sent last may still be under way: the next save waits for that.
         position = await take_over(store)
         assert position > saved
         assert await whole_at(store) == position
@@ -97,9 +97,9 @@ async def test_a_repair_that_was_answered_is_there_after_the_server_was_killed(p
         await store.prepare([ORDERS])
         await store.save(step(0))
         for repair in range(1, 6):
-            mended = VersionedRow(Order("mended", repair), 1, repair)
-            await store.save(Change(ORDERS, LOG, 1, 1, 0, {"k1": mended}))
+            repaired = VersionedRow(Order("repaired", repair), 1, repair)
+            await store.save(Change(ORDERS, LOG, 1, 1, 0, {"k1": repaired}))
             server.kill()
             server.start()
-            assert (await store.load(ORDERS, ["k1"]))["k1"] == mended
+            assert (await store.load(ORDERS, ["k1"]))["k1"] == repaired
         await store.close()

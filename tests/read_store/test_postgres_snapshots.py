@@ -141,7 +141,7 @@ async def test_a_snapshot_that_is_held_for_too_long_is_ended_and_its_user_told(u
     await keep(store, ORDERS, ROWS)
     async with store.snapshot() as snapshot:
         assert await snapshot.get(ORDERS, "k1") == ROWS["k1"]
-        # Should this process stand still, the server ends it by itself.
+        # If this process stalls, the server ends the transaction.
         client = snapshot.native(ORDERS).client
         assert await client.fetchval("show idle_in_transaction_session_timeout") == "30s"
     with patch.object(store._server, "longest", 0.1):

@@ -1,6 +1,6 @@
 """The servers that all tests share: started when a test first needs them, stopped at the end of the run.
 
-A server that cannot be had is a skip that says how to get it, and with CI=true a failure.
+A missing server is a skip that says how to get it, and with CI=true a failure.
 """
 
 import os

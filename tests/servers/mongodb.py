@@ -26,7 +26,7 @@ SET = "rs0"
 IN_MEMORY = Path("/dev/shm")
 
 _EVERY = {
-    # Else a member that is told to stop waits for its clients for 15 s.
+    # Else a member that is asked to stop waits for its clients for 15 s.
     "shutdownTimeoutMillisForSignaledShutdown": "100",
     "diagnosticDataCollectionEnabled": "false",
     # For failpoints.

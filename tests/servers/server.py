@@ -32,7 +32,7 @@ _SWEEP = 'cat >/dev/null; for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$0" 2>/de
 
 
 class ServerError(RuntimeError):
-    """A server did not start, or did not do as it was told. Says the end of its log."""
+    """A server did not start, or did not do as it was reported. Says the end of its log."""
 
 
 class Folder:

@@ -39,7 +39,7 @@ class Standby(Postgres):
         self.settings |= {"primary_conninfo": self._source, "primary_slot_name": self._node}
 
     def start(self) -> None:
-        """Returns when it follows, if it has a primary that runs, and if that is told to wait for it, does so."""
+        """Returns when it follows, if it has a primary that runs, and if that is reported to wait for it, does so."""
         super().start()
         if self.promoted or not self.primary.running or not self.settings["primary_conninfo"]:
             return

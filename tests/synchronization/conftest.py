@@ -1,4 +1,4 @@
-"""In charge of what several files of tests here ask for."""
+"""What several files of tests here ask for."""
 
 import logging
 from collections.abc import Iterator

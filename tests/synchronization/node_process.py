@@ -1,4 +1,4 @@
-"""A node in a process of its own, that follows for the counters until it is told to stop."""
+"""A node in a process of its own, that follows for the counters until it is reported to stop."""
 
 import asyncio
 import signal

@@ -69,11 +69,11 @@ def replaced(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[
 def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """It takes it that there is nothing new."""
     pages = shares(app)[share]._pages
-    write_store, told = pages._write_store, pages._query
+    write_store, reported = pages._write_store, pages._query
 
     class Empty:
         async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
-            page = await write_store.read(told, after, 0)
+            page = await write_store.read(reported, after, 0)
             return type(page)([], after, after)
 
         async def wait(self, after: int, timeout: float) -> None:
@@ -105,9 +105,9 @@ async def test_a_follower_that_does_not_move_is_reported_everywhere_and_no_more_
         assert "1 event behind" in problem["message"]
         status = (await http.get("/status")).json()
         assert (status["health"]["level"], status["health"]["problem_count"]) == ("degraded", 1)
-        (told,) = [each for each in status["followers"] if each["name"] == name]
-        assert (told["position"], told["lag"]) == (1, 1)
-        assert told["partitions"][0]["stalled"] > STALL
+        (reported,) = [each for each in status["followers"] if each["name"] == name]
+        assert (reported["position"], reported["lag"]) == (1, 1)
+        assert reported["partitions"][0]["stalled"] > STALL
         labels = TOTALS if name == "totals" else WATCH
         series = await scrape(http)
         assert of(series, "follower_stalled_seconds", **labels) > STALL

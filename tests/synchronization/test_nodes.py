@@ -243,7 +243,7 @@ async def test_what_cannot_be_split_or_merged_is_refused_in_a_sentence(cluster: 
 async def test_a_node_is_told_by_which_node_each_partition_is_followed(cluster: Cluster) -> None:
     async with cluster.node() as first, cluster.node() as second:
         await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
-        await until(lambda: all_told(first), "told")
+        await until(lambda: all_told(first), "reported")
         (totals_there,) = (await first.status()).followers
         assert {each.owner for each in totals_there.partitions} == {RealWorld().place()}
         assert [each.state for each in totals_there.partitions].count("on-another-node") == 2

@@ -45,8 +45,8 @@ async def test_a_parked_key_is_shown_everywhere_and_the_others_stay_ready() -> N
         status, one, same, series = await told_by(app, http)
         (aside,) = status.parked
         assert (aside.key, aside.position, aside.waiting) == ("bad", 2, 2)
-        for told in (one, same):
-            (shown,) = told["parked"]
+        for reported in (one, same):
+            (shown,) = reported["parked"]
             assert (shown["key"], shown["position"], shown["waiting"]) == ("bad", 2, 2)
             assert "thirteen" in shown["error"]
         assert of(series, "follower_parked_keys", **TOTALS) == 1
@@ -64,9 +64,9 @@ async def test_a_halted_partition_is_shown_everywhere_and_the_node_is_degraded()
         (aside,) = status.parked
         assert (aside.key, aside.position) == ("bad", 2)
         assert (status.position, status.state, status.lag) == (1, "stopped", 3)
-        for told in (one, same):
-            assert [each["key"] for each in told["parked"]] == ["bad"]
-            (stopped,) = [each for each in told["partitions"] if each["state"] == "stopped"]
+        for reported in (one, same):
+            assert [each["key"] for each in reported["parked"]] == ["bad"]
+            (stopped,) = [each for each in reported["partitions"] if each["state"] == "stopped"]
             assert (stopped["position"], "thirteen" in stopped["error"]) == (1, True)
         assert of(series, "follower_parked_keys", **TOTALS) == 1
         assert of(series, "partition_lag_events", name="totals", partition=stopped["partition"]) == 3
@@ -91,10 +91,10 @@ async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_hal
         for by in (2, 13, 3):
             await app.send(Count(both, by))
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return len(await problems(app)) == 2
 
-        await until(told, "both are reported")
+        await until(reported, "both are reported")
         both_problems = await problems(app)
         stopped = f"'totals' ({stands.partition.name}) has stopped at position 2: "
         (one,) = [each for each in both_problems if stopped in each]

@@ -44,7 +44,7 @@ Skipped = set[tuple[str, int]]
 
 
 class Poison:
-    """A fold that cannot take some amounts on the hot key, until they are mended."""
+    """A fold that cannot take some amounts on the hot key, until they are repaired."""
 
     def __init__(self, amounts: set[int]) -> None:
         self.amounts = amounts
@@ -156,7 +156,7 @@ async def test_wherever_poison_is_in_a_hot_key_others_go_on_and_after_skip_or_me
         assert await rows(app) == await folded(app, skipped, {key: at for key, (at, _) in left.items()})
         acts = [act for act in (await app.projections.actions("totals")).values() if act.what == "skip"]
         assert {(act.key, act.position) for act in acts} == skipped
-    # Another process, in which all is mended: what was passed over stays so, and a rebuild passes over it, too.
+    # Another process, in which all is repaired: what was passed over stays so, and a rebuild passes over it, too.
     poison.amounts = set()
     async with app_in(tmp_path, module(poison)) as app:
         await until(lambda: nothing_parked(app), "taken up")

@@ -82,7 +82,7 @@ async def switch(app: App, name: str = "totals") -> int:
 
 async def test_a_rebuild_mends_what_a_bug_has_left_behind_and_leaves_a_way_back(tmp_path: Path) -> None:
     def forgets(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
-        # A bug that was mended without a new version: every third event is lost.
+        # A bug that was repaired without a new version: every third event is lost.
         return row if row is not None and row.total % 3 == 0 else add_up(row, event, counter)
 
     async with app_in(tmp_path, counters(forgets)) as app:

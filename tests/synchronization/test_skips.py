@@ -304,7 +304,7 @@ async def test_whatever_operators_do_at_once_rows_are_the_fold_without_what_is_o
             try:
                 await act(app)
             except TwofoldError as error:
-                # What it was about is gone, or another has come first: operators are told so all day.
+                # What it was about is gone, or another has come first: operators are reported so all day.
                 assert str(error)
             await asyncio.sleep(random.random() * 0.05)
 

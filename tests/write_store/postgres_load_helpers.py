@@ -104,7 +104,7 @@ class Load:
         assert [each for each, count in times.items() if count > 1] == [], "a command took effect twice"
         by_command = {event.metadata.command_id: event.position for event in events}
         lost = [each for each, outcome in self.acknowledged.items() if by_command.get(each) != outcome.position]
-        assert lost == [], "an acknowledged command is not where its caller was told"
+        assert lost == [], "an acknowledged command is not where its caller was reported"
         unasked = by_command.keys() - self.acknowledged.keys() - self.unanswered
         assert unasked == set(), "the log holds what nobody sent"
         before: dict[str, int] = defaultdict(int)

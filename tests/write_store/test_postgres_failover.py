@@ -51,7 +51,7 @@ async def fail_over_under_load(url: str, primary: Postgres, standby: Standby, lo
         group.create_task(load.run(nodes, 3))
         group.create_task(load.follow(url))
         before = await fail_over()
-    assert load.sent_again == 0, "nobody was told to come again"
+    assert load.sent_again == 0, "nobody was reported to come again"
     assert await check_log(url, load) > before
     for node in nodes:
         ((epoch, after),) = node.identity.forks
@@ -128,7 +128,7 @@ async def test_what_a_zombie_wrote_stays_in_its_own_timeline(postgres_bindir: Pa
             standby.promote()
             async with opened(on(made, standby)) as node:
                 await written(node, "new-3")
-            # Nobody has told the old primary, nor the node that is connected to it.
+            # Nobody has reported the old primary, nor the node that is connected to it.
             assert await written(zombie, "zombie-3", "zombie-4") == [3, 4]
 
             primary.kill()

@@ -36,7 +36,7 @@ class Two:
         waiting = asyncio.create_task(self.reader.wait(self._written - 1, 30))
         await self.writer.append([noted(self._written)])
         await waiting
-        assert self.reader._news.head == self._written, "nobody told the reader"
+        assert self.reader._news.head == self._written, "nobody reported the reader"
 
     async def listeners(self, count: int) -> list[int]:
         """The server processes that listen, once there are so many."""

@@ -1,4 +1,4 @@
-"""Plans stay sound where statistics mislead: told by the pages the server looks at, whatever else the machine does."""
+"""Plans stay sound where statistics mislead: measured by the pages that the server reads."""
 
 import json
 from collections.abc import AsyncIterator

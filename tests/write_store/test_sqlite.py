@@ -80,20 +80,20 @@ async def test_a_reader_beside_a_busy_writer_sees_whole_batches_in_order_and_nev
         with pytest.raises(Unavailable, match="reading only"):
             await reader.append([command(1)])
         seen: list[tuple[int, str]] = []
-        beside = told = 0
+        beside = reported = 0
         # Until something was read beside the writer: on a busy machine all may come at once.
-        while beside < 3 or len(seen) < 2 * told:
-            if len(seen) == 2 * told:
+        while beside < 3 or len(seen) < 2 * reported:
+            if len(seen) == 2 * reported:
                 tell(process, "400")
-                told += 400
+                reported += 400
             await reader.wait(len(seen), 5.0)
             found = await reader.read(ALL_EVENTS, after=len(seen))
             assert found.head % 2 == 0, "half of a batch is visible"
             assert found.upto == found.head == len(seen) + len(found.events)
             seen += [(event.position, event.id) for event in found.events]
-            beside += len(seen) < 2 * told
-        assert seen == [(n + 1, f"command-{n}.0") for n in range(2 * told)]
-        assert [line_of(process) for _ in range(told // 400)] == told // 400 * ["done\n"]
+            beside += len(seen) < 2 * reported
+        assert seen == [(n + 1, f"command-{n}.0") for n in range(2 * reported)]
+        assert [line_of(process) for _ in range(reported // 400)] == reported // 400 * ["done\n"]
         tell(process, "")
         await reader.close()
 

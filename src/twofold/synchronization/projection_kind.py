@@ -84,7 +84,7 @@ class ProjectionKind:
     async def skip(self, follower: Projector, key: str, at: Position, record: Sequence[RowWrite]) -> str | None:
         """Put the skip on record. All nodes read that, and apply it to every generation of the same version.
 
-        An event that can be folded by now is not skipped: whoever asked for the skip saw an older state.
+        An event that can be folded by now is not skipped: the operator who asked for the skip saw an older state.
         """
         position = follower.parked_at(key)
         outcome = await follower.retry(key, at)

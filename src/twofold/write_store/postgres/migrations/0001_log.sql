@@ -64,7 +64,7 @@ create table {schema}.rows (
     primary key (space, key)
 );
 
--- Whoever may write at all may only add. `retag` alone adds to what is there, and says so.
+-- Roles that may write may only add. `retag` alone adds to what is there, and says so.
 create function {schema}.refuse_change() returns trigger language plpgsql as $function$
 begin
     if tg_op = 'UPDATE' and current_setting('twofold.retagging', true) = 'yes' then

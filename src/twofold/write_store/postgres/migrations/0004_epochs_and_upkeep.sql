@@ -15,7 +15,7 @@ as $function$
       from log_head h
 $function$;
 
--- Wake whoever listens. Never in the transaction that appends: notifying commits queue for one another.
+-- Wake the listeners. Never in the transaction that appends: notifying commits queue for one another.
 create function {schema}.tell(p_channel text) returns int language sql volatile
 as $function$ select 1 from pg_notify(p_channel, '') $function$;
 
@@ -24,7 +24,7 @@ create function {schema}.enter() returns bigint language sql volatile security d
 set search_path = {schema}, pg_temp
 as $function$ select nextval('writers') $function$;
 
--- Begin the next epoch, if `p_from` is the present one: whoever still writes in that one is refused from now on.
+-- Begin the next epoch, if `p_from` is the present one: writers in that one are refused from now on.
 create function {schema}.raise_epoch(p_from int, p_cause text) returns int
 language plpgsql volatile security definer
 set search_path = {schema}, pg_temp
