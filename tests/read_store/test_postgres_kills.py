@@ -11,7 +11,7 @@ import pytest
 
 from tests.architecture.rules import ROOT
 from tests.read_store.postgres_follower import step, whole_at
-from tests.servers.postgres import Postgres, fresh_schema
+from tests.servers.postgres import ENDURES_KILLS, Postgres, fresh_schema
 from twofold.errors import Conflict
 from twofold.read_store.port import Change, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
@@ -56,7 +56,7 @@ async def take_over(store: PostgresReadStore) -> int:
 async def test_a_server_killed_under_load_has_no_part_of_a_save_and_is_followed_for_from_where_it_is(
     postgres_bindir: Path, kills: int
 ) -> None:
-    with Postgres(postgres_bindir, durable=True) as server:
+    with Postgres(postgres_bindir, **ENDURES_KILLS) as server:
         url = f"{server.dsn}?schema={fresh_schema()}"
         store = await PostgresReadStore.open(url, patience=60.0)
         await store.prepare([ORDERS])
@@ -92,7 +92,7 @@ async def test_a_server_killed_under_load_has_no_part_of_a_save_and_is_followed_
 
 
 async def test_a_repair_that_was_answered_is_there_after_the_server_was_killed(postgres_bindir: Path) -> None:
-    with Postgres(postgres_bindir, durable=True) as server:
+    with Postgres(postgres_bindir, **ENDURES_KILLS) as server:
         store = await PostgresReadStore.open(f"{server.dsn}?schema={fresh_schema()}", patience=60.0)
         await store.prepare([ORDERS])
         await store.save(step(0))

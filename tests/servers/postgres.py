@@ -10,6 +10,7 @@ import signal
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.servers.server import LOOPBACK, Folder, Server, ServerError, as_other_user, wait_until
 
@@ -28,6 +29,13 @@ _EVERY = {
     "dynamic_shared_memory_type": "mmap",
 }
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+ENDURES_KILLS: dict[str, Any] = {"durable": True, "fsync": "off"}
+"""Settings for a server that is killed: each commit is handed to the kernel, which keeps it when the process ends.
+
+Only a machine that fails loses what was not synced. With `fsync`, each start after a kill first syncs all files, which
+takes seconds.
+"""
 
 _numbers = itertools.count(1)
 
@@ -60,7 +68,8 @@ def fresh_schema() -> str:
 class Postgres(Server):
     """A PostgreSQL server with one superuser, `postgres`, whom it trusts.
 
-    Fast settings lose commits when the machine fails, not when the server is killed; `durable` ones sync every commit.
+    Fast settings lose the last commits when the server is killed; `durable` ones sync every commit. For tests that
+    kill it there is ENDURES_KILLS.
     `settings` go to postgresql.conf: numbers and words as they are written there, without quotation marks.
     """
 

@@ -7,7 +7,7 @@ from random import Random
 import asyncpg
 import pytest
 
-from tests.servers.postgres import Postgres
+from tests.servers.postgres import ENDURES_KILLS, Postgres
 from tests.write_store.postgres_helpers import fresh_log
 from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold.write_store.postgres import PostgresWriteStore
@@ -57,7 +57,7 @@ async def test_connections_killed_at_random_under_four_nodes_lose_and_double_not
     "kills", [pytest.param(20, id="20 kills"), pytest.param(200, id="200 kills", marks=pytest.mark.torture)]
 )
 async def test_a_server_killed_under_load_has_everything_it_acknowledged(postgres_bindir: Path, kills: int) -> None:
-    with Postgres(postgres_bindir, durable=True) as server:
+    with Postgres(postgres_bindir, **ENDURES_KILLS) as server:
         url = await fresh_log(server.dsn)
         load = Load(seed=kills)
         nodes = [await PostgresWriteStore.open(url, patience=30.0) for _ in range(2)]
