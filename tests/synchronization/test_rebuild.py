@@ -251,8 +251,12 @@ asyncio.run(main())
 async def test_a_rebuild_that_is_killed_ten_times_goes_on_and_ends_as_the_fold(tmp_path: Path) -> None:
     random = Random(7)
     async with app_in(tmp_path) as app:
-        for n in range(6_000):
-            await app.send(Count([f"c{random.randint(0, 300)}", f"c{n % 50}"], random.randint(0, 9)))
+        for start in range(0, 6_000, 200):
+            commands = [
+                Count([f"c{random.randint(0, 300)}", f"c{n % 50}"], random.randint(0, 9))
+                for n in range(start, start + 200)
+            ]
+            await asyncio.gather(*(app.send(command) for command in commands))
         expected = await settled(app)
     reached: list[int] = []
     for _ in range(10):

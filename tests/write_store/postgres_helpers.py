@@ -2,6 +2,8 @@
 
 from unittest.mock import patch
 
+import asyncpg
+
 from tests.servers.postgres import fresh_schema
 from twofold.world import RealWorld
 from twofold.write_store.migration import MigrationStep
@@ -12,6 +14,23 @@ async def fresh_log(dsn: str) -> str:
     """The URL of a new, empty log in the database `dsn` names."""
     url = f"{dsn}?schema={fresh_schema()}"
     await migrate.migrate(url, RealWorld())
+    return url
+
+
+async def emptied(url: str) -> str:
+    """The same URL, once its log is empty again. This takes less than half the time of a new one."""
+    schema = url.rpartition("=")[2]
+    tables = ", ".join(
+        f"{schema}.{name}" for name in ("epochs", "event_types", "events", "event_tags", "commands", "rows")
+    )
+    connection = await asyncpg.connect(url.partition("?")[0])
+    # The log's triggers refuse every change.
+    await connection.execute(
+        "set session_replication_role = replica;"
+        f"truncate {tables} restart identity;"
+        f"update {schema}.log_head set epoch = 1, position = 0"
+    )
+    await connection.close()
     return url
 
 

@@ -116,6 +116,7 @@ async def test_broken_off_before_any_request_and_repeated_it_ends_as_if_nothing_
 ) -> None:
     whole = fresh_schema()
     await migrate(f"{postgres_newest.dsn}?schema={whole}", RealWorld())
+    shape = shape_of(postgres_newest, whole)
     interrupted = 0
     while True:
         schema = fresh_schema()
@@ -128,9 +129,7 @@ async def test_broken_off_before_any_request_and_repeated_it_ends_as_if_nothing_
             except (Interrupted, Unavailable):
                 interrupted += 1
         await migrate(url, RealWorld())
-        assert shape_of(postgres_newest, schema) == shape_of(postgres_newest, whole), (
-            f"after {interrupted - 1} requests"
-        )
+        assert shape_of(postgres_newest, schema) == shape, f"after {interrupted - 1} requests"
         await is_a_working_log(url)
     assert interrupted > 5 * len(STEPS)
 

@@ -59,12 +59,12 @@ class Node:
         return bool(line)
 
 
-async def stopped_and_continued(url: str, times: int) -> None:
+async def stopped_and_continued(url: str, times: int, patience: float = 10.0) -> None:
     """Appends while another node is stopped at random moments, and goes on only after them.
 
     Unavailable if it was stopped with the lock in its hands: who would wait for it waits for ever.
     """
-    node, store = Node(url, "node"), await PostgresWriteStore.open(url)
+    node, store = Node(url, "node"), await PostgresWriteStore.open(url, patience=patience)
     random = Random(17)
     try:
         for turn in range(times):
@@ -149,4 +149,4 @@ async def test_a_lock_that_a_node_would_hold_across_a_round_trip_is_found_out(po
     held = lock.replace("\n", "\n    perform pg_advisory_lock(hashtext('{schema}'));\n", 1)
     url = await broken_log(postgres_newest.dsn, (lock, held))
     with pytest.raises(Unavailable):
-        await stopped_and_continued(url, 20)
+        await stopped_and_continued(url, 20, patience=3.0)
