@@ -262,8 +262,8 @@ def build_status(
 
 def _report(problems: Sequence[HealthProblem]) -> HealthReport:
     def worst(side: Side | None) -> Level:
-        levels = [problem.level for problem in problems if side in (None, problem.side)]
-        return min(levels, key=LEVELS.index, default="ready")
+        levels: list[Level] = [problem.level for problem in problems if side in (None, problem.side)]
+        return min([*levels, LEVELS[-1]], key=LEVELS.index)
 
     ordered = sorted(problems, key=lambda problem: LEVELS.index(problem.level))
     return HealthReport(

@@ -88,7 +88,7 @@ async def test_an_app_that_has_seen_lost_events_says_so_and_answers_nothing(prim
             status = await app.status()
             health = status.health
             assert (health.command_side, health.query_side, status.head) == ("not_ready", "not_ready", 4)
-            assert "has lost events: this process has seen 4" in health.problems[0].message
+            assert "has lost events: this process has seen position 4" in health.problems[0].message
             assert "restart the process" in health.problems[0].message
 
 

@@ -283,3 +283,23 @@ async def test_a_process_that_is_about_to_stop_gets_no_more_requests() -> None:
             status = (await http.get("/status")).json()
             assert (await http.get("/health/ready?side=query")).status_code == 503
             assert (status["health"]["level"], of(await scrape(http), "ready")) == ("not_ready", 0)
+
+
+async def test_a_read_store_whose_file_is_deleted_makes_the_query_side_not_ready(tmp_path: Path) -> None:
+    module = counters().wiring.modules[0]
+    where = f"sqlite:///{tmp_path}/views.db"
+    app = App(module, write_store="memory:", read_store=where, settings=Settings(poll_seconds=0.02))
+    async with app, asked(app) as http:
+        await app.send(Count(["a"]))
+        await until(lambda: caught_up(app), "caught up")
+        assert (await everywhere(app, http)).level == "ready"
+        for path in tmp_path.glob("views.db*"):
+            path.unlink()
+
+        async def noticed() -> bool:
+            return (await http.get("/health/ready?side=query")).status_code == 503
+
+        await until(noticed, "noticed")
+        report = await everywhere(app, http, stores=False)
+        assert (report.command_side, report.query_side) == ("ready", "not_ready")
+        assert "deleted" in report.problems[0].message
