@@ -164,7 +164,7 @@ async def test_a_node_that_cannot_show_life_stops_before_others_take_over(
 
         async def watched(todo: Any, *rest: Any) -> Any:
             if todo:
-                taken.append((running.synchronization.membership.held(), follows(cut_off)))
+                taken.append((running.synchronization.membership.may_follow(), follows(cut_off)))
             return await claim(todo, *rest)
 
         monkeypatch.setattr(other._running.synchronization.leases, "claim", watched)  # type: ignore[union-attr]
@@ -196,7 +196,7 @@ async def test_a_node_that_could_not_show_life_once_for_whatever_reason_goes_on(
             return beats > 5
 
         await until(shown, "life is shown again")
-        assert membership.held()
+        assert membership.may_follow()
         await until(lambda: follows(app) == ALL, "followed")
         await happen(app, 10)
         await agrees(cluster, app)

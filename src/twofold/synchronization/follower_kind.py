@@ -1,7 +1,7 @@
-"""The kinds of followers: what each kind has to say, so that nodes can divide, run and skip without knowing the kinds.
+"""The kinds of followers: what each kind implements. The rest of synchronization uses only these methods.
 
-A new kind (a relay to a message broker, say) is one module with a class like `PolicyKind`, and its name in the list
-that `App` gives to `Synchronization`.
+A new kind (for example a relay to a message broker) is one module with a class like `PolicyKind`, and one more entry in
+the list of kinds that `App` gives to `Synchronization`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The progress of one follower in a worker: its position, its state, and when it is tried again."""
 
-from twofold.domain.events import Position
+from twofold.domain.events import Position, RecordedEvent
 from twofold.synchronization.follower import State, WholeFollower
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.port import Slice
@@ -16,7 +16,10 @@ class FollowerRun:
         self.unit = unit
         self.follower = follower
         self.position: Position = 0
-        self.types = frozenset(name for item in follower.query.items for name in item.types)
+        # None: the types alone do not say what the follower takes.
+        items = follower.query.items
+        only_types = all(item.types and not item.tags for item in items)
+        self._types = frozenset(name for item in items for name in item.types) if only_types else None
         self.reopen = False
         self.failures = 0
         self.state: State = "catching-up"
@@ -40,8 +43,13 @@ class FollowerRun:
         self.failures, self.rests_until = 0, 0.0
 
     def part(self, page: Slice, whole: bool) -> Slice:
-        """The events of a page that are new to this follower. `whole`: all of them are of its types."""
+        """The events of a page that this follower takes and has not taken. `whole`: its query selected all of them."""
         if whole and page.events and page.events[0].position > self.position:
             return page
-        events = [e for e in page.events if e.position > self.position and (whole or e.type in self.types)]
-        return Slice(events, page.upto, page.head)
+        new = [event for event in page.events if event.position > self.position]
+        return Slice(new if whole else [event for event in new if self._takes(event)], page.upto, page.head)
+
+    def _takes(self, event: RecordedEvent) -> bool:
+        if self._types is not None:
+            return event.type in self._types
+        return self.follower.query.matches(event.type, frozenset(event.tags))

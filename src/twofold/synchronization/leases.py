@@ -28,7 +28,7 @@ class Leases:
         versions: Mapping[str, int],
         session: frozenset[str] | None,
     ) -> None:
-        self.held: dict[WorkUnit, int] = {}
+        self.epochs: dict[WorkUnit, int] = {}
         """The work units of this node, with the epochs of their leases."""
         self._cluster = cluster
         self._membership = membership
@@ -43,11 +43,11 @@ class Leases:
     def refresh(self, units: Sequence[WorkUnit], state: ClusterState) -> list[WorkUnit]:
         """Compare what this node holds with the leases as they are now. Returns the units it has lost."""
         mine = {unit for unit in units if self.owner(unit, state) == self._membership.node}
-        lost = [unit for unit in units if unit in self.held and unit not in mine]
+        lost = [unit for unit in units if unit in self.epochs and unit not in mine]
         for unit in lost:
-            del self.held[unit]
+            del self.epochs[unit]
         # A claim may have been written, although its answer was lost.
-        self.held |= {unit: state.lease(unit.resource).record.epoch for unit in mine - self.held.keys()}
+        self.epochs |= {unit: state.lease(unit.resource).record.epoch for unit in mine - self.epochs.keys()}
         return lost
 
     def plan(self, units: Sequence[WorkUnit], state: ClusterState) -> Plan:
@@ -62,7 +62,7 @@ class Leases:
                 nodes = self._membership.candidates(state, unit, code)
                 by_nodes.setdefault(tuple(sorted(nodes)), []).append(unit)
         parts = [plan(these, owners, node, nodes, reserved) for nodes, these in by_nodes.items()]
-        gone = self.held.keys() - set(units)
+        gone = self.epochs.keys() - set(units)
         return Plan([u for part in parts for u in part.claim], [*gone, *(u for part in parts for u in part.release)])
 
     async def claim(
@@ -75,7 +75,7 @@ class Leases:
             epoch = max([row.record.epoch, *(at.epoch for at in checkpoints if unit.covers(at))]) + 1
             lease = Lease(self._membership.node, epoch)
             if await self._cluster.write(self._cluster.lease(unit, lease, row.version)):
-                self.held[unit] = epoch
+                self.epochs[unit] = epoch
 
         await asyncio.gather(*(claim(unit) for unit in units))
         return await self._cluster.read() if units else state
@@ -83,7 +83,7 @@ class Leases:
     async def release(self, units: Iterable[WorkUnit], state: ClusterState) -> None:
         """Give leases back. Their workers must have stopped."""
         for unit in units:
-            epoch = self.held.pop(unit, 0)
+            epoch = self.epochs.pop(unit, 0)
             row = state.lease(unit.resource)
             await self._cluster.write(self._cluster.lease(unit, Lease("", max(epoch, row.record.epoch)), row.version))
 

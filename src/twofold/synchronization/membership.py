@@ -84,7 +84,7 @@ class Membership:
         except TwofoldError as error:
             log.info("The row of this node could not be removed. The other nodes wait until it expires: %s", error)
 
-    def held(self) -> bool:
+    def may_follow(self) -> bool:
         """Whether this node may still believe that it holds its leases."""
         return self._exclusive or self._world.monotonic() - self._renewed < self._lease * _TRUSTED
 

@@ -84,7 +84,7 @@ class Synchronization:
         self.leases = Leases(cluster, self.membership, versions, options.session)
 
         def make_worker(team: Team) -> Worker:
-            return Worker(team, write_store, world, options.worker, moved, self.membership.held)
+            return Worker(team, write_store, world, options.worker, moved, self.membership.may_follow)
 
         self.supervisor = Supervisor(cluster, self.leases, self._kinds, versions, make_worker)
         self.builds = Builds(cluster, read_store, world, {name: versions[name] for name in models}, self.wake)
@@ -116,7 +116,7 @@ class Synchronization:
         """Read the cluster state and the checkpoints once, and do what follows from them for this node."""
         if self.membership.evicted:
             await self.supervisor.stop()
-            self.leases.held.clear()
+            self.leases.epochs.clear()
             await self.membership.rejoin()
         self.state = await self.cluster.read()
         self.membership.observe(self.state)
@@ -148,7 +148,7 @@ class Synchronization:
                 # The health report shows it, and the next round tries again.
                 log.exception("The followers of this node cannot be updated")
                 self.problem = f"The followers of this node cannot be updated: {type(error).__name__}: {error}"
-            if not self.membership.held():
+            if not self.membership.may_follow():
                 await self.supervisor.stop()
 
     # --------------------------------------------------------------------------------------------- what is followed
@@ -180,7 +180,7 @@ class Synchronization:
         for unit, worker in self.supervisor.workers.items():
             if unit.generation is None and unit in progress:
                 # The follower also knows which due commands cannot be sent.
-                progress[unit] = progress[unit]._replace(parked=await worker.follower.parked())
+                progress[unit] = progress[unit]._replace(parked=await worker.run_of(unit, "").follower.parked())
         return progress
 
     async def parked(self, name: str) -> list[Parked]:

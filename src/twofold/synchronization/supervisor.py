@@ -46,7 +46,7 @@ class Supervisor:
         await self.stop(plan.release)
         await self._leases.release(plan.release, state)
         state = await self._leases.claim(plan.claim, state, checkpoints)
-        mine = [unit for unit in units if unit in self._leases.held and unit not in self._paused]
+        mine = [unit for unit in units if unit in self._leases.epochs and unit not in self._paused]
         await self._start(mine, checkpoints)
         if state.skips != self._skips_seen:
             skips = await self._skips()
@@ -89,7 +89,7 @@ class Supervisor:
             return
         skips, failed = await self._skips(), None
         for group in groups:
-            leases = {unit: self._leases.held[unit] for unit in group}
+            leases = {unit: self._leases.epochs[unit] for unit in group}
             worker = self._make_worker(self._kinds[group[0].kind].team(leases, checkpoints, skips))
             self.workers |= dict.fromkeys(group, worker)
             try:
