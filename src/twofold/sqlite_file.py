@@ -90,14 +90,16 @@ class FileLock:
 
 
 class FileIdentity:
-    """Tells whether the files behind some paths are still those that were there when this was made."""
+    """Tells whether the file at a path is still the one that was there when this was made."""
 
-    def __init__(self, *paths: str) -> None:
-        self._known = [(path, _device_and_inode(path)) for path in paths]
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._known = _device_and_inode(path)
 
-    def lost(self) -> str | None:
-        """The first path whose file was deleted or replaced; None where there is none."""
-        return next((path for path, known in self._known if _device_and_inode(path) != known), None)
+    @property
+    def lost(self) -> bool:
+        """Whether the file was deleted or replaced."""
+        return _device_and_inode(self.path) != self._known
 
 
 def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:

@@ -49,9 +49,12 @@ async def refuses_twenty_commands(store: SqliteWriteStore) -> None:
 @pytest.mark.parametrize("lose", LOSSES)
 async def test_twenty_commands_after_the_file_is_lost_are_refused(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     path = tmp_path / "data" / "log.db"
-    store = SqliteWriteStore(path)
+    world = FrozenWorld()
+    store = SqliteWriteStore(path, world=world)
     assert await store.append([command(1)]) == [Appended(1, 1)]
     lose(path)
+    if lose is delete_the_write_ahead_log:
+        await world.advance(1.0)
     await refuses_twenty_commands(store)
     assert await positions_and_ids(store) == [(1, "command-1.0")], "what was refused was written"
     await store.close()

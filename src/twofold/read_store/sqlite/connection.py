@@ -47,7 +47,7 @@ class SqliteConnections:
 
     def check_file(self) -> None:
         """Unavailable where the file was deleted or replaced. SQLite itself would go on in the lost one."""
-        if self._file.lost():
+        if self._file.lost:
             raise Unavailable(
                 f"{os.fspath(self.path)} was deleted or replaced while it was open. Restart this process: it goes on "
                 "with the file that is there, or rebuilds its read models in a new one."
@@ -107,7 +107,7 @@ class SqliteConnections:
 
     def _remove_stale_wal(self) -> None:
         """Delete the write-ahead log of a lost file: SQLite would apply it to the file that is there now."""
-        if not self.read_only and self._file.lost():
+        if not self.read_only and self._file.lost:
             for suffix in ("-wal", "-shm"):
                 Path(f"{os.fspath(self.path)}{suffix}").unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ _PRAGMAS = (
 _TAIL_CHECKED = 1_000
 _READER_POLL = 0.05
 _FILE_CHECK = 1.0
-"""Seconds between two checks, while nothing is appended, that the file is still there."""
+"""Seconds between two checks of both files. The main file is also checked before each commit."""
 
 
 class SqliteWriteStore:
@@ -93,8 +93,9 @@ class SqliteWriteStore:
         refuse_old_schema(self._read_connection, self._path)
         log_id, identity = _identity(self._read_connection, log)
         self.identity = identity
-        self._file = FileIdentity(self._path, f"{self._path}-wal")
-        self._file_checked = self._world.monotonic()
+        self._file = FileIdentity(self._path)
+        self._write_ahead_log = FileIdentity(f"{self._path}-wal")
+        self._files_checked = self._world.monotonic()
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
             self._writer = LogWriter(self._write_connection, log_id, self._catalogue, retention)
@@ -111,7 +112,8 @@ class SqliteWriteStore:
     def _write(self, write: Callable[[LogWriter], T]) -> T:
         if self._writer is None:
             raise Unavailable(f"{self._path} was opened for reading only.")
-        self._check_file()
+        self._check_files()
+        self._stop_if_lost(self._file)
         if self.problem:
             raise Unavailable(self.problem)
         try:
@@ -128,7 +130,7 @@ class SqliteWriteStore:
         return written
 
     async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        self._check_file_now_and_then()
+        self._check_files()
         with DiskErrors(self._path):
             return self._reader.slice([AppendCondition(query, after)], limit)
 
@@ -150,7 +152,7 @@ class SqliteWriteStore:
 
     async def wait(self, after: Position, timeout: float) -> None:
         news = self._news.next
-        self._check_file_now_and_then()
+        self._check_files()
         with DiskErrors(self._path):
             if self._reader.head() > after:
                 return
@@ -171,18 +173,21 @@ class SqliteWriteStore:
     async def close(self) -> None:
         self._release()
 
-    def _check_file_now_and_then(self) -> None:
+    def _check_files(self) -> None:
+        """Check both files, at most once a second."""
         now = self._world.monotonic()
-        if now - self._file_checked >= _FILE_CHECK:
-            self._file_checked = now
-            self._check_file()
+        if now - self._files_checked >= _FILE_CHECK:
+            self._files_checked = now
+            self._stop_if_lost(self._file)
+            self._stop_if_lost(self._write_ahead_log)
 
-    def _check_file(self) -> None:
-        """Stop until a restart if the file was deleted or replaced: what is appended now would be lost."""
-        if self.problem is None and (lost := self._file.lost()) is not None:
+    def _stop_if_lost(self, file: FileIdentity) -> None:
+        """Stop until a restart if a file was deleted or replaced: what is appended now would be lost."""
+        if self.problem is None and file.lost:
             self.problem = (
-                f"The log stopped: {lost} was deleted or replaced while it was in use, and what is appended would be "
-                "lost. Stop the process, restore the log from a backup, and start the process again."
+                f"The log stopped: {file.path} was deleted or replaced while it was in use, and what is appended would "
+                "be lost. Stop the process, delete the files -wal and -shm beside the log, restore the log from a backup, "
+                "and start the process again."
             )
 
     def _stop_after(self, error: BaseException | None) -> None:
