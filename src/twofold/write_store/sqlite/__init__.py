@@ -186,8 +186,8 @@ class SqliteWriteStore:
         if self.problem is None and file.lost:
             self.problem = (
                 f"The log stopped: {file.path} was deleted or replaced while it was in use, and what is appended would "
-                "be lost. Stop the process, delete the files -wal and -shm beside the log, restore the log from a backup, "
-                "and start the process again."
+                "be lost. Stop the process, delete the -wal and -shm files beside the log, restore the log from a "
+                "backup, and start the process again."
             )
 
     def _stop_after(self, error: BaseException | None) -> None:
