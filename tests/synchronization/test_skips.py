@@ -11,7 +11,7 @@ import pytest
 from tests.sample_domains.counter_app_helpers import app_in, until
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, counters
 from tests.synchronization.cluster_helpers import Cluster, follows, shares
-from tests.synchronization.test_parking import (
+from tests.synchronization.parking_helpers import (
     HOT,
     Poison,
     builds,
