@@ -1,4 +1,4 @@
-"""In charge of the rules of the house: each a function from one module to its breaches, so that each can be proven."""
+"""The rules of the house. Each is a function from one module, or from all of them, to its breaches."""
 
 import ast
 import re
@@ -136,6 +136,94 @@ def names_that_say_nothing(source: Source) -> list[str]:
 
 def modules_without_a_first_sentence(source: Source) -> list[str]:
     return [] if (ast.get_docstring(source.tree) or "").strip() else [source.path]
+
+
+def module_docstrings_that_say_in_charge_of(source: Source) -> list[str]:
+    docstring = ast.get_docstring(source.tree) or ""
+    return [source.path] if docstring.lower().startswith("in charge of") else []
+
+
+Sources = list[Source]
+
+ADAPTERS = re.compile(r"(write_store|read_store)/([^/]+/|memory\.py|port\.py)")
+
+
+def _protocols(sources: Sources) -> frozenset[str]:
+    return frozenset(
+        node.name
+        for source in sources
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases)
+    )
+
+
+def class_names_that_stand_twice(sources: Sources) -> list[str]:
+    """A class name has one meaning in the package. An implementation may have the name of its port."""
+    places: dict[str, list[str]] = {}
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(source.path)
+    ports = _protocols(sources)
+    return [f"{name}: {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1 and name not in ports]
+
+
+def module_names_that_stand_twice(sources: Sources) -> list[str]:
+    """A module name says what is in it, once. The adapters of the stores are all built on one plan."""
+    places: dict[str, list[str]] = {}
+    for source in sources:
+        name = source.path.rpartition("/")[2]
+        if name != "__init__.py" and not ADAPTERS.match(source.path):
+            places.setdefault(name, []).append(source.path)
+    return [f"{name}: {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1]
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+MOST_POSITIONAL_ARGUMENTS = 7
+MOST_CONSTRUCTOR_ARGUMENTS = 6
+
+
+def calls_with_too_many_positional_arguments(source: Source) -> list[str]:
+    """A reader cannot tell the eighth of a row of values."""
+    return [
+        f"{source.path}:{node.lineno} {ast.unparse(node.func)}: {len(node.args)} arguments"
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and len(node.args) > MOST_POSITIONAL_ARGUMENTS
+    ]
+
+
+def constructors_with_too_many_arguments(source: Source) -> list[str]:
+    """What drives the followers stays easy to build: six arguments at most."""
+    if not source.path.startswith("synchronization/"):
+        return []
+    breaches: list[str] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            arguments = len(node.args.args) + len(node.args.kwonlyargs) - 1
+            if arguments > MOST_CONSTRUCTOR_ARGUMENTS:
+                breaches.append(f"{source.path}:{node.lineno} {arguments} arguments")
+    return breaches
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+# Each has a plainer word; docs/glossary.md has most of them.
+QUAINT = (
+    "all well|anew|broken off|cannot be had|held against|holds? against|in charge of|in vain|make good|makes good|"
+    "made good|mended|mends?|parted|pass(?:es|ed)? over|sets? aside|signs? of life|stands? still|taken for dead|"
+    "takes up|to and fro|told|visitors?|whoever|whomever|wish(?:es|ed)?"
+)
+# Two words are two words also where a line ends between them, in a comment or a quotation too.
+QUAINT_WORDS = re.compile(r"\b(?:" + QUAINT.replace(" ", r"[\s#>]+") + r")\b", re.IGNORECASE)
+
+
+def quaint_words(path: str, text: str) -> list[str]:
+    """What users and readers read is plain technical English."""
+    return [
+        f"{path}:{text.count(chr(10), 0, words.start()) + 1}: {' '.join(words.group().split())}"
+        for words in QUAINT_WORDS.finditer(text)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- purity

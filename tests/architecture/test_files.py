@@ -1,11 +1,11 @@
-"""Nothing in the repository names a package registry or a path of somebody's machine, and no lock holds an address."""
+"""Rules about every file: no package registry, no path of a machine, no address in a lock, plain words, short tests."""
 
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.architecture.rules import ROOT, addresses, registries_and_machine_paths
+from tests.architecture.rules import LONGEST_FILE, ROOT, addresses, quaint_words, registries_and_machine_paths
 
 LOCKS = sorted(ROOT.glob("requirements*.lock.txt"))
 
@@ -26,6 +26,34 @@ def test_no_file_names_a_registry_or_a_path_of_a_machine() -> None:
     files = list(files_of_the_project())
     assert len(files) > 20
     assert [breach for path, text in files for breach in registries_and_machine_paths(path, text)] == []
+
+
+# The list of words itself; and texts that hold somebody else's words.
+MAY_HOLD_QUAINT_WORDS = ("tests/architecture/", "LICENSE", "requirements")
+
+
+def test_what_people_read_is_plain_english() -> None:
+    files = [file for file in files_of_the_project() if not file[0].startswith(MAY_HOLD_QUAINT_WORDS)]
+    assert [breach for path, text in files for breach in quaint_words(path, text)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["In charge of rows.", "Whoever reads", "# it is set\n# aside", "> in\n> vain", "told(error)", "a wish"]
+)
+def test_a_quaint_word_would_be_found(text: str) -> None:
+    assert quaint_words("a.md", text) != []
+
+
+@pytest.mark.parametrize("text", ["a recommendation", "a toolder", "setting asides", "wishbone"])
+def test_other_words_are_left_alone(text: str) -> None:
+    assert quaint_words("a.md", text) == []
+
+
+def test_no_test_file_is_longer_than_a_module() -> None:
+    tests = [
+        (path, text) for path, text in files_of_the_project() if path.startswith("tests/") and path.endswith(".py")
+    ]
+    assert [path for path, text in tests if len(text.splitlines()) > LONGEST_FILE] == []
 
 
 def test_no_lock_holds_an_address() -> None:

@@ -8,6 +8,7 @@ from tests.architecture import rules
 from tests.architecture.rules import Source
 
 Rule = Callable[[Source], list[str]]
+PackageRule = Callable[[list[Source]], list[str]]
 
 RULES: dict[str, Rule] = {
     "no file is longer than 400 lines": rules.files_too_long,
@@ -15,6 +16,9 @@ RULES: dict[str, Rule] = {
     "no port has more than six methods": rules.ports_too_wide,
     "no name says nothing": rules.names_that_say_nothing,
     "every module opens with a sentence": rules.modules_without_a_first_sentence,
+    "no module says that it is in charge of something": rules.module_docstrings_that_say_in_charge_of,
+    "no call has eight positional arguments": rules.calls_with_too_many_positional_arguments,
+    "no constructor of synchronization takes more than six arguments": rules.constructors_with_too_many_arguments,
     "the domain is pure": rules.impurities_of_the_domain,
     "only world asks for clock, ids and randomness": rules.questions_to_the_world,
     "nothing runs stored or sent bytes": rules.dangers,
@@ -23,6 +27,11 @@ RULES: dict[str, Rule] = {
     "only app chooses an adapter": rules.adapters_imported_elsewhere,
     "read stores are on one plan of files": rules.files_beside_the_plan,
     "no part comes in by the front door": rules.imports_by_the_front_door,
+}
+
+PACKAGE_RULES: dict[str, PackageRule] = {
+    "no class name stands twice": rules.class_names_that_stand_twice,
+    "no module name stands twice": rules.module_names_that_stand_twice,
 }
 
 BREACHES: list[tuple[Rule, str, str]] = [
@@ -34,6 +43,13 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (rules.names_that_say_nothing, "core/log.py", ""),
     (rules.names_that_say_nothing, "ui/_helpers.py", ""),
     (rules.modules_without_a_first_sentence, "a.py", "x = 1\n"),
+    (rules.module_docstrings_that_say_in_charge_of, "a.py", '"""In charge of all."""\n'),
+    (rules.calls_with_too_many_positional_arguments, "a.py", "f(1, 2, 3, 4, 5, 6, 7, 8)\n"),
+    (
+        rules.constructors_with_too_many_arguments,
+        "synchronization/a.py",
+        "class A:\n  def __init__(self, a, b, c, d, *, e, f, g): ...\n",
+    ),
     (rules.impurities_of_the_domain, "domain/a.py", "import logging\n"),
     (rules.impurities_of_the_domain, "domain/a.py", "from asyncio import Lock\n"),
     (rules.impurities_of_the_domain, "domain/a.py", "from twofold.world import World\n"),
@@ -72,9 +88,31 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (rules.imports_by_the_front_door, "codec/a.py", "from .. import App\n"),
 ]
 
+PACKAGE_BREACHES: list[tuple[PackageRule, list[Source]]] = [
+    (rules.class_names_that_stand_twice, [Source("a.py", "class Seen: ...\n"), Source("b.py", "class _Seen: ...\n")]),
+    (rules.module_names_that_stand_twice, [Source("http/events.py", ""), Source("domain/events.py", "")]),
+]
+
+PACKAGE_HARMLESS: list[tuple[PackageRule, list[Source]]] = [
+    (
+        rules.class_names_that_stand_twice,
+        [Source("port.py", "class Follower(Protocol): ...\n"), Source("a.py", "class Follower: ...\n")],
+    ),
+    (rules.module_names_that_stand_twice, [Source("read_store/sqlite/rows.py", ""), Source("codec/rows.py", "")]),
+    (rules.module_names_that_stand_twice, [Source("read_store/memory.py", ""), Source("write_store/memory.py", "")]),
+    (rules.module_names_that_stand_twice, [Source("http/__init__.py", ""), Source("cli/__init__.py", "")]),
+]
+
 HARMLESS: list[tuple[Rule, str, str]] = [
     (rules.functions_too_long, "a.py", "def f():\n  '''" + "Doc.\n" * 99 + "'''\n  return 1\n"),
     (rules.names_that_say_nothing, "http/command_routes.py", ""),
+    (rules.module_docstrings_that_say_in_charge_of, "a.py", '"""Rows by key."""\n'),
+    (rules.calls_with_too_many_positional_arguments, "a.py", "f(1, 2, 3, 4, 5, 6, 7, h=8)\n"),
+    (
+        rules.constructors_with_too_many_arguments,
+        "http/a.py",
+        "class A:\n  def __init__(s, a, b, c, d, e, f, g): ...\n",
+    ),
     (rules.impurities_of_the_domain, "domain/a.py", "from datetime import datetime\nfrom .events import Event\n"),
     (rules.impurities_of_the_domain, "app.py", "async def f(): ...\n"),
     (rules.questions_to_the_world, "world.py", "import time\nx = time.time()\n"),
@@ -104,6 +142,21 @@ def test_the_package_keeps_the_rule_that(rule: Rule) -> None:
     assert [breach for module in modules for breach in rule(module)] == []
 
 
+@pytest.mark.parametrize("rule", PACKAGE_RULES.values(), ids=PACKAGE_RULES)
+def test_the_package_as_a_whole_keeps_the_rule_that(rule: PackageRule) -> None:
+    assert rule(rules.sources()) == []
+
+
+@pytest.mark.parametrize(("rule", "sources"), PACKAGE_BREACHES, ids=name_of)
+def test_a_breach_between_two_modules_is_found(rule: PackageRule, sources: list[Source]) -> None:
+    assert rule(sources) != []
+
+
+@pytest.mark.parametrize(("rule", "sources"), PACKAGE_HARMLESS, ids=name_of)
+def test_two_modules_that_keep_the_rule_are_left_alone(rule: PackageRule, sources: list[Source]) -> None:
+    assert rule(sources) == []
+
+
 @pytest.mark.parametrize(("rule", "path", "text"), BREACHES, ids=name_of)
 def test_a_breach_of_the_rule_is_found(rule: Rule, path: str, text: str) -> None:
     assert rule(Source(path, text)) != []
@@ -116,3 +169,4 @@ def test_what_keeps_the_rule_is_left_alone(rule: Rule, path: str, text: str) -> 
 
 def test_every_rule_has_been_proven_to_bite() -> None:
     assert {rule for rule, _, _ in BREACHES} == set(RULES.values())
+    assert {rule for rule, _ in PACKAGE_BREACHES} == set(PACKAGE_RULES.values())
