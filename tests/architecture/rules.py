@@ -182,6 +182,7 @@ def module_names_that_stand_twice(sources: Sources) -> list[str]:
 
 MOST_POSITIONAL_ARGUMENTS = 7
 MOST_CONSTRUCTOR_ARGUMENTS = 6
+DRIVE_THE_FOLLOWERS = frozenset({"Supervisor", "Worker", "Projector", "Reactor"})
 
 
 def calls_with_too_many_positional_arguments(source: Source) -> list[str]:
@@ -195,15 +196,14 @@ def calls_with_too_many_positional_arguments(source: Source) -> list[str]:
 
 def constructors_with_too_many_arguments(source: Source) -> list[str]:
     """What drives the followers stays easy to build: six arguments at most."""
-    if not source.path.startswith("synchronization/"):
-        return []
-    breaches: list[str] = []
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            arguments = len(node.args.args) + len(node.args.kwonlyargs) - 1
-            if arguments > MOST_CONSTRUCTOR_ARGUMENTS:
-                breaches.append(f"{source.path}:{node.lineno} {arguments} arguments")
-    return breaches
+    return [
+        f"{source.path}:{function.lineno} {drives.name}: {count} arguments"
+        for drives in ast.walk(source.tree)
+        if isinstance(drives, ast.ClassDef) and drives.name in DRIVE_THE_FOLLOWERS
+        for function in drives.body
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
+        if (count := len(function.args.args) + len(function.args.kwonlyargs) - 1) > MOST_CONSTRUCTOR_ARGUMENTS
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------- words

@@ -18,7 +18,7 @@ RULES: dict[str, Rule] = {
     "every module opens with a sentence": rules.modules_without_a_first_sentence,
     "no module says that it is in charge of something": rules.module_docstrings_that_say_in_charge_of,
     "no call has eight positional arguments": rules.calls_with_too_many_positional_arguments,
-    "no constructor of synchronization takes more than six arguments": rules.constructors_with_too_many_arguments,
+    "what drives the followers takes at most six arguments": rules.constructors_with_too_many_arguments,
     "the domain is pure": rules.impurities_of_the_domain,
     "only world asks for clock, ids and randomness": rules.questions_to_the_world,
     "nothing runs stored or sent bytes": rules.dangers,
@@ -48,7 +48,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (
         rules.constructors_with_too_many_arguments,
         "synchronization/a.py",
-        "class A:\n  def __init__(self, a, b, c, d, *, e, f, g): ...\n",
+        "class Worker:\n  def __init__(self, a, b, c, d, *, e, f, g): ...\n",
     ),
     (rules.impurities_of_the_domain, "domain/a.py", "import logging\n"),
     (rules.impurities_of_the_domain, "domain/a.py", "from asyncio import Lock\n"),
