@@ -211,7 +211,7 @@ def constructors_with_too_many_arguments(source: Source) -> list[str]:
 # Each has a plainer word; docs/glossary.md has most of them.
 QUAINT = (
     "all well|anew|broken off|cannot be had|held against|holds? against|in charge of|in vain|make good|makes good|"
-    "made good|mended|mends?|parted|pass(?:es|ed)? over|sets? aside|signs? of life|stands? still|taken for dead|"
+    "made good|mended|mends?|parted|passe[sd] over|sets? aside|signs? of life|stands? still|taken for dead|"
     "takes up|to and fro|told|visitors?|whoever|whomever|wish(?:es|ed)?"
 )
 # Two words are two words also where a line ends between them, in a comment or a quotation too.
