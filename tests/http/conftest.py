@@ -31,7 +31,7 @@ class Server:
             text=True,
         )
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 30)
+        readable, _, _ = select.select([self.process.stdout], [], [], 60)
         self.url = self.process.stdout.readline().strip() if readable else ""
         if not self.url:
             self.process.kill()
@@ -47,7 +47,7 @@ class Server:
         """Its exit code, and what it said on stderr."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
@@ -77,7 +77,7 @@ def start() -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
     """A client of the bank over a real connection."""
-    with httpx.Client(base_url=server.url, timeout=10) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 

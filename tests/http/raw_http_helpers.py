@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 Address = tuple[str, int]
 
-PATIENCE = 8.0
+PATIENCE = 30.0
 
 
 class Received(NamedTuple):

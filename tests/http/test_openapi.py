@@ -59,7 +59,7 @@ hurried = settings(
 @schema.parametrize()
 @hurried
 def test_a_real_server_keeps_its_description_whatever_is_sent(case: Any, server: Server) -> None:
-    honest(case, case.call(base_url=server.url, timeout=10))
+    honest(case, case.call(base_url=server.url, timeout=60))
 
 
 def test_every_path_is_described(http: httpx.Client) -> None:

@@ -67,7 +67,7 @@ def test_a_stream_of_a_query_sends_each_new_answer_once(http: httpx.Client) -> N
         deposit(http, "live-1", 6)
         second = next(frames)
     assert (second.event, second.data["answer"]["cents"]) == ("answer", 11)
-    assert set(second.data) == {"answer", "position", "token", "parked"}
+    assert set(second.data) == {"answer", "position", "token", "parked", "parked_count"}
 
 
 def test_a_stream_of_the_status_sends_the_numbers_every_second(http: httpx.Client) -> None:
@@ -170,8 +170,8 @@ def test_the_streams_of_a_client_are_limited_and_freed(start: Callable[..., Serv
 
 
 def becomes_free(http: httpx.Client) -> bool:
-    """Whether a stream can be had again within some seconds."""
-    deadline = time.monotonic() + 5
+    """Whether a stream can be had again within a minute."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with http.stream("GET", "/events?tag=account:none", headers=STREAM) as answer:
             if answer.status_code == 200:
@@ -186,7 +186,7 @@ def test_two_hundred_clients_that_leave_before_the_first_byte_leave_no_slot_take
     with httpx.Client(base_url=server.url) as http:
         assert becomes_free(http)
         held = []
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while len(held) < SHORT.streams_per_client and time.monotonic() < deadline:
             connection = open_stream(server.address)
             if b" 200 " in listen(connection, until=b"\r\n\r\n").data:

@@ -12,7 +12,7 @@ from twofold.domain.module import Module
 from twofold.settings import Settings
 from twofold.world import World
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def app_in(folder: Path, module: Module | None = None, *, world: World | None = None, **settings: Any) -> App:
