@@ -27,7 +27,7 @@ from tests.sample_domains.bank import (
 )
 from twofold import App, Module, Settings, View
 from twofold.http import Limits
-from twofold.http.server import run
+from twofold.http.server import run, serve
 
 SHORT = Limits(
     header_seconds=1.0,
@@ -126,13 +126,8 @@ def main() -> None:
     parser.add_argument("--read-store", default="memory:")
     parser.add_argument("--notice", type=float, default=0.0)
     arguments = parser.parse_args()
-    run(
-        open_bank(arguments.write_store, arguments.read_store),
-        port=0,
-        limits=SHORT,
-        notice_seconds=arguments.notice,
-        started=print_address,
-    )
+    app = open_bank(arguments.write_store, arguments.read_store)
+    run(serve(app, port=0, limits=SHORT, notice_seconds=arguments.notice, started=print_address))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from twofold.app import App
 from twofold.cli.app_loading import app_argument, json_option, load_app, port_option
 from twofold.cli.output import Exit, columns, emit
 from twofold.cli.store_access import StoreUrls, store_options
-from twofold.http.server import run
+from twofold.http.server import run, serve
 from twofold.stores import shown, without_password
 from twofold.ui import console
 
@@ -39,7 +39,7 @@ def command(target: str, host: str, port: int, expose: bool, urls: StoreUrls, as
         else:
             print_addresses(target, app, url)
 
-    run(app, host=host, port=port, expose=expose, mounts={"/console": console_of(app)}, started=started)
+    run(serve(app, host=host, port=port, expose=expose, mounts={"/console": console_of(app)}, started=started))
     if not as_json:
         click.echo("Stopped.")
     return Exit.OK

@@ -13,7 +13,7 @@ from twofold.http.command_routes import command_handler
 from twofold.http.docs import docs_routes
 from twofold.http.event_routes import events_handler
 from twofold.http.exchange import ClientGone, Exchange, Route, too_large
-from twofold.http.health_routes import live_handler, ready_handler, status_handler
+from twofold.http.health_routes import answer_live, ready_handler, status_handler
 from twofold.http.limits import took_too_long
 from twofold.http.metrics import metrics_handler
 from twofold.http.openapi import describe
@@ -182,7 +182,7 @@ def _routes(wire: Wire) -> dict[str, Route]:
         "/events": Route("GET", events_handler(wire)),
         "/status": Route("GET", status_handler(wire)),
         "/metrics": Route("GET", metrics_handler(wire)),
-        "/health/live": Route("GET", live_handler()),
+        "/health/live": Route("GET", answer_live),
         "/health/ready": Route("GET", ready_handler(wire)),
         **docs_routes(describe(app, wire.limits)),
     }

@@ -6,7 +6,6 @@ import msgspec
 
 from twofold.app import App
 from twofold.errors import InvalidMessage, UnknownMessage
-from twofold.http.bodies import body_reader
 from twofold.http.exchange import Exchange, Handler, Headers
 from twofold.http.parameters import QueryParameter
 from twofold.http.wire import Wire
@@ -19,9 +18,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def command_handler(wire: Wire, name: str) -> Handler:
-    """Handles commands of one type."""
     app = wire.app
-    read = body_reader(wire, app.wiring.commands[name])
+    read = wire.body_reader(app.wiring.commands[name])
     known = frozenset(names_to_wait_for(app))
     # The receipt must be sent before the deadline of the request, whose error would hide that the command is written.
     longest = min(app.settings.wait_seconds, wire.limits.request_seconds / 2)

@@ -52,7 +52,6 @@ class EventPage(msgspec.Struct, frozen=True):
 
 
 def events_handler(wire: Wire) -> Handler:
-    """Reads and follows the log."""
     app = wire.app
 
     async def handle(exchange: Exchange) -> None:
@@ -107,7 +106,6 @@ def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:
 
 
 def event_record(event: RecordedEvent) -> EventRecord:
-    """A recorded event as it is sent."""
     metadata = event.metadata
     return EventRecord(
         position=event.position,

@@ -17,7 +17,7 @@ _DEEPEST = 8
 def example_of(schema: Any, shared: dict[str, Any], name: str = "text", depth: int = 0) -> Any:
     """A value that fits `schema`. Optional fields are left out below some depth, since a type may hold itself."""
     if "$ref" in schema:
-        return example_of(shared[schema["$ref"].rpartition("/")[2]], shared, name, depth + 1)
+        return example_of(resolved(schema, shared), shared, name, depth + 1)
     if schema.get("examples"):
         return schema["examples"][0]
     for key in ("const", "default"):
@@ -35,19 +35,20 @@ def example_of(schema: Any, shared: dict[str, Any], name: str = "text", depth: i
         return _array(schema, shared, name, depth)
     if kind in ("integer", "number"):
         return _number(schema)
-    if kind == "string":
-        return _string(schema, name)
-    return {"boolean": True, "null": None}.get(kind, "anything")
+    return _string(schema, name) if kind == "string" else {"boolean": True, "null": None}.get(kind, "anything")
+
+
+def resolved(schema: Any, shared: dict[str, Any]) -> Any:
+    """The schema itself, or the shared one that it refers to."""
+    return shared.get(schema.get("$ref", "").rpartition("/")[2], schema)
 
 
 def _object(schema: Any, shared: dict[str, Any], depth: int) -> Any:
     required = schema.get("required", [])
-    fields = schema.get("properties", {})
     return {
         name: example_of(field, shared, name, depth + 1)
-        for name, field in fields.items()
-        if name in required or "default" not in field
-        if name in required or depth <= _DEEPEST
+        for name, field in schema.get("properties", {}).items()
+        if name in required or ("default" not in field and depth <= _DEEPEST)
     }
 
 

@@ -58,7 +58,6 @@ class Exchange:
 
     @property
     def wants_stream(self) -> bool:
-        """Whether the caller asks for server-sent events."""
         return b"text/event-stream" in self.headers.get(b"accept", b"")
 
     async def body(self, limit: int) -> bytes:
@@ -111,16 +110,13 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def open(self, headers: Headers) -> None:
-        """Start an answer that is sent in pieces."""
         self.started = True
         await self.send({"type": "http.response.start", "status": 200, "headers": headers + HEADERS})
 
     async def write(self, piece: bytes) -> None:
-        """Send one more piece."""
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self) -> None:
-        """End an answer that is sent in pieces."""
         await self.send({"type": "http.response.body", "body": b""})
 
 
@@ -151,5 +147,4 @@ def _path_of(scope: Scope) -> str:
 
 
 def too_large(limit: int) -> HttpRefused:
-    """The error for a body of more than `limit` bytes."""
     return HttpRefused("too-large", f"The body is larger than {limit} bytes. Send less at once.", close=True)

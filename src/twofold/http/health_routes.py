@@ -25,13 +25,9 @@ class Alive(msgspec.Struct, frozen=True):
     ok: bool
 
 
-def live_handler() -> Handler:
+async def answer_live(exchange: Exchange) -> None:
     """Says that the process answers, whatever its stores do."""
-
-    async def handle(exchange: Exchange) -> None:
-        await exchange.json(_encode(Alive(True)))
-
-    return handle
+    await exchange.json(_encode(Alive(True)))
 
 
 def ready_handler(wire: Wire) -> Handler:

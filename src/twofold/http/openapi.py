@@ -10,34 +10,17 @@ from twofold.errors import WiringError
 from twofold.health import HealthReport
 from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
 from twofold.http.event_routes import MAX_EVENTS, EventPage, EventRecord
-from twofold.http.examples import example_of
+from twofold.http.examples import example_of, resolved
 from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
-from twofold.http.projection_routes import (
-    MAX_ACTIONS,
-    REBUILD,
-    VERBS,
-    ActionList,
-    AllProjections,
-    NamesBody,
-    OneProjection,
-    ParkedKeys,
-    RebuildStarted,
-    followed_names,
-)
+from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
 from twofold.http.query_routes import QueryAnswer
 from twofold.status import Status
 
 Json = dict[str, Any]
 
-_OPERATING = dict.fromkeys(
-    [
-        *(AllProjections, OneProjection, ActionList, ParkedKeys, RebuildStarted, NamesBody),
-        *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer)),
-    ]
-)
 _READING_CODES = "400 403 431 503"
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
 _POSITION = {
@@ -54,7 +37,7 @@ def describe(app: App, limits: Limits) -> Json:
     commands = dict(app.wiring.commands)
     queries = {name: function.query for name, function in app.queries.by_name.items()}
     answers = {name: function.returns for name, function in app.queries.by_name.items()}
-    own = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord, *_OPERATING]
+    own = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord, *BODIES_AND_ANSWERS]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
@@ -62,7 +45,7 @@ def describe(app: App, limits: Limits) -> Json:
         raise WiringError(f"A message type has no JSON Schema: {error}. Use types that JSON can express.") from error
     by_kind = iter(schemas)
     command_schemas = dict(zip(commands, by_kind, strict=False))
-    query_schemas = {name: _resolved(next(by_kind), shared) for name in queries}
+    query_schemas = {name: resolved(next(by_kind), shared) for name in queries}
     answer_schemas = {name: next(by_kind) for name in answers}
     parts = {kind.__name__: next(by_kind) for kind in own}
     _tighten(shared)
@@ -90,20 +73,15 @@ def describe(app: App, limits: Limits) -> Json:
 
 
 def _operation(
-    name: str,
-    tag: str,
-    about: Json,
-    answer: Json,
-    codes: str,
-    parameters: Sequence[Json] = (),
-    body: Json | None = None,
+    name: str, tag: str, about: Json | str, answer: Json, codes: str, parameters: Sequence[Json] = (), **body: Any
 ) -> Json:
-    """One operation, by its method. `codes` are the statuses of its problems; `about` has its `summary`."""
-    operation: Json = {"operationId": name, "tags": [tag], **about, "parameters": list(parameters)}
-    if body is not None:
+    """One operation, by its method. `codes` are the statuses of its problems; `about` is its `summary`, or has it."""
+    summary = {"summary": about} if isinstance(about, str) else about
+    operation: Json = {"operationId": name, "tags": [tag], **summary, "parameters": list(parameters)}
+    if body:
         operation["requestBody"] = {"required": True, "content": {"application/json": body}}
     operation["responses"] = {"200": answer, **_problems(codes)}
-    return {"get" if body is None else "post": operation}
+    return {"post" if body else "get": operation}
 
 
 def _parameter(name: str, place: str, schema: Json, **more: Any) -> Json:
@@ -126,7 +104,7 @@ def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits, 
         parameters.append(_parameter(WAIT_FOR, "query", names, explode=True, description=text))
     body = {"schema": schema, "example": example_of(schema, shared)}
     codes = "400 403 408 409 413 415 422 431 503"
-    return _operation(f"command-{name}", "Commands", _about(kind), receipt, codes, parameters, body)
+    return _operation(f"command-{name}", "Commands", _about(kind), receipt, codes, parameters, **body)
 
 
 def _query(name: str, kind: type, schema: Json, answer: Json) -> Json:
@@ -147,31 +125,23 @@ def _answer(schema: Json, shared: Json) -> Json:
 
 
 def _own_paths(parts: Json, events: list[str]) -> Json:
-    def repeated(name: str, items: Json, text: str) -> Json:
-        return _parameter(name, "query", {"type": "array", "items": items}, explode=True, description=text)
-
-    log_parameters = [
-        _parameter("after", "query", _TOKEN),
-        repeated("type", _one_of(events), "Any of these types."),
-        repeated("tag", {"type": "string", "pattern": "^[^:]+:.+$"}, "All of these tags, each `kind:value`."),
-        _limit(MAX_EVENTS),
-    ]
+    types = _parameter("type", "query", _many(_one_of(events)), explode=True, description="Any of these types.")
+    tag: Json = {"type": "string", "pattern": "^[^:]+:.+$"}
+    text = "All of these tags, each `kind:value`."
+    tags = _parameter("tag", "query", _many(tag), explode=True, description=text)
+    of_log = [_parameter("after", "query", _TOKEN), types, tags, _limit(MAX_EVENTS)]
     page = _streamed(parts["EventPage"], "Events in order; as a stream, event `event` as the log grows.")
     status = _streamed(parts["Status"], "The status; as a stream, event `status` once a second.", position=False)
     alive = _json(parts["Alive"], "The process answers.")
     ready = _json(parts["HealthReport"], "Send requests here. If `level` is degraded, an operator must act.")
     sides = [_parameter("side", "query", {"type": "string", "enum": ["command", "query"]})]
-    text = {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-
-    def get(name: str, tag: str, summary: str, answer: Json, codes: str, parameters: Sequence[Json] = ()) -> Json:
-        return _operation(name, tag, {"summary": summary}, answer, codes, parameters)
-
+    metrics = {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     paths = {
-        "/events": get("events", "Log", "Read or follow the log", page, _READING_CODES, log_parameters),
-        "/status": get("status", "Health", "The status of the app", status, _READING_CODES),
-        "/metrics": get("metrics", "Health", "The metrics for Prometheus", text, _READING_CODES),
-        "/health/live": get("live", "Health", "Whether the process answers", alive, "400 403 431"),
-        "/health/ready": get("ready", "Health", "Whether to send requests here", ready, _READING_CODES, sides),
+        "/events": _operation("events", "Log", "Read or follow the log", page, _READING_CODES, of_log),
+        "/status": _operation("status", "Health", "The status of the app", status, _READING_CODES),
+        "/metrics": _operation("metrics", "Health", "The metrics for Prometheus", metrics, _READING_CODES),
+        "/health/live": _operation("live", "Health", "Whether the process answers", alive, "400 403 431"),
+        "/health/ready": _operation("ready", "Health", "Whether to send requests here", ready, _READING_CODES, sides),
     }
     not_ready = paths["/health/ready"]["get"]["responses"]["503"]["content"]["application/problem+json"]
     not_ready["schema"] = {"$ref": "#/components/schemas/NotReady"}
@@ -183,36 +153,34 @@ def _projection_paths(parts: Json, shared: Json, app: App) -> Json:
     names = followed_names(app)
     name, key = _parameter("name", "path", _one_of(names)), _parameter("key", "query", {"type": "string"})
 
-    def read(word: str, summary: str, kind: type, text: str, parameters: Sequence[Json] = ()) -> Json:
-        answer = _json(parts[kind.__name__], text)
-        codes = _READING_CODES.replace("403", "403 404")
-        return _operation(word, "Projections", {"summary": summary}, answer, codes, parameters)
+    def read(word: str, summary: str, kind: str, text: str, parameters: Sequence[Json] = ()) -> Json:
+        answer = _json(parts[kind], text)
+        return _operation(word, "Projections", summary, answer, "400 403 404 431 503", parameters)
 
-    def do(word: str, summary: str, body: type, kind: type, text: str, parameters: Sequence[Json] = ()) -> Json:
-        example = _with_names(example_of(parts[body.__name__], shared), sorted(app.models))
-        content = {"schema": parts[body.__name__], "example": example}
-        answer, codes = _json(parts[kind.__name__], text), "400 403 404 408 409 413 415 431 503"
-        return _operation(word, "Projections", {"summary": summary}, answer, codes, parameters, content)
+    def do(word: str, summary: str, body: str, kind: str, text: str, parameters: Sequence[Json] = ()) -> Json:
+        example = _with_names(example_of(parts[body], shared), sorted(app.models))
+        answer, codes = _json(parts[kind], text), "400 403 404 408 409 413 415 431 503"
+        return _operation(word, "Projections", summary, answer, codes, parameters, schema=parts[body], example=example)
 
-    paths = {"/projections": read("projections", "All projections and policies", AllProjections, "All of them.")}
+    paths = {"/projections": read("projections", "All projections and policies", "AllProjections", "All of them.")}
     if not names:
         return paths
-    paths["/projections/{name}"] = read(
-        "projection", "One projection or policy", OneProjection, "This projection or policy.", [name]
-    )
-    paths["/projections/{name}/actions"] = read(
-        "actions", "What operators did to it", ActionList, "The oldest first.", [name, _limit(MAX_ACTIONS)]
-    )
-    paths["/projections/{name}/parked"] = read(
-        "parked", "What it has parked", ParkedKeys, "The first ones.", [name, _limit(MAX_ACTIONS), key]
-    )
-    paths[f"/projections/{REBUILD}"] = do(
-        "rebuild-several", "Rebuild several projections in one pass", NamesBody, RebuildStarted, "Started."
-    )
+    one, some = "/projections/{name}", [name, _limit(MAX_ACTIONS)]
+    paths |= {
+        one: read("projection", "One projection or policy", "OneProjection", "This projection or policy.", [name]),
+        f"{one}/actions": read("actions", "What operators did to it", "ActionList", "The oldest first.", some),
+        f"{one}/parked": read("parked", "What it has parked", "ParkedKeys", "The first ones.", [*some, key]),
+        f"/projections/{REBUILD}": do(
+            "rebuild-several", "Rebuild several projections in one pass", "NamesBody", "RebuildStarted", "Started."
+        ),
+    }
     for word, verb in VERBS.items():
-        operation = do(word, verb.summary, verb.body, verb.answer, "Done.", [name])
-        paths[f"/projections/{{name}}/{word}"] = operation
+        paths[f"{one}/{word}"] = do(word, verb.summary, verb.body.__name__, verb.answer.__name__, "Done.", [name])
     return paths
+
+
+def _many(items: Json) -> Json:
+    return {"type": "array", "items": items}
 
 
 def _one_of(names: list[str]) -> Json:
@@ -258,29 +226,21 @@ def _about(kind: type) -> Json:
     return {"summary": " ".join(first.split()), **({"description": rest.strip()} if rest.strip() else {})}
 
 
-def _resolved(schema: Json, shared: Json) -> Json:
-    reference = schema.get("$ref", "")
-    resolved: Json = shared.get(reference.rpartition("/")[2], schema)
-    return resolved
-
-
 def _tighten(schema: Any) -> None:
     """Add what every message must satisfy: no unknown fields, and no integer that some reader would round."""
+    item: Any
     if isinstance(schema, list):
-        item: Any
         for item in schema:  # pyright: ignore[reportUnknownVariableType]
             _tighten(item)
-    if isinstance(schema, dict):
-        _tighten_object(cast("Json", schema))
-
-
-def _tighten_object(schema: Json) -> None:
-    for inner in schema.values():
+    if not isinstance(schema, dict):
+        return
+    members = cast("Json", schema)
+    for inner in members.values():
         _tighten(inner)
-    if schema.get("type") == "object" and "properties" in schema:
-        schema.setdefault("additionalProperties", False)
-    elif schema.get("type") == "integer":
-        if "exclusiveMinimum" not in schema:
-            schema.setdefault("minimum", -MAX_INTEGER)
-        if "exclusiveMaximum" not in schema:
-            schema.setdefault("maximum", MAX_INTEGER)
+    if members.get("type") == "object" and "properties" in members:
+        members.setdefault("additionalProperties", False)
+    elif members.get("type") == "integer":
+        if "exclusiveMinimum" not in members:
+            members.setdefault("minimum", -MAX_INTEGER)
+        if "exclusiveMaximum" not in members:
+            members.setdefault("maximum", MAX_INTEGER)

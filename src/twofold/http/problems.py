@@ -5,18 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from twofold.errors import (
-    CommandIdReused,
-    Conflict,
-    InvalidMessage,
-    NotAuthorised,
-    Refused,
-    Rejected,
-    TwofoldError,
-    Unavailable,
-    UndeclaredAccess,
-    UnknownMessage,
-)
+from twofold import errors
+from twofold.errors import Refused, Rejected, TwofoldError, Unavailable
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -65,14 +55,14 @@ KINDS = {
 """Every kind of problem, by the last word of its `type`."""
 
 _FAMILIES: dict[type[TwofoldError], str] = {
-    InvalidMessage: "invalid-message",
-    UndeclaredAccess: "undeclared-access",
-    NotAuthorised: "not-authorised",
-    UnknownMessage: "unknown-message",
-    Conflict: "conflict",
-    Rejected: "rejected",
-    CommandIdReused: "command-id-reused",
-    Unavailable: "unavailable",
+    errors.InvalidMessage: "invalid-message",
+    errors.UndeclaredAccess: "undeclared-access",
+    errors.NotAuthorised: "not-authorised",
+    errors.UnknownMessage: "unknown-message",
+    errors.Conflict: "conflict",
+    errors.Rejected: "rejected",
+    errors.CommandIdReused: "command-id-reused",
+    errors.Unavailable: "unavailable",
 }
 
 

@@ -12,7 +12,6 @@ from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, UnknownMessage, WiringError
 from twofold.health import BuildStatus, FollowerStatus, HealthReport
-from twofold.http.bodies import body_reader
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.parameters import QueryParameter, limit_of
 from twofold.http.wire import NO_PARAMETERS, Wire
@@ -164,9 +163,10 @@ async def _drop(call: OperatorCall) -> DroppedGenerations:
 
 
 def _by_follower(
-    do: Callable[..., Awaitable[OperatorAction]], field: str
-) -> Callable[[OperatorCall], Awaitable[ActionRecord]]:
-    """What the node that follows does, to what `field` names. InvalidMessage, with the reason, if it could not."""
+    do: Callable[..., Awaitable[OperatorAction]], body: type[KeyBody | PartitionBody], summary: str
+) -> OperatorVerb:
+    """What the node that follows does, to what the body names. InvalidMessage, with the reason, if it could not."""
+    (field,) = body.__struct_fields__
 
     async def request(call: OperatorCall) -> ActionRecord:
         argument = getattr(call.body, field)
@@ -175,7 +175,7 @@ def _by_follower(
             raise InvalidMessage(action.outcome, field=field)
         return action_record(action)
 
-    return request
+    return OperatorVerb(body, ActionRecord, summary, request)
 
 
 VERBS: Mapping[str, OperatorVerb] = {
@@ -185,24 +185,21 @@ VERBS: Mapping[str, OperatorVerb] = {
         EmptyBody, ServingGeneration, "Switch back to the generation that served before", _switch_back
     ),
     "drop": OperatorVerb(EmptyBody, DroppedGenerations, "Drop every generation that does not serve", _drop),
-    "retry": OperatorVerb(KeyBody, ActionRecord, "Retry a parked key or event", _by_follower(Projections.retry, "key")),
-    "skip": OperatorVerb(
-        KeyBody, ActionRecord, "Skip the event at which a key is parked", _by_follower(Projections.skip, "key")
-    ),
-    "repair": OperatorVerb(
-        KeyBody,
-        ActionRecord,
-        "Repair a row: fold its key again from the first event",
-        _by_follower(Projections.repair, "key"),
-    ),
-    "split": OperatorVerb(
-        PartitionBody, ActionRecord, "Split a partition in two", _by_follower(Projections.split, "partition")
-    ),
-    "merge": OperatorVerb(
-        PartitionBody, ActionRecord, "Merge a partition with the next one", _by_follower(Projections.merge, "partition")
-    ),
+    "retry": _by_follower(Projections.retry, KeyBody, "Retry a parked key or event"),
+    "skip": _by_follower(Projections.skip, KeyBody, "Skip the event at which a key is parked"),
+    "repair": _by_follower(Projections.repair, KeyBody, "Repair a row: fold its key again from the first event"),
+    "split": _by_follower(Projections.split, PartitionBody, "Split a partition in two"),
+    "merge": _by_follower(Projections.merge, PartitionBody, "Merge a partition with the next one"),
 }
 """What operators do to one projection or policy, by the last word of the path."""
+
+BODIES_AND_ANSWERS = dict.fromkeys(
+    [
+        *(AllProjections, OneProjection, ActionList, ParkedKeys, RebuildStarted, NamesBody),
+        *(kind for verb in VERBS.values() for kind in (verb.body, verb.answer)),
+    ]
+)
+"""All types that requests and answers under `/projections` have, each once."""
 
 
 def followed_names(app: App) -> list[str]:
@@ -253,7 +250,7 @@ def _reading(
 
 
 def _doing(wire: Wire, kind: type, do: Callable[[OperatorCall], Awaitable[object]], name: str = "") -> Handler:
-    read = body_reader(wire, kind)
+    read = wire.body_reader(kind)
     timeout = wire.limits.request_seconds / 2
 
     async def handle(exchange: Exchange) -> None:
@@ -300,16 +297,6 @@ async def _actions(app: App, name: str, fields: Mapping[str, Any]) -> ActionList
 
 
 def action_record(action: OperatorAction) -> ActionRecord:
-    """An operator's action as it is sent."""
-    return ActionRecord(
-        what=action.what,
-        name=action.name,
-        key=action.key,
-        actor=action.actor,
-        time=_EPOCH + timedelta(microseconds=action.at),
-        done=action.done,
-        outcome=action.outcome,
-        generation=action.generation,
-        version=action.version,
-        position=action.position,
-    )
+    fields = msgspec.structs.asdict(action)
+    own = {name: fields[name] for name in ActionRecord.__struct_fields__ if name in fields}
+    return ActionRecord(time=_EPOCH + timedelta(microseconds=action.at), **own)

@@ -4,9 +4,10 @@ import asyncio
 import errno
 import gc
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -58,39 +59,15 @@ async def serve(
                 # By then every request in progress has reached its own deadline.
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.request_seconds) + 1,
             )
-            server = _Server(config, api, notice_seconds, started)
-            await server.serve(sockets=[listener])
+            await _Server(config, api, notice_seconds, started).serve(sockets=[listener])
     finally:
         listener.close()
 
 
-def run(
-    app: App,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    expose: bool = False,
-    mounts: Mapping[str, ASGIApp] | None = None,
-    limits: Limits | None = None,
-    trust: Trust | None = None,
-    notice_seconds: float = 0.0,
-    started: Started | None = None,
-) -> None:
-    """`serve`, on the fastest event loop that is installed. Returns when the server has stopped."""
+def run(serving: Coroutine[Any, Any, None]) -> None:
+    """Run `serve(…)` on the fastest event loop that is installed. Returns when the server has stopped."""
     with resting_modules(), fast_runner() as runner:
-        runner.run(
-            serve(
-                app,
-                host=host,
-                port=port,
-                expose=expose,
-                mounts=mounts,
-                limits=limits,
-                trust=trust,
-                notice_seconds=notice_seconds,
-                started=started,
-            )
-        )
+        runner.run(serving)
 
 
 @contextmanager
@@ -109,7 +86,6 @@ def resting_modules() -> Generator[None]:
 
 
 def fast_runner() -> asyncio.Runner:
-    """A runner on the fastest event loop that is installed."""
     return asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory())
 
 
@@ -131,15 +107,12 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise WiringError(_port_problem(host, port, error)) from error
+        problem = f"Cannot listen on port {port} of {host} ({error.strerror}). Choose another port or address."
+        if error.errno == errno.EADDRINUSE:
+            problem = f"Port {port} on {host} is in use. Stop the process that uses it, or choose another port."
+        raise WiringError(problem) from error
     listener.setblocking(False)
     return listener
-
-
-def _port_problem(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"Port {port} on {host} is in use. Stop the process that uses it, or choose another port."
-    return f"Cannot listen on port {port} of {host} ({error.strerror}). Choose another port or address."
 
 
 class _Server(uvicorn.Server):

@@ -49,7 +49,7 @@ class Streams:
         The first frame is awaited before anything is sent, so that a request that fails gets its problem.
         """
         slot = self._take(exchange.client)
-        tasks: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[Any]] = []
         try:
             if exchange.method == "HEAD":
                 await exchange.open(HEADERS)
@@ -60,7 +60,7 @@ class Streams:
             if first is None:
                 raise _leaving()
             tasks.append(asyncio.create_task(self._pump(exchange, first, frames), name="stream"))
-            tasks.append(asyncio.create_task(self._drained(), name="stream-drained"))
+            tasks.append(asyncio.create_task(self.draining.wait(), name="stream-drained"))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             whole = tasks[1].done() and not tasks[1].cancelled() and tasks[1].exception() is None
             if not tasks[0].done() and (whole or tasks[2].done()):
@@ -83,9 +83,6 @@ class Streams:
         if not exchange.started:
             raise _leaving()
         await self._world.within(self._limits.write_seconds, exchange.finish())
-
-    async def _drained(self) -> None:
-        await self.draining.wait()
 
     async def _pump(self, exchange: Exchange, first: bytes, frames: Frames) -> None:
         await exchange.open(HEADERS)

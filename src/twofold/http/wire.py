@@ -1,17 +1,21 @@
-"""What all routes share: the app, the limits and what enforces them, the streams, and who calls."""
+"""What all routes share: the app, the limits and what enforces them, the streams, who calls, and strict reading."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from twofold.app import App
+from twofold.codec import RequestDecoder
 from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
 from twofold.http.parameters import QueryParameter, read_parameters
+from twofold.http.problems import HttpRefused
 from twofold.http.streams import Streams
 
 T = TypeVar("T")
+
+_JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 NO_PARAMETERS: Mapping[str, QueryParameter] = {}
 
@@ -46,3 +50,34 @@ class Wire:
     async def in_time(self, work: Awaitable[T]) -> T:
         """The result of `work`; Unavailable where it takes longer than a request may."""
         return await self.deadlines.within(self.limits.request_seconds, work, took_too_long)
+
+    def body_reader(self, kind: type) -> Callable[[Exchange], Awaitable[Any]]:
+        """A function that reads a body as an instance of `kind`.
+
+        It raises InvalidMessage, naming the field, for a body that does not fit, HttpRefused for one that is not JSON,
+        too large or too slow, and ClientGone where the client left.
+        """
+        limits, decode = self.limits, RequestDecoder(kind)
+
+        async def read(exchange: Exchange) -> Any:
+            _check_type(exchange.headers)
+            body = exchange.body(limits.body_bytes)
+            return decode(await self.deadlines.within(limits.body_seconds, body, _too_slow))
+
+        return read
+
+
+def _check_type(headers: dict[bytes, bytes]) -> None:
+    content_type = headers.get(b"content-type", b"")
+    if content_type not in _JSON_TYPES and content_type.lower().replace(b'"', b"") not in _JSON_TYPES:
+        raise _not_json("Content-Type", "The body must be JSON in UTF-8. Send `Content-Type: application/json`.")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise _not_json("Content-Encoding", "A compressed body is not accepted. Leave out Content-Encoding.")
+
+
+def _not_json(field: str, message: str) -> HttpRefused:
+    return HttpRefused("not-json", message, field=field, close=True)
+
+
+def _too_slow() -> HttpRefused:
+    return HttpRefused("too-slow", "The body did not arrive in time. Send it again.", close=True)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from twofold.http.examples import example_of
+from twofold.http.examples import example_of, resolved
 from twofold.http.exchange import Exchange, Route
 from twofold.http.problems import KINDS
 
@@ -38,7 +38,6 @@ def _file(content: bytes, kind: bytes) -> Route:
 
 
 def page_of(document: Json) -> bytes:
-    """The page that shows an OpenAPI document."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -82,9 +81,9 @@ def _operation(path: str, method: str, operation: Json, shared: Json) -> Json:
         "summary": operation["summary"],
         "description": operation.get("description", ""),
         "parameters": parameters,
-        "body": _pretty(_resolve(body["schema"], shared)) if body else "",
+        "body": _pretty(resolved(body["schema"], shared)) if body else "",
         "example": example,
-        "answer": _pretty(_resolve(content["schema"], shared)),
+        "answer": _pretty(resolved(content["schema"], shared)),
         "answer_example": _pretty(example_of(content["schema"], shared)),
         "streams": "text/event-stream" in answer,
         "curl": _curl(path, method.upper(), parameters, body["example"] if body else None, shared),
@@ -109,11 +108,6 @@ def _pair(parameter: Json, shared: Json) -> str:
     value = example_of(parameter["schema"], shared, parameter["name"])
     first: object = value[0] if parameter["schema"].get("type") == "array" else value
     return f"{parameter['name']}={first if isinstance(first, str) else json.dumps(first)}"
-
-
-def _resolve(schema: Json, shared: Json) -> Json:
-    resolved: Json = shared.get(schema.get("$ref", "").rpartition("/")[2], schema)
-    return resolved
 
 
 def _kind(schema: Json) -> str:
