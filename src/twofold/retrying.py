@@ -1,12 +1,19 @@
-"""Calls that are repeated, after increasing delays, until they succeed or a deadline has passed."""
+"""Calls that are repeated until they succeed or a deadline has passed, and the increasing delays between attempts."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from twofold.backoff import delay
 from twofold.world import World
 
 T = TypeVar("T")
+
+
+def delay(attempt: int, *, first: float, longest: float) -> float:
+    """Seconds to wait after failure number `attempt` in a row, counted from 1: `first`, then twice as long each time.
+
+    Never more than `longest`.
+    """
+    return min(first * 2.0 ** min(attempt - 1, 60), longest)
 
 
 async def retry_until_deadline(

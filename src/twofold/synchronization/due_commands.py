@@ -5,9 +5,9 @@ import heapq
 import logging
 from collections.abc import Mapping
 
-from twofold.backoff import delay
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
+from twofold.retrying import delay
 from twofold.synchronization.follower import error_text
 from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
 from twofold.synchronization.reaction import CommandSender

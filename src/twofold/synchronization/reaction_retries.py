@@ -5,10 +5,10 @@ import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from twofold.backoff import delay
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
+from twofold.retrying import delay
 from twofold.synchronization.due_commands import FIRST_DELAY, LONGEST_DELAY, DueCommands
 from twofold.synchronization.follower import error_text
 from twofold.synchronization.policy_storage import Due, PolicyStorage

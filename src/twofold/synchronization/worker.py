@@ -8,9 +8,9 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from twofold.backoff import delay
 from twofold.domain.events import Position
 from twofold.errors import Conflict, Refused, Unavailable
+from twofold.retrying import delay
 from twofold.signal import Signal, wait_for
 from twofold.synchronization.follower import Skips, State, WholeFollower
 from twofold.synchronization.follower_kind import Team

@@ -1,4 +1,4 @@
-from twofold.backoff import delay
+from twofold.retrying import delay
 
 
 def test_a_delay_doubles_with_each_failure_and_ends_at_the_longest() -> None:
