@@ -97,7 +97,6 @@ def address_of(url: str, schema: str) -> PostgresAddress:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether a retry may succeed."""
     if isinstance(error, LOST):
         # An error of the driver itself (about an option, an argument) is a ValueError as well.
         return not isinstance(error, ValueError)
@@ -112,7 +111,6 @@ def is_missing(error: BaseException) -> bool:
 
 
 async def connect(address: PostgresAddress, seconds: float) -> Connection:
-    """A new connection. OSError, or an error of asyncpg, within `seconds`."""
     connection = await asyncpg.connect(
         address.dsn,
         timeout=seconds,

@@ -5,11 +5,13 @@ A request that is interrupted leaves a connection with half an answer, or loses 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from twofold.errors import Unavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class UncancellableTasks:
@@ -18,7 +20,7 @@ class UncancellableTasks:
     `closed` is the sentence of the error for what comes after `close`.
     """
 
-    def __init__(self, closed: str = "This is closed.") -> None:
+    def __init__(self, closed: str) -> None:
         self._closed = closed
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -67,3 +69,24 @@ class UncancellableTasks:
         if not task.cancelled():
             # If the caller is gone, no other code reads the error, and asyncio would log it.
             task.exception()
+
+
+class HasTasks(Protocol):
+    """What has methods that are `uncancelled`."""
+
+    tasks: UncancellableTasks
+
+
+S = TypeVar("S", bound=HasTasks)
+
+
+def uncancelled(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Lets a method run to its end even if the caller is cancelled. Unavailable after the `close` of the `tasks`."""
+
+    @wraps(method)
+    async def run(owner: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await owner.tasks.run(method(owner, *args, **kwargs))
+
+    return run

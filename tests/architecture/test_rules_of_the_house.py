@@ -125,7 +125,7 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (rules.files_beside_the_plan, "read_store/redis/__init__.py", ""),
     (rules.files_beside_the_plan, "read_store/redis/schema.py", ""),
     (rules.files_beside_the_plan, "read_store/redis/schema_names.py", ""),
-    (rules.files_beside_the_plan, "read_store/paging.py", ""),
+    (rules.files_beside_the_plan, "read_store/access.py", ""),
     (rules.files_beside_the_plan, "write_store/sqlite/reader.py", ""),
     (rules.imports_by_the_front_door, "codec/a.py", "from twofold import errors\nimport twofold.domain\n"),
 ]

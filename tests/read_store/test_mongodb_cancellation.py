@@ -115,7 +115,7 @@ async def test_a_call_given_up_at_any_moment_leaves_nothing_behind(mongodb_url: 
 
 async def settled(store: MongoReadStore) -> None:
     """Wait until no cancelled call is under way."""
-    await store._connection._tasks.wait()
+    await store.tasks.wait()
 
 
 def created(store: MongoReadStore) -> int:

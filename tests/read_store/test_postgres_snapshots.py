@@ -87,7 +87,7 @@ async def test_who_is_cancelled_at_any_moment_leaves_no_transaction_open_and_no_
         assert isinstance(outcome, asyncio.CancelledError)
         given_up += 1
     assert 1 < given_up < len(MOMENTS)
-    await asyncio.wait_for(store._tasks.wait(), 60)
+    await asyncio.wait_for(store.tasks.wait(), 60)
     assert len(store._server.snapshots._idle) <= 3
     assert idle_in_transaction(postgres, store) == 0
 
@@ -103,7 +103,7 @@ async def test_a_follower_that_is_cancelled_has_saved_all_or_nothing_and_leaves_
             await asyncio.sleep(0)
         task.cancel()
         outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-        await asyncio.wait_for(store._tasks.wait(), 60)
+        await asyncio.wait_for(store.tasks.wait(), 60)
         assert await whole_at(store) in (before, before + 1)
         if outcome is None:
             break

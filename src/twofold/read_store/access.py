@@ -1,17 +1,20 @@
-"""Finds, checked: only declared filters and orders, continued by a cursor."""
+"""Finds: checked against what is declared, answered in pages, continued by a cursor."""
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from twofold.errors import InvalidMessage, UndeclaredAccess
 from twofold.read_store.columns import Column, ColumnValue
-from twofold.read_store.port import ReadModel
+from twofold.read_store.port import FindPage, ReadModel
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 _Mark = tuple[str, ColumnValue, str]
 
@@ -60,23 +63,20 @@ def check_access(
             field=order_by,
         )
     values = tuple(columns[field].value(filters[field]) for field in group)
-    fingerprint = _fingerprint(model, group, values, order_by, descending)
+    identity = (model.name, dict(zip(group, values, strict=True)), order_by, descending)
+    fingerprint = hashlib.blake2s(msgspec.json.encode(identity, order="sorted"), digest_size=8).hexdigest()
     order = None if order_by is None or order_by in group else columns[order_by]
     return Access(
         group=group,
         values=values,
         order=order.field if order else None,
-        order_value=order.of if order else _no_value,
+        order_value=order.of if order else lambda row: None,
         descending=descending,
         limit=limit,
         after=_after(cursor, fingerprint, order) if cursor is not None else None,
         fingerprint=fingerprint,
         matches_nothing=not all(columns[field].may_hold(filters[field]) for field in group),
     )
-
-
-def _no_value(row: Any) -> None:
-    """What a row is ordered by where it is ordered by key."""
 
 
 def _group(model: ReadModel, filters: Mapping[str, Any]) -> tuple[str, ...]:
@@ -97,13 +97,6 @@ def _suggest(option: str, declared: tuple[Any, ...], missing: object) -> str:
     return f"{option}=[…, {literal}]" if declared else f"{option}=[{literal}]"
 
 
-def _fingerprint(
-    model: ReadModel, group: tuple[str, ...], values: tuple[ColumnValue, ...], order: str | None, descending: bool
-) -> str:
-    identity = (model.name, dict(zip(group, values, strict=True)), order, descending)
-    return hashlib.blake2s(msgspec.json.encode(identity, order="sorted"), digest_size=8).hexdigest()
-
-
 def _after(cursor: str, fingerprint: str, order: Column | None) -> tuple[ColumnValue, str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -121,6 +114,35 @@ def _fits(value: ColumnValue, order: Column | None) -> bool:
     if value is None or order is None:
         return value is None
     return isinstance(value, order.stored_as) and (not isinstance(value, int) or -(2**63) <= value < 2**63)
+
+
+async def find_page(
+    access: Access, fetch: Callable[[int], Awaitable[Sequence[T]]], read: Callable[[T], tuple[str, Any]]
+) -> FindPage:
+    """The page that answers a find. `fetch` returns the first records of it, at most so many; `read` gives key and row.
+
+    One record more than requested tells whether there is a next page.
+    """
+    if access.matches_nothing:
+        return FindPage([], None)
+    records = await fetch(access.limit + 1)
+    rows = [read(record) for record in records[: access.limit]]
+    if len(records) <= access.limit:
+        return FindPage(rows, None)
+    key, row = rows[-1]
+    return FindPage(rows, access.cursor(access.order_value(row), key))
+
+
+async def fetch_until(
+    count: int, statements: Iterable[S], fetch: Callable[[S, int], Awaitable[Sequence[T]]]
+) -> list[T]:
+    """The first `count` records of some statements. `fetch` runs one, for at most so many records."""
+    records: list[T] = []
+    for statement in statements:
+        records += await fetch(statement, count - len(records))
+        if len(records) >= count:
+            break
+    return records
 
 
 def declared_accesses(model: ReadModel) -> list[tuple[tuple[str, ...], str | None]]:

@@ -6,7 +6,7 @@ kinds of the columns, as far as that goes (not for a field that has another name
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar, cast
@@ -68,7 +68,8 @@ class RawRowReader:
         except _MISFIT as error:
             return DecodedRow(row, {}, f"The row does not fit {self._type.__name__}: {error}.")
         try:
-            return DecodedRow(row, _by_type(typed, self._columns, self._kinds))
+            values = {field: [column.of(typed)] for field, column in self._columns.items() if field in self._kinds}
+            return DecodedRow(row, values)
         except InvalidMessage as error:
             return DecodedRow(row, {}, str(error))
 
@@ -78,15 +79,12 @@ def raw_row(row: DecodedRow, position: object, repair: object, columns: Mapping[
     corruption = [row.corruption] if row.corruption else []
     if not (isinstance(position, int) and isinstance(repair, int)):
         corruption.append(f"Its version is {_literal(repair)}, {_literal(position)}.")
-    corruption += column_mismatches(row, columns)
+    corruption += [
+        f"The column {field} holds {_literal(columns[field])}, the row says {_literal(values[0])}."
+        for field, values in row.values.items()
+        if field in columns and columns[field] not in values
+    ]
     return RawRow(row.row, _whole(position), _whole(repair), " ".join(corruption))
-
-
-def column_mismatches(row: DecodedRow, columns: Mapping[str, object]) -> Iterable[str]:
-    """A sentence for each column that does not hold what the row says."""
-    for field, values in row.values.items():
-        if field in columns and columns[field] not in values:
-            yield f"The column {field} holds {_literal(columns[field])}, the row says {_literal(values[0])}."
 
 
 Decode = Callable[[str | bytes], Any]
@@ -140,10 +138,6 @@ def corrupt_row(model: ReadModel, error: Exception) -> CorruptRow:
         return CorruptRow(message, changed=True)
     message = f"A stored row of '{model.name}' is corrupt: {error}. Run `twofold audit --repair` to find and repair it."
     return CorruptRow(message, changed=False)
-
-
-def _by_type(row: Any, columns: Mapping[str, Column], kinds: Mapping[str, object]) -> dict[str, list[ColumnValue]]:
-    return {field: [column.of(row)] for field, column in columns.items() if field in kinds}
 
 
 def _by_kind(row: Any, kinds: Mapping[str, Sequence[str]]) -> dict[str, list[ColumnValue]]:

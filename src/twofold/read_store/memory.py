@@ -6,11 +6,17 @@ from typing import Any, Unpack
 
 import msgspec
 
-from twofold.read_store.access import Access, check_access
+from twofold.read_store.access import Access, check_access, find_page
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.corruption import RawRowReader, raw_row
-from twofold.read_store.paging import find_page
-from twofold.read_store.partition import Partition, same_slots, shares
+from twofold.read_store.partition import Partition, shares
+from twofold.read_store.partition_state import (
+    PartitionState,
+    check_expected,
+    checkpoints_of,
+    merged_state,
+    progress_of,
+)
 from twofold.read_store.port import (
     Change,
     Checkpoint,
@@ -23,26 +29,17 @@ from twofold.read_store.port import (
     ReadModel,
     VersionedRow,
 )
-from twofold.read_store.refusals import checkpoint_moved, no_partition, partitions_changed, prepared
+from twofold.read_store.refusals import prepared
 from twofold.world import RealWorld
 
 _SortKey = tuple[bool, ColumnValue, str]
-
-
-class _PartitionState(msgspec.Struct, frozen=True):
-    """The checkpoint of a partition."""
-
-    position: int = 0
-    log: str = ""
-    updated: int = 0
-    epoch: int = 0
 
 
 class _MemoryTable:
     """One read model. Once a snapshot has seen it, a save changes a copy instead."""
 
     def __init__(
-        self, columns: dict[str, Column], reader: RawRowReader, partitions: Mapping[Partition, _PartitionState]
+        self, columns: dict[str, Column], reader: RawRowReader, partitions: Mapping[Partition, PartitionState]
     ) -> None:
         self.columns = columns
         self.reader = reader
@@ -58,11 +55,6 @@ class _MemoryTable:
         copy.rows, copy.parked = dict(self.rows), dict(self.parked)
         return copy
 
-    def progress(self) -> Progress:
-        lowest = min(self.partitions.values(), key=lambda state: state.position)
-        updated = max(state.updated for state in self.partitions.values())
-        return Progress(lowest.position, lowest.log, updated, tuple(self.parked[key] for key in sorted(self.parked)))
-
 
 _Tables = dict[tuple[str, int], _MemoryTable]
 
@@ -77,7 +69,7 @@ class MemoryReadStore:
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
             columns, reader = columns_of(model), RawRowReader({}, model)
-            new = _MemoryTable(columns, reader, {p: _PartitionState() for p in shares(model.partitions)})
+            new = _MemoryTable(columns, reader, dict.fromkeys(shares(model.partitions), PartitionState()))
             table = self._tables.setdefault((model.name, model.generation), new).changeable()
             table.columns, table.reader = columns, reader
             self._tables[model.name, model.generation] = table
@@ -88,11 +80,7 @@ class MemoryReadStore:
 
     async def save(self, change: Change) -> None:
         table = prepared(self._tables, change.model)
-        state = table.partitions.get(change.partition)
-        if state is None:
-            raise no_partition(change)
-        if state.position != change.before or state.log not in ("", change.expected) or state.epoch > change.epoch:
-            raise checkpoint_moved(change, state.position, state.log)
+        check_expected(change, table.partitions.get(change.partition))
         for new in change.rows.values():
             for column in table.columns.values() if new.row is not None else ():
                 column.of(new.row)
@@ -103,7 +91,7 @@ class MemoryReadStore:
                 _put(table.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
         for key, parked in change.parked.items():
             _put(table.parked, key, parked)
-        table.partitions[change.partition] = _PartitionState(change.position, change.log, change.now, change.epoch)
+        table.partitions[change.partition] = PartitionState(change.position, change.log, change.now, change.epoch)
         self._tables[change.model.name, change.model.generation] = table
 
     @asynccontextmanager
@@ -113,24 +101,14 @@ class MemoryReadStore:
         yield _MemorySnapshot(dict(self._tables))
 
     async def checkpoints(self) -> list[Checkpoint]:
-        checkpoints: list[Checkpoint] = []
-        for (name, generation), table in sorted(self._tables.items()):
-            for partition, state in sorted(table.partitions.items()):
-                parked = tuple(table.parked[key] for key in sorted(table.parked) if partition.holds(key))
-                progress = Progress(state.position, state.log, state.updated, parked)
-                checkpoints.append(Checkpoint(name, generation, progress, partition, state.epoch))
-        return checkpoints
+        return checkpoints_of((*of, table.partitions, table.parked.values()) for of, table in self._tables.items())
 
     async def close(self) -> None:
         return None
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         table = prepared(self._tables, model).changeable()
-        merged = [table.partitions[partition] for partition in old if partition in table.partitions]
-        positions = {(state.position, state.log) for state in merged}
-        if len(merged) < len(old) or len(positions) != 1 or not same_slots(old, new):
-            raise partitions_changed(model)
-        state = msgspec.structs.replace(merged[0], epoch=max(state.epoch for state in merged))
+        state = merged_state(model, table.partitions, old, new)
         others = {partition: other for partition, other in table.partitions.items() if partition not in old}
         table.partitions = others | dict.fromkeys(new, state)
         self._tables[model.name, model.generation] = table
@@ -166,7 +144,8 @@ class _MemorySnapshot:
         return await find_page(access, fetch, lambda key: (key, table.rows[key].row))
 
     async def progress(self, model: ReadModel) -> Progress:
-        return prepared(self._tables, model).progress()
+        table = prepared(self._tables, model)
+        return progress_of(table.partitions, table.parked.values())
 
     def native(self, model: ReadModel) -> Native:
         return Native({key: known.row for key, known in prepared(self._tables, model).rows.items()}, model.name)

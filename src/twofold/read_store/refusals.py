@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from twofold.domain.events import Position
-from twofold.errors import Conflict, InvalidMessage, Unavailable, WiringError
-from twofold.read_store.port import Change, ReadModel
+from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.read_store.port import ReadModel
 
 T = TypeVar("T")
 
@@ -42,24 +41,6 @@ def missing(where: str, what: str, model: ReadModel) -> Unavailable:
         f"{where} has no {what} of read model '{model.name}' generation {model.generation} yet. Start the app that "
         "writes it with the same modules."
     )
-
-
-def checkpoint_moved(change: Change, position: Position, log: str) -> Conflict:
-    """A save whose checkpoint is at another position, of another log, or under a later lease."""
-    return Conflict(
-        f"Read model '{change.model.name}' is at {position} of log '{log}', not at {change.before} of log "
-        f"'{change.expected}', or a later epoch than {change.epoch} has saved it."
-    )
-
-
-def no_partition(change: Change) -> Conflict:
-    """A save of a partition that has been split or merged."""
-    return Conflict(f"Read model '{change.model.name}' has no partition {change.partition.name} any more.")
-
-
-def partitions_changed(model: ReadModel) -> Conflict:
-    """A repartition whose old partitions are not there, or differ in position, or hold other keys than the new ones."""
-    return Conflict(f"The partitions of read model '{model.name}' have changed, or are at different positions.")
 
 
 def cannot_store(model: ReadModel, key: str, error: Exception) -> InvalidMessage:

@@ -17,6 +17,7 @@ from twofold.read_store.cassandra.schema import CassandraSchema, identity_of
 from twofold.read_store.cassandra.snapshot import CassandraSnapshot
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.refusals import prepared
 from twofold.world import RealWorld, World
 
 
@@ -67,11 +68,11 @@ class CassandraReadStore:
                 raise WiringError(f"{error} Grant it to create, alter, drop, read and write tables.") from error
 
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        return await self._tables_of(model).load(keys)
+        return await prepared(self._tables, model).load(keys)
 
     async def save(self, change: Change) -> None:
         self._refuse_if_read_only()
-        tables = self._tables_of(change.model)
+        tables = prepared(self._tables, change.model)
         if change.rows:
             await self._checkpoints.check(change, tables.build)
             await tables.save(change.rows)
@@ -79,7 +80,7 @@ class CassandraReadStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[CassandraSnapshot]:
-        yield CassandraSnapshot(self._connection, self._checkpoints, self._tables_of)
+        yield CassandraSnapshot(self._connection, self._checkpoints, self._tables)
 
     async def checkpoints(self) -> list[Checkpoint]:
         try:
@@ -92,7 +93,7 @@ class CassandraReadStore:
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         self._refuse_if_read_only()
-        self._tables_of(model)
+        prepared(self._tables, model)
         await self._checkpoints.repartition(model, old, new, self._world.new_id())
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
@@ -121,9 +122,6 @@ class CassandraReadStore:
         return CassandraRowInspector(
             self._connection, (name, generation), state, model, read_state=read_state, sleep=self._world.sleep
         )
-
-    def _tables_of(self, model: ReadModel) -> CassandraTables:
-        return refusals.prepared(self._tables, model)
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:

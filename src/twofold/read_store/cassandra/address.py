@@ -59,6 +59,8 @@ def address_of(url: str) -> CassandraAddress:
         if name not in options:
             raise WiringError(f"The read store's URL has an unknown option {name!r}. Use {', '.join(options)}.")
         options[name] = value
+    if options["tls"] not in _BOOLEANS:
+        raise WiringError(f"tls={options['tls']} in the read store's URL is neither true nor false.")
     user, _, password = account.partition(":")
     # A port after the last host applies to all.
     port = hosts[-1][1] or PORT
@@ -69,7 +71,7 @@ def address_of(url: str) -> CassandraAddress:
         password=unquote(password),
         datacenter=options["datacenter"],
         replication=_number(options["replication"]),
-        tls=_boolean(options["tls"]),
+        tls=_BOOLEANS[options["tls"]],
     )
 
 
@@ -77,9 +79,3 @@ def _number(value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) < 4):
         raise WiringError(f"replication={value} in the read store's URL is not a number of copies. Use replication=3.")
     return int(value)
-
-
-def _boolean(value: str) -> bool:
-    if value not in _BOOLEANS:
-        raise WiringError(f"tls={value} in the read store's URL is neither true nor false.")
-    return _BOOLEANS[value]

@@ -6,17 +6,17 @@ all or nothing, and of two that contradict each other one is refused.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from twofold.errors import Conflict, Unavailable
-from twofold.read_store import refusals
-from twofold.read_store.cassandra.connection import CassandraConnection, CassandraRow, Statement, batch
+from twofold.read_store.cassandra.connection import CassandraConnection, CassandraRow, batch
 from twofold.read_store.cassandra.errors import OutcomeUnknown, TableMissing
-from twofold.read_store.partition import Partition, same_slots
-from twofold.read_store.port import Change, Checkpoint, Parked, Progress, ReadModel
+from twofold.read_store.partition import Partition
+from twofold.read_store.partition_state import PartitionState, check_expected, checkpoints_of, merged_state
+from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel
 
 _PARKED = -1
 """In the column `first`, marks parked keys: they stay where they are when partitions change."""
@@ -28,15 +28,10 @@ _PARTITION = f"{_GENERATION} and first = ? and key = ''"
 _UNCHANGED = "if build = ? and seal = null and \"end\" = ? and position = ? and epoch <= ? and log in (?, '')"
 
 
-class PartitionCheckpoint(msgspec.Struct, frozen=True):
+class PartitionCheckpoint(PartitionState, frozen=True):
     """The checkpoint of a partition. `save` is the id of the save that wrote it."""
 
-    partition: Partition
-    log: str
-    position: int
-    epoch: int
-    updated: int
-    save: str
+    save: str = ""
 
 
 class GenerationState(msgspec.Struct, frozen=True):
@@ -45,15 +40,14 @@ class GenerationState(msgspec.Struct, frozen=True):
     build: str | None = None
     declared: str = ""
     seal: str | None = None
-    partitions: tuple[PartitionCheckpoint, ...] = ()
-    parked: tuple[Parked, ...] = ()
+    partitions: Mapping[Partition, PartitionCheckpoint] = {}
+    parked: Sequence[Parked] = ()
 
-    def progress(self) -> Progress:
-        """How far the generation has come."""
-        if not self.partitions:
-            return Progress(0, "", 0)
-        lowest = min(self.partitions, key=lambda state: state.position)
-        return Progress(lowest.position, lowest.log, max(state.updated for state in self.partitions), self.parked)
+
+IsDone = Callable[[GenerationState], bool]
+
+Statement = tuple[Any, ...]
+"""CQL and its parameters."""
 
 
 class CassandraCheckpoints:
@@ -85,8 +79,7 @@ class CassandraCheckpoints:
         if known is not None or new is None:
             return known or ""
         update = f"update {self._table} set build = ? where {_GENERATION} if build = null"
-        bound = await self._connection.bind(update, new, name, generation)
-        if await self._decide(name, generation, bound, lambda state: state.build == new):
+        if await self._decide(name, generation, lambda state: state.build == new, (update, new, name, generation)):
             return new
         return await self.identity(None)
 
@@ -95,19 +88,12 @@ class CassandraCheckpoints:
         return _state(await self._connection.rows(self._select, name, generation, serial=serial))
 
     async def all(self) -> list[Checkpoint]:
-        """The checkpoint of every partition of every generation."""
         models: dict[tuple[str, int], list[CassandraRow]] = {}
         async for page in self._connection.pages(f"select model, generation, {_COLUMNS} from {self._table}"):
             for model, generation, *row in page:
                 models.setdefault((model, generation), []).append(tuple(row))
-        checkpoints: list[Checkpoint] = []
-        for (name, generation), rows in sorted(models.items()):
-            state = _state(rows)
-            for at in state.partitions:
-                parked = tuple(key for key in state.parked if at.partition.holds(key.key))
-                progress = Progress(at.position, at.log, at.updated, parked)
-                checkpoints.append(Checkpoint(name, generation, progress, at.partition, at.epoch))
-        return checkpoints
+        states = {of: _state(rows) for of, rows in models.items()}
+        return checkpoints_of((*of, state.partitions, state.parked) for of, state in states.items())
 
     # Saves
 
@@ -116,16 +102,13 @@ class CassandraCheckpoints:
         name, generation, partition = change.model.name, change.model.generation, change.partition
         select = f"select {_COLUMNS} from {self._table} where {_PARTITION}"
         state = _state(await self._connection.rows(select, name, generation, partition.first))
-        at = next((at for at in state.partitions if at.partition == partition), None)
-        if at is None:
-            raise refusals.no_partition(change)
-        if state.build != build or state.seal is not None:
+        at = state.partitions.get(partition)
+        if at and (state.build != build or state.seal is not None):
             raise Unavailable(
                 f"Another process declares other filters and orders of read model '{name}', and has rebuilt its tables "
                 "or is about to. Restart this process with the same modules."
             )
-        if at.position != change.before or at.log not in ("", change.expected) or at.epoch > change.epoch:
-            raise refusals.checkpoint_moved(change, at.position, at.log)
+        check_expected(change, at)
 
     async def advance(self, change: Change, build: str, save: str) -> None:
         """Move the checkpoint, and write the parked keys with it. Conflict if another follower came first."""
@@ -147,73 +130,61 @@ class CassandraCheckpoints:
         update = f"update {self._table} set {assignments} where {_PARTITION} {_UNCHANGED}"
         where = (model.name, model.generation, partition.first)
         unchanged = (build, partition.end, change.before, change.epoch, change.expected)
-        statements = [await self._connection.bind(update, *columns.values(), *where, *unchanged)]
-        statements += [await self._park(model, key, entry) for key, entry in parked]
-        save = columns["save"]
+        statements = [(update, *columns.values(), *where, *unchanged)]
+        statements += [self._parking(model, key, entry) for key, entry in parked]
         if not await self._decide(
-            model.name, model.generation, batch(statements), lambda state: _has_saved(state, [partition], save)
+            model.name, model.generation, lambda state: _has_saved(state, [partition], columns["save"]), *statements
         ):
             await self.check(change, build)
             raise Conflict(f"Another process changed read model '{model.name}' at {change.before}.")
 
-    async def _park(self, model: ReadModel, key: str, parked: Parked | None) -> Statement:
+    def _parking(self, model: ReadModel, key: str, parked: Parked | None) -> Statement:
         where = (model.name, model.generation, _PARKED, key)
         if parked is None:
-            delete = f"delete from {self._table} where {_GENERATION} and first = ? and key = ?"
-            return await self._connection.bind(delete, *where)
+            return (f"delete from {self._table} where {_GENERATION} and first = ? and key = ?", *where)
         insert = (
             f"insert into {self._table} (model, generation, first, key, position, error, since, waiting, upto)"
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
-        values = (parked.position, parked.error, parked.since, parked.waiting, parked.upto)
-        return await self._connection.bind(insert, *where, *values)
+        return (insert, *where, *msgspec.structs.astuple(parked)[1:])
 
     # Partitions
 
     async def repartition(
         self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition], save: str
     ) -> None:
-        """See `ReadStoreMaintenance.repartition`."""
-
         async def attempt() -> None:
             state = await self.state(model.name, model.generation, serial=True)
-            known = {at.partition: at for at in state.partitions}
-            replaced = [known[partition] for partition in old if partition in known]
-            positions = {(at.position, at.log) for at in replaced}
-            if len(replaced) < len(old) or len(positions) != 1 or not same_slots(old, new):
-                raise refusals.partitions_changed(model)
-            statement = batch(await self._replace(model, replaced, new, save))
+            merged = msgspec.structs.replace(merged_state(model, state.partitions, old, new), save=save)
+            replaced = {partition.first: (partition.end, state.partitions[partition].save) for partition in old}
+            statements = self._replacing(model, replaced, new, merged)
             if not await self._decide(
-                model.name, model.generation, statement, lambda state: _has_saved(state, new, save)
+                model.name, model.generation, lambda state: _has_saved(state, new, save), *statements
             ):
                 raise _Overtaken(f"Read model '{model.name}' is saved all the time. Try again.")
 
         await self._connection.retry(attempt, lambda error: isinstance(error, _Overtaken))
 
-    async def _replace(
-        self, model: ReadModel, old: Sequence[PartitionCheckpoint], new: Sequence[Partition], save: str
-    ) -> list[Statement]:
-        bind = self._connection.bind
+    def _replacing(
+        self, model: ReadModel, old: dict[int, tuple[int, str]], new: Sequence[Partition], state: PartitionCheckpoint
+    ) -> Iterator[Statement]:
+        """The statements that give `state` to `new` partitions. Of the old ones, by `first`, their `end` and `save`."""
         where = (model.name, model.generation)
-        remaining = {at.partition.first: (at.partition.end, at.save) for at in old}
         unchanged = 'if "end" = ? and save = ?'
-        values = (old[0].log, old[0].position, max(at.epoch for at in old), old[0].updated, save)
-        statements: list[Statement] = []
+        values = (state.log, state.position, state.epoch, state.updated, state.save)
         for partition in new:
-            known = remaining.pop(partition.first, None)
+            known = old.pop(partition.first, None)
             if known is None:
-                statements.append(await bind(self._insert, *where, partition.first, partition.end, *values))
+                yield (self._insert, *where, partition.first, partition.end, *values)
             else:
                 # Not deleted and inserted: in one statement, the deletion would win.
                 update = (
                     f'update {self._table} set "end" = ?, log = ?, position = ?, epoch = ?, updated = ?, save = ?'
                     f" where {_PARTITION} {unchanged}"
                 )
-                statements.append(await bind(update, partition.end, *values, *where, partition.first, *known))
-        for first, known in remaining.items():
-            delete = f"delete from {self._table} where {_PARTITION} {unchanged}"
-            statements.append(await bind(delete, *where, first, *known))
-        return statements
+                yield (update, partition.end, *values, *where, partition.first, *known)
+        for first, known in old.items():
+            yield (f"delete from {self._table} where {_PARTITION} {unchanged}", *where, first, *known)
 
     @property
     def _insert(self) -> str:
@@ -228,18 +199,18 @@ class CassandraCheckpoints:
         """Make a build the first one of a generation, with these partitions. False if the generation has one."""
         where = (model.name, model.generation)
         update = f"update {self._table} set build = ?, declared = ?, seal = null where {_GENERATION} if build = null"
-        statements = [await self._connection.bind(update, build, declared, *where)]
-        for partition in partitions:
-            values = (partition.first, partition.end, "", 0, 0, 0, "")
-            statements.append(await self._connection.bind(self._insert, *where, *values))
-        return await self._decide(*where, batch(statements), lambda state: state.build == build)
+        values = ("", 0, 0, 0, "")
+        inserts = [(self._insert, *where, partition.first, partition.end, *values) for partition in partitions]
+        return await self._decide(
+            *where, lambda state: state.build == build, (update, build, declared, *where), *inserts
+        )
 
     async def seal(self, model: ReadModel, build: str, seal: str) -> bool:
         """Refuse saves into a build, because its tables are rebuilt. False if another process came first."""
         where = (model.name, model.generation)
         update = f"update {self._table} set seal = ? where {_GENERATION} if build = ? and seal = null"
-        bound = await self._connection.bind(update, seal, *where, build)
-        return await self._decide(*where, bound, lambda state: state.build == build and state.seal == seal)
+        step = (update, seal, *where, build)
+        return await self._decide(*where, lambda state: state.build == build and state.seal == seal, step)
 
     async def unseal(self, model: ReadModel, old: GenerationState, new: str, declared: str) -> bool:
         """Replace a sealed build by `new`, or by itself. False if another process came first."""
@@ -248,30 +219,26 @@ class CassandraCheckpoints:
             f"update {self._table} set build = ?, declared = ?, seal = null where {_GENERATION}"
             " if build = ? and seal = ?"
         )
-        bound = await self._connection.bind(update, new, declared, *where, old.build, old.seal)
-        return await self._decide(*where, bound, lambda state: state.build == new and state.seal is None)
+        step = (update, new, declared, *where, old.build, old.seal)
+        return await self._decide(*where, lambda state: state.build == new and state.seal is None, step)
 
     async def erase(self, name: str, generation: int) -> None:
-        """Delete everything about a generation."""
         where = (name, generation)
         while (build := (await self.state(*where, serial=True)).build) is not None:
-            delete = f"delete build, declared, seal from {self._table} where {_GENERATION} if build = ?"
-            statements = [
-                await self._connection.bind(delete, *where, build),
-                await self._connection.bind(f"delete from {self._table} where {_GENERATION} and first >= -1", *where),
-            ]
-            await self._decide(*where, batch(statements), lambda state: state.build is None)
+            no_build = f"delete build, declared, seal from {self._table} where {_GENERATION} if build = ?"
+            no_rows = f"delete from {self._table} where {_GENERATION} and first >= -1"
+            await self._decide(*where, lambda state: state.build is None, (no_build, *where, build), (no_rows, *where))
 
-    async def _decide(
-        self, name: str, generation: int, statement: Statement, is_done: Callable[[GenerationState], bool]
-    ) -> bool:
-        """Whether a conditional statement was carried out. If its response is lost, `is_done` tells."""
+    async def _decide(self, name: str, generation: int, is_done: IsDone, *statements: Statement) -> bool:
+        """Whether conditional statements were carried out, together. If the response is lost, `is_done` tells."""
+        bound = [await self._connection.bind(*statement) for statement in statements]
+        together = bound[0] if len(bound) == 1 else batch(bound)
         lost = False
 
         async def attempt() -> bool:
             nonlocal lost
             try:
-                applied = await self._connection.decide(statement)
+                applied = await self._connection.decide(together)
             except OutcomeUnknown:
                 lost = True
                 # A serial read completes a statement that is half-way through, one way or the other.
@@ -288,13 +255,13 @@ class _Overtaken(Unavailable):
 
 
 def _has_saved(state: GenerationState, partitions: Iterable[Partition], save: str) -> bool:
-    return {*partitions} <= {at.partition for at in state.partitions if at.save == save}
+    return {*partitions} <= {partition for partition, at in state.partitions.items() if at.save == save}
 
 
 def _state(rows: Iterable[CassandraRow]) -> GenerationState:
     build: str | None = None
     declared, seal = "", None
-    partitions: list[PartitionCheckpoint] = []
+    partitions: dict[Partition, PartitionCheckpoint] = {}
     parked: list[Parked] = []
     for row in rows:
         build, declared, seal, first, key, end, log, position, epoch, updated, save, *rest = row
@@ -302,5 +269,5 @@ def _state(rows: Iterable[CassandraRow]) -> GenerationState:
             error, since, waiting, upto = rest
             parked.append(Parked(key, position, error, since, waiting, upto))
         elif first is not None:
-            partitions.append(PartitionCheckpoint(Partition(first, end), log, position, epoch, updated, save))
-    return GenerationState(build, declared or "", seal, tuple(partitions), tuple(parked))
+            partitions[Partition(first, end)] = PartitionCheckpoint(position, log, updated, epoch, save)
+    return GenerationState(build, declared or "", seal, partitions, parked)

@@ -6,15 +6,16 @@ caller is cancelled runs on: its response is ignored, and sending it again is ha
 
 import asyncio
 import contextlib
+import ssl
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from twofold.errors import Unavailable
+from twofold.errors import Unavailable, WiringError
 from twofold.read_store import refusals
 from twofold.read_store.cassandra.address import CassandraAddress
 from twofold.read_store.cassandra.connection_driver import driver
-from twofold.read_store.cassandra.connection_setup import SERIAL, ClusterSession, connect
 from twofold.read_store.cassandra.errors import FAILED, REFUSED, OutcomeUnknown, is_retryable, one_line, unavailable
 from twofold.retrying import retry_until_deadline
 from twofold.world import World
@@ -23,11 +24,25 @@ T = TypeVar("T")
 CassandraRow = tuple[Any, ...]
 Statement = Any
 
+_SERIAL = "serial"
+"""The profile for reads that see conditional statements which are half-way through."""
+
+_OLDEST = 4
+_CONNECT_TIMEOUT = 3.0
+_LOGIN_UNAVAILABLE = "Unable to perform"
 _TIMEOUT = 4.0
 _DEFINITION_TIMEOUT = 30.0
 _CONCURRENT = 32
 _PAGE = 500
 _token_hash = driver.metadata.Murmur3Token.hash_fn
+
+
+class _ClusterSession(NamedTuple):
+    """A session of the driver. `nodes` counts those in the datacenter whose copies are waited for."""
+
+    cluster: Any
+    session: Any
+    nodes: int
 
 
 class CassandraConnection:
@@ -36,7 +51,7 @@ class CassandraConnection:
     Unavailable if that did not help, or the server refuses; TableMissing and Forbidden are kinds of it.
     """
 
-    def __init__(self, address: CassandraAddress, cluster: ClusterSession, world: World, patience: float) -> None:
+    def __init__(self, address: CassandraAddress, cluster: _ClusterSession, world: World, patience: float) -> None:
         self.address = address
         self.session = cluster.session
         self.nodes = cluster.nodes
@@ -51,7 +66,7 @@ class CassandraConnection:
         """Connect. WiringError if the user or the server do not fit; Unavailable if no server responds."""
         try:
             cluster = await retry_until_deadline(
-                lambda left: connect(address),
+                lambda left: _connect(address),
                 world=world,
                 patience=patience,
                 retryable=lambda error: isinstance(error, FAILED),
@@ -75,7 +90,7 @@ class CassandraConnection:
         """All rows of a query. `serial` sees conditional statements that are half-way through, and completes them."""
         bound = await self.bind(cql, *parameters)
         bound.fetch_size = None
-        rows, _ = await self._try(partial(self._execute, bound, profile=SERIAL if serial else None))
+        rows, _ = await self._try(partial(self._execute, bound, profile=_SERIAL if serial else None))
         return rows
 
     async def pages(self, cql: str, *parameters: Any) -> AsyncGenerator[list[CassandraRow]]:
@@ -90,11 +105,9 @@ class CassandraConnection:
                 return
 
     async def bind(self, cql: str, *parameters: Any) -> Statement:
-        """A statement with its parameters."""
         return (await self.prepare(cql)).bind(parameters)
 
     async def prepare(self, cql: str) -> Any:
-        """A statement to bind parameters to."""
         prepared = self._prepared.get(cql)
         if prepared is None:
             # Callers that need it at the same time wait for the same request.
@@ -201,3 +214,94 @@ def batch(statements: Iterable[Statement]) -> Statement:
     for statement in statements:
         together.add(statement)
     return together
+
+
+async def _connect(address: CassandraAddress) -> _ClusterSession:
+    """Connect once. WiringError if another attempt cannot succeed; else the driver's error."""
+    cancelled = threading.Event()
+    clusters: list[Any] = []
+    try:
+        return await asyncio.to_thread(_connect_in_thread, address, clusters, cancelled)
+    except BaseException:
+        cancelled.set()
+        for cluster in clusters:
+            # This waits for a thread that is still connecting.
+            await asyncio.shield(asyncio.to_thread(cluster.shutdown))
+        raise
+
+
+def _connect_in_thread(address: CassandraAddress, clusters: list[Any], cancelled: threading.Event) -> _ClusterSession:
+    local_first = driver.policies.DCAwareRoundRobinPolicy(address.datacenter)
+    provider = driver.auth.PlainTextAuthProvider
+    cluster = driver.cluster.Cluster(
+        address.hosts,
+        port=address.hosts[-1][1],
+        protocol_version=driver.ProtocolVersion.V5,
+        connection_class=driver.io.libevreactor.LibevConnection,
+        auth_provider=provider(address.user, address.password) if address.user else None,
+        ssl_context=ssl.create_default_context() if address.tls else None,
+        execution_profiles=_profiles(local_first),
+        reconnection_policy=driver.policies.ConstantReconnectionPolicy(0.5, max_attempts=None),
+        connect_timeout=_CONNECT_TIMEOUT,
+        control_connection_timeout=_CONNECT_TIMEOUT,
+        max_schema_agreement_wait=30,
+        # A cluster may have many keyspaces, and one of them is needed: see `locate_keyspace`.
+        schema_metadata_enabled=False,
+        monitor_reporting_enabled=False,
+    )
+    clusters.append(cluster)
+    if cancelled.is_set():
+        cluster.shutdown()
+    try:
+        session = cluster.connect()
+    except driver.cluster.NoHostAvailable as error:
+        _check_cause(address, cluster, error)
+        raise
+    # Rows carry their versions as timestamps: a statement without one must not carry this machine's clock either.
+    session.use_client_timestamp = False
+    hosts = cluster.metadata.all_hosts()
+    for host in hosts:
+        # The version of a node that is down may be unknown.
+        version = str(host.release_version or "4")
+        if int(version.partition(".")[0]) < _OLDEST:
+            raise WiringError(f"The Cassandra at {address.shown} is {version}. A read store needs {_OLDEST} or newer.")
+    local = [host for host in hosts if host.datacenter == local_first.local_dc]
+    return _ClusterSession(cluster, session, len(local))
+
+
+def _profiles(local_first: Any) -> dict[Any, Any]:
+    options = {
+        "load_balancing_policy": driver.policies.TokenAwarePolicy(local_first),
+        "retry_policy": driver.policies.FallthroughRetryPolicy(),
+        "serial_consistency_level": driver.ConsistencyLevel.LOCAL_SERIAL,
+        "row_factory": driver.query.tuple_factory,
+    }
+    levels = {
+        driver.cluster.EXEC_PROFILE_DEFAULT: driver.ConsistencyLevel.LOCAL_QUORUM,
+        _SERIAL: driver.ConsistencyLevel.LOCAL_SERIAL,
+    }
+    return {name: driver.cluster.ExecutionProfile(consistency_level=level, **options) for name, level in levels.items()}
+
+
+def _check_cause(address: CassandraAddress, cluster: Any, error: Any) -> None:
+    """WiringError if another attempt to connect cannot succeed."""
+    # `errors` is a list, of hosts, if none of them was asked.
+    for cause in getattr(error.errors, "values", tuple[Any, ...])():
+        if isinstance(cause, driver.AuthenticationFailed) and _LOGIN_UNAVAILABLE not in str(cause):
+            user = f"the user '{address.user}'" if address.user else "connections without a user"
+            raise WiringError(
+                f"Cassandra at {address.shown} refuses {user}. Write cassandra://user:password@host/keyspace."
+            ) from error
+        if isinstance(cause, driver.connection.ProtocolVersionUnsupported | driver.DriverException) and (
+            "rotocol" in str(cause)
+        ):
+            raise WiringError(
+                f"The server at {address.shown} does not speak the native protocol 5: a read store needs Cassandra "
+                f"4.0 or newer. It says: {cause}"
+            ) from error
+    known = sorted({str(host.datacenter) for host in cluster.metadata.all_hosts() if host.datacenter})
+    if address.datacenter and known and address.datacenter not in known:
+        raise WiringError(
+            f"The cluster at {address.shown} has no datacenter '{address.datacenter}'. Name one in the URL: "
+            f"?datacenter={' or '.join(known)}."
+        ) from error

@@ -37,12 +37,10 @@ class Forbidden(Unavailable):
 
 
 def is_retryable(error: Exception) -> bool:
-    """Whether another attempt may succeed."""
     return isinstance(error, FAILED) and not isinstance(error, REFUSED)
 
 
 def unavailable(address: CassandraAddress, error: Exception) -> Unavailable:
-    """The error to raise for an error of the driver."""
     if isinstance(error, driver.InvalidRequest) and any(text in str(error) for text in _NO_SUCH_TABLE):
         return TableMissing(
             f"Cassandra at {address.shown} has no such table: another process has dropped the read model, or rebuilt "

@@ -73,7 +73,6 @@ class CassandraRowInspector:
         return rows
 
     async def inspect(self, keys: Sequence[str]) -> dict[str, RawRow]:
-        """See `ReadStoreMaintenance.inspect`."""
         rows = await self._read([key for key in dict.fromkeys(keys) if is_key(key)])
         suspect: set[str] = {key for key, row in rows.items() if row.corruption}
         for _ in range(_READS):
@@ -89,12 +88,14 @@ class CassandraRowInspector:
 
     async def _read(self, keys: Sequence[str]) -> dict[str, RawRow]:
         state = await self._read_state()
-        by_key = await self._read_rows(keys)
+        select = await self._connection.prepare(f"select key, row, writetime(row) from {self._rows} where key in ?")
+        stored = await self._connection.run(select.bind((part,)) for part in chunks(keys))
+        by_key = {key: _Cell(row, timestamp) for key, row, timestamp in stored if row is not None}
         expected = {key: self._expected_entries(key, by_key.get(key)) for key in keys}
         entries = await self._read_entries((key, entry) for key in keys for entry in expected[key])
         rows: dict[str, RawRow] = {}
         for key in keys:
-            checkpoint = next((at.position for at in state.partitions if at.partition.holds(key)), 0)
+            checkpoint = next((at.position for part, at in state.partitions.items() if part.holds(key)), 0)
             copies = {entry.access: entries.get((key, entry)) for entry in expected[key]}
             row = self._compare(by_key.get(key), copies, checkpoint)
             if row is not None:
@@ -132,11 +133,6 @@ class CassandraRowInspector:
                 part = tuple(known[field] for field in group) if group else bucket_of(key)
                 entries.append(IndexEntry(access, part, known[order] if order else ""))
         return entries
-
-    async def _read_rows(self, keys: Sequence[str]) -> dict[str, _Cell]:
-        select = await self._connection.prepare(f"select key, row, writetime(row) from {self._rows} where key in ?")
-        rows = await self._connection.run(select.bind((part,)) for part in chunks(keys))
-        return {key: _Cell(row, timestamp) for key, row, timestamp in rows if row is not None}
 
     async def _read_entries(self, entries: Iterable[tuple[str, IndexEntry]]) -> dict[tuple[str, IndexEntry], _Cell]:
         select = await self._connection.prepare(

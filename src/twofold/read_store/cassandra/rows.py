@@ -12,14 +12,13 @@ column values do: empty for None, `=` and the text for text, `=` and 20 digits f
 """
 
 import struct
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.access import declared_accesses
-from twofold.read_store.columns import Column, ColumnValue, columns_of
+from twofold.read_store.columns import ColumnValue, columns_of
 from twofold.read_store.corruption import row_decoder
 from twofold.read_store.partition import slot_of
 from twofold.read_store.port import ReadModel
@@ -59,7 +58,7 @@ class CassandraLayout:
         self.columns = columns_of(model)
         self.decode = row_decoder(model)
         self._accesses = [(access_name(*access), *access) for access in declared_accesses(model)]
-        self._texts = [(field, _text_getter(column)) for field, column in self.columns.items()]
+        self._values = [(field, column.of) for field, column in self.columns.items()]
         # With the kinds: a field of another type sorts differently.
         self.declared = "; ".join(
             [*sorted(name for name, *_ in self._accesses), *sorted(f"{f}: {c.kind}" for f, c in self.columns.items())]
@@ -67,7 +66,7 @@ class CassandraLayout:
 
     def entries(self, key: str, row: Any) -> list[IndexEntry]:
         """The index entries of a row. InvalidMessage, with the field, for a value that cannot be part of one."""
-        texts = {field: text(row) for field, text in self._texts}
+        texts = {field: text_of(value(row)) for field, value in self._values}
         entries = [
             IndexEntry(
                 name,
@@ -98,7 +97,6 @@ class CassandraLayout:
 
 
 def access_name(group: tuple[str, ...], order: str | None) -> str:
-    """The name of an access in the table."""
     fields = ",".join(group) or "*"
     return f"{fields} by {order}" if order else fields
 
@@ -128,11 +126,6 @@ def text_of(value: ColumnValue) -> str:
     if value is None:
         return ""
     return f"={value}" if isinstance(value, str) else f"={_number(value)}"
-
-
-def _text_getter(column: Column) -> Callable[[Any], str]:
-    value, get = column.value, column.get
-    return lambda row: text_of(value(get(row)))
 
 
 def _number(value: float) -> str:

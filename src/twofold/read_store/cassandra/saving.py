@@ -90,12 +90,10 @@ class CassandraTables:
         )
 
     async def drop(self) -> None:
-        """Drop the tables."""
         for table in (self.rows, self.finds):
             await self._connection.define(f"drop table if exists {table}")
 
     async def get(self, key: str) -> Any | None:
-        """The row of a key, or None."""
         if not is_key(key):
             return None
         rows = await self._connection.rows(f"select row from {self.rows} where key = ?", key)

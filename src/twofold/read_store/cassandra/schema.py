@@ -95,7 +95,6 @@ class CassandraSchema:
         return CassandraTables(self._connection, layout, state.build)
 
     async def drop(self, name: str, generation: int) -> None:
-        """Delete everything of a generation."""
         await self._checkpoints.erase(name, generation)
         await self._drop_builds(name, generation)
 

@@ -1,16 +1,17 @@
 """Snapshots: each read sees the moment it runs at, since Cassandra cannot read as of an earlier one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Unpack
 
-from twofold.read_store.access import check_access
+from twofold.read_store.access import check_access, find_page
 from twofold.read_store.cassandra.checkpoints import CassandraCheckpoints
 from twofold.read_store.cassandra.connection import CassandraConnection
 from twofold.read_store.cassandra.finds import IndexedRow, find
 from twofold.read_store.cassandra.rows import access_name, text_of
 from twofold.read_store.cassandra.saving import CassandraTables
-from twofold.read_store.paging import find_page
+from twofold.read_store.partition_state import progress_of
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
+from twofold.read_store.refusals import prepared
 
 
 class CassandraSnapshot:
@@ -20,17 +21,17 @@ class CassandraSnapshot:
         self,
         connection: CassandraConnection,
         checkpoints: CassandraCheckpoints,
-        tables_of: Callable[[ReadModel], CassandraTables],
+        tables: Mapping[tuple[str, int], CassandraTables],
     ) -> None:
         self._connection = connection
         self._checkpoints = checkpoints
-        self._tables_of = tables_of
+        self._tables = tables
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
-        return await self._tables_of(model).get(key)
+        return await prepared(self._tables, model).get(key)
 
     async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
-        tables = self._tables_of(model)
+        tables = prepared(self._tables, model)
         layout = tables.layout
         access = check_access(model, layout.columns, filters, **options)
         name = access_name(access.group, access.order)
@@ -45,8 +46,9 @@ class CassandraSnapshot:
         return await find_page(access, fetch, lambda indexed: (indexed.key, layout.decode(indexed.row)))
 
     async def progress(self, model: ReadModel) -> Progress:
-        self._tables_of(model)
-        return (await self._checkpoints.state(model.name, model.generation)).progress()
+        prepared(self._tables, model)
+        state = await self._checkpoints.state(model.name, model.generation)
+        return progress_of(state.partitions, state.parked)
 
     def native(self, model: ReadModel) -> Native:
-        return Native(self._connection.session, self._tables_of(model).rows)
+        return Native(self._connection.session, prepared(self._tables, model).rows)

@@ -1,15 +1,14 @@
 """Read models in a MongoDB replica set, written by any number of processes at once."""
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Self
 
 from twofold.read_store import refusals
 from twofold.read_store.access import is_text
 from twofold.read_store.mongodb import schema
 from twofold.read_store.mongodb.address import address_of
-from twofold.read_store.mongodb.checkpoints import MongoCheckpoints, checkpoints_of, read_checkpoints
+from twofold.read_store.mongodb.checkpoints import MongoCheckpoints, all_checkpoints, read_checkpoints
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.inspection import NOT_DELETED, MongoRowInspector
 from twofold.read_store.mongodb.rows import MongoTable
@@ -18,10 +17,9 @@ from twofold.read_store.mongodb.schema_names import PARKED, id_of, parked_ids, r
 from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.refusals import prepared
+from twofold.uncancellable import uncancelled
 from twofold.world import RealWorld, World
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class MongoReadStore:
@@ -31,20 +29,9 @@ class MongoReadStore:
     snapshot reads as of one moment: that of its first read, not that of its opening, which would need a read more.
     """
 
-    @staticmethod
-    def _uncancelled(
-        method: Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]],
-    ) -> Callable[Concatenate["MongoReadStore", P], Coroutine[Any, Any, T]]:
-        """Lets a method run to its end even if the caller is cancelled: see `MongoConnection.uncancelled`."""
-
-        @wraps(method)
-        async def run(store: "MongoReadStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
-            return await store._connection.uncancelled(method(store, *args, **kwargs))
-
-        return run
-
     def __init__(self, connection: MongoConnection, *, read_only: bool, world: World) -> None:
         self.identity = ""
+        self.tasks = connection.tasks
         self._connection = connection
         self._read_only = read_only
         self._checkpoints = MongoCheckpoints(connection, world)
@@ -69,7 +56,7 @@ class MongoReadStore:
             raise
         return store
 
-    @_uncancelled
+    @uncancelled
     async def prepare(self, models: Sequence[ReadModel]) -> None:
         for model in models:
             table = MongoTable(model)
@@ -79,9 +66,9 @@ class MongoReadStore:
                 raise refusals.missing(self._connection.address.shown, missing, model)
             self._tables[model.name, model.generation] = table
 
-    @_uncancelled
+    @uncancelled
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
-        table = self._table(model)
+        table = prepared(self._tables, model)
         check_text(model, *keys)
         # A fold on a row that is older than the checkpoint would be wrong: hence the latest, not the majority's.
         rows = self._connection.collection(table.collection, latest=True)
@@ -91,43 +78,43 @@ class MongoReadStore:
         )
         return {document["_id"]: table.versioned_row(document) for document in documents}
 
-    @_uncancelled
+    @uncancelled
     async def save(self, change: Change) -> None:
         self._refuse_if_read_only()
-        await save(self._connection, self._checkpoints, self._table(change.model), change)
+        await save(self._connection, self._checkpoints, prepared(self._tables, change.model), change)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[MongoSnapshot]:
-        snapshot = MongoSnapshot(self._connection, self._table)
+        snapshot = MongoSnapshot(self._connection, self._tables)
         try:
             yield snapshot
         finally:
             await snapshot.end()
 
-    @_uncancelled
+    @uncancelled
     async def checkpoints(self) -> list[Checkpoint]:
-        return checkpoints_of(await self._connection.retry(lambda: read_checkpoints(self._connection)))
+        return all_checkpoints(await self._connection.retry(lambda: read_checkpoints(self._connection)))
 
     async def close(self) -> None:
         await self._connection.close()
 
-    @_uncancelled
+    @uncancelled
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         self._refuse_if_read_only()
-        await self._checkpoints.repartition(self._table(model), old, new)
+        await self._checkpoints.repartition(prepared(self._tables, model), old, new)
 
-    @_uncancelled
+    @uncancelled
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
         known = self._tables.get((name, generation))
         inspector = await self._inspector(name, generation, known.model if known else None)
         return await inspector.rows({"_id": {"$gt": after}, **NOT_DELETED}, limit)
 
-    @_uncancelled
+    @uncancelled
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         inspector = await self._inspector(model.name, model.generation, model)
         return dict(await inspector.rows({"_id": {"$in": [key for key in keys if is_text(key)]}}, len(keys) + 1))
 
-    @_uncancelled
+    @uncancelled
     async def drop(self, name: str, generation: int) -> None:
         self._refuse_if_read_only()
         self._tables.pop((name, generation), None)
@@ -144,6 +131,3 @@ class MongoReadStore:
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
             raise refusals.read_only(self._connection.address.shown)
-
-    def _table(self, model: ReadModel) -> MongoTable:
-        return refusals.prepared(self._tables, model)

@@ -56,5 +56,4 @@ def address_of(url: str) -> MongoAddress:
 
 
 def malformed_url() -> WiringError:
-    """The error for a URL that cannot be parsed."""
     return refusals.malformed_url("mongodb://user:password@host1,host2/database?replicaSet=rs0")

@@ -12,31 +12,33 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from pymongo.write_concern import WriteConcern
 
 from twofold.errors import TwofoldError, Unavailable
-from twofold.read_store import refusals
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
 from twofold.read_store.mongodb.schema_names import CHECKPOINTS, PARKED, parked_ids
-from twofold.read_store.partition import Partition, partition_named, same_slots, shares
+from twofold.read_store.partition import Partition, partition_named, shares
+from twofold.read_store.partition_state import (
+    PartitionState,
+    checkpoints_of,
+    conflict,
+    merged_state,
+    partitions_changed,
+    progress_of,
+)
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress
 from twofold.world import World
 
 _PAUSE = 0.05
 
 
-class PartitionDocument(msgspec.Struct, frozen=True):
+class PartitionDocument(PartitionState, frozen=True):
     """The state of a partition. `save` is the id of its last save, `entered` that of the save that is under way."""
 
-    position: int = 0
-    log: str = ""
-    updated: int = 0
-    epoch: int = 0
     save: str = ""
     entered: str = ""
 
@@ -54,8 +56,8 @@ class ModelDocument(msgspec.Struct, frozen=True, rename={"id": "_id"}):
 
     @property
     def parts(self) -> dict[Partition, PartitionDocument]:
-        """The partitions, in order."""
-        return dict(sorted((partition_named(name), state) for name, state in self.partitions.items()))
+        """The partitions."""
+        return {partition_named(name): state for name, state in self.partitions.items()}
 
     @property
     def under_way(self) -> set[str]:
@@ -84,7 +86,10 @@ class MongoCheckpoints:
         while (known := await self.document(table.id)) is None or list(known.columns) != columns:
             if known is None:
                 # If another node was faster, its document is read next.
-                await self._connection.insert_if_absent(self._documents, _new_document(table))
+                model = table.model
+                partitions = {partition.name: PartitionDocument() for partition in shares(model.partitions)}
+                document = ModelDocument(table.id, model.name, model.generation, partitions, tuple(columns))
+                await self._connection.insert_if_absent(self._documents, msgspec.to_builtins(document))
                 continue
             filled = known.filled and set(columns) <= set(known.columns)
             unchanged = {"_id": table.id, "columns": {"$eq": list(known.columns)}, "filled": known.filled}
@@ -118,9 +123,11 @@ class MongoCheckpoints:
         try:
             yield save
         except TwofoldError:
+            path = f"partitions.{change.partition.name}.entered"
+            condition = {"_id": table.id, path: save}
             # If this fails too, `wait_for_saves` waits for its whole time.
             with contextlib.suppress(Unavailable):
-                await self._end_save(table, change, save)
+                await self._connection.retry(lambda: self._not_durable.update_one(condition, {"$set": {path: ""}}))
             raise
 
     async def begin_save(self, table: MongoTable, change: Change, save: str) -> None:
@@ -145,15 +152,10 @@ class MongoCheckpoints:
             raise _refusal(table, change, document)
 
     async def repartition(self, table: MongoTable, old: Sequence[Partition], new: Sequence[Partition]) -> None:
-        """See `ReadStoreMaintenance.repartition`."""
         document = await self.document(table.id)
         known = document.parts if document else {}
-        merged = [known[partition] for partition in old if partition in known]
-        positions = {(state.position, state.log) for state in merged}
-        if len(merged) < len(old) or len(positions) != 1 or not same_slots(old, new):
-            raise refusals.partitions_changed(table.model)
+        state = msgspec.structs.replace(merged_state(table.model, known, old, new), entered="")
         layout = self._world.new_id()
-        state = msgspec.structs.replace(merged[0], epoch=max(state.epoch for state in merged), entered="")
         unchanged = {
             f"partitions.{partition.name}.{field}": getattr(known[partition], field)
             for partition in old
@@ -171,16 +173,11 @@ class MongoCheckpoints:
         if done is None:
             document = await self.document(table.id)
             if document is None or document.layout != layout:
-                raise refusals.partitions_changed(table.model)
+                raise partitions_changed(table.model)
 
     async def remove(self, model_id: str) -> None:
         """Remove the document of a model: from now on no row of it can be saved."""
         await self._connection.retry(lambda: self._documents.delete_one({"_id": model_id}))
-
-    async def _end_save(self, table: MongoTable, change: Change, save: str) -> None:
-        path = f"partitions.{change.partition.name}.entered"
-        condition = {"_id": table.id, path: save}
-        await self._connection.retry(lambda: self._not_durable.update_one(condition, {"$set": {path: ""}}))
 
     async def _under_way(self, table: MongoTable) -> set[str]:
         document = await self.document(table.id)
@@ -212,31 +209,22 @@ async def read_checkpoints(connection: MongoConnection, model_id: str | None = N
     return await (await connection.collection(CHECKPOINTS).aggregate(pipeline, session=session)).to_list()
 
 
-def progress_of(documents: Iterable[MongoDocument]) -> Progress:
+def model_progress(documents: Iterable[MongoDocument]) -> Progress:
     """The progress of one model, from its documents."""
     models, parked = _by_model(documents)
     if not models:
         return Progress(0, "", 0)
-    states = models[0].parts.values()
-    lowest = min(states, key=attrgetter("position"))
-    updated = max(state.updated for state in states)
-    return Progress(lowest.position, lowest.log, updated, tuple(parked.get(models[0].id, ())))
+    return progress_of(models[0].parts, parked.get(models[0].id, ()))
 
 
-def checkpoints_of(documents: Iterable[MongoDocument]) -> list[Checkpoint]:
+def all_checkpoints(documents: Iterable[MongoDocument]) -> list[Checkpoint]:
     """The checkpoint of each partition of all models, from their documents."""
     models, parked = _by_model(documents)
-    checkpoints: list[Checkpoint] = []
-    for model in sorted(models, key=attrgetter("name", "generation")):
-        for partition, state in model.parts.items():
-            keys = tuple(key for key in parked.get(model.id, ()) if partition.holds(key.key))
-            progress = Progress(state.position, state.log, state.updated, keys)
-            checkpoints.append(Checkpoint(model.name, model.generation, progress, partition, state.epoch))
-    return checkpoints
+    return checkpoints_of((model.name, model.generation, model.parts, parked.get(model.id, ())) for model in models)
 
 
 def _by_model(documents: Iterable[MongoDocument]) -> tuple[list[ModelDocument], dict[str, list[Parked]]]:
-    """The models, and their parked keys in order by the model's id."""
+    """The models, and their parked keys by the model's id."""
     models: list[ModelDocument] = []
     parked: dict[str, list[Parked]] = {}
     for document in documents:
@@ -245,29 +233,18 @@ def _by_model(documents: Iterable[MongoDocument]) -> tuple[list[ModelDocument], 
         else:
             model_id, _, key = document["_id"].partition("/")
             parked.setdefault(model_id, []).append(msgspec.convert({**document, "key": key}, Parked))
-    for keys in parked.values():
-        keys.sort(key=attrgetter("key"))
     return models, parked
 
 
 def _refusal(table: MongoTable, change: Change, document: ModelDocument | None) -> TwofoldError:
     state = document.partitions.get(change.partition.name) if document else None
-    if document is None or state is None:
-        return refusals.no_partition(change)
-    unknown = [column for column in document.columns if column not in table.column_names.values()]
-    if unknown:
+    unknown = [column for column in document.columns if column not in table.column_names.values()] if document else []
+    if state is not None and unknown:
         return Unavailable(
             f"Read model '{table.model.name}' is now declared to be found or ordered by {', '.join(unknown)} as well. "
             "Restart this process with the same modules as the one that declared it."
         )
-    return refusals.checkpoint_moved(change, state.position, state.log)
-
-
-def _new_document(table: MongoTable) -> MongoDocument:
-    model = table.model
-    partitions = {partition.name: PartitionDocument() for partition in shares(model.partitions)}
-    document = ModelDocument(table.id, model.name, model.generation, partitions, tuple(_columns(table)))
-    return cast("MongoDocument", msgspec.to_builtins(document))
+    return conflict(change, state)
 
 
 def _columns(table: MongoTable) -> list[str]:

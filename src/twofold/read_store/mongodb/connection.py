@@ -1,7 +1,7 @@
 """The connection to a replica set: opened and checked, with retries while it elects a primary."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pymongo
@@ -40,14 +40,15 @@ class MongoConnection:
     """A database in a replica set. After a transient error a call is repeated, for up to `patience` seconds.
 
     Everything may be repeated. The driver's own retries of writes are off: for them the server would note each row of
-    a batch in a transaction table, which halves the speed.
+    a batch in a transaction table, which halves the speed. What runs in `tasks` cannot be cancelled: a save that is
+    interrupted is as harmless as a crash, but each interrupted call loses a connection.
     """
 
     def __init__(self, address: MongoAddress, world: World, patience: float) -> None:
         self.address = address
         self.patience = patience
         self._world = world
-        self._tasks = UncancellableTasks()
+        self.tasks = UncancellableTasks(str(refusals.closed(address.shown)))
         self._client = self._connect(address.url)
         self.database: AsyncDatabase[MongoDocument] = self._client.get_database(
             address.database,
@@ -120,19 +121,9 @@ class MongoConnection:
 
         await self.retry(insert)
 
-    async def uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which runs to its end even if the caller is cancelled.
-
-        A save that is interrupted is as harmless as a crash, but each interrupted call loses a connection.
-        """
-        if self._tasks.closing:
-            work.close()
-            raise refusals.closed(self.address.shown)
-        return await self._tasks.finish(work)
-
     async def close(self) -> None:
         """Close the connections when all work is done, even if the caller is cancelled."""
-        await self._tasks.close(self._client.close)
+        await self.tasks.close(self._client.close)
 
     def _connect(self, url: str, **options: Any) -> AsyncMongoClient[MongoDocument]:
         if "maxpoolsize" not in self.address.parameters:

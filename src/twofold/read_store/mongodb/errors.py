@@ -23,12 +23,10 @@ _TRANSIENT = frozenset(
 
 
 def is_transient(error: PyMongoError) -> bool:
-    """Whether another attempt may succeed."""
     return error.timeout or isinstance(error, ConnectionFailure) or not _TRANSIENT.isdisjoint(_codes(error))
 
 
 def unavailable(address: MongoAddress, error: PyMongoError) -> Unavailable:
-    """The error to raise for an error of the driver."""
     reason = str(error).partition(", Topology Description")[0].partition(", full error")[0][:500]
     if is_transient(error):
         return Unavailable(f"MongoDB at {address.shown} cannot be reached ({reason}).")

@@ -76,7 +76,6 @@ class MongoTable:
         return f"c.{self.column_names[field]}"
 
     def index_name(self, fields: Sequence[str]) -> str:
-        """The name of the index of some fields."""
         return " ".join([ROW_INDEX, ",".join(self.column_names[field] for field in fields)]).rstrip()
 
     def index_for(self, group: tuple[str, ...], order: str | None) -> str:
@@ -117,7 +116,6 @@ class MongoTable:
         return None if text is None else self._decode(text)
 
     def _encode(self, document: MongoDocument, row: Any) -> bytes:
-        """A document with a row, as BSON."""
         text = _encode(row)
         document["row"] = _decode_json(text)
         document["c"] = self._unchecked_values(row)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
@@ -25,7 +26,6 @@ from twofold.read_store.port import Change, Parked, VersionedRow
 
 
 async def save(connection: MongoConnection, checkpoints: MongoCheckpoints, table: MongoTable, change: Change) -> None:
-    """See `ReadStore.save`."""
     documents = table.documents(change.rows, change.now)
     parked = [_parked_update(table, change, key, parked) for key, parked in change.parked.items()]
     if not documents and not parked:
@@ -92,13 +92,8 @@ def _parked_update(table: MongoTable, change: Change, key: str, parked: Parked |
     if parked is None:
         document |= {"_d": moment(change.now)}
     else:
-        document |= {
-            "position": parked.position,
-            "error": parked.error.encode(errors="backslashreplace").decode(),
-            "since": parked.since,
-            "waiting": parked.waiting,
-            "upto": parked.upto,
-        }
+        document |= msgspec.structs.asdict(parked) | {"error": parked.error.encode(errors="backslashreplace").decode()}
+        del document["key"]
     try:
         identity.encode()
     except UnicodeEncodeError as error:

@@ -69,7 +69,6 @@ async def missing(connection: MongoConnection, checkpoints: MongoCheckpoints, ta
 
 
 def indexes(table: MongoTable) -> dict[str, IndexModel]:
-    """The indexes of a read model's rows, by name."""
     models = [_index_model(table, fields) for fields in table.indexed] + [_EXPIRY]
     return {model.document["name"]: model for model in models}
 
@@ -82,7 +81,6 @@ def _index_model(table: MongoTable, fields: Sequence[str]) -> IndexModel:
 
 
 async def _fill_columns(connection: MongoConnection, table: MongoTable, rows: Collection) -> None:
-    """Give all rows the columns they lack."""
     lacking: dict[str, Any] = {"$or": [{table.path(field): {"$exists": False}} for field in table.columns], **LIVE}
     while table.columns:
         page = await connection.retry(lambda: rows.find(lacking).sort("_id").limit(_PAGE).to_list())

@@ -24,7 +24,6 @@ def id_of(name: str, generation: int) -> str:
 
 
 def rows_collection(model_id: str) -> str:
-    """The name of the collection with the rows of a read model."""
     return f"rows.{model_id}"
 
 
@@ -35,7 +34,6 @@ def parked_ids(model_id: str) -> dict[str, str]:
 
 
 def column_name(field: str, kind: str) -> str:
-    """The name of a field's column value in a document."""
     return f"{_escape(field)}:{kind}"
 
 

@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from twofold.errors import InvalidMessage
-from twofold.read_store.access import check_access
-from twofold.read_store.mongodb.checkpoints import progress_of, read_checkpoints
+from twofold.read_store.access import check_access, fetch_until, find_page
+from twofold.read_store.mongodb.checkpoints import model_progress, read_checkpoints
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.errors import SNAPSHOT_UNAVAILABLE
 from twofold.read_store.mongodb.finds import MongoFind
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
-from twofold.read_store.paging import fetch_until, find_page
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
+from twofold.read_store.refusals import prepared
 
 T = TypeVar("T")
 
@@ -21,22 +21,22 @@ T = TypeVar("T")
 class MongoSnapshot:
     """All rows and checkpoints as of one moment, that of the first read."""
 
-    def __init__(self, connection: MongoConnection, table_of: Callable[[ReadModel], MongoTable]) -> None:
+    def __init__(self, connection: MongoConnection, tables: Mapping[tuple[str, int], MongoTable]) -> None:
         self._connection = connection
-        self._table_of = table_of
+        self._tables = tables
         self._session = connection.session()
         self._first = asyncio.Lock()
         self._taken = False
 
     async def get(self, model: ReadModel, key: str) -> Any | None:
-        table = self._table_of(model)
+        table = prepared(self._tables, model)
         rows = self._connection.collection(table.collection)
         check_text(model, key)
         document = await self._read(lambda: rows.find_one({"_id": key}, session=self._session))
         return None if document is None else table.row(document)
 
     async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
-        table = self._table_of(model)
+        table = prepared(self._tables, model)
         access = check_access(model, table.columns, filters, **options)
         find = MongoFind(table, access)
         rows = self._connection.collection(table.collection)
@@ -57,22 +57,22 @@ class MongoSnapshot:
 
     async def progress(self, model: ReadModel) -> Progress:
         """See `Snapshot.progress`. It is never behind the rows: it is of the same moment."""
-        read = partial(read_checkpoints, self._connection, self._table_of(model).id, self._session)
-        return progress_of(await self._read(read))
+        read = partial(read_checkpoints, self._connection, prepared(self._tables, model).id, self._session)
+        return model_progress(await self._read(read))
 
     def native(self, model: ReadModel) -> Native:
         """The database, the name of the model's collection in it, and the session for reading in this snapshot.
 
         Documents are as `rows` describes them: `{"c": {"$exists": True}}` are the rows that are not deleted.
         """
-        return Native(self._connection.database, self._table_of(model).collection, self._session)
+        return Native(self._connection.database, prepared(self._tables, model).collection, self._session)
 
     async def end(self) -> None:
         """End the session. A response that is still under way may arrive later."""
         await self._session.end_session()
 
     async def _read(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._connection.uncancelled(self._read_at_one_moment(call))
+        return await self._connection.tasks.run(self._read_at_one_moment(call))
 
     async def _read_at_one_moment(self, call: Callable[[], Awaitable[T]]) -> T:
         if self._taken:

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from twofold.postgres_server import Connection
 from twofold.read_store.partition import Partition
+from twofold.read_store.partition_state import PartitionState, checkpoints_of
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress
 from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
 from twofold.read_store.postgres.rows_columns import Statement
@@ -29,14 +30,10 @@ select rows_in, key, whole_key, position, error, since, waiting, upto from {park
 """
 
 
-class CheckpointRow(NamedTuple):
+class CheckpointRow(PartitionState, frozen=True):
     """The checkpoint of a partition, and for which columns the table of the rows was prepared last."""
 
-    position: int
-    log: str
-    updated: int
-    epoch: int
-    layout: str
+    layout: str = ""
 
 
 def checkpoint_statement(table: PostgresTable, change: Change, schema: str) -> Statement:
@@ -49,7 +46,6 @@ def checkpoint_statement(table: PostgresTable, change: Change, schema: str) -> S
 
 
 async def progress_of(fetch: Fetch, schema: str, table: PostgresTable) -> Progress:
-    """How far a read model has come."""
     records = await fetch(_sql(_PROGRESS, schema), table.rows_in)
     if not records:
         return Progress(0, "", 0)
@@ -59,20 +55,20 @@ async def progress_of(fetch: Fetch, schema: str, table: PostgresTable) -> Progre
 
 
 async def all_checkpoints(fetch: Fetch, schema: str) -> list[Checkpoint]:
-    """See `ReadStoreRows.checkpoints`."""
     if not (await fetch("select to_regclass($1) is not null", qualified(schema, PARKED)))[0][0]:
         return []
     parked: dict[str, list[Parked]] = {}
     for rows_in, *record in await fetch(_sql(_PARKED, schema)):
         parked.setdefault(rows_in, []).append(_parked(*record))
-    checkpoints: list[Checkpoint] = []
-    records = await fetch(_sql(_CHECKPOINTS, schema))
-    for rows_in, model, generation, first, end, position, log, updated, epoch in records:
-        partition = Partition(first, end)
-        held = sorted((p for p in parked.get(rows_in, ()) if partition.holds(p.key)), key=attrgetter("key"))
-        progress = Progress(position, unescaped(log), updated, tuple(held))
-        checkpoints.append(Checkpoint(unescaped(model), generation, progress, partition, epoch))
-    return sorted(checkpoints, key=attrgetter("name", "generation", "partition"))
+    states: dict[tuple[str, int, str], dict[Partition, PartitionState]] = {}
+    for rows_in, model, generation, first, end, position, log, updated, epoch in await fetch(
+        _sql(_CHECKPOINTS, schema)
+    ):
+        state = PartitionState(position, unescaped(log), updated, epoch)
+        states.setdefault((unescaped(model), generation, rows_in), {})[Partition(first, end)] = state
+    return checkpoints_of(
+        (model, generation, own, parked.get(rows_in, ())) for (model, generation, rows_in), own in states.items()
+    )
 
 
 async def repartition(

@@ -96,7 +96,6 @@ class PostgresReadConnections:
         return await self.run(once, _LARGE * self.patience)
 
     async def fetch(self, statement: Statement) -> Sequence[Any]:
-        """The records of one statement."""
         return await self.run(lambda connection: self.fetch_over(connection, statement))
 
     async def fetch_if_there(self, statement: Statement) -> Sequence[Any]:

@@ -12,9 +12,7 @@ from twofold.read_store.postgres.schema_names import (
     begins_like,
     escaped,
     key_of,
-    qualified,
     short_key,
-    table_name,
     unescaped,
 )
 
@@ -30,60 +28,50 @@ _WHOLE = "coalesce(whole_key, key)"
 """A key as it sorts by code points, also where it was cut."""
 
 
-class PostgresRowInspector:
-    """One table, with the columns that it has. `fetch` returns no records where the table does not exist.
+Fetch = Callable[[Statement], Awaitable[Sequence[Any]]]
+"""Runs a statement. It returns no records where the table does not exist."""
 
-    `model` is None where it was not prepared.
-    """
 
-    def __init__(
-        self,
-        fetch: Callable[[Statement], Awaitable[Sequence[Any]]],
-        schema: str,
-        name: str,
-        generation: int,
-        model: ReadModel | None,
-    ) -> None:
-        self._fetch = fetch
-        self._table = qualified(schema, table_name(name, generation))
-        self._model = model
+async def rows_after(
+    fetch: Fetch, table: str, model: ReadModel | None, key: str, limit: int
+) -> list[tuple[str, RawRow]]:
+    """See `ReadStoreMaintenance.raw_rows`. In the order of whole keys. `model` is None where it was not prepared."""
+    first, whole = begins_like(key), escaped(key)
+    sql = f"select * from {table} where key >= $1 and {_WHOLE} > $2"
+    records = list(await fetch((f"{sql} order by key limit $3", [first, whole, limit])))
+    if not records or records[-1]["whole_key"] is None:
+        return _rows(model, sorted(records, key=_whole))
+    # Of those that were cut and begin the same way, these need not be the first ones.
+    beginning = begins_like(key_of(records[-1]["key"], records[-1]["whole_key"]))
+    others = [record for record in records if not record["key"].startswith(beginning)]
+    sql = f"{sql} and key < $3 order by {_WHOLE} limit $4"
+    arguments = [max(first, beginning), whole, f"{beginning}{_BEHIND_DIGITS}", limit - len(others)]
+    return _rows(model, sorted(others, key=_whole) + list(await fetch((sql, arguments))))
 
-    async def rows_after(self, key: str, limit: int) -> list[tuple[str, RawRow]]:
-        """See `ReadStoreMaintenance.raw_rows`. In the order of whole keys."""
-        first, whole = begins_like(key), escaped(key)
-        sql = f"select * from {self._table} where key >= $1 and {_WHOLE} > $2"
-        records = list(await self._fetch((f"{sql} order by key limit $3", [first, whole, limit])))
-        if not records or records[-1]["whole_key"] is None:
-            return self._rows(sorted(records, key=_whole))
-        # Of those that were cut and begin the same way, these need not be the first ones.
-        beginning = begins_like(key_of(records[-1]["key"], records[-1]["whole_key"]))
-        others = [record for record in records if not record["key"].startswith(beginning)]
-        sql = f"{sql} and key < $3 order by {_WHOLE} limit $4"
-        arguments = [max(first, beginning), whole, f"{beginning}{_BEHIND_DIGITS}", limit - len(others)]
-        return self._rows(sorted(others, key=_whole) + list(await self._fetch((sql, arguments))))
 
-    async def rows_of(self, keys: Sequence[str]) -> dict[str, RawRow]:
-        """See `ReadStoreMaintenance.inspect`."""
-        requested = [short_key(key) for key in keys if is_text(key)]
-        sql = f"select * from {self._table} where key = any($1::text[])"
-        return dict(self._rows(await self._fetch((sql, [requested]))))
+async def rows_of(fetch: Fetch, table: str, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
+    """See `ReadStoreMaintenance.inspect`."""
+    requested = [short_key(key) for key in keys if is_text(key)]
+    sql = f"select * from {table} where key = any($1::text[])"
+    return dict(_rows(model, await fetch((sql, [requested]))))
 
-    def _rows(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, RawRow]]:
-        names = [name for name in (records[0].keys() if records else ()) if name not in KEY_AND_ROW]
-        # The name of a column that was too long does not say which field it is for.
-        columns = {name: name.rpartition(":") for name in names if "~" not in name}
-        columns = {name: column for name, column in columns.items() if not column[2].startswith("whole")}
-        kinds = {field: _KINDS["text" if kind.startswith("text") else kind] for field, _, kind in columns.values()}
-        reader = RawRowReader(kinds, self._model)
-        rows: list[tuple[str, RawRow]] = []
-        for record in records:
-            values = {
-                field: _value(record[name], record.get(f"{field}:whole{kind.removeprefix('text')}"))
-                for name, (field, _, kind) in columns.items()
-            }
-            row = raw_row(reader.read(record["row"]), record["position"], record["repair"], values)
-            rows.append((key_of(record["key"], record["whole_key"]), row))
-        return rows
+
+def _rows(model: ReadModel | None, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, RawRow]]:
+    names = [name for name in (records[0].keys() if records else ()) if name not in KEY_AND_ROW]
+    # The name of a column that was too long does not say which field it is for.
+    columns = {name: name.rpartition(":") for name in names if "~" not in name}
+    columns = {name: column for name, column in columns.items() if not column[2].startswith("whole")}
+    kinds = {field: _KINDS["text" if kind.startswith("text") else kind] for field, _, kind in columns.values()}
+    reader = RawRowReader(kinds, model)
+    rows: list[tuple[str, RawRow]] = []
+    for record in records:
+        values = {
+            field: _value(record[name], record.get(f"{field}:whole{kind.removeprefix('text')}"))
+            for name, (field, _, kind) in columns.items()
+        }
+        row = raw_row(reader.read(record["row"]), record["position"], record["repair"], values)
+        rows.append((key_of(record["key"], record["whole_key"]), row))
+    return rows
 
 
 def _value(value: Any, whole: str | None) -> object:

@@ -124,7 +124,6 @@ class Arguments:
         self.values: list[Any] = []
 
     def one(self, value: Any, type: str) -> str:
-        """A single value, as it is written in SQL."""
         self.values.append(value)
         return f"${len(self.values)}::{type}"
 

@@ -13,12 +13,12 @@ does not (a repair, a retry) waits: it is recorded as done, and followers would 
 from collections.abc import Mapping
 
 from twofold.errors import Unavailable
+from twofold.read_store.partition_state import conflict
 from twofold.read_store.port import Change, Parked
 from twofold.read_store.postgres.checkpoints import CheckpointRow
 from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
 from twofold.read_store.postgres.rows_columns import Arguments, Array, Statement, key_arrays, whole_numbers
 from twofold.read_store.postgres.schema_names import escaped, qualified
-from twofold.read_store.refusals import checkpoint_moved, no_partition
 
 _IF_MOVED = "where exists (select from moved)"
 
@@ -61,17 +61,17 @@ def refuse(table: PostgresTable, change: Change, present: CheckpointRow | None, 
     It returns if the change was `perhaps_done` by an earlier call, whose answer was lost, and the checkpoint is where
     that would have put it: then rows and parked keys are there as well.
     """
-    if present is None:
-        raise no_partition(change)
-    done = (change.position, escaped(change.log), change.now, change.epoch)
-    if perhaps_done and present[:4] == done:
-        return
-    if present.layout != table.layout:
-        raise Unavailable(
-            f"Another process has prepared read model '{change.model.name}' generation {change.model.generation} with "
-            "other fields to be found and ordered by. Give all processes the same modules, and restart this one."
-        )
-    raise checkpoint_moved(change, present.position, present.log)
+    if present is not None:
+        done = (change.position, escaped(change.log), change.now, change.epoch)
+        if perhaps_done and (present.position, present.log, present.updated, present.epoch) == done:
+            return
+        if present.layout != table.layout:
+            raise Unavailable(
+                f"Another process has prepared read model '{change.model.name}' generation {change.model.generation} "
+                "with other fields to be found and ordered by. Give all processes the same modules, and restart this "
+                "one."
+            )
+    raise conflict(change, present)
 
 
 def _move(table: PostgresTable, change: Change, schema: str, arguments: Arguments) -> str:

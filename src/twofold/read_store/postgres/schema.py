@@ -109,7 +109,6 @@ async def missing(connection: Connection, table: PostgresTable) -> str | None:
 
 
 async def drop(connection: Connection, schema: str, name: str, generation: int) -> None:
-    """Delete everything of one generation."""
     rows_in = table_name(name, generation)
     async with alone(connection, schema):
         # In the same order as saves.
@@ -176,7 +175,6 @@ async def _fill(connection: Connection, table: PostgresTable, *, all_rows: bool)
 
 
 async def _columns(connection: Connection, table: PostgresTable) -> set[str]:
-    """The columns a table has for declared fields."""
     return await _names(connection, _COLUMNS, table) - set(map(quoted, KEY_AND_ROW))
 
 

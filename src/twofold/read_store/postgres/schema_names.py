@@ -52,7 +52,6 @@ def all_fit(texts: Sequence[str], most: int) -> bool:
 
 
 def all_short(keys: Sequence[str]) -> bool:
-    """Whether each of these keys is its own short key."""
     return all_fit(keys, KEY_BYTES)
 
 
@@ -79,7 +78,6 @@ def whole_key(key: str) -> str | None:
 
 
 def key_of(short: str, whole: str | None) -> str:
-    """The key that is stored as these two."""
     return unescaped(short if whole is None else whole)
 
 
@@ -99,12 +97,10 @@ def fitting(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def qualified(schema: str, name: str) -> str:
-    """A table as SQL names it."""
     return f"{quoted(schema)}.{quoted(name)}"
 
 

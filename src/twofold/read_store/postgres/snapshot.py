@@ -6,8 +6,7 @@ from typing import Any, Unpack
 
 from twofold.errors import Unavailable
 from twofold.postgres_server import Connection, closed_after
-from twofold.read_store.access import Access, check_access
-from twofold.read_store.paging import fetch_until, find_page
+from twofold.read_store.access import Access, check_access, fetch_until, find_page
 from twofold.read_store.port import Checkpoint, FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.postgres.checkpoints import all_checkpoints, progress_of
 from twofold.read_store.postgres.connection import PostgresReadConnections

@@ -14,11 +14,9 @@ from twofold.read_store import refusals
 from twofold.read_store.partition import Partition
 from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
 from twofold.read_store.refusals import prepared
-from twofold.read_store.sqlite import checkpoints, schema
+from twofold.read_store.sqlite import checkpoints, inspection, schema
 from twofold.read_store.sqlite.connection import SqliteConnections
-from twofold.read_store.sqlite.inspection import SqliteRowInspector
-from twofold.read_store.sqlite.rows import SqliteTable
-from twofold.read_store.sqlite.saving import save
+from twofold.read_store.sqlite.rows import SqliteTable, table_name
 from twofold.read_store.sqlite.snapshot import SqliteSnapshot, Tables
 from twofold.sqlite_file import DiskErrors
 
@@ -69,7 +67,11 @@ class SqliteReadStore:
         table = prepared(self._tables, change.model)
         try:
             with self._connections.transaction() as connection:
-                save(connection, table, change)
+                checkpoints.advance(connection, change)
+                connection.executemany(table.upsert, table.parameters(change.rows))
+                deleted = [(key, new.repair, new.position) for key, new in change.rows.items() if new.row is None]
+                connection.executemany(table.delete, deleted)
+                checkpoints.park(connection, change)
         except (OverflowError, TypeError, ValueError):
             table.check(change.rows)
             raise
@@ -94,14 +96,14 @@ class SqliteReadStore:
             checkpoints.repartition(connection, model, old, new)
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
-        table = self._tables.get((name, generation))
+        known = self._tables.get((name, generation))
         with DiskErrors(self._path):
-            inspector = SqliteRowInspector(self._connection, name, generation, table.model if table else None)
-            return inspector.rows_after(after, limit)
+            model = known.model if known else None
+            return inspection.rows_after(self._connection, table_name(name, generation), model, after, limit)
 
     async def inspect(self, model: ReadModel, keys: Sequence[str]) -> dict[str, RawRow]:
         with DiskErrors(self._path):
-            return SqliteRowInspector(self._connection, model.name, model.generation, model).rows_of(keys)
+            return inspection.rows_of(self._connection, table_name(model.name, model.generation), model, keys)
 
     async def drop(self, name: str, generation: int) -> None:
         self._tables.pop((name, generation), None)

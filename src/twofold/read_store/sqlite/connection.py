@@ -55,7 +55,6 @@ class SqliteConnections:
 
     @contextmanager
     def transaction(self) -> Generator[apsw.Connection]:
-        """A transaction for writing."""
         if self.read_only:
             raise read_only(os.fspath(self.path))
         with DiskErrors(self.path):
@@ -101,7 +100,6 @@ class SqliteConnections:
             self.release_lock()
 
     def release_lock(self) -> None:
-        """Let others write."""
         if self._lock is not None:
             self._lock.release()
 

@@ -110,5 +110,4 @@ def field_and_kind(column: str) -> tuple[str, str]:
 
 
 def quoted(name: str) -> str:
-    """An escaped name as an SQL identifier."""
     return f'"{name}"'

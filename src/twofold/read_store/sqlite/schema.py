@@ -71,7 +71,6 @@ def missing(connection: apsw.Connection, table: SqliteTable) -> str | None:
 
 
 def drop(connection: apsw.Connection, name: str, generation: int) -> None:
-    """Delete everything of one generation, within a transaction."""
     connection.execute(f"drop table if exists {table_name(name, generation)}")
     for table in ("checkpoints", "parked"):
         connection.execute(f"delete from {table} where model = ? and generation = ?", (name, generation))

@@ -6,11 +6,10 @@ from typing import Any, Unpack
 
 import apsw
 
-from twofold.read_store.access import check_access
-from twofold.read_store.paging import fetch_until, find_page
+from twofold.read_store.access import check_access, fetch_until, find_page
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
-from twofold.read_store.sqlite.checkpoints import progress_of
+from twofold.read_store.sqlite.checkpoints import generation_progress
 from twofold.read_store.sqlite.finds import Statement, find_statements
 from twofold.read_store.sqlite.rows import SqliteTable
 from twofold.sqlite_file import DiskErrors
@@ -44,7 +43,7 @@ class SqliteSnapshot:
     async def progress(self, model: ReadModel) -> Progress:
         prepared(self._tables, model)
         with DiskErrors(self._path):
-            return progress_of(self._reader, model.name, model.generation)
+            return generation_progress(self._reader, model.name, model.generation)
 
     def native(self, model: ReadModel) -> Native:
         return Native(self._reader, prepared(self._tables, model).name)
