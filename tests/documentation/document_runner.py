@@ -124,7 +124,7 @@ class Reader:
         if server is not None:
             server.terminate()
             with server:
-                assert server.wait(20) == 0
+                assert server.wait(60) == 0
 
     def _curl(self, words: list[str]) -> str:
         assert self._server is not None, "The document sends a request to a server that it did not start."

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
@@ -14,6 +15,7 @@ CALLS = sorted(set(re.findall(r"`([A-Z]\w+)\.(\w+)`", TEXT)))
 NAMES = sorted(set(re.findall(r"`([A-Z]\w+)`", TEXT)))
 
 
+@cache
 def definitions() -> dict[str, set[str]]:
     """Every class of the package with the names it defines."""
     classes: dict[str, set[str]] = {}
