@@ -47,7 +47,7 @@ async def test_where_most_is_of_other_types_the_index_is_used_and_walking_tried_
         return found
 
     monkeypatch.setattr(LogReader, "_dense", counted)
-    monkeypatch.setattr("twofold.write_store.sqlite.reader._LOOKS_BY_INDEX", 3)
+    monkeypatch.setattr("twofold.write_store.sqlite.reader._READS_BY_INDEX", 3)
     store = SqliteWriteStore(tmp_path / "log.db")
     await store.append([append(event("a" if n % 10 == 0 else "c")) for n in range(400)])
     for after in range(0, 100, 10):
