@@ -208,7 +208,8 @@ def same_as_plain(kind: type, body: bytes) -> bool:
     return True
 
 
-@settings(max_examples=600)
+@pytest.mark.timeout(600)
+@settings(max_examples=600, deadline=None)
 @given(BODY | objects(KEY, ANYTHING) | ANYTHING)
 @example('{"anything":{"a" :1,"a":2}}')
 @example(r'{"anything":{"a":1,"a":"\u003a"}}')
