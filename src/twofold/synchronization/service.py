@@ -124,9 +124,11 @@ class Synchronization:
         for kind in self._kinds.values():
             self.state = await kind.prepare(self.state)
         checkpoints = await self._read_store.checkpoints()
-        units = self.units(checkpoints)
-        self.state = await self.supervisor.update(units, self.state, checkpoints)
-        self.requests.start_new(self.state, checkpoints)
+        before = self.state
+        self.state = await self.supervisor.update(self.units(checkpoints), before, checkpoints)
+        # Requests that came after the checkpoints were read wait for the next update: these may not show yet what is
+        # parked.
+        self.requests.start_new(before, checkpoints)
         head = (await self._write_store.read(NO_EVENTS)).head
         progress = await self.progress(checkpoints)
         self.stalls.observe(head, {unit: each.position for unit, each in progress.items()})
