@@ -49,6 +49,9 @@ class Liar:
     def rate(self) -> float:
         return 1_000.0
 
+    def run_of(self, *_: Any) -> "Liar":
+        return self
+
     async def stop(self) -> None:
         return None
 
