@@ -29,7 +29,7 @@ class Runtime:
     async def start(self) -> None:
         self.batcher.start()
         self.head_at_start = (await self.write_store.read(NO_EVENTS)).head
-        await self.commands.start(visit=self.maintenance)
+        await self.commands.start(maintenance=self.maintenance)
         await self.synchronization.start()
 
     async def stop(self) -> None:

@@ -267,7 +267,7 @@ async def test_a_session_changes_nothing_and_writes_only_what_the_others_would()
     before = await read_inline_state(write_store)
     for module, problem in ((INLINE_BANK, None), (bank(), "newer code"), (bank(INLINE_TILL), "newer code")):
         session = Services(write_store, module)
-        await session.commands.start(visit=True)
+        await session.commands.start(maintenance=True)
         assert (session.commands.problem is None) == (problem is None)
     assert await read_inline_state(write_store) == before
     async with Services(write_store, INLINE_BANK) as services:

@@ -117,7 +117,7 @@ async def test_a_generation_is_switched_to_switched_back_from_and_dropped(window
     assert [action.what for action in (await app.projections.actions("balances")).values()] == [
         "rebuild",
         "switch",
-        "back",
+        "switch-back",
         "drop",
     ]
 

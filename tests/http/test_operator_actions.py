@@ -129,7 +129,7 @@ async def test_a_generation_is_built_switched_to_switched_back_from_and_dropped(
     assert (await do(inside, "balances", "drop", {}))["generations"] == [2]
     assert (await inside.get("/projections/balances")).json()["builds"] == []
     done = [what for what, _, _ in await actions(inside, "balances")]
-    assert done == ["rebuild", "switch", "back", "drop"]
+    assert done == ["rebuild", "switch", "switch-back", "drop"]
     assert await actions(inside, "balances", limit=1) == [("drop", "", True)]
 
 

@@ -56,12 +56,12 @@ class CommandService:
         """Why no command is handled, in a sentence; None while commands are handled."""
         return self._inline.problem
 
-    async def start(self, *, visit: bool = False) -> None:
+    async def start(self, *, maintenance: bool = False) -> None:
         """Bring inline projections up to date. Until then commands are refused with Unavailable.
 
-        In a maintenance session (`visit`) nothing is built. WiringError where an inline projection cannot be built.
+        If `maintenance` is set, nothing is built. WiringError where an inline projection cannot be built.
         """
-        await self._inline.start(visit=visit)
+        await self._inline.start(maintenance=maintenance)
 
     async def handle(
         self,

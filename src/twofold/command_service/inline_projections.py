@@ -95,14 +95,14 @@ class InlineProjections:
         self._cached: OrderedDict[RowKey, _LatestRow] = OrderedDict()
         self._history = write_store.identity
 
-    async def start(self, *, visit: bool) -> None:
+    async def start(self, *, maintenance: bool) -> None:
         """Build what is new. From then on nodes that keep other projections cannot write events.
 
-        In a maintenance session (`visit`) nothing is changed: if other nodes keep other projections, this process
+        If `maintenance` is set, nothing is changed: if other nodes keep other projections, this process
         refuses commands.
         """
         build = InlineBuild(self._write_store, self._projections, self._events)
-        guard = await build.guard() if visit else await build.run()
+        guard = await build.guard() if maintenance else await build.run()
         if guard is not None:
             self.guards = (guard,)
         self.problem = _OUTDATED if guard is None else None

@@ -90,7 +90,7 @@ class Builds:
                 raise InvalidMessage(f"No earlier generation of '{name}' is on standby.", field="name")
             await self._refuse_worse(name, serving, standby, force=True)
             outcome = f"Generation {standby} serves again, {serving} is on standby."
-            action = self._record("back", name, actor, outcome, standby)
+            action = self._record("switch-back", name, actor, outcome, standby)
             if await self._exchange(name, row, standby, serving, action):
                 return standby
         raise self._contended(name)
