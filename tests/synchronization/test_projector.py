@@ -25,7 +25,7 @@ from twofold.app import App
 from twofold.errors import Unavailable, WiringError
 from twofold.health import FollowerStatus
 from twofold.read_store.port import Change
-from twofold.read_store.sqlite import checkpoints, saving
+from twofold.read_store.sqlite import checkpoints
 
 
 async def happen(app: App, random: Random, commands: int) -> None:
@@ -102,7 +102,7 @@ async def test_rows_and_checkpoint_are_saved_together_or_not_at_all(
                 raise OSError("the process ends here")
             park(connection, change)
 
-        monkeypatch.setattr(saving, "park", dies)
+        monkeypatch.setattr(checkpoints, "park", dies)
         await happen(app, Random(3), 60)
         assert await settled(app) == await folded(app)
     assert len(from_the_disk) > 5
