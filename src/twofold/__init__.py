@@ -5,7 +5,7 @@ from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Event, Metadata, RecordedEvent
 from twofold.domain.module import Module
-from twofold.domain.process import Later, Policy
+from twofold.domain.policy import Later, Policy
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
 from twofold.errors import (

@@ -30,7 +30,7 @@ from tests.sample_domains.orders import (
 from twofold.domain.decision import Context, Decision, DecisionModel
 from twofold.domain.events import Event, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import WiringError
 
@@ -332,7 +332,7 @@ def test_every_wiring_error_of_modules_decisions_projections_and_policies_has_it
     folder = Path(twofold.domain.__file__).parent
     written = {
         (name, number)
-        for name in ("decision.py", "module.py", "process.py", "projection.py")
+        for name in ("decision.py", "module.py", "policy.py", "projection.py")
         for number, line in enumerate((folder / name).read_text("utf-8").splitlines(), 1)
         if re.search(r"raise WiringError", line)
     }

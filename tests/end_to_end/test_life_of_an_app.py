@@ -11,7 +11,7 @@ from tests.sample_domains.counter_app_helpers import app_in, until
 from tests.sample_domains.counters import Count, Counted, counters
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.errors import Unavailable, WiringError
 
 

@@ -78,7 +78,7 @@ class JitteryReadStore(MemoryReadStore):
                     msgspec.structs.replace(
                         change,
                         position=change.before,
-                        log=change.log if change.was is None else change.was,
+                        stamp=change.expected,
                         rows={key: change.rows[key]},
                         parked={},
                     )

@@ -71,14 +71,14 @@ async def test_a_save_that_moves_to_another_log_or_stays_where_it_is_may_break_t
             Change(
                 ORDERS, LOG, 4, 4, 2, {"a": VersionedRow(Order(total=2), 4, 1), "b": VersionedRow(None, 4, 1)}, epoch=3
             ),
-            Change(ORDERS, "log-b", 4, 4, 2, epoch=3, was=LOG),
-            Change(ORDERS, "log-c\0", 4, 5, 2, at(5, {"c": Order()}), epoch=3, was="log-b"),
+            Change(ORDERS, "log-b", 4, 4, 2, epoch=3, previous_stamp=LOG),
+            Change(ORDERS, "log-c\0", 4, 5, 2, at(5, {"c": Order()}), epoch=3, previous_stamp="log-b"),
         ):
             made = proxy.cut(place, matching=SAVING)
             await through.save(change)
             assert made.made == 1
             (reached,) = await store.checkpoints()
-            assert (reached.progress.position, reached.progress.log) == (change.position, change.log)
+            assert (reached.progress.position, reached.progress.stamp) == (change.position, change.stamp)
         assert await found_rows(store, ORDERS) == [("a", Order(total=2)), ("c", Order())]
         await through.close()
 
@@ -144,7 +144,7 @@ class Meddler(RealWorld):
     "other",
     [
         msgspec.structs.replace(step(0), position=3),
-        msgspec.structs.replace(step(0), log="log-b"),
+        msgspec.structs.replace(step(0), stamp="log-b"),
         msgspec.structs.replace(step(0), epoch=1),
         msgspec.structs.replace(step(0), now=1),
     ],

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from twofold.domain.decision import DecisionModel
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
 from twofold.errors import Rejected

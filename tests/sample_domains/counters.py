@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from twofold.domain.module import Module
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
 from twofold.query_service.view import View

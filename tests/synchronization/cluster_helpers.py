@@ -10,7 +10,7 @@ import pytest
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Ignored, add_up, all_totals, count, total_of
 from twofold.app import App
 from twofold.domain.module import Module
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Change

@@ -13,7 +13,7 @@ from tests.synchronization.cluster_helpers import shares
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.health import FollowerStatus
 from twofold.http import asgi

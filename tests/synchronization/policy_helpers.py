@@ -9,7 +9,7 @@ from tests.sample_domains.counters import Count, Counted, counters
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
-from twofold.domain.process import Later, Policy
+from twofold.domain.policy import Later, Policy
 from twofold.health import FollowerStatus
 from twofold.testing import FrozenWorld
 

@@ -19,7 +19,7 @@ from tests.synchronization.policy_helpers import (
     with_policy,
 )
 from twofold.domain.module import Module
-from twofold.domain.process import Later, Policy
+from twofold.domain.policy import Later, Policy
 from twofold.errors import Rejected, Unavailable
 from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld

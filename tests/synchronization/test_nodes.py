@@ -11,7 +11,7 @@ from tests.synchronization.cluster_helpers import Cluster, folded, follows, happ
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import RecordedEvent
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE

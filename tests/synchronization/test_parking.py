@@ -43,7 +43,7 @@ from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable
 from twofold.read_store.port import Change
-from twofold.synchronization.key_events import KeyEvents
+from twofold.synchronization.key_event_reader import KeyEventReader
 from twofold.synchronization.projector import Projector
 
 
@@ -295,7 +295,7 @@ async def test_a_parked_key_whose_events_cannot_even_be_read_keeps_nobody_else_w
     async def unreadable(*_: object) -> None:
         raise LookupError("no upcaster")
 
-    monkeypatch.setattr(KeyEvents, "of", unreadable)
+    monkeypatch.setattr(KeyEventReader, "of", unreadable)
     async with app_in(tmp_path, module(poison), fold_retries=0) as app:
         await app.send(Count(["innocent"], 3))
         await until(lambda: caught_up(app), "others go on")

@@ -64,4 +64,4 @@ def test_a_reserved_share_goes_to_the_node_it_is_meant_for() -> None:
 
 def test_the_name_of_a_lease_leads_back_to_its_share() -> None:
     for share in [*some(3), WorkUnit("policy", "a:b/0-3"), WorkUnit("build", "x:y", 7)]:
-        assert work_unit_named(share.resource) == share
+        assert work_unit_named(share.lease_name) == share

@@ -8,7 +8,7 @@ from typing import Any
 from tests.sample_domains.counter_app_helpers import app_in
 from tests.sample_domains.counters import Count, Counted, Ended, counters
 from tests.synchronization.policy_helpers import MARK, answers, nothing_parked, passes, policy_of, react_to, with_policy
-from twofold.domain.process import Later, Policy
+from twofold.domain.policy import Later, Policy
 from twofold.errors import Unavailable
 from twofold.testing import FrozenWorld
 

@@ -22,7 +22,7 @@ from twofold.app import App
 from twofold.codec import MessageCodec
 from twofold.domain.decision import Context
 from twofold.domain.events import Metadata
-from twofold.domain.process import Later, Policy
+from twofold.domain.policy import Later, Policy
 from twofold.errors import Conflict
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender

@@ -35,7 +35,7 @@ from tests.synchronization.rebuild_helpers import (
 )
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import InvalidMessage
 from twofold.synchronization.work_unit import work_unit_named
@@ -277,7 +277,7 @@ async def test_a_generation_that_is_dropped_leaves_no_lease_behind(cluster: Clus
             running = app._running
             assert running is not None
             leases = (await running.synchronization.cluster.read()).leases
-            assert {work_unit_named(resource).generation for resource in leases} == {generation}
+            assert {work_unit_named(lease_name).generation for lease_name in leases} == {generation}
 
 
 async def test_of_several_all_are_begun_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

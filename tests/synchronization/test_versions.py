@@ -7,7 +7,7 @@ from tests.sample_domains.counters import Counted, CounterId, Ended, Total, add_
 from tests.synchronization.cluster_helpers import Cluster, follows, happen, shares, totals
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 
 

@@ -11,7 +11,7 @@ from tests.sample_domains.counters import Count, Counted, CounterId, Total, Tota
 from twofold.app import App
 from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module
-from twofold.domain.process import Policy
+from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable, UnknownMessage
 

@@ -50,11 +50,11 @@ _Key = tuple[str, int | None]
 
 
 class _Part(NamedTuple):
-    """One partition of a projection, or one policy, as the stores have it. `log` is the one it follows."""
+    """One partition of a projection, or one policy, as the stores have it. `stamp` names the history it follows."""
 
     unit: WorkUnit
     position: Position
-    log: str
+    stamp: str
     parked: Sequence[Parked]
 
 
@@ -71,7 +71,7 @@ class _Look(NamedTuple):
 
     def owner(self, unit: WorkUnit) -> str | None:
         """The name of the node that has the lease of a work unit. Nodes are not recorded for a log with one writer."""
-        node = self.cluster.nodes.get(self.cluster.lease(unit.resource).record.owner)
+        node = self.cluster.nodes.get(self.cluster.lease(unit.lease_name).record.owner)
         return None if node is None else node.record.name
 
 
@@ -200,7 +200,7 @@ class StoreReader:
 
     async def _partition(self, look: _Look, part: _Part) -> PartitionStatus:
         lag = await lag_of(self._write_store, part.position, look.head, self._world)
-        foreign = part.log and part.position and not self._write_store.identity.holds(part.log, part.position)
+        foreign = part.stamp and part.position and not self._write_store.identity.holds(part.stamp, part.position)
         moves = self._detector.rate(part.unit) > 0
         return partition_status(
             part.unit.partition_name,
@@ -209,7 +209,7 @@ class StoreReader:
             state="stopped" if foreign else "up-to-date" if not lag[0] else "catching-up" if moves else "waiting",
             owner=look.owner(part.unit),
             stalled=self._detector.stalled(part.unit),
-            error=f"It follows another log ({part.log}). Delete the read database: it is built again."
+            error=f"It follows another log ({part.stamp}). Delete the read database: it is built again."
             if foreign
             else None,
             parked=part.parked if part.unit.partition is not None else (),
@@ -234,7 +234,7 @@ class StoreReader:
 
 def _part(unit: WorkUnit, checkpoint: Checkpoint) -> _Part:
     progress = checkpoint.progress
-    return _Part(unit, progress.position, progress.log, progress.parked)
+    return _Part(unit, progress.position, progress.stamp, progress.parked)
 
 
 def _recorded(look: _Look) -> Iterator[tuple[tuple[str, int], Generation]]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from twofold.domain.decision import BoundModel, Decision, DecisionModel
 from twofold.domain.events import Event, kebab_case
-from twofold.domain.process import BoundPolicy, Policy
+from twofold.domain.policy import BoundPolicy, Policy
 from twofold.domain.projection import BoundProjection, Projection
 from twofold.domain.tags import TagReader
 from twofold.domain.type_hints import hints_of, is_frozen, is_record

@@ -117,10 +117,10 @@ class RowInspector:
         if not checkpoints:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
         for checkpoint in checkpoints:
-            position, log = checkpoint.progress.position, checkpoint.progress.log
-            if position and not self._write_store.identity.holds(log, position):
+            position, stamp = checkpoint.progress.position, checkpoint.progress.stamp
+            if position and not self._write_store.identity.holds(stamp, position):
                 raise WiringError(
-                    f"The read model '{self.name}' is at position {position} of the log {log}, but the log in the "
+                    f"The read model '{self.name}' is at position {position} of the log {stamp}, but the log in the "
                     f"write store is {self._write_store.identity.stamp}. Name the stores that belong together."
                 )
         return checkpoints

@@ -91,7 +91,7 @@ class MemoryReadStore:
                 _put(table.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
         for key, parked in change.parked.items():
             _put(table.parked, key, parked)
-        table.partitions[change.partition] = PartitionState(change.position, change.log, change.now, change.epoch)
+        table.partitions[change.partition] = PartitionState(change.position, change.stamp, change.now, change.epoch)
         self._tables[change.model.name, change.model.generation] = table
 
     @asynccontextmanager

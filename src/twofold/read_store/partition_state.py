@@ -13,10 +13,10 @@ from twofold.read_store.port import Change, Checkpoint, Parked, Progress, ReadMo
 
 
 class PartitionState(msgspec.Struct, frozen=True):
-    """The checkpoint of a partition, as it was saved last."""
+    """The checkpoint of a partition, as it was saved last. Stores keep the stamp of the log's history as `log`."""
 
     position: Position = 0
-    log: str = ""
+    stamp: str = msgspec.field(default="", name="log")
     updated: int = 0
     epoch: int = 0
 
@@ -30,7 +30,7 @@ def progress_of(states: States, parked: Iterable[Parked]) -> Progress:
     """The progress of a generation: its lowest checkpoint. 0 where there are no partitions."""
     lowest = min(states.values(), key=attrgetter("position"), default=PartitionState())
     updated = max((state.updated for state in states.values()), default=0)
-    return Progress(lowest.position, lowest.log, updated, _by_key(parked))
+    return Progress(lowest.position, lowest.stamp, updated, _by_key(parked))
 
 
 def checkpoints_of(generations: Iterable[tuple[str, int, States, Iterable[Parked]]]) -> list[Checkpoint]:
@@ -40,7 +40,7 @@ def checkpoints_of(generations: Iterable[tuple[str, int, States, Iterable[Parked
         ordered = _by_key(parked)
         for partition, state in sorted(states.items()):
             own = tuple(key for key in ordered if partition.holds(key.key))
-            progress = Progress(state.position, state.log, state.updated, own)
+            progress = Progress(state.position, state.stamp, state.updated, own)
             checkpoints.append(Checkpoint(name, generation, progress, partition, state.epoch))
     return checkpoints
 
@@ -50,7 +50,7 @@ def check_expected(change: Change, state: PartitionState | None) -> None:
     if (
         state is None
         or state.position != change.before
-        or state.log not in ("", change.expected)
+        or state.stamp not in ("", change.expected)
         or state.epoch > change.epoch
     ):
         raise conflict(change, state)
@@ -62,7 +62,7 @@ def conflict(change: Change, state: PartitionState | None) -> Conflict:
     if state is None:
         return Conflict(f"Read model '{name}' has no partition {change.partition.name} any more.")
     return Conflict(
-        f"Read model '{name}' is at {state.position} of log '{state.log}', not at {change.before} of log "
+        f"Read model '{name}' is at {state.position} of log '{state.stamp}', not at {change.before} of log "
         f"'{change.expected}', or a later epoch than {change.epoch} has saved it."
     )
 
@@ -70,7 +70,7 @@ def conflict(change: Change, state: PartitionState | None) -> Conflict:
 def merged_state(model: ReadModel, states: Mapping[Partition, S], old: Partitions, new: Partitions) -> S:
     """The state of the `new` partitions, if they can replace the `old` ones: see `ReadStoreMaintenance.repartition`."""
     replaced = [states[partition] for partition in old if partition in states]
-    places = {(state.position, state.log) for state in replaced}
+    places = {(state.position, state.stamp) for state in replaced}
     if len(replaced) < len(old) or len(places) != 1 or not same_slots(old, new):
         raise partitions_changed(model)
     return msgspec.structs.replace(replaced[0], epoch=max(state.epoch for state in replaced))

@@ -72,11 +72,12 @@ class Parked(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True):
     """How far a read model has come: its checkpoint (the lowest of its partitions), and its parked keys.
 
-    `updated` is the time of the last save of any partition, in microseconds since 1970 in UTC.
+    `stamp` names the history of the log that the position belongs to; "" if nothing was saved yet. `updated` is the
+    time of the last save of any partition, in microseconds since 1970 in UTC.
     """
 
     position: Position
-    log: str
+    stamp: str
     updated: int
     parked: tuple[Parked, ...] = ()
 
@@ -94,27 +95,28 @@ class Checkpoint(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """Rows, parked keys and checkpoint to be saved together. `rows` maps keys to rows with their versions.
 
-    `log` names the history of the log, `was` the one the checkpoint still names (None: the same; "" matches only a
-    checkpoint that was never saved). `before` is the checkpoint the change was made on, `epoch` the lease it was made
-    under: the store refuses (Conflict) if checkpoint or history is not the present one, or a later epoch has saved.
-    `parked` replaces the parked keys it names; None means that the key is no longer parked. `now` is in microseconds.
+    `stamp` names the history of the log, `previous_stamp` the one the checkpoint still names (None: the same; ""
+    matches only a checkpoint that was never saved). `before` is the checkpoint the change was made on, `epoch` the
+    lease it was made under: the store refuses (Conflict) if checkpoint or history is not the present one, or a later
+    epoch has saved. `parked` replaces the parked keys it names; None means that the key is no longer parked. `now` is
+    in microseconds.
     """
 
     model: ReadModel
-    log: str
+    stamp: str
     before: Position
     position: Position
     now: int
     rows: Mapping[str, VersionedRow] = {}
     parked: Mapping[str, Parked | None] = {}
-    was: str | None = None
+    previous_stamp: str | None = None
     partition: Partition = WHOLE
     epoch: int = 0
 
     @property
     def expected(self) -> str:
         """The history that the present checkpoint must name, if it names one."""
-        return self.log if self.was is None else self.was
+        return self.stamp if self.previous_stamp is None else self.previous_stamp
 
 
 class FindOptions(TypedDict, total=False):

@@ -112,7 +112,7 @@ class Builds:
             }
             numbers = ", ".join(map(str, sorted(idle)))
             if not idle or await self._cluster.write(
-                self._cluster.generations(name, row.record.but(idle), row.version),
+                self._cluster.generations(name, row.record.with_changes(idle), row.version),
                 self._record("drop", name, actor, f"Dropped: generation {numbers}.", max(idle)),
             ):
                 break
@@ -136,7 +136,7 @@ class Builds:
             return Progress(0, "", 0)
         lowest = min(mine, key=lambda progress: progress.position)
         parked = tuple(key for progress in mine for key in progress.parked)
-        return Progress(lowest.position, lowest.log, max(progress.updated for progress in mine), parked)
+        return Progress(lowest.position, lowest.stamp, max(progress.updated for progress in mine), parked)
 
     async def _begin(self, name: str, actor: str | None) -> int:
         version = self._versions[name]
@@ -147,7 +147,7 @@ class Builds:
                 return known
             _refuse_standby(name, row.record, version)
             number = row.record.last + 1
-            record = row.record.but({number: Generation(version, "building", self._cluster.now())})
+            record = row.record.with_changes({number: Generation(version, "building", self._cluster.now())})
             action = self._record("rebuild", name, actor, f"The build of generation {number} has begun.", number)
             if await self._cluster.write(self._cluster.generations(name, record, row.version), action):
                 return number
@@ -178,7 +178,7 @@ class Builds:
         """
         for n in range(_READS):
             state = await self._cluster.read()
-            units = [work_unit_named(resource) for resource, lease in state.leases.items() if lease.record.owner]
+            units = [work_unit_named(lease_name) for lease_name, lease in state.leases.items() if lease.record.owner]
             held = (name, number) in [(unit.name, unit.generation) for unit in units]
             if not held and (len(state.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
                 return
@@ -191,7 +191,7 @@ class Builds:
         """
         state = await self._cluster.read()
         known = state.generations(name).record.builds
-        units = {work_unit_named(resource): lease for resource, lease in state.leases.items()}
+        units = {work_unit_named(lease_name): lease for lease_name, lease in state.leases.items()}
         removals = [
             self._cluster.lease(unit, None, lease.version)
             for unit, lease in units.items()
@@ -205,7 +205,7 @@ class Builds:
     ) -> bool:
         """Let one generation serve, and put the other one on standby."""
         builds = row.record.builds
-        changed = row.record.but(
+        changed = row.record.with_changes(
             {
                 serves: Generation(builds[serves].version, "serving", builds[serves].began),
                 standby: Generation(builds[standby].version, "standby", builds[standby].began),

@@ -25,7 +25,7 @@ class Node(msgspec.Struct, frozen=True):
 
     `read_store` is the identity of its read store: nodes divide projections only with nodes that have the same one.
     `maintenance`: it runs a maintenance session, and takes no part in the division. `follows` lists what it can follow,
-    in the form that `followed` makes: nodes with two versions of the code can run side by side.
+    in the form that `versioned_name` makes: nodes with two versions of the code can run side by side.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Generations(msgspec.Struct, frozen=True):
         found = [number for number, each in self.builds.items() if (each.version, each.state) == (version, state)]
         return max(found, default=None)
 
-    def but(self, changes: Mapping[int, Generation | None]) -> "Generations":
+    def with_changes(self, changes: Mapping[int, Generation | None]) -> "Generations":
         """The same with some builds changed, or taken out (None)."""
         builds = {number: each for number, each in (self.builds | dict(changes)).items() if each is not None}
         return Generations(builds, max(self.last, *builds, 0))
@@ -130,9 +130,9 @@ class ClusterState(msgspec.Struct, frozen=True):
         known = [followed.rpartition("@") for row in self.nodes.values() for followed in row.record.follows]
         return {int(version) for other, _, version in known if other == name}
 
-    def lease(self, resource: str) -> Versioned[Lease]:
+    def lease(self, name: str) -> Versioned[Lease]:
         """The lease of a work unit; one without an owner if it is new."""
-        return self.leases.get(resource, Versioned(Lease("", 0)))
+        return self.leases.get(name, Versioned(Lease("", 0)))
 
 
 class ClusterStateStore:
@@ -171,7 +171,7 @@ class ClusterStateStore:
     def lease(self, unit: WorkUnit, record: Lease | None, seen: int) -> RowWrite:
         """Write the lease of a work unit, or remove it."""
         read_store = "" if unit.generation is None else self.read_store
-        return _write(SPACE, f"lease:{read_store}:{unit.resource}", record, seen)
+        return _write(SPACE, f"lease:{read_store}:{unit.lease_name}", record, seen)
 
     def generations(self, name: str, record: Generations, seen: int) -> RowWrite:
         """Write the generations of a projection."""
@@ -227,7 +227,7 @@ def skipped_events(
     )
 
 
-def followed(name: str, version: int) -> str:
+def versioned_name(name: str, version: int) -> str:
     """How the row of a node names what it can follow: a name, and the version of a projection (0 for a policy)."""
     return f"{name}@{version}"
 

@@ -11,7 +11,7 @@ from twofold.errors import InvalidMessage
 from twofold.read_store.port import RawRow, VersionedRow
 from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
 from twofold.synchronization.follower import Skips
-from twofold.synchronization.key_events import KeyEvents
+from twofold.synchronization.key_event_reader import KeyEventReader
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Refolded(NamedTuple):
 
 
 async def refold(
-    projection: BoundProjection, events: KeyEvents, key: str, stored: RawRow, at: Position, skips: Skips
+    projection: BoundProjection, events: KeyEventReader, key: str, stored: RawRow, at: Position, skips: Skips
 ) -> Refolded:
     """A key folded from its first event up to a position. InvalidMessage if its events cannot be found by its tag."""
     work = await events.of(key, 0, at)

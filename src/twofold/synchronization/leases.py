@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from twofold.read_store.port import Checkpoint
-from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Lease, followed
+from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Lease, versioned_name
 from twofold.synchronization.membership import Membership
 from twofold.synchronization.plan import Plan, plan
 from twofold.synchronization.work_unit import WorkUnit
@@ -37,7 +37,7 @@ class Leases:
 
     def owner(self, unit: WorkUnit, state: ClusterState) -> str | None:
         """The node that follows a unit. None if none does, or if that node has expired."""
-        owner = state.lease(unit.resource).record.owner
+        owner = state.lease(unit.lease_name).record.owner
         return owner if owner and self._membership.alive(owner) else None
 
     def refresh(self, units: Sequence[WorkUnit], state: ClusterState) -> list[WorkUnit]:
@@ -47,7 +47,7 @@ class Leases:
         for unit in lost:
             del self.epochs[unit]
         # A claim may have been written, although its answer was lost.
-        self.epochs |= {unit: state.lease(unit.resource).record.epoch for unit in mine - self.epochs.keys()}
+        self.epochs |= {unit: state.lease(unit.lease_name).record.epoch for unit in mine - self.epochs.keys()}
         return lost
 
     def plan(self, units: Sequence[WorkUnit], state: ClusterState) -> Plan:
@@ -58,7 +58,7 @@ class Leases:
         by_nodes: dict[tuple[str, ...], list[WorkUnit]] = {}
         for unit in units:
             if self._session is None or unit.name in self._session:
-                code = followed(unit.name, self._versions[unit.name])
+                code = versioned_name(unit.name, self._versions[unit.name])
                 nodes = self._membership.candidates(state, unit, code)
                 by_nodes.setdefault(tuple(sorted(nodes)), []).append(unit)
         parts = [plan(these, owners, node, nodes, reserved) for nodes, these in by_nodes.items()]
@@ -71,7 +71,7 @@ class Leases:
         """Claim units. Another node may be first. The cluster state after that."""
 
         async def claim(unit: WorkUnit) -> None:
-            row = state.lease(unit.resource)
+            row = state.lease(unit.lease_name)
             epoch = max([row.record.epoch, *(at.epoch for at in checkpoints if unit.covers(at))]) + 1
             lease = Lease(self._membership.node, epoch)
             if await self._cluster.write(self._cluster.lease(unit, lease, row.version)):
@@ -84,7 +84,7 @@ class Leases:
         """Give leases back. Their workers must have stopped."""
         for unit in units:
             epoch = self.epochs.pop(unit, 0)
-            row = state.lease(unit.resource)
+            row = state.lease(unit.lease_name)
             await self._cluster.write(self._cluster.lease(unit, Lease("", max(epoch, row.record.epoch)), row.version))
 
 

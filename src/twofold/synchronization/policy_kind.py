@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.events import Position
-from twofold.domain.process import BoundPolicy
+from twofold.domain.policy import BoundPolicy
 from twofold.read_store.port import Checkpoint
 from twofold.synchronization.cluster_state import ClusterState
 from twofold.synchronization.follower import Skips

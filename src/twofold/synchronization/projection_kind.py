@@ -117,7 +117,7 @@ class ProjectionKind:
             if number is not None:
                 return state, number
             number = generations.record.last + 1
-            record = generations.record.but({number: Generation(version, "serving", self._cluster.now())})
+            record = generations.record.with_changes({number: Generation(version, "serving", self._cluster.now())})
             await self._cluster.write(self._cluster.generations(name, record, generations.version))
 
 

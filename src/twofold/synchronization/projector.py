@@ -24,7 +24,7 @@ from twofold.read_store.port import (
 )
 from twofold.synchronization.folding import FoldFailed, KeyedEvents, Rows, events_by_key
 from twofold.synchronization.follower import Skips, error_text
-from twofold.synchronization.key_events import KeyEvents
+from twofold.synchronization.key_event_reader import KeyEventReader
 from twofold.synchronization.key_repair import OTHER_TAG, refold
 from twofold.synchronization.mass_failure import Breaker, MassFailure
 from twofold.world import World, microseconds
@@ -83,7 +83,7 @@ class Projector:
         self._epoch = epoch
         self._skips = options.skips
         self._retry_parked = options.retry_parked
-        self._events = KeyEvents(projection, io.write_store, io.decode)
+        self._events = KeyEventReader(projection, io.write_store, io.decode)
         self._rows = Rows(projection, model, io.read_store, options.cached_rows)
         self._parked: dict[str, Parked] = {}
         self._blocking: dict[str, Parked] = {}
@@ -96,8 +96,8 @@ class Projector:
         self._rows.forget()
         checkpoint = await self._checkpoint()
         progress = checkpoint.progress
-        await self._refuse_other_history(progress.position, progress.log)
-        self._stamp = progress.log
+        await self._refuse_other_history(progress.position, progress.stamp)
+        self._stamp = progress.stamp
         known = {parked.key: parked for parked in progress.parked}
         # A key that is parked beyond the checkpoint fails again on the way there, unless the partition waits for it.
         beyond = {key for key, parked in known.items() if parked.position > progress.position}
@@ -274,7 +274,7 @@ class Projector:
             now,
             rows,
             parked,
-            was=self._stamp,
+            previous_stamp=self._stamp,
             partition=self._partition,
             epoch=self._epoch,
         )

@@ -12,7 +12,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.domain.process import BoundPolicy, Later
+from twofold.domain.policy import BoundPolicy, Later
 from twofold.errors import Rejected
 from twofold.synchronization.policy_storage import DUE, Due
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from twofold.codec import EventCodec
 from twofold.domain.events import Position
-from twofold.domain.process import BoundPolicy
+from twofold.domain.policy import BoundPolicy
 from twofold.errors import InvalidMessage
 from twofold.read_store.port import Parked
 from twofold.synchronization.due_commands import DueCommands

@@ -13,7 +13,7 @@ from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, Parked, ReadModel, ReadStore
 from twofold.signal import Signal, wait_for
 from twofold.synchronization.builds import Builds
-from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Node, OperatorAction, followed
+from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Node, OperatorAction, versioned_name
 from twofold.synchronization.follower_kind import FollowerKind, Team, UnitProgress
 from twofold.synchronization.leases import Leases
 from twofold.synchronization.membership import HEARTBEATS, Membership
@@ -78,7 +78,7 @@ class Synchronization:
         self._pause = min(_LONGEST_PAUSE, options.lease_seconds / HEARTBEATS)
         self._task: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[dict[str, Position]] | None = None
-        follows = tuple(followed(name, version) for name, version in versions.items())
+        follows = tuple(versioned_name(name, version) for name, version in versions.items())
         record = Node(world.place(), read_store.identity, options.session is not None, follows)
         self.membership = Membership(cluster, world, record, options.lease_seconds, write_store.exclusive, self.wake)
         self.leases = Leases(cluster, self.membership, versions, options.session)

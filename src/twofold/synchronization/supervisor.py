@@ -106,7 +106,7 @@ class Supervisor:
     async def _stop_ended(self) -> None:
         """Remove workers that ended without being stopped, so that others are started in their place."""
         for unit in [unit for unit, worker in self.workers.items() if worker.ended]:
-            log.error("The worker of %s ended without being stopped. Another one is started.", unit.resource)
+            log.error("The worker of %s ended without being stopped. Another one is started.", unit.lease_name)
             await self.stop([unit])
 
     async def _skips(self) -> dict[str, Skips]:

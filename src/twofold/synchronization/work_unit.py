@@ -18,7 +18,7 @@ class WorkUnit(msgspec.Struct, frozen=True, order=True):
     partition: Partition | None = None
 
     @property
-    def resource(self) -> str:
+    def lease_name(self) -> str:
         """The name of its lease."""
         generation = "" if self.generation is None else self.generation
         return f"{self.kind}:{generation}:{self.partition_name}:{self.name}"
@@ -45,9 +45,9 @@ class WorkUnit(msgspec.Struct, frozen=True, order=True):
         return same and self.partition.end == other.partition.first
 
 
-def work_unit_named(resource: str) -> WorkUnit:
-    """The work unit of a lease, by the name that `WorkUnit.resource` gave it. ValueError for anything else."""
-    kind, generation, partition, name = resource.split(":", 3)
+def work_unit_named(lease_name: str) -> WorkUnit:
+    """The work unit of a lease, by the name that `WorkUnit.lease_name` gave it. ValueError for anything else."""
+    kind, generation, partition, name = lease_name.split(":", 3)
     return WorkUnit(
         kind,
         name,

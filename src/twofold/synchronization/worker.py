@@ -174,7 +174,7 @@ class Worker:
                 await self._open_again()
                 if self._new_skips:
                     self._new_skips = False
-                    self._rest_no_longer()
+                    self._end_rests()
                 await self._answer()
                 await self._step()
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
@@ -226,9 +226,9 @@ class Worker:
             else:
                 if not answer.done():
                     answer.set_result(done)
-            self._rest_no_longer()
+            self._end_rests()
 
-    def _rest_no_longer(self) -> None:
+    def _end_rests(self) -> None:
         """Try again at once: the cause of a failure may be gone."""
         for run in self.runs:
             run.rests_until = 0.0
@@ -300,8 +300,8 @@ class Worker:
             except (Conflict, Unavailable):
                 raise
             except Exception as error:
-                log.exception("%s parks the event at position %d", run.unit.name, event.position)
                 await run.follower.park(alone, run.position, error)
+                log.error("%s parked the event at position %d", run.unit.name, event.position, exc_info=error)
             self._advance(run, event.position, 1)
         if run.position < page.upto:
             await run.follower.apply(Slice([], page.upto, page.head), run.position)

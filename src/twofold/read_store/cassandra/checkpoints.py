@@ -119,7 +119,7 @@ class CassandraCheckpoints:
         for n, part in enumerate(earlier):
             # More keys than one statement takes: the earlier statements do not move the checkpoint.
             await self._step(change, build, {"save": f"{save}/{n}"}, part)
-        columns = {"position": change.position, "log": change.log, "epoch": change.epoch, "updated": change.now}
+        columns = {"position": change.position, "log": change.stamp, "epoch": change.epoch, "updated": change.now}
         await self._step(change, build, {**columns, "save": save}, last)
 
     async def _step(
@@ -171,7 +171,7 @@ class CassandraCheckpoints:
         """The statements that give `state` to `new` partitions. Of the old ones, by `first`, their `end` and `save`."""
         where = (model.name, model.generation)
         unchanged = 'if "end" = ? and save = ?'
-        values = (state.log, state.position, state.epoch, state.updated, state.save)
+        values = (state.stamp, state.position, state.epoch, state.updated, state.save)
         for partition in new:
             known = old.pop(partition.first, None)
             if known is None:

@@ -142,7 +142,7 @@ class MongoCheckpoints:
         been declared with other columns.
         """
         save = save or self._world.new_id()
-        state = PartitionDocument(change.position, change.log, change.now, change.epoch, save)
+        state = PartitionDocument(change.position, change.stamp, change.now, change.epoch, save)
         step = {"$set": {f"partitions.{change.partition.name}": msgspec.to_builtins(state)}}
         if await self._step(self._documents, table, change, step):
             return
@@ -157,9 +157,10 @@ class MongoCheckpoints:
         state = msgspec.structs.replace(merged_state(table.model, known, old, new), entered="")
         layout = self._world.new_id()
         unchanged = {
-            f"partitions.{partition.name}.{field}": getattr(known[partition], field)
+            f"partitions.{partition.name}.{field}": stored
             for partition in old
-            for field in ("position", "log", "epoch")
+            for field, stored in msgspec.to_builtins(known[partition]).items()
+            if field in ("position", "log", "epoch")
         }
         step: dict[str, Any] = {
             "$set": {f"partitions.{partition.name}": msgspec.to_builtins(state) for partition in new}

@@ -62,8 +62,8 @@ def refuse(table: PostgresTable, change: Change, present: CheckpointRow | None, 
     that would have put it: then rows and parked keys are there as well.
     """
     if present is not None:
-        done = (change.position, escaped(change.log), change.now, change.epoch)
-        if perhaps_done and (present.position, present.log, present.updated, present.epoch) == done:
+        done = (change.position, escaped(change.stamp), change.now, change.epoch)
+        if perhaps_done and (present.position, present.stamp, present.updated, present.epoch) == done:
             return
         if present.layout != table.layout:
             raise Unavailable(
@@ -79,7 +79,7 @@ def _move(table: PostgresTable, change: Change, schema: str, arguments: Argument
     epoch = one(change.epoch, "bigint")
     return (
         f"update {qualified(schema, CHECKPOINTS)}"
-        f" set position = {one(change.position, 'bigint')}, log = {one(escaped(change.log), 'text')},"
+        f" set position = {one(change.position, 'bigint')}, log = {one(escaped(change.stamp), 'text')},"
         f" updated = {one(change.now, 'bigint')}, epoch = {epoch}"
         f" where rows_in = {one(table.rows_in, 'text')} and first = {one(change.partition.first, 'int')}"
         f' and "end" = {one(change.partition.end, "int")} and position = {one(change.before, "bigint")}'

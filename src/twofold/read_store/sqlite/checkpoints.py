@@ -28,7 +28,7 @@ _INSERT = "insert into checkpoints values (?, ?, ?, ?, ?, ?, ?, ?)"
 def advance(connection: apsw.Connection, change: Change) -> None:
     """Move the checkpoint of a change on. Conflict where it is not as the change expects it."""
     partition = (change.model.name, change.model.generation, change.partition.first, change.partition.end)
-    new = (change.position, change.log, change.now, change.epoch)
+    new = (change.position, change.stamp, change.now, change.epoch)
     connection.execute(_ADVANCE, (*new, *partition, change.before, change.expected, change.epoch))
     if connection.changes() != 1:
         states = _states(connection, change.model.name, change.model.generation)
@@ -50,7 +50,7 @@ def repartition(
     generation = (model.name, model.generation)
     state = merged_state(model, _states(connection, *generation), old, new)
     connection.executemany(_REMOVE, [(*generation, p.first) for p in old])
-    values = (state.log, state.position, state.epoch, state.updated)
+    values = (state.stamp, state.position, state.epoch, state.updated)
     connection.executemany(_INSERT, [(*generation, p.first, p.end, *values) for p in new])
 
 

@@ -12,7 +12,7 @@ from twofold.write_store.port import WriteStore
 _PAGE = 1_000
 
 
-class KeyEvents:
+class KeyEventReader:
     """Reads the log for single keys of a projection."""
 
     def __init__(
