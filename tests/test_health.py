@@ -21,6 +21,7 @@ from twofold.health import (
     stopping,
 )
 from twofold.read_store.port import Parked
+from twofold.synchronization.cluster_state import Pause
 
 HEAD = 100
 
@@ -32,16 +33,21 @@ def partition(position: int = HEAD, **given: Any) -> PartitionStatus:
 
 
 def follower(
-    *partitions: PartitionStatus, kind: str = "projection", parked: int = 0, freshness: float | None = None
+    *partitions: PartitionStatus,
+    kind: str = "projection",
+    parked: int = 0,
+    freshness: float | None = None,
+    pause: Pause | None = None,
 ) -> FollowerStatus:
     keys = [Parked(f"k{n}", 5, "KeyError: region", 0, waiting=2) for n in range(parked)]
-    return follower_status("f", kind, partitions or [partition()], keys, freshness=freshness)
+    return follower_status("f", kind, partitions or [partition()], keys, freshness=freshness, pause=pause)
 
 
 def build(*parked: Parked) -> BuildStatus:
     return build_status("f", 2, version=1, state="building", partitions=[(7, parked), (60, [])], head=HEAD)
 
 
+PAUSE = Pause("The disk is being moved.", "ann", 0)
 BLOCKING = [Parked("k", 61, "KeyError: region", 0)]
 TABLE: dict[str, tuple[dict[str, Any], Level, Level, list[str]]] = {
     "nothing is wrong": ({}, "ready", "ready", []),
@@ -53,6 +59,24 @@ TABLE: dict[str, tuple[dict[str, Any], Level, Level, list[str]]] = {
         "degraded",
         "ready",
         ["parked"],
+    ),
+    "a projection is paused, and far behind": (
+        {"followers": [follower(partition(1, state="paused", seconds=900.0, stalled=900.0), pause=PAUSE)]},
+        "ready",
+        "degraded",
+        ["paused"],
+    ),
+    "a projection is paused while it is being built": (
+        {"followers": [follower(partition(1, state="paused"), pause=PAUSE)], "head_at_start": HEAD},
+        "ready",
+        "degraded",
+        ["paused"],
+    ),
+    "a policy is paused": (
+        {"followers": [follower(partition(90, state="paused"), kind="policy", pause=PAUSE)]},
+        "degraded",
+        "ready",
+        ["paused"],
     ),
     "a partition is blocked": (
         {"followers": [follower(partition(60, parked=BLOCKING), partition())]},

@@ -97,7 +97,13 @@ class App:
         functions = [function for module in self.wiring.modules for function in module.queries]
         self._moved = Signal()
         self.queries = QueryService(
-            functions, self.models, self.wiring.projections, self.events, self.world, self._moved
+            functions,
+            self.models,
+            self.wiring.projections,
+            self.events,
+            self.world,
+            self._moved,
+            self._paused_because,
         )
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)
         self._running: Runtime | None = None
@@ -167,28 +173,17 @@ class App:
         followers = list(dict.fromkeys(wait_for))
         for name in followers:
             self.projections.check_waited_for(name)
-        command_id = command_id or self.world.new_id()
-        try:
-            written = await running.commands.handle(
-                command, command_id, actor=actor, correlation_id=correlation_id, causation_id=causation_id
-            )
-        except Rejected:
-            self._rejected += 1
-            raise
-        self._commands += 1
-        token = f"{running.write_store.identity.stamp}.{written.position}"
-        late: list[str] = []
-        if followers:
-            late = await self._late(followers, written.position, wait_seconds)
-        return Receipt(command_id, written.position, token, written.events, written.repeated, late)
+        origin = {"actor": actor, "correlation_id": correlation_id, "causation_id": causation_id}
+        receipt = await self._handle(running, command, command_id or self.world.new_id(), **origin)
+        late = await self._late(followers, receipt.position, wait_seconds) if followers else []
+        return msgspec.structs.replace(receipt, late=late) if late else receipt
 
     async def send_from_policy(
-        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
+        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str, depth: int
     ) -> Receipt:
-        """Handle a command that a policy answered an event with."""
-        return await self.send(
-            command, command_id=command_id, correlation_id=correlation_id, causation_id=causation_id, actor="policy"
-        )
+        """Handle a command that a policy answered an event with. `depth` is its causation depth."""
+        origin = {"actor": "policy", "correlation_id": correlation_id, "causation_id": causation_id, "depth": depth}
+        return await self._handle(self._open(), command, command_id, **origin)
 
     async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
@@ -254,6 +249,20 @@ class App:
         """A position as callers carry it: opaque, and good for this log only."""
         return f"{self._open().write_store.identity.stamp}.{position}"
 
+    async def _handle(self, running: Runtime, command: Any, command_id: str, **origin: Any) -> Receipt:
+        try:
+            written = await running.commands.handle(command, command_id, **origin)
+        except Rejected:
+            self._rejected += 1
+            raise
+        self._commands += 1
+        token = f"{running.write_store.identity.stamp}.{written.position}"
+        return Receipt(command_id, written.position, token, written.events, written.repeated)
+
+    def _paused_because(self, name: str) -> str | None:
+        """Why a follower is paused, in a sentence; None if it is not."""
+        return None if self._running is None else self._running.synchronization.paused_because(name)
+
     def _answer(self, result: QueryResult) -> Answer:
         value, position, parked, parked_count = result
         return Answer(value, position, self.token(position), list(parked), parked_count)
@@ -284,6 +293,7 @@ class App:
             cached_rows=settings.cached_rows,
             breaker_keys=settings.breaker_keys,
             breaker_share=settings.breaker_share,
+            max_causation_depth=settings.max_causation_depth,
             # A maintenance session does one task. It leaves what is parked as it is.
             retry_parked=session is None,
         )

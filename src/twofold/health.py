@@ -7,6 +7,7 @@ import msgspec
 
 from twofold.domain.events import Position
 from twofold.read_store.port import Parked
+from twofold.synchronization.cluster_state import Pause
 from twofold.synchronization.follower import State
 
 Level = Literal["not_ready", "degraded", "ready"]
@@ -47,7 +48,8 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
     that is furthest behind, `state` is the worst one; `rate` is in events per second.
 
     `parked` names the first parked keys; `parked_count` counts all of them, `waiting_events` the events behind them.
-    `freshness` is the objective in seconds, None if none is declared or known.
+    `freshness` is the objective in seconds, None if none is declared or known. `pause` says why it is paused, None if
+    it is not.
     """
 
     name: str
@@ -64,6 +66,12 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting_events: int
     freshness: float | None
     partitions: tuple[PartitionStatus, ...]
+    pause: Pause | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused."""
+        return self.pause is not None
 
     @property
     def stalled(self) -> float:
@@ -202,6 +210,7 @@ def follower_status(
     generation: int = 0,
     rate: float = 0.0,
     freshness: float | None = None,
+    pause: Pause | None = None,
 ) -> FollowerStatus:
     """How a follower is doing, put together from its partitions."""
     last = min(partitions, key=lambda partition: partition.position)
@@ -221,6 +230,7 @@ def follower_status(
         waiting_events=sum(each.waiting for each in parked),
         freshness=freshness,
         partitions=tuple(partitions),
+        pause=pause,
     )
 
 
@@ -310,18 +320,21 @@ def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[s
     another."""
     what, quiet = f"{follower.kind} '{follower.name}'", True
     if follower.kind == "projection" and not seen.serve_while_building:
-        # One that has stopped does not hold back the others for ever.
-        building = [each.position for each in follower.partitions if each.state != "stopped"]
+        # One that has stopped or is paused does not hold back the others for ever.
+        building = [each.position for each in follower.partitions if each.state not in ("stopped", "paused")]
         position = min(building, default=seen.head_at_start)
         if position < seen.head_at_start:
             yield "building", f"{what} is being built: it is at position {position} of {seen.head_at_start}."
             quiet = False
+    if follower.pause is not None:
+        yield "paused", f"{what}, at position {follower.position}: {follower.pause.sentence}"
+        quiet = False
     for partition in follower.partitions:
         which = f"{what} ({partition.partition})" if partition.partition and len(follower.partitions) > 1 else what
         if partition.state == "stopped":
             yield "stopped", f"{which} has stopped at position {partition.position}: {partition.error}"
             quiet = False
-        elif partition.lag and partition.stalled > seen.stall_seconds:
+        elif partition.lag and partition.state != "paused" and partition.stalled > seen.stall_seconds:
             yield (
                 "stalled",
                 f"{which} has not moved from position {partition.position} for {partition.stalled:.0f} s, "

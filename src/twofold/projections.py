@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from twofold.codec.edge import check_text
 from twofold.domain.events import Position
 from twofold.domain.module import Wiring
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage
@@ -11,6 +12,8 @@ from twofold.synchronization.cluster_state import OperatorAction
 from twofold.synchronization.service import Synchronization
 
 _SHOWN = 8
+MAX_REASON = 500
+"""Characters."""
 
 
 class Projections:
@@ -75,6 +78,28 @@ class Projections:
         self._check(name)
         return await self._synchronization().request("repair", name, key, actor, timeout)
 
+    async def pause(
+        self, name: str, reason: str = "", *, actor: str | None = None, timeout: float = 30.0
+    ) -> OperatorAction:
+        """Stop following for a projection (all its generations) or policy, on all nodes, until it is resumed.
+
+        It keeps its place. Also what a policy is to send later waits. When the record comes, this node has stopped;
+        others have within about a second. One that is paused already stays as it is.
+        """
+        self._check(name, or_policy=True)
+        return await self._synchronization().pause_follower(name, _checked(reason), actor, timeout)
+
+    async def resume(
+        self, name: str, skip: Position | None = None, *, actor: str | None = None, timeout: float = 30.0
+    ) -> OperatorAction:
+        """Let a paused projection or policy go on from its place.
+
+        With `skip` a policy leaves out the event at this position, before which it has paused itself. InvalidMessage
+        if it is not paused before that one.
+        """
+        self._check(name, or_policy=True)
+        return await self._synchronization().resume_follower(name, skip, actor, timeout)
+
     async def split(
         self, name: str, partition: str = WHOLE.name, *, actor: str | None = None, timeout: float = 30.0
     ) -> OperatorAction:
@@ -112,8 +137,9 @@ class Projections:
         late = await self.late(names, position, timeout)
         if late:
             name, at = min(late.items(), key=lambda item: item[1])
+            cure = self._synchronization().paused_because(name) or "Try again."
             raise Unavailable(
-                f"'{name}' is {position - at} events behind: it is at {at}, and {position} was asked for. Try again.",
+                f"'{name}' is {position - at} events behind: it is at {at}, and {position} was asked for. {cure}",
                 lag=position - at,
             )
 
@@ -149,3 +175,11 @@ class Projections:
             shown = ", ".join([*partitions[:_SHOWN], *(["…"] if len(partitions) > _SHOWN else [])])
             raise InvalidMessage(f"'{name}' has no partition {chosen}. It has: {shown}.", field="partition")
         return chosen
+
+
+def _checked(reason: str) -> str:
+    """A reason that every store can hold. InvalidMessage where it is too long or not text."""
+    if len(reason) > MAX_REASON:
+        raise InvalidMessage(f"A reason may have at most {MAX_REASON} characters.", field="reason")
+    check_text(reason, "reason")
+    return reason

@@ -58,6 +58,12 @@ class Settings(msgspec.Struct, frozen=True):
             gt=0, description="Seconds without progress after which a follower that is behind is reported as stalled."
         ),
     ] = 5.0
+    max_causation_depth: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, description="Policies that may answer one another in a row. One that goes beyond it is paused."
+        ),
+    ] = 100
     serve_while_building: Annotated[
         bool,
         msgspec.Meta(description="Whether a node is ready before its read models have reached the head of its start."),

@@ -22,6 +22,7 @@ from twofold.health import (
 from twofold.read_store.port import Checkpoint, Parked
 from twofold.runtime import Runtime
 from twofold.settings import Settings
+from twofold.synchronization.follower import State
 from twofold.synchronization.follower_kind import UnitProgress
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -156,7 +157,7 @@ def _positions(runtime: Runtime, stores: _Stores) -> dict[WorkUnit, Position]:
     """The position of each work unit: by the stores, and where those cannot be read by the workers of this node."""
     positions = {unit: progress.position for unit, progress in stores.progress.items()}
     if stores.head is not None and stores.checkpoints is not None and stores.log_unreadable is None:
-        runtime.synchronization.stalls.observe(stores.head, positions)
+        runtime.synchronization.observe(stores.head, positions)
     workers = {unit: worker.position for unit, worker in runtime.synchronization.supervisor.workers.items()}
     if stores.checkpoints is None:
         positions = {unit: at for unit, at in positions.items() if unit.generation is None}
@@ -179,11 +180,12 @@ def _unit(
 ) -> PartitionStatus:
     worker = runtime.synchronization.supervisor.workers.get(unit)
     owner = runtime.synchronization.owner(unit)
+    state: State = worker.state if worker is not None else "waiting" if owner is None else "on-another-node"
     return partition_status(
         unit.partition_name,
         position=position,
         lag=lag,
-        state=worker.state if worker is not None else "waiting" if owner is None else "on-another-node",
+        state=state if runtime.synchronization.pause_of(unit.name) is None else "paused",
         owner=owner,
         stalled=runtime.synchronization.stalls.stalled(unit),
         error=worker.error if worker is not None else None,
@@ -209,6 +211,7 @@ def _follower(
             workers[unit].rate() if unit in workers else runtime.synchronization.stalls.rate(unit) for unit in group
         ),
         freshness=objectives.get(first.name),
+        pause=runtime.synchronization.pause_of(first.name),
     )
 
 
@@ -239,7 +242,7 @@ def _builds(runtime: Runtime, checkpoints: Sequence[Checkpoint], head: Position)
                 head=head,
                 rate=min(synchronization.stalls.rate(unit) for unit in mine),
                 owner=owners.pop() if len(owners) == 1 else None,
-                error=next(iter(errors), None),
+                error=next(iter(errors), synchronization.paused_because(name)),
             )
         )
     return builds

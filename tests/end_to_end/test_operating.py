@@ -122,6 +122,23 @@ async def test_a_generation_is_switched_to_switched_back_from_and_dropped(window
     ]
 
 
+async def test_a_policy_is_paused_and_resumed(window: Window, app: App) -> None:
+    page = window.page
+    await page.goto("/console/")
+    row = page.locator("#followers li", has_text="advisor")
+    await row.get_by_role("button", name="Pause").click()
+    await row.get_by_role("button", name="Pause advisor?").click()
+    await expect(page.locator("#work-result")).to_have_text("advisor: It is paused.")
+    await expect(row).to_contain_text("paused, up to date")
+    await expect(row.get_by_role("button")).to_have_count(0)
+    await expect(page.locator("#state")).to_contain_text("policy 'advisor', at position 1: It is paused.")
+    paused = page.locator("#work-list li", has_text="advisor is paused at event #1.")
+    await paused.get_by_role("button", name="Resume").click()
+    await expect(page.locator("#work-result")).to_have_text("advisor: It is resumed.")
+    await expect(paused).to_have_count(0)
+    await expect(page.locator("#state")).to_have_text("ready")
+
+
 async def test_a_stalled_follower_is_shown_with_its_problem_of_the_status(
     window: Window, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,3 +207,43 @@ async def test_a_request_that_no_node_takes_in_time_is_refused_and_not_done_late
     answer = await do(inside, "balances", "retry", {"key": "ann"}, 503)
     assert f"within {SHORT.request_seconds / 2:g} s" in answer["detail"]
     assert (await running.synchronization.cluster.read()).requests == {}
+
+
+@pytest.mark.parametrize(("name", "side"), [("balances", "query"), ("advisor", "command")])
+async def test_a_projection_or_policy_is_paused_and_resumed(inside: httpx.AsyncClient, name: str, side: str) -> None:
+    await deposit(inside, "ann")
+    await until(lambda: caught_up(inside), "caught up")
+    record = await do(inside, name, "pause", {"reason": "The disk is being moved."})
+    assert (record["what"], record["done"], record["outcome"]) == (
+        "pause",
+        True,
+        "It is paused: The disk is being moved.",
+    )
+    await deposit(inside, "ann")
+    paused = await follower(inside, name)
+    assert (paused["state"], paused["position"], paused["lag"]) == ("paused", 1, 1)
+    assert (paused["pause"]["reason"], paused["pause"]["position"]) == ("The disk is being moved.", 0)
+    report = (await inside.get("/health/ready")).raise_for_status().json()
+    assert [(each["code"], each["side"], each["subject"]) for each in report["problems"]] == [("paused", side, name)]
+    metrics = (await inside.get("/metrics")).text
+    assert metrics.count("twofold_follower_paused{") == 2
+    assert f'name="{name}"}} 1.0' in next(
+        line for line in metrics.splitlines() if line.startswith("twofold_follower_paused{") and f'"{name}"' in line
+    )
+    assert (await do(inside, name, "resume", {"skip": 1}, 400))["field"] == "skip"
+    assert (await do(inside, name, "resume", {}))["outcome"] == "It is resumed."
+    await until(lambda: caught_up(inside), "caught up")
+    assert (await follower(inside, name))["pause"] is None
+    assert await actions(inside, name) == [("pause", "", True), ("resume", "", True)]
+
+
+async def test_a_query_that_needs_what_a_paused_projection_has_not_is_unavailable_at_once(
+    inside: httpx.AsyncClient,
+) -> None:
+    await do(inside, "balances", "pause", {})
+    token = (await deposit(inside, "ann")).json()["token"]
+    query = {"account_id": "ann", "position": token}
+    details = problem(await inside.get("/queries/balance-of", params=query), 503)
+    assert details["lag"] == 1
+    assert "It is paused. Resume it to let it go on." in details["detail"]
+    assert (await inside.get("/queries/balance-of", params={"account_id": "ann"})).json()["position"] == 0

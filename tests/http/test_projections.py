@@ -39,7 +39,7 @@ async def test_nothing_is_done_under_an_unknown_name(inside: httpx.AsyncClient, 
     await do(inside, "nope", verb, BODIES.get(verb, {}), 404)
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"retry", "skip"}))
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"retry", "skip", "pause", "resume"}))
 async def test_a_policy_has_no_generations_rows_and_partitions(inside: httpx.AsyncClient, verb: str) -> None:
     details = await do(inside, "advisor", verb, BODIES.get(verb, {}), 404)
     assert "There are: balances." in details["detail"]
@@ -82,6 +82,10 @@ async def test_a_name_of_any_letters_has_a_path() -> None:
         ("switch", {"generation": "2"}, "generation"),
         ("switch", {"generation": 0}, "generation"),
         ("rebuild", {"name": "x"}, "name"),
+        ("pause", {"reason": 1}, "reason"),
+        ("pause", {"reason": "x" * 501}, "reason"),
+        ("resume", {"skip": 0}, "skip"),
+        ("resume", {"skip": "1"}, "skip"),
         ("split", {}, "partition"),
         ("split", {"partition": "half"}, "partition"),
         ("split", {"partition": "9-3"}, "partition"),

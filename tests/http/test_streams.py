@@ -128,6 +128,7 @@ def test_an_event_is_sent_with_all_its_fields(http: httpx.Client) -> None:
         "command_id": "known-key",
         "correlation_id": "known-key",
         "causation_id": None,
+        "depth": 0,
     }
 
 

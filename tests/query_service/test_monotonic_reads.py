@@ -42,7 +42,10 @@ class Serving:
         self.head = 0
         self.at: dict[tuple[int, Partition], int] = {}
         self.models = {"totals": self.model(1)}
-        self.queries = QueryService([query], self.models, self.wiring.projections, self.codec, RealWorld(), Signal())
+        world, moved = RealWorld(), Signal()
+        self.queries = QueryService(
+            [query], self.models, self.wiring.projections, self.codec, world, moved, lambda name: None
+        )
         self.queries.begin(self.log)
 
     def model(self, generation: int) -> ReadModel:

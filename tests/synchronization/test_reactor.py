@@ -193,12 +193,12 @@ def reactor_of(app: App, log: MemoryWriteStore) -> Reactor:
     async def append(new: Append) -> Outcome:
         return (await log.append([new]))[0]
 
-    async def send(command: object, command_id: str, **_: str) -> None:
+    async def send(command: object, command_id: str, **_: object) -> None:
         raise AssertionError("nothing is due yet")
 
     wiring = app.wiring
     storage = PolicyStorage("answers", log, append, app.world)
-    sender = CommandSender("answers", wiring.commands, MessageCodec(), send)
+    sender = CommandSender("answers", wiring.commands, MessageCodec(), send, 100)
     return Reactor(wiring.policies["answers"], storage, app.events, sender, app.world)
 
 

@@ -17,6 +17,8 @@ COMMANDS = (
     "projections",
     "parked",
     "partitions",
+    "pause",
+    "resume",
     "rebuild",
     "audit",
     "reindex",

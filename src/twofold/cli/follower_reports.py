@@ -24,7 +24,8 @@ from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Checkpoint, Parked, ReadStore
 from twofold.settings import Settings
 from twofold.status import lag_of
-from twofold.synchronization.cluster_state import ClusterState, Generation, read_cluster_state
+from twofold.synchronization.cluster_state import ClusterState, Generation, Pause, read_cluster_state
+from twofold.synchronization.follower import State
 from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.work_unit import WorkUnit
@@ -68,6 +69,11 @@ class _Look(NamedTuple):
     def build(self, name: str, generation: int | None) -> Generation | None:
         """The record of a generation, if there is one."""
         return self.cluster.generations(name).record.builds.get(generation or 0)
+
+    def pause(self, name: str) -> Pause | None:
+        """Why a projection or policy is paused; None if it is not."""
+        row = self.cluster.pauses.get(name)
+        return None if row is None else row.record
 
     def owner(self, unit: WorkUnit) -> str | None:
         """The name of the node that has the lease of a work unit. Nodes are not recorded for a log with one writer."""
@@ -144,7 +150,8 @@ class StoreReader:
             for name in policies:
                 parts.setdefault((name, None), [_Part(WorkUnit("policy", name), 0, "", ())])
         head = (await self._write_store.read(NO_EVENTS)).head
-        self._detector.observe(head, {part.unit: part.position for group in parts.values() for part in group})
+        running = [part for (name, _), group in parts.items() if name not in cluster.pauses for part in group]
+        self._detector.observe(head, {part.unit: part.position for part in running})
         return _Look(head, cluster, parts)
 
     async def _overview(self, look: _Look) -> Overview:
@@ -196,17 +203,21 @@ class StoreReader:
             generation=generation or 0,
             rate=sum(self._detector.rate(part.unit) for part in parts),
             freshness=objective,
+            pause=look.pause(name),
         )
 
     async def _partition(self, look: _Look, part: _Part) -> PartitionStatus:
         lag = await lag_of(self._write_store, part.position, look.head, self._world)
         foreign = part.stamp and part.position and not self._write_store.identity.holds(part.stamp, part.position)
         moves = self._detector.rate(part.unit) > 0
+        state: State = "up-to-date" if not lag[0] else "catching-up" if moves else "waiting"
+        if foreign or part.unit.name in look.cluster.pauses:
+            state = "stopped" if foreign else "paused"
         return partition_status(
             part.unit.partition_name,
             position=part.position,
             lag=lag,
-            state="stopped" if foreign else "up-to-date" if not lag[0] else "catching-up" if moves else "waiting",
+            state=state,
             owner=look.owner(part.unit),
             stalled=self._detector.stalled(part.unit),
             error=f"It follows another log ({part.stamp}). Delete the read database: it is built again."
@@ -229,6 +240,7 @@ class StoreReader:
             head=look.head,
             rate=min(self._detector.rate(part.unit) for part in parts),
             owner=look.owner(WorkUnit("build", name, generation)) if build.state == "building" else owner,
+            error=None if (pause := look.pause(name)) is None else pause.sentence,
         )
 
 

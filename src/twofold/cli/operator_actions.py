@@ -47,7 +47,9 @@ def perform(request: ActionRequest, target: str, url: str | None, urls: StoreUrl
 
 async def _perform(request: ActionRequest, target: str, url: str | None, urls: StoreUrls) -> ActionResult:
     app = load_app(target, urls) if url is None else None
-    async with operator_client(app, [request.name], url) as client:
+    # To pause or resume something, this process need not follow it.
+    followed = [] if request.what in ("pause", "resume") else [request.name]
+    async with operator_client(app, followed, url) as client:
         result = await client.act(request)
         if request.field != "key":
             return result
@@ -58,7 +60,7 @@ async def _still_parked(client: OperatorClient, request: ActionRequest, position
     """Where and why the key is parked now. A skip is recorded before it is applied, so this waits for it."""
     deadline = client.world.monotonic() + PATIENCE
     while True:
-        parked = (await client.status(request.name, request.subject)).parked
+        parked = (await client.status(request.name, str(request.subject))).parked
         if parked is None:
             return None
         if request.what != "skip" or parked.position != position:

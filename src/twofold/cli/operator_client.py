@@ -22,17 +22,23 @@ PATIENCE = 30.0
 """Seconds an action may take before it fails."""
 
 
-class ActionRequest(msgspec.Struct, frozen=True):
-    """The action `what` for a `subject` of the projection or policy `name`: a key or a partition."""
+_FIELDS = {"split": "partition", "merge": "partition", "pause": "reason", "resume": "skip"}
 
-    what: Literal["retry", "skip", "repair", "split", "merge"]
+
+class ActionRequest(msgspec.Struct, frozen=True):
+    """The action `what` on the projection or policy `name`. Its `subject` is a key or a partition.
+
+    For "pause" it is the reason, for "resume" the position of the event to leave out.
+    """
+
+    what: Literal["retry", "skip", "repair", "split", "merge", "pause", "resume"]
     name: str
-    subject: str
+    subject: str | int | None
 
     @property
     def field(self) -> str:
         """The kind of the subject."""
-        return "partition" if self.what in ("split", "merge") else "key"
+        return _FIELDS.get(self.what, "key")
 
 
 class ActionResult(msgspec.Struct, frozen=True):
@@ -40,7 +46,7 @@ class ActionResult(msgspec.Struct, frozen=True):
 
     what: str
     name: str
-    subject: str
+    subject: str | int | None
     outcome: str
     position: Position
     parked: str | None = None
@@ -78,7 +84,7 @@ class OperatorClient(Protocol):
         ...
 
     async def act(self, request: ActionRequest) -> ActionResult:
-        """Perform one action on a key or partition. InvalidMessage where it cannot be done."""
+        """Perform one action. InvalidMessage where it cannot be done."""
         ...
 
     async def rebuild(self, names: Sequence[str]) -> dict[str, int]:

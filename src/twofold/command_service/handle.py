@@ -71,8 +71,9 @@ class CommandService:
         actor: str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
+        depth: int = 0,
     ) -> Written:
-        """Decide `command` and write its events, durably, once for each command id.
+        """Decide `command` and write its events, durably, once for each command id. `depth` is its causation depth.
 
         Raises Rejected, or what else the decision raises, after it was repeated on the newest events. UnknownMessage
         where no decision takes the command. InvalidMessage where an id cannot be a tag or be stored, an event could not
@@ -86,7 +87,7 @@ class CommandService:
         _check_ids(command_id, actor=actor, correlation_id=correlation_id, causation_id=causation_id)
         request_hash = self._messages.request_hash(decision.command.__name__, command)
         now = self._world.now()
-        metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor)
+        metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor, depth)
         prepare = self._wiring.prepare.get(type(command))
         try:
             if prepare is not None:

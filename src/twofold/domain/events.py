@@ -17,13 +17,18 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """What is stored about every event. `time` is microseconds since 1970 in UTC."""
+    """What is stored about every event. `time` is microseconds since 1970 in UTC.
+
+    `depth` is the causation depth: the number of policies that answered one another from a caller's command to this
+    event.
+    """
 
     time: int
     command_id: str
     correlation_id: str
     causation_id: str | None = None
     actor: str | None = None
+    depth: int = 0
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):

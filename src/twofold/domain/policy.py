@@ -20,6 +20,16 @@ class Later(msgspec.Struct, frozen=True):
     after: timedelta
 
 
+def causation_depth(command: Any, event_depth: int) -> int:
+    """The causation depth of a command that answers an event of this depth: one more.
+
+    Each full second that a `Later` waits takes one off: a timer that sets itself again is no storm, however long it
+    runs.
+    """
+    waited = int(command.after.total_seconds()) if isinstance(command, Later) else 0
+    return max(0, event_depth + 1 - max(0, waited))
+
+
 class Policy:
     """A reaction to events, by name: an `async def react(event: A | B) -> command | Later | list | None`.
 

@@ -42,6 +42,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     command_id: str
     correlation_id: str
     causation_id: str | None
+    depth: int
 
 
 class EventPage(msgspec.Struct, frozen=True):
@@ -119,4 +120,5 @@ def event_record(event: RecordedEvent) -> EventRecord:
         command_id=metadata.command_id,
         correlation_id=metadata.correlation_id,
         causation_id=metadata.causation_id,
+        depth=metadata.depth,
     )

@@ -31,6 +31,7 @@ _OF_FOLLOWERS: _Gauges = (
     ("lag_seconds", "lag_seconds", "Age of the oldest event that is not yet taken."),
     ("freshness_objective_seconds", "freshness", "Objective for the lag, if declared."),
     ("stalled_seconds", "stalled", "Seconds without progress while behind."),
+    ("paused", "paused", "1 if it is paused."),
     ("parked_keys", "parked_count", "Parked keys (of a policy: events)."),
     ("waiting_events", "waiting_events", "Events that wait behind parked keys."),
 )

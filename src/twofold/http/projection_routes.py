@@ -15,7 +15,7 @@ from twofold.health import BuildStatus, FollowerStatus, HealthReport
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.parameters import QueryParameter, limit_of
 from twofold.http.wire import NO_PARAMETERS, Wire
-from twofold.projections import Projections
+from twofold.projections import MAX_REASON, Projections
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import OperatorAction
 
@@ -119,6 +119,18 @@ class KeyBody(msgspec.Struct, frozen=True):
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 
+class PauseBody(msgspec.Struct, frozen=True):
+    """Why it is paused, for those who see it."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON, examples=["The mail server is being moved."])] = ""
+
+
+class ResumeBody(msgspec.Struct, frozen=True):
+    """`skip`: of a policy that has paused itself, the position of the event to leave out."""
+
+    skip: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class PartitionBody(msgspec.Struct, frozen=True):
     """A partition as the status names it: `0-4096` is the whole."""
 
@@ -163,9 +175,12 @@ async def _drop(call: OperatorCall) -> DroppedGenerations:
 
 
 def _by_follower(
-    do: Callable[..., Awaitable[OperatorAction]], body: type[KeyBody | PartitionBody], summary: str
+    do: Callable[..., Awaitable[OperatorAction]],
+    body: type[KeyBody | PartitionBody | PauseBody | ResumeBody],
+    summary: str,
 ) -> OperatorVerb:
-    """What the node that follows does, to what the body names. InvalidMessage, with the reason, if it could not."""
+    """What the nodes that follow do, given the one field of the body. InvalidMessage, with the reason, if they could
+    not."""
     (field,) = body.__struct_fields__
 
     async def request(call: OperatorCall) -> ActionRecord:
@@ -188,6 +203,8 @@ VERBS: Mapping[str, OperatorVerb] = {
     "retry": _by_follower(Projections.retry, KeyBody, "Retry a parked key or event"),
     "skip": _by_follower(Projections.skip, KeyBody, "Skip the event at which a key is parked"),
     "repair": _by_follower(Projections.repair, KeyBody, "Repair a row: fold its key again from the first event"),
+    "pause": _by_follower(Projections.pause, PauseBody, "Pause a projection or policy"),
+    "resume": _by_follower(Projections.resume, ResumeBody, "Resume a paused projection or policy"),
     "split": _by_follower(Projections.split, PartitionBody, "Split a partition in two"),
     "merge": _by_follower(Projections.merge, PartitionBody, "Merge a partition with the next one"),
 }

@@ -59,7 +59,8 @@ class QueryService:
     """Answers typed queries from the read store, or for live and inline projections from the write store.
 
     `models` has, for each projection, the generation that serves now; it may change at any time. `moved` fires when a
-    read model has made progress. An answer is never older than an earlier answer from another generation: the service
+    read model has made progress. `paused_because` says why a projection is paused, None if it is not: nothing waits for
+    one that is. An answer is never older than an earlier answer from another generation: the service
     waits for the new generation as it waits for a position.
     """
 
@@ -71,6 +72,7 @@ class QueryService:
         events: EventCodec,
         world: World,
         moved: Signal,
+        paused_because: Callable[[str], str | None],
     ) -> None:
         by_row: dict[type, list[str]] = {}
         for name, projection in projections.items():
@@ -83,6 +85,7 @@ class QueryService:
         self._by_type: dict[type, QueryFunction] = {}
         self._world = world
         self._moved = moved
+        self._paused_because = paused_because
         for function in functions:
             self._add(read_query_function(function, by_row))
 
@@ -116,11 +119,12 @@ class QueryService:
                     return result
                 lagging = result
             left = deadline - self._world.monotonic()
-            if left <= 0:
+            paused = self._paused_because(lagging.name)
+            if left <= 0 or paused is not None:
                 lag = lagging.required - lagging.position
                 raise Unavailable(
                     f"The read model '{lagging.name}' is {lag} events behind: it is at {lagging.position}, and the "
-                    f"query needs {lagging.required}. Send the query again.",
+                    f"query needs {lagging.required}. {paused or 'Send the query again.'}",
                     lag=lag,
                 )
             await wait_for(moved, min(left, _POLL), self._world)

@@ -46,6 +46,8 @@ class Builds:
         """
         state = await self._cluster.read()
         for name in names:
+            if name in state.pauses:
+                raise InvalidMessage(f"'{name}' is paused, and so are its builds. Resume it first.", field="name")
             _refuse_standby(name, state.generations(name).record, self._versions[name])
         numbers = {name: await self._begin(name, actor) for name in names}
         self._wake.fire()

@@ -104,6 +104,31 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     read_store: str = ""
 
 
+class Pause(msgspec.Struct, frozen=True):
+    """A projection or policy is not followed until it is resumed. `since` is in microseconds since 1970 in UTC.
+
+    `position` is the event before which a policy was paused because its answer is beyond the limit of causation depth.
+    It is 0 for a pause that the operator `actor` asked for.
+    """
+
+    reason: str
+    actor: str | None
+    since: int
+    position: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """Why it is paused, and how it goes on."""
+        if self.position:
+            return (
+                f"It is paused: {self.reason} Fix the policies, or raise max_causation_depth, restart, and resume it. "
+                f"Or resume it with `skip` {self.position}: then it leaves that event out."
+            )
+        by = "" if self.actor is None else f" by {self.actor}"
+        because = f": {self.reason.rstrip('.')}" if self.reason else ""
+        return f"It is paused{by}{because}. Resume it to let it go on."
+
+
 class Versioned(msgspec.Struct, Generic[T], frozen=True):
     """A record and the version of the row it came in."""
 
@@ -120,6 +145,8 @@ class ClusterState(msgspec.Struct, frozen=True):
     requests: dict[str, Versioned[Request]]
     skips: int = 0
     """The number of skips on record. When it changes, nodes read the skipped events again."""
+    pauses: dict[str, Versioned[Pause]] = {}
+    """What is paused, by the name of the projection or policy."""
 
     def generations(self, name: str) -> Versioned[Generations]:
         """The generations of a projection; none if it is new."""
@@ -189,6 +216,10 @@ class ClusterStateStore:
         """Raise the number of skips, so that all nodes read them again."""
         return RowWrite(SPACE, f"skips:{self.read_store}", b"", seen)
 
+    def pause(self, name: str, record: Pause | None, seen: int, *, policy: bool) -> RowWrite:
+        """Write that a projection or policy is paused, or remove it."""
+        return pause_row("" if policy else self.read_store, name, record, seen)
+
     def now(self) -> int:
         """The wall clock in microseconds."""
         return microseconds(self._world.now())
@@ -207,6 +238,7 @@ async def read_cluster_state(write_store: WriteStore, read_store: str) -> Cluste
             if row.record.read_store in ("", read_store)
         },
         rows[f"skips:{read_store}"].version if f"skips:{read_store}" in rows else 0,
+        _records(rows, f"pause:{read_store}:", Pause) | _records(rows, "pause::", Pause),
     )
 
 
@@ -225,6 +257,11 @@ def skipped_events(
     return frozenset(
         (a.key, a.position) for a in actions if a.done and (a.what, a.name, a.version, a.read_store) == wanted
     )
+
+
+def pause_row(read_store: str, name: str, record: Pause | None, seen: int) -> RowWrite:
+    """Write that something is paused, or remove it. `read_store` is that of a projection, "" for a policy."""
+    return _write(SPACE, f"pause:{read_store}:{name}", record, seen)
 
 
 def versioned_name(name: str, version: int) -> str:

@@ -10,8 +10,12 @@ from twofold.write_store.port import Slice
 Skips = frozenset[tuple[str, Position]]
 """Events to skip, each for one key."""
 
-State = Literal["stopped", "retrying", "waiting", "catching-up", "on-another-node", "up-to-date"]
+State = Literal["stopped", "paused", "retrying", "waiting", "catching-up", "on-another-node", "up-to-date"]
 """How a follower is doing, the worst state first. `waiting` is for a node that takes its lease."""
+
+
+class FollowerPaused(Exception):
+    """A follower has paused itself, and stored that. It takes nothing more until an operator resumes it."""
 
 
 class Follower(Protocol):
@@ -25,7 +29,10 @@ class Follower(Protocol):
         ...
 
     async def apply(self, page: Slice, before: Position) -> None:
-        """Take all events of a page and move the checkpoint from `before` to `page.upto`, all or nothing."""
+        """Take all events of a page and move the checkpoint from `before` to `page.upto`, all or nothing.
+
+        FollowerPaused where the follower has paused itself, with its checkpoint before one of these events.
+        """
         ...
 
     async def park(self, page: Slice, before: Position, error: Exception) -> None:

@@ -21,13 +21,15 @@ F = TypeVar("F", bound=WholeFollower, contravariant=True)
 
 
 class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much followers take at a time. `retry_parked`: whether they retry what is parked when they start."""
+    """How much followers take at a time, and how deep a policy may answer. `retry_parked`: whether they retry what is
+    parked when they start."""
 
     page_events: int
     catch_up_page_events: int
     cached_rows: int
     breaker_keys: int
     breaker_share: float
+    max_causation_depth: int
     retry_parked: bool = True
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from twofold.errors import Conflict, Refused, Unavailable
+from twofold.errors import Conflict, InvalidMessage, Refused, Unavailable
 from twofold.read_store.port import Checkpoint
 from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, OperatorAction, Request
@@ -49,8 +49,10 @@ class OperatorRequests:
     async def send(self, what: What, name: str, key: str, actor: str | None, timeout: float) -> OperatorAction:
         """Write a request, and wait for its record. Unavailable if it does not come within `timeout` seconds.
 
-        The request is withdrawn then: it is not done later.
+        The request is withdrawn then: it is not done later. InvalidMessage if the follower is paused: no node runs it.
         """
+        if name in (await self._cluster.read()).pauses:
+            raise InvalidMessage(f"'{name}' is paused. Resume it first, then {what}.", field="name")
         now = self._cluster.now()
         request_id = f"{now}-{self._world.new_id()}"
         version = self._version(name)

@@ -79,7 +79,7 @@ class PolicyKind:
             self._policies[name],
             PolicyStorage(name, self._write_store, append, self._world),
             self._events,
-            CommandSender(name, commands, messages, send),
+            CommandSender(name, commands, messages, send, self._limits.max_causation_depth),
             self._world,
             retry_parked=self._limits.retry_parked,
         )

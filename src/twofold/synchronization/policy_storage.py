@@ -8,6 +8,8 @@ from twofold.domain.event_query import NO_EVENTS, EventQuery
 from twofold.domain.events import Metadata, Position, RecordedEvent
 from twofold.errors import Conflict
 from twofold.read_store.port import Parked
+from twofold.synchronization.causation import TooDeep, described
+from twofold.synchronization.cluster_state import ACTS, OperatorAction, Pause, pause_row
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, LogRow, Outcome, RowWrite, WriteStore
 
@@ -28,6 +30,7 @@ class Due(msgspec.Struct, frozen=True):
     body: msgspec.Raw
     correlation_id: str
     causation_id: str
+    depth: int = 0
 
 
 class PolicyStorage:
@@ -74,12 +77,27 @@ class PolicyStorage:
         events = (await self._write_store.read(query, position - 1, 1)).events
         return next((event for event in events if event.position == position), None)
 
+    async def described(self, error: TooDeep) -> str:
+        """The error in sentences that name the events which cause one another."""
+        return await described(error, self._write_store)
+
     async def save(self, position: Position | None, *rows: RowWrite) -> None:
         """Write rows and the checkpoint, all or nothing. Without a position the checkpoint stays where it is."""
         position = self._position if position is None else position
         await self.append(RowWrite(_CHECKPOINTS, self._space, msgspec.json.encode(position), self._version), *rows)
         self._version += 1
         self._position = position
+
+    async def pause(self, position: Position, reason: str, *rows: RowWrite) -> None:
+        """Pause the policy before the event at `position`, put that on record, and write rows: all or nothing."""
+        now = microseconds(self._world.now())
+        outcome = f"It is paused: {reason}"
+        action = OperatorAction(
+            what="pause", name=self._policy, key="", actor=None, at=now, done=True, outcome=outcome, position=position
+        )
+        record = RowWrite(ACTS, f"{now}-{self._world.new_id()}", msgspec.json.encode(action), 0)
+        pause = pause_row("", self._policy, Pause(reason, None, now, position), 0)
+        await self.save(position - 1, *rows, pause, record)
 
     def insert(self, key: str, value: Due | Parked) -> RowWrite:
         return RowWrite(self._space_of(key), key, msgspec.json.encode(value), 0)
@@ -96,6 +114,13 @@ class PolicyStorage:
         outcome = await self._append_rows(Append(metadata, rows=rows))
         if isinstance(outcome, Conflict):
             raise outcome
+
+
+async def checkpoint_after(write_store: WriteStore, policy: str, position: Position) -> RowWrite:
+    """Move the checkpoint of a policy, which must not run meanwhile, from the event before `position` to it."""
+    space = f"{_POLICY}{policy}"
+    row = (await write_store.rows(_CHECKPOINTS, [space]))[space]
+    return RowWrite(_CHECKPOINTS, space, msgspec.json.encode(position), row.version)
 
 
 async def policy_checkpoints(write_store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:

@@ -12,8 +12,9 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.domain.policy import BoundPolicy, Later
+from twofold.domain.policy import BoundPolicy, Later, causation_depth
 from twofold.errors import Rejected
+from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.policy_storage import DUE, Due
 
 log = logging.getLogger(__name__)
@@ -28,34 +29,48 @@ class Send(Protocol):
     """How the command of a policy reaches the command side."""
 
     def __call__(
-        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str
+        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str, depth: int
     ) -> Awaitable[object]: ...
 
 
 class CommandSender:
-    """Sends the commands of one policy, now or when they are due."""
+    """Sends the commands of one policy, now or when they are due, down to a causation depth of `max_depth`."""
 
-    def __init__(self, policy: str, commands: Mapping[str, type], messages: MessageCodec, send: Send) -> None:
+    def __init__(
+        self, policy: str, commands: Mapping[str, type], messages: MessageCodec, send: Send, max_depth: int
+    ) -> None:
         self._policy = policy
         self._commands = commands
         self._names = {command: name for name, command in commands.items()}
         self._messages = messages
         self._send = send
+        self._max_depth = max_depth
 
-    def due(self, later: Later, time: int, correlation_id: str, causation_id: str) -> Due:
-        """The command that answers an event of this time (in microseconds), to be sent later."""
-        at = time + int(later.after.total_seconds() * _SECOND)
+    def depth(self, command: Any, recorded: RecordedEvent) -> int:
+        """The causation depth of a command (or a Later) that answers this event. TooDeep if it is beyond the limit."""
+        depth = causation_depth(command, recorded.metadata.depth)
+        if depth > self._max_depth:
+            name = type(command.command if isinstance(command, Later) else command).__name__
+            raise TooDeep(recorded, name, depth, self._max_depth)
+        return depth
+
+    def due(self, later: Later, recorded: RecordedEvent, depth: int) -> Due:
+        """The command of this depth that answers an event, to be sent later."""
+        metadata = recorded.metadata
+        at = metadata.time + int(later.after.total_seconds() * _SECOND)
         body = msgspec.Raw(self._messages.encode(later.command))
-        return Due(at, self._names[type(later.command)], body, correlation_id, causation_id)
+        return Due(at, self._names[type(later.command)], body, metadata.correlation_id, recorded.id, depth)
 
     async def send_due(self, due: Due, command_id: str) -> None:
         """Send a command that is due. KeyError or InvalidMessage if the code no longer knows it."""
         command = self._messages.decode(self._commands[due.command], bytes(due.body))
-        await self.send(command, command_id, due.correlation_id, due.causation_id)
+        await self.send(command, command_id, due.correlation_id, due.causation_id, due.depth)
 
-    async def send(self, command: Any, command_id: str, correlation_id: str, causation_id: str) -> None:
+    async def send(self, command: Any, command_id: str, correlation_id: str, causation_id: str, depth: int) -> None:
         try:
-            sent = self._send(command, command_id, correlation_id=correlation_id, causation_id=causation_id)
+            sent = self._send(
+                command, command_id, correlation_id=correlation_id, causation_id=causation_id, depth=depth
+            )
             await _not_cancelled(sent)
         except Rejected as error:
             # A rejection is an answer: sending again would not change it.
@@ -74,7 +89,10 @@ class Reaction:
         self._sender = sender
 
     async def react_to(self, recorded: RecordedEvent) -> dict[str, Due]:
-        """React to an event and send the commands that are due now. The result is what is due later, by key."""
+        """React to an event and send the commands that are due now. The result is what is due later, by key.
+
+        TooDeep, and nothing is sent, if one of the commands is deeper than allowed.
+        """
         event = self._events.decode(recorded)
         first_id = str(uuid.uuid5(_IDS, f"{self._log_id}/{self.policy}/{recorded.id}"))
         context = Context(first_id, recorded.time, recorded.actor)
@@ -82,14 +100,14 @@ class Reaction:
         commands: list[Any] = [] if answer is None else [answer]
         if isinstance(answer, list):
             commands = answer  # pyright: ignore[reportUnknownVariableType]
-        metadata, later = recorded.metadata, dict[str, Due]()
-        for i, command in enumerate(commands):
+        depths = [self._sender.depth(command, recorded) for command in commands]
+        later = dict[str, Due]()
+        for i, (command, depth) in enumerate(zip(commands, depths, strict=True)):
             command_id = first_id if i == 0 else f"{first_id}.{i}"
             if isinstance(command, Later):
-                due = self._sender.due(command, metadata.time, metadata.correlation_id, recorded.id)
-                later[f"{DUE}{command_id}"] = due
+                later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth)
             else:
-                await self._sender.send(command, command_id, metadata.correlation_id, recorded.id)
+                await self._sender.send(command, command_id, recorded.metadata.correlation_id, recorded.id, depth)
         return later
 
 

@@ -1,14 +1,16 @@
 """The follower that runs a policy: it reacts to the events in order, and moves the checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from twofold.codec import EventCodec
 from twofold.domain.events import Position
 from twofold.domain.policy import BoundPolicy
 from twofold.errors import InvalidMessage
 from twofold.read_store.port import Parked
+from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_commands import DueCommands
-from twofold.synchronization.follower import Skips, error_text
+from twofold.synchronization.follower import FollowerPaused, Skips, error_text
 from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Reaction
 from twofold.synchronization.reaction_retries import ReactionRetries
@@ -53,7 +55,10 @@ class Reactor:
     async def apply(self, page: Slice, before: Position) -> None:
         later: dict[str, Due] = {}
         for recorded in page.events:
-            later |= await self._reaction.react_to(recorded)
+            try:
+                later |= await self._reaction.react_to(recorded)
+            except TooDeep as error:
+                await self._pause(error, later)
         await self._storage.save(page.upto, *(self._storage.insert(key, due) for key, due in later.items()))
         self._due.add(later)
 
@@ -102,6 +107,15 @@ class Reactor:
 
     async def close(self) -> None:
         await self._due.close()
+
+    async def _pause(self, error: TooDeep, later: Mapping[str, Due]) -> NoReturn:
+        """Pause before the event that the answer of which is too deep, and save what was done before it."""
+        reason = await self._storage.described(error)
+        rows = [self._storage.insert(key, due) for key, due in later.items()]
+        await self._storage.pause(error.recorded.position, reason, *rows)
+        # A storm may go on by due commands. They stay in the write store until the policy is resumed.
+        await self._due.close()
+        raise FollowerPaused(reason) from error
 
     @property
     def _parked(self) -> dict[str, Parked]:

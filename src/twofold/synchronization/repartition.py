@@ -52,7 +52,7 @@ class Repartition:
         second = next((other for other in self._supervisor.workers if unit.precedes(other)), None)
         if second is None:
             return (False, "There is no partition after this one.") if partition.end == SLOTS else None
-        async with self._supervisor.paused(unit, second) as (one, other):
+        async with self._supervisor.held_back(unit, second) as (one, other):
             followers = [one.follower, other.follower]
             positions = [await follower.open() for follower in followers]
             try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,11 +13,19 @@ from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Checkpoint, Parked, ReadModel, ReadStore
 from twofold.signal import Signal, wait_for
 from twofold.synchronization.builds import Builds
-from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Node, OperatorAction, versioned_name
+from twofold.synchronization.cluster_state import (
+    ClusterState,
+    ClusterStateStore,
+    Node,
+    OperatorAction,
+    Pause,
+    versioned_name,
+)
 from twofold.synchronization.follower_kind import FollowerKind, Team, UnitProgress
 from twofold.synchronization.leases import Leases
 from twofold.synchronization.membership import HEARTBEATS, Membership
 from twofold.synchronization.operator_requests import OperatorRequests, What
+from twofold.synchronization.pauses import Pauses
 from twofold.synchronization.repartition import Repartition
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.supervisor import Supervisor
@@ -88,6 +96,7 @@ class Synchronization:
 
         self.supervisor = Supervisor(cluster, self.leases, self._kinds, versions, make_worker)
         self.builds = Builds(cluster, read_store, world, {name: versions[name] for name in models}, self.wake)
+        self.pauses = Pauses(cluster, write_store, world, versions, self.wake)
         repartition = Repartition(self.supervisor, models, write_store, read_store, world)
         self.requests = OperatorRequests(cluster, self.supervisor, self._kinds, repartition, world, self.wake)
 
@@ -131,7 +140,12 @@ class Synchronization:
         self.requests.start_new(before, checkpoints)
         head = (await self._write_store.read(NO_EVENTS)).head
         progress = await self.progress(checkpoints)
-        self.stalls.observe(head, {unit: each.position for unit, each in progress.items()})
+        self.observe(head, {unit: each.position for unit, each in progress.items()})
+
+    def observe(self, head: Position, positions: Mapping[WorkUnit, Position]) -> None:
+        """Note how far units have come. One that is paused cannot stall."""
+        running = {unit: position for unit, position in positions.items() if unit.name not in self.state.pauses}
+        self.stalls.observe(head, running)
 
     async def _run(self) -> None:
         wake = self.wake.next
@@ -169,6 +183,16 @@ class Synchronization:
         owner = self.leases.owner(unit, self.state)
         return None if owner is None else self.membership.display_name(owner, self.state)
 
+    def pause_of(self, name: str) -> Pause | None:
+        """The pause of a projection or policy, as far as this node knows; None if it is not paused."""
+        row = self.state.pauses.get(name)
+        return None if row is None else row.record
+
+    def paused_because(self, name: str) -> str | None:
+        """Why a projection or policy is paused, in a sentence; None if it is not."""
+        pause = self.pause_of(name)
+        return None if pause is None else pause.sentence
+
     async def progress(self, checkpoints: Sequence[Checkpoint], *, log: bool = True) -> dict[WorkUnit, UnitProgress]:
         """How far each work unit has come, on this node or another, by what the stores hold.
 
@@ -204,7 +228,8 @@ class Synchronization:
             positions = await self._positions()
             late = {name: at for name in followers if (at := positions.get(name, 0)) < position}
             left = deadline - self._world.monotonic()
-            if not late or left <= 0:
+            # What is paused does not come further by waiting.
+            if left <= 0 or all(self.pause_of(name) is not None for name in late):
                 return late
             await wait_for(moved, min(left, _POLL), self._world)
 
@@ -232,6 +257,33 @@ class Synchronization:
     async def request(self, what: What, name: str, key: str, actor: str | None, timeout: float) -> OperatorAction:
         """Let the node that follows do something for an operator, and wait for the record."""
         return await self.requests.send(what, name, key, actor, timeout)
+
+    async def pause_follower(self, name: str, reason: str, actor: str | None, timeout: float) -> OperatorAction:
+        """Pause a projection or policy on all nodes, and wait until this node does not run it. The record.
+
+        Other nodes stop it at their next update.
+        """
+        action = await self.pauses.pause(name, reason, actor)
+
+        def stopped() -> bool:
+            return name in self.state.pauses and all(unit.name != name for unit in self.supervisor.workers)
+
+        await self._until(stopped, timeout)
+        return action
+
+    async def resume_follower(
+        self, name: str, skip: Position | None, actor: str | None, timeout: float
+    ) -> OperatorAction:
+        """Let a projection or policy go on, and wait until this node knows that. The record."""
+        action = await self.pauses.resume(name, skip, actor)
+        await self._until(lambda: name not in self.state.pauses, timeout)
+        return action
+
+    async def _until(self, holds: Callable[[], bool], timeout: float) -> None:
+        """Wait until something holds, at most `timeout` seconds."""
+        deadline = self._world.monotonic() + timeout
+        while not holds() and self._world.monotonic() < deadline:
+            await self._world.sleep(_POLL)
 
     async def actions(self) -> dict[str, OperatorAction]:
         """The records of operators' requests, by the id of the request, the oldest first."""

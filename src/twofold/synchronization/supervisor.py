@@ -33,7 +33,7 @@ class Supervisor:
         self._kinds = kinds
         self._versions = versions
         self._make_worker = make_worker
-        self._paused: set[WorkUnit] = set()
+        self._held_back: set[WorkUnit] = set()
         self._skips_seen = 0
 
     async def update(
@@ -42,11 +42,17 @@ class Supervisor:
         """Follow what this node should follow by this state of the cluster. The state after that."""
         await self.stop(self._leases.refresh(units, state))
         await self._stop_ended()
+        # Their leases stay: a paused follower keeps its place on this node.
+        await self.stop([unit for unit, worker in self.workers.items() if unit.name in state.pauses or worker.paused])
         plan = self._leases.plan(units, state)
         await self.stop(plan.release)
         await self._leases.release(plan.release, state)
         state = await self._leases.claim(plan.claim, state, checkpoints)
-        mine = [unit for unit in units if unit in self._leases.epochs and unit not in self._paused]
+        mine = [
+            unit
+            for unit in units
+            if unit in self._leases.epochs and unit not in self._held_back and unit.name not in state.pauses
+        ]
         await self._start(mine, checkpoints)
         if state.skips != self._skips_seen:
             skips = await self._skips()
@@ -56,15 +62,15 @@ class Supervisor:
         return state
 
     @asynccontextmanager
-    async def paused(self, *units: WorkUnit) -> AsyncGenerator[list[Worker]]:
+    async def held_back(self, *units: WorkUnit) -> AsyncGenerator[list[Worker]]:
         """The workers of these units, stopped. They are not started again before the context ends."""
         workers = [self.workers[unit] for unit in units]
-        self._paused.update(units)
+        self._held_back.update(units)
         try:
             await self.stop(units)
             yield workers
         finally:
-            self._paused.difference_update(units)
+            self._held_back.difference_update(units)
 
     async def stop(self, units: Iterable[WorkUnit] | None = None) -> None:
         """Stop the workers of these units, or all workers. A worker that several units share is stopped for all."""

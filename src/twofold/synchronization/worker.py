@@ -12,7 +12,7 @@ from twofold.domain.events import Position
 from twofold.errors import Conflict, Refused, Unavailable
 from twofold.retrying import delay
 from twofold.signal import Signal, wait_for
-from twofold.synchronization.follower import Skips, State, WholeFollower
+from twofold.synchronization.follower import FollowerPaused, Skips, State, WholeFollower
 from twofold.synchronization.follower_kind import Team
 from twofold.synchronization.follower_run import FollowerRun
 from twofold.synchronization.page_reader import PageReader
@@ -30,6 +30,8 @@ _RATE_SECONDS = 5.0
 _WORST: Sequence[State] = get_args(State)
 _REST = 2.0
 _LONGEST_REST = 0.01
+_UNTIL_STOPPED = 3600.0
+"""Seconds a follower rests that has paused itself. The supervisor stops its worker long before."""
 _STOPPED = "The follower was stopped before it came to this. Try again."
 
 
@@ -105,6 +107,11 @@ class Worker:
         """The error of a partition of one generation, if one has an error."""
         mine = [run for run in self.runs if (run.unit.name, run.unit.generation) == (name, generation)]
         return next((run.error for run in mine if run.error is not None), None)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a follower has paused itself. This worker does not let it go on: start another one for that."""
+        return any(run.state == "paused" for run in self.runs)
 
     @property
     def ended(self) -> bool:
@@ -195,6 +202,10 @@ class Worker:
         """Let followers that failed rest, longer with each failure in a row."""
         now = self._world.monotonic()
         for run in runs:
+            if isinstance(error, FollowerPaused):
+                log.error("%s has paused itself. %s", run.unit.name, error)
+                run.failed("paused", error, now + _UNTIL_STOPPED)
+                continue
             if isinstance(error, Conflict | Unavailable):
                 # Another process may have moved the checkpoint: read it again first.
                 run.reopen = run.reopen or isinstance(error, Conflict)
@@ -231,7 +242,8 @@ class Worker:
     def _end_rests(self) -> None:
         """Try again at once: the cause of a failure may be gone."""
         for run in self.runs:
-            run.rests_until = 0.0
+            if run.state != "paused":
+                run.rests_until = 0.0
 
     async def _step(self) -> None:
         self._waiting = not self._held()
@@ -297,7 +309,7 @@ class Worker:
             alone = Slice([event], event.position, page.head)
             try:
                 await run.follower.apply(alone, run.position)
-            except (Conflict, Unavailable):
+            except (Conflict, Unavailable, FollowerPaused):
                 raise
             except Exception as error:
                 await run.follower.park(alone, run.position, error)

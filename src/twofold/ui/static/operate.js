@@ -25,7 +25,8 @@ export function showFollowers(status) {
     list.replaceChildren(...followers.map((follower) => {
       const row = element("li");
       row.dataset.name = follower.name;
-      row.append(element("span", "", follower.name), element("span"), element("span", "why"));
+      const pause = button({ label: "Pause", confirm: `Pause ${follower.name}?`, name: follower.name, verb: "pause", body: {} });
+      row.append(element("span", "", follower.name), element("span"), element("span", "why"), pause);
       return row;
     }));
   }
@@ -34,6 +35,7 @@ export function showFollowers(status) {
     const problems = status.health.problems.filter((problem) => problem.subject === follower.name);
     row.className = problems.length ? "bad" : follower.lag > 0 ? "late" : "good";
     set(row.children[1], progress(follower));
+    row.children[3].hidden = Boolean(follower.pause);
     set(row.children[2], [...problems.map((problem) => problem.message), nodes(follower)].filter(Boolean).join(" "));
   });
 }
@@ -41,7 +43,8 @@ export function showFollowers(status) {
 function progress(follower) {
   const lag = follower.lag === 0 ? "up to date" : `${number(follower.lag)} behind`;
   const parked = follower.parked_count ? `, ${number(follower.parked_count)} parked` : "";
-  return `${follower.state === "stopped" ? "stopped, " : ""}${lag}${parked}`;
+  const state = follower.pause ? "paused, " : follower.state === "stopped" ? "stopped, " : "";
+  return `${state}${lag}${parked}`;
 }
 
 function nodes({ partitions }) {
@@ -60,7 +63,8 @@ const rows = new Map(); // the rows of the list by id: a button is not replaced 
 
 export function showWork(status) {
   const keys = status.followers.flatMap(parkedKeys).slice(0, MOST);
-  const items = [...status.builds.map(build), ...keys];
+  const paused = status.followers.filter((follower) => follower.pause).map(pausedFollower);
+  const items = [...paused, ...status.builds.map(build), ...keys];
   const more = status.followers.reduce((sum, follower) => sum + follower.parked_count, 0) - keys.length;
   set(byId("work-more"), more > 0 ? `${number(more)} more keys are parked.` : "");
   byId("work").hidden = !items.length && !byId("work-result").textContent;
@@ -83,6 +87,14 @@ function build({ name, generation, state, lag, seconds_left: left, parked_count:
         { label: "Switch", name, verb: "switch", body: { generation }, disabled: lag > 0 }, drop] }
     : { id, text: `${name}: generation ${generation} served before and is on standby, ${behind}${trouble}.`, actions: [
         { label: "Switch back", name, verb: "switch-back", body: {}, disabled: lag > 0 }, drop] };
+}
+
+function pausedFollower({ name, position, pause }) {
+  const actions = [{ label: "Resume", name, verb: "resume", body: {} }];
+  const at = pause.position;
+  if (at) actions.push({ label: `Resume without event #${number(at)}`, confirm: "Leave it out for good?", name, verb: "resume", body: { skip: at } });
+  const by = pause.actor ? ` by ${pause.actor}` : "";
+  return { id: JSON.stringify([name, "paused", at]), text: `${name} is paused${by} at event #${number(position)}${pause.reason ? `: ${pause.reason}` : "."}`, actions };
 }
 
 function parkedKeys({ name, kind, parked: keys }) {
