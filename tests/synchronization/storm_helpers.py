@@ -16,6 +16,7 @@ from twofold.health import FollowerStatus
 from twofold.synchronization.cluster_state import Pause
 
 LIMIT = 10
+_AT_THE_HEAD = ("up-to-date", "on-another-node")
 
 
 async def ping(event: Ignored) -> Count:
@@ -75,6 +76,6 @@ async def idle(app: App, *names: str) -> None:
 
     async def done() -> bool:
         status = await app.status()
-        return all(each.lag == 0 and each.state == "up-to-date" for each in status.followers if each.name in names)
+        return all(each.lag == 0 and each.state in _AT_THE_HEAD for each in status.followers if each.name in names)
 
     await until(done, "nothing is left to do")

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from tests.sample_domains.counter_app_helpers import until
 from tests.sample_domains.counters import Count, Counted, Ignore, Ignored
+from tests.servers.postgres import Postgres, fresh_schema
+from tests.synchronization.cluster_helpers import shares
 from tests.synchronization.storm_helpers import (
     LIMIT,
     depths,
@@ -19,9 +21,11 @@ from tests.synchronization.storm_helpers import (
     pause_of,
     ping,
     policies,
+    pong,
     recorded,
     storm,
 )
+from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App
 from twofold.domain.policy import Later, causation_depth
 from twofold.errors import InvalidMessage
@@ -138,6 +142,56 @@ async def test_of_several_answers_none_is_sent_if_one_is_too_deep_and_those_befo
         due = [key for key in await running.write_store.rows("policy:both") if key.startswith("due:")]
         assert len(due) == 3
         assert await depths(app) == [0, 1, 2, 3]
+
+
+async def test_a_parked_event_whose_answer_is_too_deep_stays_parked(tmp_path: Path) -> None:
+    fails = [True]
+
+    async def echo(event: Counted) -> Count:
+        if event.by == 3 and fails:
+            raise ConnectionError("nobody answers the phone")
+        return Count(event.counters, event.by + 1)
+
+    async with storm(tmp_path, echo, max_causation_depth=2, fold_retries=0) as app:
+        await app.send(Count(["a"], 1))
+        await until(lambda: is_parked(app, "echo"), "parked")
+        fails.clear()
+        action = await app.projections.retry("echo", "parked:3")
+        assert action.outcome.startswith("It still fails: TooDeep: The event counted at 3 would be answered with Count")
+        assert await is_parked(app, "echo")
+        assert await depths(app) == [0, 1, 2]
+
+
+async def is_parked(app: App, name: str) -> bool:
+    return bool((await follower(app, name)).parked)
+
+
+async def test_a_storm_over_two_nodes_on_postgresql_is_stopped_and_resumed_from_either(
+    postgres_newest: Postgres,
+) -> None:
+    write_store = await fresh_log(postgres_newest.dsn)
+    stores = {"write_store": write_store, "read_store": f"{postgres_newest.dsn}?schema={fresh_schema()}"}
+    chosen = Settings(max_causation_depth=LIMIT, poll_seconds=0.02, lease_seconds=2.0)
+
+    def node() -> App:
+        return App(policies(ping, pong), **stores, settings=chosen)
+
+    async with node() as first, node() as second:
+        nodes = (first, second)
+
+        async def divided() -> bool:
+            of_each = [{unit.name for unit in shares(app)} & {"ping", "pong"} for app in nodes]
+            return sorted(map(sorted, of_each)) == [["ping"], ["pong"]]
+
+        await until(divided, "each node runs one of the policies")
+        await first.send(Count(["a"]))
+        for app in nodes:
+            assert (await pause_of(app, "pong")).position == LIMIT + 1
+        assert await depths(first) == list(range(LIMIT + 1))
+        await second.projections.resume("pong", skip=LIMIT + 1)
+        for app in nodes:
+            await idle(app, "ping", "pong")
+        assert await depths(second) == list(range(LIMIT + 1))
 
 
 @pytest.mark.parametrize(("seconds", "stops"), [(1.0, False), (5.0, False), (0.9, True), (0.0, True)])

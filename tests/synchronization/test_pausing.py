@@ -139,6 +139,11 @@ async def test_a_build_waits_with_its_projection_and_goes_on_when_that_is_resume
         await app.projections.rebuild(["totals"])
         await app.projections.pause("totals", actor="ann")
         await app.send(Count(["a"], 5))
+
+        async def begun() -> bool:
+            return bool((await app.status()).builds)
+
+        await until(begun, "the build has a checkpoint")
         (build,) = (await app.status()).builds
         assert build.lag >= 1
         assert build.error == "It is paused by ann. Resume it to let it go on."
@@ -247,3 +252,37 @@ async def test_a_policy_that_answers_later_is_paused_with_what_is_due_on_all_nod
 
 async def follower_is_behind(app: App, events: int) -> bool:
     return (await follower(app, "later")).lag == events
+
+
+async def test_a_policy_is_paused_also_while_the_read_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app_in(tmp_path, watched()) as app:
+        running = app._running
+        assert running is not None
+
+        async def away() -> Any:
+            raise Unavailable("The read store is away.")
+
+        monkeypatch.setattr(running.read_store, "checkpoints", away)
+        await app.projections.pause("watch", timeout=30.0)
+        assert [unit.name for unit in shares(app)] == ["totals"]
+        monkeypatch.undo()
+        await app.projections.resume("watch")
+        await until(lambda: sorted(unit.name for unit in shares(app)) == ["totals", "watch"], "followed again")
+
+
+async def test_a_projection_is_paused_in_one_read_store_and_a_policy_for_all_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, policies = Cluster(monkeypatch), [Policy("watch", watch)]
+    async with cluster.node(policies=policies) as first:
+        cluster.views_apart()
+        async with cluster.node(policies=policies) as second:
+            await first.projections.pause("totals")
+            await second.projections.pause("watch")
+            await until(lambda: not shares(first), "nothing is left to follow")
+            assert {unit.name for unit in shares(second)} == {"totals"}
+            await first.projections.resume("totals")
+            await first.projections.resume("watch")
+            await until(lambda: {unit.name for app in (first, second) for unit in shares(app)} >= {"watch"}, "resumed")

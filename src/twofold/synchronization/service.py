@@ -128,6 +128,8 @@ class Synchronization:
             self.leases.epochs.clear()
             await self.membership.rejoin()
         self.state = await self.cluster.read()
+        # First of all: what is paused stops also while the read store is away.
+        await self.supervisor.stop_paused(self.state)
         self.membership.observe(self.state)
         await self.membership.remove_expired(self.state)
         for kind in self._kinds.values():

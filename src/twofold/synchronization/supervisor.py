@@ -42,8 +42,6 @@ class Supervisor:
         """Follow what this node should follow by this state of the cluster. The state after that."""
         await self.stop(self._leases.refresh(units, state))
         await self._stop_ended()
-        # Their leases stay: a paused follower keeps its place on this node.
-        await self.stop([unit for unit, worker in self.workers.items() if unit.name in state.pauses or worker.paused])
         plan = self._leases.plan(units, state)
         await self.stop(plan.release)
         await self._leases.release(plan.release, state)
@@ -60,6 +58,10 @@ class Supervisor:
                 worker.add_skips(skips)
             self._skips_seen = state.skips
         return state
+
+    async def stop_paused(self, state: ClusterState) -> None:
+        """Stop the workers of what is paused, and those whose follower has paused itself. Their leases stay."""
+        await self.stop([unit for unit, worker in self.workers.items() if unit.name in state.pauses or worker.paused])
 
     @asynccontextmanager
     async def held_back(self, *units: WorkUnit) -> AsyncGenerator[list[Worker]]:
