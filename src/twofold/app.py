@@ -9,6 +9,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
+from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
@@ -33,7 +34,7 @@ from twofold.synchronization.service import NodeOptions, Synchronization
 from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import LogIdentity, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, LogIdentity, Slice, WriteStore
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -201,17 +202,32 @@ class App:
         self._asked += 1
         return self._answer(result)
 
-    async def live(self, query: Any) -> AsyncIterator[Answer]:
-        """The answer to a query, and again whenever it has become another. Ends when the app stops."""
+    async def live(self, query: Any, *, encoded: bool = False) -> AsyncIterator[Answer]:
+        """The answer to a query, and again whenever it has become another. Ends when the app stops.
+
+        If it is `encoded`, its value is JSON, and no answer stays in memory until the next one.
+        """
         running = self._open()
         pause = self.settings.poll_seconds
-        answers = self.queries.live(running.read_store, query, pause, lambda: self._running is running)
-        async for result in answers:
-            yield self._answer(result)
+        async for result in self.queries.live(
+            running.read_store, query, pause, lambda: self._running is running, encoded=encoded
+        ):
+            unsent = [self._answer(result)]
+            del result
+            yield unsent.pop()
 
-    async def log(self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100) -> Slice:
-        """Recorded events after a position, and the head."""
-        return await self._open().write_store.read(query, after, limit)
+    async def log(
+        self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100, size: int = PAGE_BYTES
+    ) -> Slice:
+        """Recorded events after a position, and the head: at most `limit`, and about `size` bytes (one event at least).
+
+        `upto` of the result says where to go on.
+        """
+        return await self._open().write_store.read(query, after, limit, size)
+
+    async def wait(self, after: Position) -> None:
+        """Return when there may be events after a position, at the latest after `Settings.poll_seconds`."""
+        await self._open().write_store.wait(after, self.settings.poll_seconds)
 
     async def follow(self, query: EventQuery = ALL_EVENTS, after: Position = 0) -> AsyncIterator[RecordedEvent]:
         """Recorded events in order, those to come included. Ends when the app stops."""
@@ -282,10 +298,14 @@ class App:
             commands=settings.batch_commands,
             size=settings.batch_bytes,
             queue=settings.queue_commands,
+            queue_size=settings.queue_bytes,
         )
         inline = InlineProjections(wiring, write_store, self.events, batcher, settings.cached_rows)
+        command_limits = CommandLimits(
+            settings.conflict_retries, settings.command_events, settings.event_bytes, settings.command_bytes
+        )
         commands = CommandService(
-            wiring, folds, self.events, self.messages, batcher, world, inline, retries=settings.conflict_retries
+            wiring, folds, self.events, self.messages, batcher, world, inline, limits=command_limits
         )
         limits = FollowerLimits(
             page_events=settings.page_events,

@@ -22,6 +22,15 @@ class Settings(msgspec.Struct, frozen=True):
     queue_commands: Annotated[
         int, msgspec.Meta(ge=1, description="Commands that may wait for a commit. Further ones get `Unavailable`.")
     ] = 10_000
+    queue_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=1, description="Bytes of events that may wait for a commit. Further ones get `Unavailable`."),
+    ] = 67_108_864
+    event_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of one event at most.")] = 4_194_304
+    command_events: Annotated[int, msgspec.Meta(ge=1, description="Events of one command at most.")] = 10_000
+    command_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of the events of one command at most.")] = (
+        16_777_216
+    )
     cached_folds: Annotated[int, msgspec.Meta(ge=0, description="Folds of decision models kept in memory.")] = 100_000
     conflict_retries: Annotated[
         int, msgspec.Meta(ge=0, description="Times a command is decided again after a conflict.")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,21 @@ def test_characters_that_control_a_terminal_are_escaped(tmp_path: Path) -> None:
         (line,) = run(tmp_path, "log").stdout.splitlines()
     assert "\\x9b31m red \\u202e right to left" in line
     assert line.isprintable()
+
+
+def test_a_payload_that_is_not_json_is_shown_as_text_and_said_to_be_damaged(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, at):
+        write(at["url"], "n1", "n2", "n3")
+        stop(process, signal.SIGTERM)
+    with sqlite3.connect(tmp_path / "data" / "log.db") as log:
+        log.execute("update events set payload = ? where position = 2", (b'{"{\xff',))
+    log.close()
+    code, said = run_json(tmp_path, "log")
+    first, damaged, third = said["data"]["events"]
+    assert (code, first["position"], third["position"]) == (0, 1, 3)
+    assert (damaged["position"], damaged["type"], damaged["payload"]) == (2, "note-written", '{"{\\xff')
+    assert "its payload is not JSON" in damaged["damage"]
+    assert "its payload is not JSON" in run(tmp_path, "log").stdout.splitlines()[1]
 
 
 def test_the_reader_of_the_output_may_stop_reading(folder: Path) -> None:

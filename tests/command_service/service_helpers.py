@@ -11,6 +11,7 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
+from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.domain.module import Module, Wiring
 from twofold.world import RealWorld, World
@@ -30,6 +31,8 @@ class Services:
         cached: int = 1_000,
         retries: int = 100,
         queue: int = 10_000,
+        queue_size: int = 67_108_864,
+        limits: CommandLimits = CommandLimits(),  # noqa: B008 -- a tuple
         world: World | None = None,
     ) -> None:
         world = world or RealWorld()
@@ -37,12 +40,13 @@ class Services:
         self.codec = EventCodec(wiring.events.values())
         self.write_store = write_store
         self.folds = Folds(write_store, self.codec, cached)
-        self.batcher = Batcher(write_store, self.folds, world, commands=512, size=4_194_304, queue=queue)
+        self.batcher = Batcher(
+            write_store, self.folds, world, commands=512, size=4_194_304, queue=queue, queue_size=queue_size
+        )
         messages = MessageCodec()
         self.inline = InlineProjections(wiring, write_store, self.codec, self.batcher, 1_000)
-        self.commands = CommandService(
-            wiring, self.folds, self.codec, messages, self.batcher, world, self.inline, retries=retries
-        )
+        parts = (wiring, self.folds, self.codec, messages, self.batcher, world, self.inline)
+        self.commands = CommandService(*parts, limits._replace(conflict_retries=retries))
         self.handle = self.commands.handle
 
     async def __aenter__(self) -> "Services":

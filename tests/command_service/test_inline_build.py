@@ -31,7 +31,7 @@ from twofold.domain.projection import Projection
 from twofold.errors import Rejected, Unavailable, WiringError
 from twofold.write_store.inline_state import read_inline_state, space_of
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, LogRow, Outcome, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, Append, LogRow, Outcome, Slice, WriteStore
 from twofold.write_store.postgres import PostgresWriteStore
 
 
@@ -222,8 +222,10 @@ class Busy(MemoryWriteStore):
 
     write: Callable[[], Awaitable[None]] | None = None
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        found = await super().read(query, after, limit)
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
+        found = await super().read(query, after, limit, size)
         if self.write is not None:
             await self.write()
         return found

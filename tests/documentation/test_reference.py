@@ -16,7 +16,7 @@ from twofold.codec import edge
 from twofold.errors import Refused, TwofoldError, WiringError
 from twofold.health import HealthProblem, HealthReport, build_status, partition_status
 from twofold.http import Limits
-from twofold.http.event_routes import EventPage, EventRecord
+from twofold.http.event_records import EventPage, EventRecord
 from twofold.http.metrics import exposition
 from twofold.http.openapi import describe
 from twofold.http.problems import KINDS, problem_of

@@ -19,7 +19,7 @@ from twofold.synchronization.cluster_state import ClusterStateStore, Generation,
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions, Skips
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, Outcome, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, Append, Outcome, Slice, WriteStore
 
 
 async def turns(random: Random, most: int = 4) -> None:
@@ -35,9 +35,11 @@ class JitteryLog(MemoryWriteStore):
         super().__init__()
         self._random = random
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
         await turns(self._random)
-        found = await super().read(query, after, limit)
+        found = await super().read(query, after, limit, size)
         await turns(self._random)
         return found
 

@@ -12,7 +12,7 @@ from tests.synchronization.cluster_helpers import Cluster, folded, happen, rows,
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS, EventQuery
 from twofold.domain.projection import Projection
-from twofold.write_store.port import Slice
+from twofold.write_store.port import PAGE_BYTES, Slice
 
 
 @pytest.fixture
@@ -25,11 +25,12 @@ class Pages:
 
     def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[tuple[int, int, int]] = []
+        self.size = PAGE_BYTES
         self._read = cluster.log.read
         monkeypatch.setattr(cluster.log, "read", self.read)
 
-    async def read(self, query: EventQuery, after: int = 0, limit: int | None = None) -> Slice:
-        page = await self._read(query, after, limit)
+    async def read(self, query: EventQuery, after: int = 0, limit: int | None = None, size: int = PAGE_BYTES) -> Slice:
+        page = await self._read(query, after, limit, min(size, self.size))
         # Whoever measures the lag asks for one event.
         if limit is not None and limit > 1 and query.items:
             self.taken.append((after, limit, len(page.events)))
@@ -66,15 +67,16 @@ async def test_pages_grow_while_there_is_more_and_each_is_read_once(
         assert await rows(cluster) == await folded(cluster, app)
 
 
-async def test_pages_of_large_events_do_not_grow(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_that_end_by_bytes_are_followed_without_a_gap(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await filled(cluster, 60)
-    largest = max(len(each.payload) for each in (await cluster.log.read(ALL_EVENTS)).events)
-    monkeypatch.setattr("twofold.synchronization.page_reader._PAGE_BYTES", 8 * largest)
     pages = Pages(cluster, monkeypatch)
+    pages.size = 8 * max(len(each.payload) for each in (await cluster.log.read(ALL_EVENTS)).events)
     async with cluster.app([totals(1)], page_events=20, catch_up_page_events=50) as app:
         await until(lambda: caught_up(app), "caught up")
-        assert [limit for _, limit, _ in pages.full[:1]] == [20]
-        assert {limit for _, limit, _ in pages.full[1:]} <= {8, 9, 10}
+        assert {count for _, _, count in pages.full[:-1]} <= {8, 9, 10}
+        assert [after for after, _, _ in pages.full[1:]] == [after + count for after, _, count in pages.full[:-1]]
         assert await rows(cluster) == await folded(cluster, app)
 
 

@@ -39,9 +39,9 @@ async def test_where_most_is_of_other_types_the_index_is_used_and_walking_tried_
     walks: list[int] = []
     dense = LogReader._dense
 
-    def counted(self: LogReader, conditions: list[AppendCondition], head: int, limit: int | None) -> object:
+    def counted(self: LogReader, conditions: list[AppendCondition], head: int, limit: int | None, size: int) -> object:
         before = dict(self._sparse)
-        found = dense(self, conditions, head, limit)
+        found = dense(self, conditions, head, limit, size)
         if found is not None or self._sparse.get(conditions[0].query, 0) > before.get(conditions[0].query, 0):
             walks.append(conditions[0].after)
         return found

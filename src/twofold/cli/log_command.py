@@ -10,7 +10,7 @@ from twofold.cli.output import Exit, emit, printable
 from twofold.cli.store_access import StoreUrls, opened_log, write_store_option
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent, kebab_case
-from twofold.http.event_routes import event_record
+from twofold.http.event_records import DamagedEvent, EventRecord, damage, damaged_event, event_record
 from twofold.settings import Settings
 from twofold.world import RealWorld
 from twofold.write_store.port import WriteStore
@@ -85,17 +85,25 @@ async def _show(settings: Settings, options: LogOptions) -> int:
 
 async def _list(write_store: WriteStore, options: LogOptions) -> None:
     limit = options.limit or LIMIT
-    page = await write_store.read(options.query, options.after or 0, limit)
+    after, left, head = options.after or 0, limit, (await write_store.read(NO_EVENTS)).head
+    records: list[EventRecord | DamagedEvent] = []
+    while left:
+        page = await write_store.read(options.query, after, min(PAGE, left))
+        for event in page.events:
+            if options.as_json:
+                records.append(_record(event))
+            else:
+                click.echo(_line(event))
+        after, left = page.upto, left - len(page.events)
+        # What is written meanwhile is not waited for.
+        if after >= head:
+            break
     if options.as_json:
-        events = [event_record(event) for event in page.events]
-        emit({"log": write_store.identity.log, "events": events, "upto": page.upto, "head": page.head})
-        return
-    for event in page.events:
-        click.echo(_line(event))
-    if not page.events:
-        click.echo(f"No event matches. The head is {page.head:,}.", err=True)
-    elif page.upto < page.head and len(page.events) == limit:
-        click.echo(f"The head is {page.head:,}. Go on with --after {page.upto}.", err=True)
+        emit({"log": write_store.identity.log, "events": records, "upto": after, "head": max(after, head)})
+    elif left == limit:
+        click.echo(f"No event matches. The head is {head:,}.", err=True)
+    elif after < head:
+        click.echo(f"The head is {head:,}. Go on with --after {after}.", err=True)
 
 
 async def _follow(write_store: WriteStore, options: LogOptions) -> None:
@@ -106,7 +114,7 @@ async def _follow(write_store: WriteStore, options: LogOptions) -> None:
         page = await write_store.read(options.query, after, PAGE if left is None else min(PAGE, left))
         for event in page.events:
             if options.as_json:
-                emit(event_record(event))
+                emit(_record(event))
             else:
                 click.echo(_line(event))
         if left is not None and not (left := left - len(page.events)):
@@ -129,8 +137,14 @@ async def _is_stored(write_store: WriteStore, name: str) -> bool:
     return bool((await write_store.read(EventQuery((QueryItem((name,)),)), limit=1)).events)
 
 
+def _record(event: RecordedEvent) -> EventRecord | DamagedEvent:
+    problem = damage(event)
+    return event_record(event) if problem is None else damaged_event(event, problem)
+
+
 def _line(event: RecordedEvent) -> str:
+    problem, payload = damage(event), event.payload.decode(errors="backslashreplace")
+    if problem is not None:
+        return printable(f"{event.position:>7}  DAMAGED: {problem}  {event.type:<20}  {payload}")
     tags = " ".join(event.tags)
-    return printable(
-        f"{event.position:>7}  {event.time:%Y-%m-%d %H:%M:%S}  {event.type:<20}  {tags}  {event.payload.decode()}"
-    )
+    return printable(f"{event.position:>7}  {event.time:%Y-%m-%d %H:%M:%S}  {event.type:<20}  {tags}  {payload}")

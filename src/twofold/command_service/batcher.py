@@ -26,7 +26,15 @@ class Batcher:
     """The one writer of a process. Callers wait for their own outcome; cancelling one does not change the batch."""
 
     def __init__(
-        self, write_store: WriteStore, folds: Folds, world: World, *, commands: int, size: int, queue: int
+        self,
+        write_store: WriteStore,
+        folds: Folds,
+        world: World,
+        *,
+        commands: int,
+        size: int,
+        queue: int,
+        queue_size: int,
     ) -> None:
         self._write_store = write_store
         self._folds = folds
@@ -34,6 +42,8 @@ class Batcher:
         self._commands = commands
         self._size = size
         self._queue_limit = queue
+        self._queue_size_limit = queue_size
+        self._queue_size = 0
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +82,12 @@ class Batcher:
             )
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         size = sum(len(event.payload) for event in append.events)
+        if self._queue and self._queue_size + size > self._queue_size_limit and append.command_id is not None:
+            raise Unavailable(
+                f"{self._queue_size} bytes of events are waiting to be written, and `queue_bytes` allows "
+                f"{self._queue_size_limit}. Send the command again in a moment."
+            )
+        self._queue_size += size
         self._queue.append(_Waiting(append, events, size, answer, failed))
         self._wake.set()
         return await answer
@@ -135,6 +151,7 @@ class Batcher:
                 break
             batch.append(self._queue.popleft())
             size += batch[-1].size
+        self._queue_size -= size
         return batch
 
 

@@ -19,6 +19,18 @@ MAX_COMMAND_ID = 256
 """Characters. Longer ids would not fit into the index of every store."""
 
 
+class CommandLimits(NamedTuple):
+    """How often a command is decided again after a conflict, and the most its events may be: in number and in bytes.
+
+    The names are those of the settings.
+    """
+
+    conflict_retries: int = 100
+    command_events: int = 10_000
+    event_bytes: int = 4_194_304
+    command_bytes: int = 16_777_216
+
+
 class Written(NamedTuple):
     """The outcome of a command: the ids of its events, and the position of the last one (the head if none)."""
 
@@ -39,8 +51,7 @@ class CommandService:
         batcher: Batcher,
         world: World,
         inline: InlineProjections,
-        *,
-        retries: int,
+        limits: CommandLimits,
     ) -> None:
         self._wiring = wiring
         self._inline = inline
@@ -48,7 +59,7 @@ class CommandService:
         self._messages = messages
         self._batcher = batcher
         self._world = world
-        self._retries = retries
+        self._limits = limits
         self._folds = folds
 
     @property
@@ -77,8 +88,8 @@ class CommandService:
 
         Raises Rejected, or what else the decision raises, after it was repeated on the newest events. UnknownMessage
         where no decision takes the command. InvalidMessage where an id cannot be a tag or be stored, an event could not
-        be read back, or an inline projection fails on it. CommandIdReused. Conflict after too many retries. Unavailable
-        where the store cannot be reached.
+        be read back, its events are too large or too many, or an inline projection fails on it. CommandIdReused.
+        Conflict after too many retries. Unavailable where the store cannot be reached.
         """
         self._inline.refuse()
         decision = self._wiring.decisions.get(type(command))
@@ -100,7 +111,7 @@ class CommandService:
                 return await self._repeat(command_id, request_hash, metadata)
             raise
         folded: Mapping[Fold, FoldedState] = await self._folds.load(boundary.folds)
-        for attempt in range(self._retries + 1):
+        for attempt in range(self._limits.conflict_retries + 1):
             if attempt:
                 folded = await self._newer(folded)
             if attempt > 1:
@@ -128,14 +139,28 @@ class CommandService:
             if isinstance(outcome, CommandIdReused):
                 raise outcome
         raise Conflict(
-            f"{decision.name}: other commands wrote first, {self._retries + 1} times in a row. Send the command again."
+            f"{decision.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
+            "Send the command again."
         )
 
     async def _written(
         self, decided: Sequence[object], command_id: str
     ) -> tuple[list[tuple[NewEvent, object]], InlineWrites]:
         """The events to write, each as it is stored and as it will be read, and the inline rows to write with them."""
-        events = [self._events.written(event, command_id, i) for i, event in enumerate(decided)]
+        limits = self._limits
+        if len(decided) > limits.command_events:
+            raise _too_much(f"This command makes {len(decided)} events", "command_events", limits.command_events)
+        events: list[tuple[NewEvent, object]] = []
+        size = 0
+        for i, event in enumerate(decided):
+            stored, read = self._events.written(event, command_id, i)
+            if len(stored.payload) > limits.event_bytes:
+                what = f"A '{stored.type}' event of this command has {len(stored.payload)} bytes"
+                raise _too_much(what, "event_bytes", limits.event_bytes)
+            size += len(stored.payload)
+            if size > limits.command_bytes:
+                raise _too_much("The events of this command have more bytes", "command_bytes", limits.command_bytes)
+            events.append((stored, read))
         return events, await self._inline.rows([event for _, event in events])
 
     async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
@@ -151,6 +176,10 @@ class CommandService:
             return cached
         refreshed, _ = await self._folds.refresh(folded)
         return refreshed
+
+
+def _too_much(what: str, setting: str, limit: int) -> InvalidMessage:
+    return InvalidMessage(f"{what}, and the setting `{setting}` allows {limit}. Do less in one command, or allow more.")
 
 
 def _check_ids(command_id: str, **others: str | None) -> None:

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.errors import TwofoldError, UnknownMessage
+from twofold.http.budgets import CutOff
 from twofold.http.command_routes import command_handler
 from twofold.http.docs import docs_routes
 from twofold.http.event_routes import events_handler
@@ -50,14 +51,14 @@ class Api:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Web sockets are not supported."})
         else:
-            await self._answer(Exchange(scope, receive, send))
+            await self._answer(Exchange(scope, receive, send, self.wire.budgets))
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
             await self._dispatch(exchange)
         except TwofoldError as error:
             await self._fail(exchange, error)
-        except ClientGone:
+        except (ClientGone, CutOff):
             return
         except asyncio.CancelledError:
             # A server that has waited long enough cancels this task while the caller still waits.
@@ -66,6 +67,8 @@ class Api:
         except Exception:
             log.exception("%s %s failed", exchange.method, exchange.path)
             await self._fail(exchange, UNEXPECTED)
+        finally:
+            exchange.close()
 
     async def _dispatch(self, exchange: Exchange) -> None:
         self._trust.check(exchange.scope, exchange.headers)

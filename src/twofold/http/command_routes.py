@@ -36,7 +36,8 @@ def command_handler(wire: Wire, name: str) -> Handler:
         headers: Headers = [(b"twofold-position", receipt.token.encode())]
         if receipt.repeated:
             headers.append((b"idempotent-replay", b"true"))
-        await exchange.json(_encode(receipt), headers)
+        # Not counted: an error in place of the receipt would hide that the command is written.
+        await exchange.json(_encode(receipt), headers, counted=False)
 
     return handle
 

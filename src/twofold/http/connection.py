@@ -1,17 +1,66 @@
-"""Limits that uvicorn does not have: the time and size of headers, and clients that do not read their answers."""
+"""Limits that uvicorn does not have: of connections, of headers (time and size), and of clients that do not read."""
 
 from asyncio import TimerHandle, Transport
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as UvicornConnection
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from twofold.http.limits import Limits
+
+_WRITE_BUFFER = 32_768
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+    b"content-length: 44\r\n\r\nToo many connections are open. Try it again."
+)
+
+
+class Connections:
+    """The connections of one server: which of them wait for their clients, those that wait longest first.
+
+    A connection waits between two requests and until a request has arrived as a whole.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open = 0
+        self._waiting: dict[LimitedConnection, None] = {}
+
+    def opened(self, connection: "LimitedConnection") -> bool:
+        """Whether there is room for one more. If necessary, the one that waits longest for its client is closed."""
+        self._open += 1
+        if self._open > self._most and not self._close_longest_waiting():
+            return False
+        self.waits(connection)
+        return True
+
+    def closed(self, connection: "LimitedConnection") -> None:
+        self._open -= 1
+        self._waiting.pop(connection, None)
+
+    def waits(self, connection: "LimitedConnection") -> None:
+        """Note that a connection waits for its client from now on."""
+        self._waiting.pop(connection, None)
+        self._waiting[connection] = None
+
+    def waits_no_longer(self, connection: "LimitedConnection") -> None:
+        self._waiting.pop(connection, None)
+
+    def _close_longest_waiting(self) -> bool:
+        while self._waiting:
+            connection = next(iter(self._waiting))
+            del self._waiting[connection]
+            if connection.waits_for_client:
+                connection.transport.abort()
+                return True
+        return False
 
 
 class LimitedConnection(UvicornConnection):
     """A connection of the server. It is closed if headers are too slow or too large, or if answers are not read."""
 
     limits = Limits()
+    all_connections = Connections(limits.connections)
 
     _header_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
@@ -20,11 +69,23 @@ class LimitedConnection(UvicornConnection):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_headers()
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        if self.all_connections.opened(self):
+            self._await_headers()
+        else:
+            transport.write(_FULL)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
+        self.all_connections.closed(self)
         super().connection_lost(exc)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether no request of this connection is in progress, apart from what has arrived of the next one."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return not self.pipeline and (cycle is None or cycle.response_complete or cycle.more_body)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -51,6 +112,14 @@ class LimitedConnection(UvicornConnection):
             self._header_timer.cancel()
             self._header_timer = None
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.all_connections.waits_no_longer(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.all_connections.waits(self)
 
     def pause_writing(self) -> None:
         if self._write_timer is None:
@@ -85,4 +154,5 @@ class LimitedConnection(UvicornConnection):
 
 def connection_with(limits: Limits) -> Any:
     """A class of connections with these limits (uvicorn takes a class and passes no other arguments)."""
-    return type("LimitedConnection", (LimitedConnection,), {"limits": limits})
+    own = {"limits": limits, "all_connections": Connections(limits.connections)}
+    return type("LimitedConnection", (LimitedConnection,), own)

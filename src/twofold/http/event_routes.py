@@ -1,21 +1,19 @@
 """`GET /events`: the log, page by page, or as a stream as it grows."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from datetime import datetime
-from typing import Any, cast
-
-import msgspec
+from collections.abc import Sequence
 
 from twofold.app import App
 from twofold.codec.edge import printable
-from twofold.domain.event_query import EventQuery, QueryItem
+from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import InvalidMessage
-from twofold.http.exchange import Exchange, Handler
+from twofold.http.budgets import SMALL, Holding
+from twofold.http.event_records import event_record, page_in_pieces, undamaged
+from twofold.http.exchange import Exchange, Handler, pieces_of
 from twofold.http.parameters import QueryParameter, limit_of
 from twofold.http.streams import OPENING, Frames, frame
 from twofold.http.wire import Wire
+from twofold.write_store.port import Slice
 
 MAX_EVENTS = 1_000
 
@@ -25,31 +23,8 @@ _PARAMETERS = {
     "tag": QueryParameter("tag", many=True),
     "limit": QueryParameter("limit"),
 }
-_encode = msgspec.json.Encoder().encode
-
-
-class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded event as it is sent. `data` has the shape of `version`; `time` is UTC."""
-
-    position: Position
-    id: str
-    type: str
-    version: int
-    time: datetime
-    tags: tuple[str, ...]
-    data: Any
-    actor: str | None
-    command_id: str
-    correlation_id: str
-    causation_id: str | None
-    depth: int
-
-
-class EventPage(msgspec.Struct, frozen=True):
-    """Some recorded events in order. `token` is the `after` of the next page."""
-
-    events: list[EventRecord]
-    token: str
+_STREAM_BYTES = 262_144
+"""Bytes of events that a stream reads at once."""
 
 
 def events_handler(wire: Wire) -> Handler:
@@ -59,35 +34,78 @@ def events_handler(wire: Wire) -> Handler:
         fields = wire.parameters(exchange, _PARAMETERS)
         query = _query(app, fields.get("type", []), fields.get("tag", []))
         limit = limit_of(fields, MAX_EVENTS)
+        holding = wire.budgets.answers.begin()
         if exchange.wants_stream:
             token = exchange.text(b"last-event-id") or fields.get("after")
-            await wire.streams.serve(exchange, _following(app, query, token))
+            await wire.streams.serve(exchange, _following(wire, query, token, holding), holding)
             return
-        with wire.quotas.reads:
-            page = await wire.in_time(_page(app, query, fields.get("after"), limit))
-        await exchange.json(_encode(page), [(b"twofold-position", page.token.encode())])
+        with holding.cut_off_here():
+            with wire.quotas.reads:
+                after = await wire.in_time(_after(app, fields.get("after")))
+                page = await wire.in_time(_read(wire, holding, query, after, limit, wire.limits.events_bytes))
+            await _send(wire, exchange, page)
 
     return handle
 
 
-async def _page(app: App, query: EventQuery, token: str | None, limit: int) -> EventPage:
-    part = await app.log(query, await _after(app, token), limit)
-    return EventPage([event_record(event) for event in part.events], app.token(part.upto))
+async def _send(wire: Wire, exchange: Exchange, page: Slice) -> None:
+    events = undamaged(page.events)
+    upto = page.upto if len(events) == len(page.events) else events[-1].position
+    token = wire.app.token(upto)
+    headers = [(b"twofold-position", token.encode())]
+    pieces = page_in_pieces(events, token, more=upto < page.head)
+    if _size(events) <= SMALL:
+        await exchange.json(b"".join(pieces), headers)
+        return
+    await exchange.open_json(headers)
+    for encoded in pieces if exchange.method != "HEAD" else ():
+        for piece in pieces_of(encoded):
+            await exchange.write(piece)
+        # To encode a page takes long enough that others on this loop need a turn.
+        await wire.app.world.sleep(0)
+    await exchange.finish()
 
 
-async def _following(app: App, query: EventQuery, token: str | None) -> Frames:
+async def _following(wire: Wire, query: EventQuery, token: str | None, holding: Holding) -> Frames:
+    app = wire.app
     after = await _after(app, token)
     yield OPENING
-    async with aclosing(cast("Any", app.follow(query, after))) as events:
-        async for event in cast("AsyncIterator[RecordedEvent]", events):
+    while True:
+        page = await _read(wire, holding, query, after, MAX_EVENTS, _STREAM_BYTES)
+        events = undamaged(page.events)
+        for event in events:
             yield frame("event", event_record(event), app.token(event.position))
+        if len(events) < len(page.events):
+            after = events[-1].position
+            continue
+        del events
+        holding.release()
+        if page.upto <= after:
+            await app.wait(after)
+        after = max(after, page.upto)
+        del page
+
+
+async def _read(wire: Wire, holding: Holding, query: EventQuery, after: Position, limit: int, size: int) -> Slice:
+    """A page of at most about `size` bytes, as soon as there is room for it."""
+    async with wire.budgets.turns:
+        page = await wire.app.log(query, after, limit, size)
+        held = _size(page.events)
+        if held > SMALL:
+            # The events as they are stored, and one of them as it is sent.
+            await holding.resize_in_turn(held + max(len(event.payload) for event in page.events))
+        return page
+
+
+def _size(events: Sequence[RecordedEvent]) -> int:
+    return sum(len(event.payload) for event in events)
 
 
 async def _after(app: App, token: str | None) -> Position:
     if not token:
         return 0
     after = app.position_of(token)
-    if after and after > (await app.log(after=after, limit=1)).head:
+    if after and after > (await app.log(NO_EVENTS)).head:
         raise InvalidMessage("This position is beyond the end of the log. Send a token unchanged.", field="after")
     return after
 
@@ -104,21 +122,3 @@ def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:
         if not kind or not value or len(tag) > 512 or not tag.isprintable():
             raise InvalidMessage("Invalid tag. Write kind:value, for example order:o-1.", field="tag")
     return EventQuery((QueryItem(tuple(types), tuple(tags)),))
-
-
-def event_record(event: RecordedEvent) -> EventRecord:
-    metadata = event.metadata
-    return EventRecord(
-        position=event.position,
-        id=event.id,
-        type=event.type,
-        version=event.version,
-        time=event.time,
-        tags=event.tags,
-        data=msgspec.Raw(event.payload),
-        actor=metadata.actor,
-        command_id=metadata.command_id,
-        correlation_id=metadata.correlation_id,
-        causation_id=metadata.causation_id,
-        depth=metadata.depth,
-    )

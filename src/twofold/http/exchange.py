@@ -1,11 +1,14 @@
 """One HTTP request and its answer, close to ASGI because every command passes here, and the routes to handlers."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from twofold.errors import InvalidMessage, TwofoldError
+from twofold.errors import InvalidMessage, TwofoldError, Unavailable
+from twofold.http.budgets import SMALL, Budgets, Holding
 from twofold.http.problems import CONTENT_TYPE, HttpRefused, headers_of, problem_of
 from twofold.http.security import HEADERS
 
@@ -15,6 +18,7 @@ _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", CONTENT_TYPE)
 _FRESH = (b"cache-control", b"no-store")
 _encode = msgspec.json.Encoder().encode
+_PIECE = 32_768
 
 
 class ClientGone(Exception):
@@ -24,10 +28,12 @@ class ClientGone(Exception):
 class Exchange:
     """One HTTP request, and the one answer to it."""
 
-    __slots__ = ("headers", "method", "path", "receive", "scope", "send", "started")
+    __slots__ = ("_body", "budgets", "headers", "method", "path", "receive", "scope", "send", "started")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, budgets: Budgets) -> None:
         self.scope = scope
+        self.budgets = budgets
+        self._body: Holding | None = None
         self.receive = receive
         self.send = send
         self.method: str = scope["method"]
@@ -61,7 +67,11 @@ class Exchange:
         return b"text/event-stream" in self.headers.get(b"accept", b"")
 
     async def body(self, limit: int) -> bytes:
-        """The whole body. Refused as soon as more than `limit` bytes are announced or have come."""
+        """The whole body. Refused as soon as more than `limit` bytes are announced or have come.
+
+        HttpRefused where there is no memory for it, or where it comes so slowly that others need the memory first.
+        What it holds of the budget is released by `close`.
+        """
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced[:20]) > limit:
             raise too_large(limit)
@@ -70,29 +80,56 @@ class Exchange:
             body: bytes = message.get("body", b"")
             if len(body) > limit:
                 raise too_large(limit)
-            return body
-        return await self._rest(message, limit)
+            if len(body) <= SMALL:
+                return body
+        with self.counting() as body_holding:
+            return await self._rest(message, limit, body_holding)
 
-    async def _rest(self, message: Message, limit: int) -> bytes:
-        parts = bytearray()
+    async def _rest(self, message: Message, limit: int, holding: Holding) -> bytes:
+        parts: list[bytes] = []
+        size = 0
         while True:
             if message["type"] != "http.request":
                 raise ClientGone
-            parts += message.get("body", b"")
-            if len(parts) > limit:
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
                 raise too_large(limit)
+            holding.resize(size)
             if not message.get("more_body", False):
-                return bytes(parts)
+                return b"".join(parts)
             message = await self.receive()
+
+    @contextmanager
+    def counting(self) -> Generator[Holding]:
+        """Count the body against its budget. Within this context the request may be refused for others."""
+        task = asyncio.current_task()
+        self._body = holding = self.budgets.bodies.begin()
+        holding.cancel = None if task is None else task.cancel
+        try:
+            yield holding
+        except Unavailable as error:
+            raise HttpRefused("unavailable", str(error), close=True) from error
+        except asyncio.CancelledError:
+            if not holding.was_cut or task is None or task.uncancel() > 0:
+                raise
+            raise _slower_than_others() from None
+        finally:
+            holding.cancel = None
+
+    def close(self) -> None:
+        """Release what the body holds of its budget."""
+        if self._body is not None:
+            self._body.release()
 
     async def gone(self) -> None:
         """Returns once the client has left."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
-    async def json(self, body: bytes, more: Headers | None = None, status: int = 200) -> None:
+    async def json(self, body: bytes, more: Headers | None = None, status: int = 200, *, counted: bool = True) -> None:
         """Answer with JSON that is not cached."""
-        await self.answer(status, [_JSON, _FRESH, *(more or ())], body)
+        await self.answer(status, [_JSON, _FRESH, *(more or ())], body, counted=counted)
 
     async def problem(self, error: TwofoldError, more: msgspec.Struct | None = None) -> None:
         """Answer with the problem details of an error, and the fields of `more` beside them."""
@@ -100,21 +137,47 @@ class Exchange:
         body = problem if more is None else msgspec.structs.asdict(more) | msgspec.to_builtins(problem)
         await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(body))
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Answer with a whole body (HEAD: with its length only)."""
+    async def answer(self, status: int, headers: Headers, body: bytes, *, counted: bool = True) -> None:
+        """Answer with a whole body (HEAD: with its length only).
+
+        A large one is sent in pieces, and counted against its budget until the client has it. Unavailable where there
+        is no room; CutOff where the client reads slowly and others need the memory.
+        """
         headers += HEADERS
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
-        self.started = True
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        if len(body) <= SMALL or self.method == "HEAD":
+            await self._start(status, headers)
+            await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+            return
+        holding = self.budgets.answers.begin()
+        if counted:
+            holding.resize(len(body))
+        with holding.cut_off_here():
+            await self._start(status, headers)
+            for piece in pieces_of(body):
+                await self.write(piece)
+            await self.finish()
+
+    async def open_json(self, more: Headers) -> None:
+        """Begin to answer with JSON that is not cached. Its pieces follow."""
+        await self.open([_JSON, _FRESH, *more])
 
     async def open(self, headers: Headers) -> None:
+        await self._start(200, headers + HEADERS)
+
+    async def _start(self, status: int, headers: Headers) -> None:
         self.started = True
-        await self.send({"type": "http.response.start", "status": 200, "headers": headers + HEADERS})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, piece: bytes) -> None:
+        """Send a piece of the body: of at most a few kB, since the server keeps it until the client reads."""
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def drain(self) -> None:
+        """Return once the client has read most of what was written."""
+        # Servers wait before they take a piece, not after.
+        await self.write(b"")
 
     async def finish(self) -> None:
         await self.send({"type": "http.response.body", "body": b""})
@@ -144,6 +207,16 @@ def _path_of(scope: Scope) -> str:
     path = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root else path
+
+
+def pieces_of(body: bytes) -> Iterator[bytes]:
+    """A body in pieces for `Exchange.write`."""
+    return (body[start : start + _PIECE] for start in range(0, len(body), _PIECE))
+
+
+def _slower_than_others() -> HttpRefused:
+    text = "The body arrived slowly while other requests needed its memory. Send it again."
+    return HttpRefused("too-slow", text, close=True)
 
 
 def too_large(limit: int) -> HttpRefused:

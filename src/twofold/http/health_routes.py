@@ -53,7 +53,7 @@ def status_handler(wire: Wire) -> Handler:
         wire.parameters(exchange)
         if exchange.wants_stream:
             events = once_a_second(wire.app.world, "status", lambda: status_now(wire))
-            await wire.streams.serve(exchange, events)
+            await wire.streams.serve(exchange, events, wire.budgets.answers.begin())
         else:
             await exchange.json(_encode(await wire.in_time(status_now(wire))))
 

@@ -9,7 +9,8 @@ from twofold.codec.edge import MAX_INTEGER
 from twofold.errors import WiringError
 from twofold.health import HealthReport
 from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
-from twofold.http.event_routes import MAX_EVENTS, EventPage, EventRecord
+from twofold.http.event_records import EventPage, EventRecord
+from twofold.http.event_routes import MAX_EVENTS
 from twofold.http.examples import example_of, resolved
 from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits

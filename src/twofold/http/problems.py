@@ -99,12 +99,11 @@ def problem_of(error: TwofoldError) -> Problem:
 
 def headers_of(error: TwofoldError, status: int) -> list[tuple[bytes, bytes]]:
     """The headers of a problem besides its content type: when to retry, which methods are allowed."""
-    if isinstance(error, HttpRefused):
-        return error.headers
+    headers = error.headers if isinstance(error, HttpRefused) else []
     if status == 503:
         after = error.retry_after if isinstance(error, Unavailable) else UNEXPECTED.retry_after
-        return [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
-    return []
+        return [*headers, (b"retry-after", b"%d" % max(1, math.ceil(after)))]
+    return headers
 
 
 def _kind_of(error: type[TwofoldError]) -> str | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from twofold.app import Answer, App
 from twofold.domain.events import Position
+from twofold.http.budgets import SMALL, Holding
 from twofold.http.exchange import Exchange, Handler
 from twofold.http.parameters import POSITION, QueryParameter, parameters_of
 from twofold.http.streams import Frames, frame
@@ -40,7 +41,8 @@ def query_handler(wire: Wire, name: str) -> Handler:
             position = exchange.text(b"twofold-position")
         query = app.messages.convert_request(kind, fields)
         if exchange.wants_stream:
-            await wire.streams.serve(exchange, _answers(app, query, position))
+            holding = wire.budgets.answers.begin()
+            await wire.streams.serve(exchange, _answers(app, query, position, holding), holding)
             return
         with wire.quotas.reads:
             answer = await wire.in_time(app.ask(query, position=position))
@@ -49,12 +51,17 @@ def query_handler(wire: Wire, name: str) -> Handler:
     return handle
 
 
-async def _answers(app: App, query: object, position: str | None) -> Frames:
+async def _answers(app: App, query: object, position: str | None, holding: Holding) -> Frames:
     if position is not None:
         await app.ask(query, position=position)
-    async with aclosing(cast("Any", app.live(query))) as answers:
+    async with aclosing(cast("Any", app.live(query, encoded=True))) as answers:
         async for answer in cast("AsyncIterator[Answer]", answers):
-            yield frame("answer", _sent(answer))
+            sent = frame("answer", _sent(answer))
+            del answer
+            holding.resize(len(sent) if len(sent) > SMALL else 0)
+            yield sent
+            del sent
+            holding.release()
 
 
 def _sent(answer: Answer) -> QueryAnswer:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -18,7 +19,11 @@ from twofold.http import asgi
 from twofold.http.api import Api
 from twofold.http.connection import connection_with
 from twofold.http.limits import Limits
+from twofold.http.open_files import connections_that_fit
 from twofold.http.security import Trust, is_loopback
+
+_BACKLOG = 128
+"""Connections that may wait to be accepted: all of them are accepted at once, beyond the limit of connections."""
 
 Started = Callable[[str], None]
 """Called once with the address of the server, `http://127.0.0.1:8000`, when it accepts requests."""
@@ -43,6 +48,7 @@ async def serve(
     WiringError where the address is in use, or is open to others without `expose`. `port` 0 takes a free one.
     """
     limits = limits or Limits()
+    limits = msgspec.structs.replace(limits, connections=connections_that_fit(limits.connections))
     api = asgi(app, mounts, limits=limits, trust=trust)
     listener = listen(host, port, expose=expose)
     try:
@@ -52,6 +58,7 @@ async def serve(
                 http=connection_with(limits),
                 ws="none",
                 lifespan="off",
+                backlog=_BACKLOG,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -104,7 +111,7 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         problem = f"Cannot listen on port {port} of {host} ({error.strerror}). Choose another port or address."

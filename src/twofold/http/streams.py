@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from twofold.errors import TwofoldError, Unavailable
-from twofold.http.exchange import Exchange
+from twofold.http.budgets import Holding
+from twofold.http.exchange import Exchange, pieces_of
 from twofold.http.limits import Deadlines, Limits, took_too_long
 from twofold.http.problems import problem_of
 from twofold.world import World
@@ -43,10 +44,11 @@ class Streams:
         self.open = 0
         self.draining = asyncio.Event()
 
-    async def serve(self, exchange: Exchange, frames: Frames) -> None:
+    async def serve(self, exchange: Exchange, frames: Frames, holding: Holding) -> None:
         """Send `frames` until they end, the client leaves or reads too slowly, or the process stops.
 
-        The first frame is awaited before anything is sent, so that a request that fails gets its problem.
+        The first frame is awaited before anything is sent, so that a request that fails gets its problem. `holding` is
+        what the frames count their bytes in. A frame is asked for when the client has read most of the one before.
         """
         slot = self._take(exchange.client)
         tasks: list[asyncio.Task[Any]] = []
@@ -59,18 +61,23 @@ class Streams:
             first = await self._deadlines.within(self._limits.request_seconds, anext(frames, None), took_too_long)
             if first is None:
                 raise _leaving()
-            tasks.append(asyncio.create_task(self._pump(exchange, first, frames), name="stream"))
+            # A frame that was sent must not stay in memory as long as its stream.
+            unsent, first = [first], None
+            tasks.append(asyncio.create_task(self._pump(exchange, unsent, frames), name="stream"))
+            holding.cancel = tasks[1].cancel
             tasks.append(asyncio.create_task(self.draining.wait(), name="stream-drained"))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             whole = tasks[1].done() and not tasks[1].cancelled() and tasks[1].exception() is None
             if not tasks[0].done() and (whole or tasks[2].done()):
                 await self._end(exchange, tasks[1])
         finally:
+            holding.cancel = None
             self._free(slot)
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             await frames.aclose()
+            holding.release()
         for outcome in outcomes:
             # A client that reads too slowly is not our error: the answer stays unfinished, which closes the connection.
             if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
@@ -84,9 +91,9 @@ class Streams:
             raise _leaving()
         await self._world.within(self._limits.write_seconds, exchange.finish())
 
-    async def _pump(self, exchange: Exchange, first: bytes, frames: Frames) -> None:
+    async def _pump(self, exchange: Exchange, unsent: list[bytes], frames: Frames) -> None:
         await exchange.open(HEADERS)
-        await self._write(exchange, first)
+        await self._write(exchange, unsent.pop())
         upcoming = asyncio.ensure_future(anext(frames))
         try:
             while True:
@@ -101,13 +108,16 @@ class Streams:
                     await self._write(exchange, frame("problem", problem_of(error)))
                     return
                 await self._write(exchange, piece)
+                piece = b""
                 upcoming = asyncio.ensure_future(anext(frames))
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
 
-    async def _write(self, exchange: Exchange, piece: bytes) -> None:
-        await self._world.within(self._limits.write_seconds, exchange.write(piece))
+    async def _write(self, exchange: Exchange, sent: bytes) -> None:
+        for piece in pieces_of(sent):
+            await self._world.within(self._limits.write_seconds, exchange.write(piece))
+        await self._world.within(self._limits.write_seconds, exchange.drain())
 
     def _take(self, client: str) -> str:
         if self.draining.is_set():

@@ -7,6 +7,7 @@ import msgspec
 
 from twofold.app import App
 from twofold.codec import RequestDecoder
+from twofold.http.budgets import Budgets
 from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
 from twofold.http.parameters import QueryParameter, read_parameters
@@ -36,6 +37,7 @@ class Wire:
         self.app = app
         self.limits = limits
         self.quotas = Quotas(limits)
+        self.budgets = Budgets(app.world, limits)
         self.deadlines = Deadlines(app.world, min(1.0, limits.request_seconds / 4, limits.body_seconds / 4))
         self.streams = Streams(app.world, limits, self.deadlines)
 

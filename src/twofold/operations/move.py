@@ -77,9 +77,11 @@ async def _compare(old: LogContent, new: LogContent, head: Position, on_progress
     position: Position = 0
     while position < head:
         events, copies = await old.events(position, PAGE), await new.events(position, PAGE)
-        for event, copy in zip_longest(events, copies):
+        # Pages end by bytes too, and the two stores may count them in their own ways.
+        both = min(len(events), len(copies)) or max(len(events), len(copies))
+        for event, copy in zip_longest(events[:both], copies[:both]):
             _same("the event at position", getattr(event or copy, "position", position), event, copy)
-        position = events[-1].position
+        position = events[both - 1].position
         on_progress(head + min(position, head), 2 * head)
     async for command_page, copied in _side_by_side(_command_pages(old), _command_pages(new)):
         for command, copy in zip_longest(command_page, copied):

@@ -3,8 +3,11 @@
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from hashlib import blake2b
 from heapq import nsmallest
 from typing import Any, NamedTuple, get_args, get_origin
+
+import msgspec
 
 from twofold.codec import EventCodec
 from twofold.domain.events import Position, kebab_case
@@ -20,6 +23,7 @@ from twofold.signal import Signal, wait_for
 from twofold.world import World
 from twofold.write_store.port import WriteStore
 
+_encode = msgspec.json.Encoder().encode
 _POLL = 0.05
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
@@ -162,16 +166,25 @@ class QueryService:
         return {parameter: by_projection[name] for parameter, name in function.views.items() if name in by_projection}
 
     async def live(
-        self, read_store: ReadStore, query: object, pause: float, going_on: Callable[[], bool]
+        self, read_store: ReadStore, query: object, pause: float, going_on: Callable[[], bool], *, encoded: bool
     ) -> AsyncIterator[QueryResult]:
-        """The answer now, and again whenever it changes, as long as `going_on()` is true."""
-        last: QueryResult | None = None
+        """The answer now, and again whenever it changes, as long as `going_on()` is true.
+
+        If it is to be `encoded`, its value is JSON, and only a hash of it is kept to notice a change.
+        """
+        last: object = None
         while going_on():
             moved = self._moved.next
             result = await self.answer(read_store, query, 0, _SETTLE)
-            if last is None or result._replace(position=0) != last._replace(position=0):
-                last = result
-                yield result
+            if encoded:
+                result = result._replace(value=msgspec.Raw(_encode(result.value)))
+            state = result._replace(value=blake2b(result.value).digest() if encoded else result.value, position=0)
+            # What is yielded must not stay in memory until the next answer.
+            unsent = [result] if state != last else []
+            del result
+            if unsent:
+                last = state
+                yield unsent.pop()
             await wait_for(moved, pause, self._world)
 
     def function_of(self, query: type) -> QueryFunction:

@@ -8,8 +8,6 @@ from twofold.domain.events import Position
 from twofold.synchronization.follower_kind import Team
 from twofold.write_store.port import LogIdentity, Slice, WriteStore
 
-_PAGE_BYTES = 8 * 1024 * 1024
-
 
 class _Ahead(NamedTuple):
     """The page after a position, being read from a log of this identity."""
@@ -44,10 +42,8 @@ class PageReader:
 
     def read_ahead(self, page: Slice) -> None:
         """Begin to read the page after this one, if there are more events."""
-        size = sum(len(event.payload) for event in page.events)
-        fitting = max(1, len(page.events) * _PAGE_BYTES // size) if size else self._most
         far = page.upto < page.head
-        self._limit = min(fitting, self._most, self._limit * 2 if far else self._page)
+        self._limit = min(self._most, self._limit * 2 if far else self._page)
         if far:
             reading = asyncio.ensure_future(self._write_store.read(self._query, page.upto, self._limit))
             self._ahead = _Ahead(page.upto, self._write_store.identity, reading)

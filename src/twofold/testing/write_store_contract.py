@@ -24,7 +24,7 @@ from twofold.testing.write_store_model import (
     query,
 )
 from twofold.testing.write_store_rows import RowsContract
-from twofold.write_store.port import Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
 
 PATIENCE = 10.0
 """Seconds to wait for what should happen at once."""
@@ -86,6 +86,37 @@ class WriteStoreContract(RowsContract):
                     break
             assert seen == [e.position for e in (await store.read(selected)).events]
             assert len(seen) == 30
+
+    @pytest.mark.parametrize(
+        "selected",
+        [ALL_EVENTS, query((["a"], [])), query(([], ["n:0"])), query((["a"], ["n:0"])), query(([], ["m:0", "n:0"]))],
+        ids=["all", "a type", "a tag", "a type and a tag", "two tags"],
+    )
+    async def test_a_page_ends_with_the_event_that_brings_it_to_its_size(self, selected: EventQuery) -> None:
+        async with self.opened() as store:
+            payload = b'"%s"' % (b"x" * 10_000)
+            small = [event("b")] * 3
+            await put(store, *small, *[event("a", tags=["m:0", "n:0"], payload=payload)] * 9, *small)
+            seen: list[int] = []
+            after, pages = 0, 0
+            while True:
+                page = await store.read(selected, after, size=25_000)
+                assert sum(len(e.payload) for e in page.events if e.type == "a") <= 30_006
+                seen.extend(e.position for e in page.events)
+                after, pages = page.upto, pages + 1
+                if page.upto == page.head:
+                    break
+                assert page.upto == page.events[-1].position
+            assert seen == [e.position for e in (await store.read(selected)).events]
+            assert 3 <= pages <= 5
+
+    async def test_a_page_has_at_least_one_event_however_large(self) -> None:
+        async with self.opened() as store:
+            await put(store, *[event("a", payload=b'"%s"' % (b"x" * (PAGE_BYTES + 1)))] * 2)
+            for page in (await store.read(ALL_EVENTS), (await store.newer([AppendCondition(ALL_EVENTS, 0)]))[0]):
+                assert ([e.position for e in page.events], page.upto, page.head) == ([1], 1, 2)
+            page = await store.read(ALL_EVENTS, 1, limit=5, size=1)
+            assert ([e.position for e in page.events], page.head) == ([2], 2)
 
     async def test_a_thousand_appends_fit_in_one_batch(self) -> None:
         async with self.opened() as store:

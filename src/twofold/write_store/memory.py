@@ -9,7 +9,17 @@ from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Envelope, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.signal import Signal
-from twofold.write_store.port import Append, Appended, LogIdentity, LogRow, Outcome, RowGuard, RowWrite, Slice
+from twofold.write_store.port import (
+    PAGE_BYTES,
+    Append,
+    Appended,
+    LogIdentity,
+    LogRow,
+    Outcome,
+    RowGuard,
+    RowWrite,
+    Slice,
+)
 
 
 class MemoryWriteStore:
@@ -30,14 +40,16 @@ class MemoryWriteStore:
         self._news.fire()
         return outcomes
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        return self._slice([AppendCondition(query, after)], limit)
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
+        return self._slice([AppendCondition(query, after)], limit, size)
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
         known = self._commands.get(command_id) if command_id else None
-        return self._slice(conditions, limit), known[1] if known else None
+        return self._slice(conditions, limit, PAGE_BYTES), known[1] if known else None
 
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
@@ -116,13 +128,15 @@ class MemoryWriteStore:
         event, tags = self._events[position - 1]
         return item.matches(event.type, tags)
 
-    def _slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
+    def _slice(self, conditions: Sequence[AppendCondition], limit: int | None, size: int) -> Slice:
         head = len(self._events)
         events: list[RecordedEvent] = []
+        held = 0
         for event in self._matching(conditions):
-            if limit is not None and len(events) == limit:
+            if (limit is not None and len(events) == limit) or held >= size:
                 return Slice(events, events[-1].position if events else 0, head)
             events.append(event)
+            held += len(event.payload)
         return Slice(events, head, head)
 
     def _guard_holds(self, row: RowWrite | RowGuard) -> bool:

@@ -10,6 +10,9 @@ from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 
+PAGE_BYTES = 4_194_304
+"""Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
+
 
 class RowWrite(msgspec.Struct, frozen=True, gc=False):
     """A row of data to write beside the events, only if its present version is `expected` (0: there is no such row).
@@ -75,7 +78,7 @@ Outcome = Appended | Conflict | CommandIdReused
 class Slice(msgspec.Struct, frozen=True):
     """Events in order of position, from one snapshot.
 
-    `upto` is the position up to which no event is missing: the head, or the last event's if `limit` was reached.
+    `upto` is the position up to which no event is missing: the head, or the last event's where the page was full.
     """
 
     events: list[RecordedEvent]
@@ -128,14 +131,22 @@ class WriteStore(Protocol):
         """
         ...
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        """The events that match `query` after a position, and the head, from one snapshot."""
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
+        """The events that match `query` after a position, and the head, from one snapshot.
+
+        The page ends after `limit` events, or with the event that brings their stored bytes to `size`.
+        """
         ...
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        """In one snapshot: the events that would break any of `conditions`, and the earlier outcome of `command_id`."""
+        """In one snapshot: the events that would break any of `conditions`, and the earlier outcome of `command_id`.
+
+        The page ends after `limit` events, or with the event that brings their stored bytes to `PAGE_BYTES`.
+        """
         ...
 
     async def rows(
@@ -182,7 +193,7 @@ class LogContent(Protocol):
     """Everything a log holds, page by page."""
 
     async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
-        """Events after a position, in order."""
+        """Events after a position, in order: at most `limit`, and about `PAGE_BYTES` of them."""
         ...
 
     async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:

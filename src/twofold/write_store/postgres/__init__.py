@@ -15,7 +15,17 @@ from twofold.errors import TwofoldError, Unavailable
 from twofold.postgres_server import LOST, PostgresAddress, is_missing
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, EmptyLog, LogContent, LogIdentity, LogRow, Outcome, Slice
+from twofold.write_store.port import (
+    PAGE_BYTES,
+    Append,
+    Appended,
+    EmptyLog,
+    LogContent,
+    LogIdentity,
+    LogRow,
+    Outcome,
+    Slice,
+)
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call, types_of
@@ -100,8 +110,10 @@ class PostgresWriteStore:
             raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
         return await self._tasks.run(self._append(tuple(batch)))
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
-        page, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit))
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
+        page, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit, size))
         return page
 
     async def newer(
@@ -204,7 +216,7 @@ class PostgresWriteStore:
     # Reading
 
     async def _read(
-        self, conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None
+        self, conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None, size: int = PAGE_BYTES
     ) -> tuple[Slice, Appended | None]:
         arguments = reading.arguments(conditions, command_id, limit)
         while True:
@@ -217,7 +229,7 @@ class PostgresWriteStore:
                 self._add_types(await self._call(self._reading, functions.TYPES), epoch)
                 if self.identity.epoch != epoch:
                     continue
-            return reading.slice_of(response, self._names, limit), response.outcome
+            return reading.slice_of(response, self._names, limit, size), response.outcome
 
     async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, LogRow]:
         while True:

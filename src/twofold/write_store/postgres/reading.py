@@ -7,7 +7,7 @@ import msgspec
 
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position, RecordedEvent
-from twofold.write_store.port import Appended, LogRow, Slice
+from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 
 _encode_json = msgspec.json.Encoder().encode
 _HEAD, _COMMAND = -1, -2
@@ -64,14 +64,20 @@ def rows_of(result: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, L
     return head, epoch, {key: LogRow(value, version) for key, value, version, _ in result[1:]}
 
 
-def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None) -> Slice:
-    """The events of a response. KeyError where the number of a type is not in `names`."""
-    events = [
-        RecordedEvent(position, names[type_id], version, payload, envelope)
-        for position, type_id, version, payload, envelope in response.events
-    ]
-    cut = limit is not None and len(events) == limit and events[-1].position < response.head
-    return Slice(events, events[-1].position if cut else response.head, response.head)
+def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None, size: int = PAGE_BYTES) -> Slice:
+    """The events of a response, up to the one that brings their bytes to `size`.
+
+    KeyError where the number of a type is not in `names`.
+    """
+    events: list[RecordedEvent] = []
+    held = 0
+    for position, type_id, version, payload, envelope in response.events:
+        events.append(RecordedEvent(position, names[type_id], version, payload, envelope))
+        held += len(payload) + len(envelope)
+        if held >= size:
+            break
+    full = held >= size or (limit is not None and len(events) == limit)
+    return Slice(events, events[-1].position if full else response.head, response.head)
 
 
 def _wants_all(conditions: Sequence[AppendCondition]) -> bool:

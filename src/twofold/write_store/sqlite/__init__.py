@@ -20,7 +20,17 @@ from twofold.sqlite_file import (
     refuse_old_sqlite,
 )
 from twofold.world import RealWorld, World
-from twofold.write_store.port import Append, Appended, EmptyLog, LogContent, LogIdentity, LogRow, Outcome, Slice
+from twofold.write_store.port import (
+    PAGE_BYTES,
+    Append,
+    Appended,
+    EmptyLog,
+    LogContent,
+    LogIdentity,
+    LogRow,
+    Outcome,
+    Slice,
+)
 from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
 from twofold.write_store.sqlite.moving import SqliteContent, importing
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
@@ -129,10 +139,12 @@ class SqliteWriteStore:
             self._stop_after(error)
         return written
 
-    async def read(self, query: EventQuery, after: Position = 0, limit: int | None = None) -> Slice:
+    async def read(
+        self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
+    ) -> Slice:
         self._check_files()
         with DiskErrors(self._path):
-            return self._reader.slice([AppendCondition(query, after)], limit)
+            return self._reader.slice([AppendCondition(query, after)], limit, size)
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None

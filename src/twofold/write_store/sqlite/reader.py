@@ -4,12 +4,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
+from typing import NamedTuple
 
 import apsw
 
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
-from twofold.write_store.port import Appended, LogRow, Slice
+from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 
 EVERY_EVENT = ""
 _EVERY = (EVERY_EVENT,)
@@ -71,6 +72,13 @@ class Catalogue:
         self.head: Position | None = None
 
 
+class _FoundEvents(NamedTuple):
+    """Events in order; `full` if there may be more, because they have enough bytes."""
+
+    events: list[RecordedEvent]
+    full: bool
+
+
 class LogReader:
     """Reads one log over one connection.
 
@@ -84,23 +92,22 @@ class LogReader:
         self._catalogue = catalogue
         self._sparse: dict[EventQuery, int] = {}
 
-    def slice(self, conditions: Sequence[AppendCondition], limit: int | None) -> Slice:
+    def slice(self, conditions: Sequence[AppendCondition], limit: int | None, size: int = PAGE_BYTES) -> Slice:
         """The events matching any of the conditions, and the head."""
         head = self.head()
-        dense = None if _wants_all(conditions) else self._dense(conditions, head, limit)
-        if dense is not None:
-            events = dense
-        elif _wants_all(conditions):
-            events = self._everything(min(condition.after for condition in conditions), head, limit)
-        else:
+        page = None if _wants_all(conditions) else self._dense(conditions, head, limit, size)
+        if page is None and _wants_all(conditions):
+            page = self._everything(min(condition.after for condition in conditions), head, limit, size)
+        elif page is None:
             items = [(item, c.after) for c in conditions if c.after < head for item in c.query.items]
-            events = self._at(sorted(p for p in self._positions(items, limit) if p <= head)[:limit])
-        cut = limit is not None and len(events) == limit and events[-1].position < head
-        return Slice(events, events[-1].position if cut else head, head)
+            page = self._at(sorted(p for p in self._positions(items, limit) if p <= head)[:limit], size)
+        events = page.events
+        full = page.full or (limit is not None and len(events) == limit)
+        return Slice(events, events[-1].position if full else head, head)
 
     def _dense(
-        self, conditions: Sequence[AppendCondition], head: Position, limit: int | None
-    ) -> list[RecordedEvent] | None:
+        self, conditions: Sequence[AppendCondition], head: Position, limit: int | None, size: int
+    ) -> _FoundEvents | None:
         """A page of the events one condition selects by type alone, from a scan of the log. None: use the index.
 
         Where most events are of these types, a scan takes half the time of the index. A query whose events are too
@@ -116,12 +123,12 @@ class LogReader:
             self._sparse[query] = to_go - 1
             return None
         types = array("q", {number for item in query.items for number in self._type_ids(item)})
-        events = []
+        page = _FoundEvents([], full=False)
         if types:
             bound = (self.log_id, after, upto, limit, apsw.carray(types))
-            events = self._recorded(self.connection.execute(_OF_TYPES, bound))
-        if len(events) == limit or upto == head:
-            return events
+            page = self._recorded(self.connection.execute(_OF_TYPES, bound), size)
+        if page.full or len(page.events) == limit or upto == head:
+            return page
         if len(self._sparse) >= _MOST_QUERIES:
             self._sparse.clear()
         self._sparse[query] = _READS_BY_INDEX
@@ -203,15 +210,15 @@ class LogReader:
         values = (self.log_id, _NO_LIMIT if limit is None else limit, *bound)
         return {position for (position,) in self.connection.execute(_positions_sql(tuple(shape)), values)}
 
-    def _at(self, positions: Sequence[Position]) -> list[RecordedEvent]:
+    def _at(self, positions: Sequence[Position], size: int) -> _FoundEvents:
         if not positions:
-            return []
+            return _FoundEvents([], full=False)
         wanted = apsw.carray(array("q", positions))
-        return self._recorded(self.connection.execute(_EVENTS, (self.log_id, wanted)))
+        return self._recorded(self.connection.execute(_EVENTS, (self.log_id, wanted)), size)
 
-    def _everything(self, after: Position, head: Position, limit: int | None) -> list[RecordedEvent]:
+    def _everything(self, after: Position, head: Position, limit: int | None, size: int) -> _FoundEvents:
         bound = (self.log_id, after, head, _NO_LIMIT if limit is None else limit)
-        return self._recorded(self.connection.execute(_ALL_EVENTS, bound))
+        return self._recorded(self.connection.execute(_ALL_EVENTS, bound), size)
 
     def _rarest_first(self, tags: tuple[str, ...], types: Sequence[int]) -> tuple[str, ...]:
         """The tags with the one of the fewest events first: so the cost of a query depends on the rarest tag.
@@ -227,14 +234,21 @@ class LogReader:
                     return (tag, *(other for other in tags if other != tag))
             limit *= 8
 
-    def _recorded(self, rows: Iterable[tuple[int, int, int, bytes, bytes]]) -> list[RecordedEvent]:
+    def _recorded(self, rows: apsw.Cursor, size: int) -> _FoundEvents:
+        """The events of a result, in order, up to the one that brings their bytes to `size`."""
         names = self._catalogue.names
         events: list[RecordedEvent] = []
+        held = 0
         for position, type_id, version, payload, envelope in rows:
             if type_id not in names:
                 self.refresh_types()
             events.append(RecordedEvent(position, names[type_id], version, payload, envelope))
-        return events
+            held += len(payload) + len(envelope)
+            if held >= size:
+                # A statement that is not finished would keep its snapshot, and with it the write-ahead log.
+                rows.close()
+                return _FoundEvents(events, full=True)
+        return _FoundEvents(events, full=False)
 
     def _one(self, sql: str, bound: tuple[SQLiteValue, ...]) -> int:
         for (value,) in self.connection.execute(sql, bound):
