@@ -60,9 +60,10 @@ class Conflict(TwofoldError):
 
 
 class Unavailable(TwofoldError):
-    """A store cannot be reached or is behind. Send the same request again after `retry_after` seconds.
+    """A store cannot be reached, or a read model is behind or paused. Send the same request again.
 
-    `lag` is the number of events that a read model is behind, where that is the reason.
+    `retry_after` is the number of seconds to wait before that. `lag` is the number of events that a read model is
+    behind, where that is the reason.
     """
 
     def __init__(self, message: str, *, lag: int | None = None, retry_after: float = 1.0) -> None:

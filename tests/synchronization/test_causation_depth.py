@@ -1,7 +1,11 @@
 """Policies that answer one another without end are stopped: one is paused before the event that is too deep."""
 
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from tests.sample_domains.counter_app_helpers import until
 from tests.sample_domains.counters import Count, Counted, Ignore, Ignored
 from tests.servers.postgres import Postgres, fresh_schema
-from tests.synchronization.cluster_helpers import shares
+from tests.synchronization.cluster_helpers import LEASE, Cluster, shares
 from tests.synchronization.storm_helpers import (
     LIMIT,
     depths,
@@ -28,9 +32,10 @@ from tests.synchronization.storm_helpers import (
 from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App
 from twofold.domain.policy import Later, causation_depth
-from twofold.errors import InvalidMessage
+from twofold.errors import InvalidMessage, Unavailable
 from twofold.settings import Settings
 from twofold.testing import FrozenWorld
+from twofold.write_store.port import Append, Outcome
 
 
 async def test_two_policies_that_answer_each_other_are_stopped_and_the_events_that_repeat_are_named(
@@ -192,6 +197,53 @@ async def test_a_storm_over_two_nodes_on_postgresql_is_stopped_and_resumed_from_
         for app in nodes:
             await idle(app, "ping", "pong")
         assert await depths(second) == list(range(LIMIT + 1))
+
+
+async def test_a_pause_that_cannot_be_stored_is_tried_again_and_nothing_is_answered_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, failures = Cluster(monkeypatch), [4]
+    append = cluster.log.append
+
+    async def away(batch: Sequence[Append]) -> list[Outcome]:
+        pauses = any(row.key == "pause::pong" for each in batch for row in each.rows)
+        if pauses and failures[0]:
+            failures[0] -= 1
+            raise Unavailable("The log is away.")
+        return await append(batch)
+
+    monkeypatch.setattr(cluster.log, "append", away)
+    chosen = Settings(max_causation_depth=LIMIT, poll_seconds=0.02, lease_seconds=LEASE)
+    async with App(policies(ping, pong), settings=chosen) as app:
+        await app.send(Count(["a"]))
+        await pause_of(app, "pong")
+        assert failures == [0]
+        assert await depths(app) == list(range(LIMIT + 1))
+        assert await pauses_on_record(app) == 1
+
+
+async def pauses_on_record(app: App) -> int:
+    return len([action for action in (await app.projections.actions("pong")).values() if action.what == "pause"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_storm_is_stopped_once_while_nodes_come_and_go(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    random, cluster, limit = Random(seed), Cluster(monkeypatch), 60
+    chosen = Settings(max_causation_depth=limit, poll_seconds=0.01, lease_seconds=LEASE)
+    async with AsyncExitStack() as running:
+        nodes = [await running.enter_async_context(App(policies(ping, pong), settings=chosen))]
+        await nodes[0].send(Count(["a"]))
+        while not await is_paused(nodes[0], "pong"):
+            if len(nodes) < 3:
+                nodes.append(await running.enter_async_context(App(policies(ping, pong), settings=chosen)))
+            else:
+                # In the middle of whatever it does.
+                await nodes.pop(random.randrange(3)).stop()
+            for _ in range(random.randrange(20)):
+                await asyncio.sleep(0)
+        assert await depths(nodes[0]) == list(range(limit + 1))
+        assert await pauses_on_record(nodes[0]) == 1
+    assert [key for key in await cluster.log.rows("synchronization") if key.startswith("pause:")] == ["pause::pong"]
 
 
 @pytest.mark.parametrize(("seconds", "stops"), [(1.0, False), (5.0, False), (0.9, True), (0.0, True)])
