@@ -11,12 +11,13 @@ import pytest
 
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.sqlite import SqliteReadStore
-from twofold.sqlite_file import DiskErrors, FileLock, open_connection, refuse_network_file_system, refuse_old_sqlite
+from twofold.sqlite_file import DiskErrors, open_connection, refuse_network_file_system, refuse_old_sqlite
+from twofold.sqlite_lock import FileLock
 from twofold.write_store.sqlite import SqliteWriteStore
 
 _HOLD = """
 import sys
-from twofold.sqlite_file import FileLock
+from twofold.sqlite_lock import FileLock
 lock = FileLock(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()

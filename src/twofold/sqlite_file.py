@@ -1,6 +1,5 @@
-"""SQLite files: safe connections, one writer per file, and refusal of files where SQLite can lose data."""
+"""SQLite files: safe connections, and refusal of files where SQLite can lose data."""
 
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +7,7 @@ from types import TracebackType
 import apsw
 
 from twofold.errors import Unavailable, WiringError
+from twofold.sqlite_lock import create_private, descriptors_change, device_and_inode, make_parents
 
 OLDEST_SQLITE = (3, 51, 3)
 """Older versions may lose writes when two connections reset the write-ahead log at the same moment."""
@@ -55,67 +55,44 @@ class DiskErrors:
             raise Unavailable(f"The file {self._path} cannot be used now: {error}. Check its disk.") from error
 
 
-class FileLock:
-    """The lock of a file's one writer: `<file>.lock`, held until released or until this process ends.
-
-    WiringError, naming the other process, where one holds it. Readers need no lock.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        _make_parents(path)
-        name = f"{os.fspath(path)}.lock"
-        try:
-            self._file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise Unavailable(
-                f"The lock {name} cannot be opened: {error.strerror}. Let this user write to the folder."
-            ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._file)
-            raise WiringError(
-                f"Another process (pid {holder}) writes to {os.fspath(path)}, and a file has one writer. Stop that "
-                "process, or open the file read-only."
-            ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)
-
-    def release(self) -> None:
-        """Release the lock. Safe to repeat. The lock file stays: deleting it could release another process's lock."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
 class FileIdentity:
     """Tells whether the file at a path is still the one that was there when this was made."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._known = _device_and_inode(path)
+        self.path = os.path.abspath(path)
+        self._known = device_and_inode(path)
+        self._real_path = os.path.realpath(path)
 
     @property
     def lost(self) -> bool:
-        """Whether the file was deleted or replaced."""
-        return _device_and_inode(self.path) != self._known
+        """Whether the file was deleted or replaced, or moved away from its write-ahead log with a link left behind."""
+        if device_and_inode(self._real_path, follow_symlinks=False) != self._known:
+            return True
+        return self._real_path != self.path and device_and_inode(self.path) != self._known
 
 
-def open_connection(path: str | os.PathLike[str], *, readonly: bool = False, vfs: str | None = None) -> apsw.Connection:
+def open_connection(
+    path: str | os.PathLike[str], *, readonly: bool = False, gives_space_back: bool = False, vfs: str | None = None
+) -> apsw.Connection:
     """A safe connection: WAL, a busy timeout, an untrusted schema, pages checked as they are read.
 
-    A writer creates the file and its folders and sets `synchronous` itself; a reader can only read. Unavailable where
-    the file cannot be opened or, for a reader, does not exist.
+    A writer creates the file and its folders, for its user alone, and sets `synchronous` itself; a reader can only
+    read. With `gives_space_back` a new file can be vacuumed step by step. Unavailable where the file cannot be opened
+    or, for a reader, does not exist.
     """
     if readonly and vfs is None and not os.path.exists(path):
         raise Unavailable(f"There is no file {os.fspath(path)}. Start the app that writes it first (`twofold serve`).")
-    if not readonly:
-        _make_parents(path)
     with DiskErrors(path):
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        connection = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs)
+        with descriptors_change:
+            if not readonly:
+                make_parents(path)
+                create_private(os.path.realpath(path))
+            connection = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs)
         try:
+            if gives_space_back:
+                # It has an effect only before anything is written.
+                connection.pragma("auto_vacuum", "incremental")
             _harden(connection, readonly)
         except apsw.Error:
             connection.close()
@@ -166,25 +143,10 @@ def refuse_old_sqlite(version: str | None = None) -> None:
         raise WiringError(f"SQLite {present} is too old. Upgrade the package apsw to SQLite {needed} or newer.")
 
 
-def _device_and_inode(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _unescaped(mounted: str) -> str:
     for octal, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         mounted = mounted.replace(octal, letter)
     return mounted
-
-
-def _make_parents(path: str | os.PathLike[str]) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unavailable(f"The folder of {os.fspath(path)} cannot be created: {error.strerror}.") from error
 
 
 def _harden(connection: apsw.Connection, readonly: bool) -> None:

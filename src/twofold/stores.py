@@ -74,9 +74,23 @@ async def open_read_store(url: str, world: World, *, read_only: bool = False) ->
         return server
     known = f"memory:, {_SQLITE}, postgresql://…, mongodb://… or cassandra://…"
     file: ReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(
-        _sqlite_path(url, known), read_only=read_only
+        _sqlite_path(url, known), read_only=read_only, world=world
     )
     return file
+
+
+def announce_address(url: str, address: str) -> None:
+    """Let other processes know where this one answers, which writes to the SQLite file that a URL names."""
+    if _scheme(url) == "sqlite":
+        _adapter("twofold.sqlite_lock").announce_address(_sqlite_path(url, _SQLITE), address)
+
+
+def announced_address(url: str) -> str | None:
+    """Where the process answers that writes to the SQLite file that a URL names, if it has announced that."""
+    if _scheme(url) != "sqlite":
+        return None
+    address: str | None = _adapter("twofold.sqlite_lock").announced_address(_sqlite_path(url, _SQLITE))
+    return address
 
 
 def shown(url: str) -> str:

@@ -207,7 +207,7 @@ def test_log_messages_are_printed_in_lines_that_cannot_control_a_terminal(tmp_pa
             2,
             "exists only inside its process",
         ),
-        (["parked", "retry", "pages", "bad", "--url", "127.0.0.1:8000"], 2, "http://127.0.0.1:8000"),
+        (["parked", "retry", "pages", "bad", "--url", "127.0.0.1:8000"], 2, "http://HOST:PORT"),
         (["parked", "retry", "pages", "bad", "--url", "http://127.0.0.1:9"], 4, "does not answer"),
         (["partitions", "split"], 2, "Write MODULE:APP NAME PARTITION"),
         (["partitions", "merge", "app:app", "pages"], 2, "Name the partition"),

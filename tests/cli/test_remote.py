@@ -150,5 +150,5 @@ def test_a_server_on_this_machine_is_asked_past_every_proxy(monkeypatch: pytest.
     "url", ["127.0.0.1:8000", "ftp://here", "http://", "http://h:99999", "http://u:p@h", "http://h/?a=b", "http://h\n"]
 )
 def test_what_is_no_address_of_a_server_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(WiringError, match=r"http://127\.0\.0\.1:8000"):
+    with pytest.raises(WiringError, match="http://HOST:PORT"):
         Remote(url)

@@ -304,3 +304,18 @@ async def test_a_process_killed_while_saving_leaves_rows_and_checkpoint_together
         assert position >= saved
         assert {row.total for key, row in rows.items() if key.startswith("k")} == {position}
         assert {key for key in rows if key.startswith("new")} == {f"new{n}" for n in range(position)}
+
+
+async def test_a_dropped_generation_gives_its_space_back(path: Path, store: SqliteReadStore) -> None:
+    rows = {f"k{n}": Order(note="x" * 1_000) for n in range(3_000)}
+    second = msgspec.structs.replace(ORDERS, generation=ORDERS.generation + 1)
+    await keep(store, ORDERS, rows)
+    await keep(store, second, rows)
+    await store.checkpoints()
+    pages = store._connection.pragma("page_count")
+    await store.drop(ORDERS.name, ORDERS.generation)
+    assert store._connection.pragma("freelist_count") == 0
+    assert store._connection.pragma("page_count") < pages * 0.55
+    assert path.stat().st_size == store._connection.pragma("page_count") * store._connection.pragma("page_size")
+    assert len(await keys(store, second)) == 3_000
+    assert store._connection.execute("pragma integrity_check").get == "ok"

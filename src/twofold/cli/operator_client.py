@@ -16,6 +16,7 @@ from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, WiringError
 from twofold.health import BuildStatus, FollowerStatus
 from twofold.read_store.port import Parked
+from twofold.stores import announced_address
 from twofold.world import RealWorld, World
 
 PATIENCE = 30.0
@@ -92,7 +93,7 @@ class OperatorClient(Protocol):
         ...
 
     async def switch(self, name: str, *, generation: int, force: bool) -> int:
-        """Let this generation serve; its number. Conflict where another one is being built."""
+        """Let this generation serve; its number. GenerationChanged where another one is being built."""
         ...
 
     async def switch_back(self, name: str) -> int:
@@ -186,9 +187,11 @@ async def operator_client(app: App | None, names: Sequence[str], url: str | None
         await app.start(maintenance=names)
     except WiringError as error:
         if isinstance(error.__cause__, BlockingIOError):
+            stores = (app.settings.write_store, app.settings.read_store)
+            address = next(filter(None, map(announced_address, stores)), None)
+            server = f"Let that `twofold serve` do it: add --url {address}."
             raise WiringError(
-                f"{error} If that process is a `twofold serve`, let it do this: add --url with its address, for "
-                "example http://127.0.0.1:8000."
+                f"{error} {server if address else 'If it is a `twofold serve`, add --url with its address.'}"
             ) from error
         raise
     try:

@@ -15,6 +15,7 @@ from twofold.domain.events import kebab_case
 from twofold.errors import (
     CommandIdReused,
     Conflict,
+    GenerationChanged,
     InvalidMessage,
     NotAuthorised,
     Refused,
@@ -33,12 +34,15 @@ _MOST_BYTES = 64 * 1_048_576
 url_option = click.option(
     "--url",
     metavar="URL",
-    help="Let the `serve` at this address (http://127.0.0.1:8000) do it instead of opening the stores.",
+    help="Let the `serve` at this address (it prints it: http://HOST:PORT) do it instead of opening the stores.",
 )
 
 _FAMILIES: dict[str, type[Refused] | type[Conflict]] = {
     kebab_case(family.__name__): family
-    for family in (NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused, Conflict)
+    for family in (
+        *(NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused),
+        *(Conflict, GenerationChanged),
+    )
 }
 
 
@@ -105,7 +109,7 @@ def _checked(url: str) -> str:
     except ValueError:
         known, parts = False, urlsplit("")
     if not known or "@" in parts.netloc or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
-        raise WiringError("--url must be the address of a running `serve`, for example http://127.0.0.1:8000.")
+        raise WiringError("--url must be the address that a running `serve` prints, in the form http://HOST:PORT.")
     return url.rstrip("/")
 
 

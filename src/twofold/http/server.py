@@ -21,6 +21,7 @@ from twofold.http.connection import connection_with
 from twofold.http.limits import Limits
 from twofold.http.open_files import connections_that_fit
 from twofold.http.security import Trust, is_loopback
+from twofold.stores import announce_address
 
 _BACKLOG = 128
 """Connections that may wait to be accepted: all of them are accepted at once, beyond the limit of connections."""
@@ -51,6 +52,14 @@ async def serve(
     limits = msgspec.structs.replace(limits, connections=connections_that_fit(limits.connections))
     api = asgi(app, mounts, limits=limits, trust=trust)
     listener = listen(host, port, expose=expose)
+
+    def announce(address: str) -> None:
+        # Commands on this machine name it when they find the stores in use.
+        for url in (app.settings.write_store, app.settings.read_store):
+            announce_address(url, address)
+        if started is not None:
+            started(address)
+
     try:
         async with app:
             config = uvicorn.Config(
@@ -66,7 +75,7 @@ async def serve(
                 # By then every request in progress has reached its own deadline.
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.request_seconds) + 1,
             )
-            await _Server(config, api, notice_seconds, started).serve(sockets=[listener])
+            await _Server(config, api, notice_seconds, announce).serve(sockets=[listener])
     finally:
         listener.close()
 
@@ -125,7 +134,7 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
 class _Server(uvicorn.Server):
     """Uvicorn's server, with a stop in the order that `serve` promises, after which the process goes on."""
 
-    def __init__(self, config: uvicorn.Config, api: Api, notice: float, started: Started | None) -> None:
+    def __init__(self, config: uvicorn.Config, api: Api, notice: float, started: Started) -> None:
         super().__init__(config)
         self._api = api
         self._notice = notice
@@ -135,7 +144,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._started is not None and sockets:
+        if sockets:
             host, port = sockets[0].getsockname()[:2]
             self._started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 

@@ -48,7 +48,8 @@ class _Image:
 
     def __init__(self, path: str) -> None:
         self.certain = Path(path).read_bytes() if os.path.exists(path) else b""
-        self.synced = os.path.exists(path)
+        # The lock of the writer creates an empty file.
+        self.synced = bool(self.certain)
         self.pending: list[tuple[int, bytes | None]] = []
 
     def sync(self) -> None:

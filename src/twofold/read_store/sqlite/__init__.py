@@ -19,6 +19,10 @@ from twofold.read_store.sqlite.connection import SqliteConnections
 from twofold.read_store.sqlite.rows import SqliteTable, table_name
 from twofold.read_store.sqlite.snapshot import SqliteSnapshot, Tables
 from twofold.sqlite_file import DiskErrors
+from twofold.world import RealWorld, World
+
+CACHE_BYTES = 67_108_864
+"""How much of the file the connection that writes keeps in memory at most."""
 
 
 class SqliteReadStore:
@@ -28,14 +32,24 @@ class SqliteReadStore:
     `snapshots` are open at a time; further ones wait. Unavailable as well once the file was deleted or replaced.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, snapshots: int = 16) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        snapshots: int = 16,
+        cache_bytes: int = CACHE_BYTES,
+        world: World | None = None,
+    ) -> None:
         self._path = path
+        self._world: World = world or RealWorld()
         self._connections = SqliteConnections(path, read_only=read_only, snapshots=snapshots)
         self._connection = self._connections.main
         self._tables: Tables = {}
         try:
             with DiskErrors(path):
                 if not read_only:
+                    self._connection.pragma("cache_size", -(cache_bytes // 1_024))
                     self._connection.execute(schema.TABLES).fetchall()
                 self.identity = schema.identity_of(self._connection)
         except BaseException:
@@ -109,3 +123,4 @@ class SqliteReadStore:
         self._tables.pop((name, generation), None)
         with self._connections.transaction() as connection:
             schema.drop(connection, name, generation)
+        await self._connections.give_space_back(self._world)

@@ -13,14 +13,17 @@ from twofold.read_store.refusals import read_only
 from twofold.sqlite_file import (
     DiskErrors,
     FileIdentity,
-    FileLock,
     claim,
     open_connection,
     refuse_network_file_system,
     refuse_old_sqlite,
 )
+from twofold.sqlite_lock import FileLock
+from twofold.world import World
 
 _APPLICATION_ID = 0x54465657
+_VACUUM_PAGES = 500
+"""Pages that are given back at a time: 2 MB."""
 
 
 class SqliteConnections:
@@ -36,8 +39,9 @@ class SqliteConnections:
         self._idle: list[apsw.Connection] = []
         self._room = asyncio.Semaphore(snapshots)
         try:
-            self.main = open_connection(path, readonly=read_only)
+            self.main = open_connection(path, readonly=read_only, gives_space_back=not read_only)
             self._file = FileIdentity(os.fspath(path))
+            self._real_path = os.path.realpath(path)
             if not read_only:
                 with DiskErrors(path):
                     claim(self.main, path, "read database", _APPLICATION_ID)
@@ -67,6 +71,21 @@ class SqliteConnections:
                 if self.main.in_transaction:
                     self.main.execute("rollback")
                 raise
+
+    async def give_space_back(self, world: World) -> None:
+        """Make the file smaller by its free pages, in steps between which other tasks have a turn.
+
+        Files that were created without `gives_space_back` keep them for new rows.
+        """
+        with DiskErrors(self.path):
+            free = self.main.pragma("freelist_count")
+            while free:
+                self.main.execute(f"pragma incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                await world.sleep(0)
+                before, free = free, self.main.pragma("freelist_count")
+                if free >= before:
+                    break
+            self.main.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[apsw.Connection]:
@@ -107,7 +126,7 @@ class SqliteConnections:
         """Delete the write-ahead log of a lost file: SQLite would apply it to the file that is there now."""
         if not self.read_only and self._file.lost:
             for suffix in ("-wal", "-shm"):
-                Path(f"{os.fspath(self.path)}{suffix}").unlink(missing_ok=True)
+                Path(f"{self._real_path}{suffix}").unlink(missing_ok=True)
 
     def _give_back(self, reader: apsw.Connection) -> None:
         try:

@@ -11,7 +11,6 @@ from twofold.read_store.sqlite.rows import KEY_AND_ROW, SqliteTable, quoted, tab
 
 TABLES = """
 pragma synchronous = normal;
-pragma cache_size = -65536;
 pragma wal_autocheckpoint = 4000;
 pragma journal_size_limit = 67108864;
 create table if not exists identity (id text not null) strict;

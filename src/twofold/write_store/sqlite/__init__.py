@@ -14,11 +14,11 @@ from twofold.signal import Signal, wait_for
 from twofold.sqlite_file import (
     DiskErrors,
     FileIdentity,
-    FileLock,
     open_connection,
     refuse_network_file_system,
     refuse_old_sqlite,
 )
+from twofold.sqlite_lock import FileLock
 from twofold.world import RealWorld, World
 from twofold.write_store.port import (
     PAGE_BYTES,
@@ -104,7 +104,8 @@ class SqliteWriteStore:
         log_id, identity = _identity(self._read_connection, log)
         self.identity = identity
         self._file = FileIdentity(self._path)
-        self._write_ahead_log = FileIdentity(f"{self._path}-wal")
+        # SQLite keeps it beside the file that a symbolic link points to.
+        self._write_ahead_log = FileIdentity(f"{os.path.realpath(self._path)}-wal")
         self._files_checked = self._world.monotonic()
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
@@ -198,8 +199,8 @@ class SqliteWriteStore:
         if self.problem is None and file.lost:
             self.problem = (
                 f"The log stopped: {file.path} was deleted or replaced while it was in use, and what is appended would "
-                "be lost. Stop the process, delete the -wal and -shm files beside the log, restore the log from a "
-                "backup, and start the process again."
+                "be lost. Stop the process. If the file was moved, move it back; else delete the -wal and -shm files "
+                "beside the log and restore the log from a backup. Then start the process again."
             )
 
     def _stop_after(self, error: BaseException | None) -> None:

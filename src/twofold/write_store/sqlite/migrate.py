@@ -8,7 +8,8 @@ from importlib.resources import files
 import apsw
 
 from twofold.errors import WiringError
-from twofold.sqlite_file import DiskErrors, FileLock, claim, open_connection
+from twofold.sqlite_file import DiskErrors, claim, open_connection
+from twofold.sqlite_lock import FileLock
 from twofold.world import World
 from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
 
