@@ -11,6 +11,7 @@ from twofold.domain.tags import Tag
 from twofold.errors import (
     CommandIdReused,
     Conflict,
+    GenerationChanged,
     InvalidMessage,
     NotAuthorised,
     Refused,
@@ -35,6 +36,7 @@ __all__ = [
     "DecisionModel",
     "Event",
     "EventQuery",
+    "GenerationChanged",
     "InvalidMessage",
     "Later",
     "Metadata",

@@ -9,6 +9,7 @@ TwofoldError
 │   ├── UndeclaredAccess     a filter or order that the read model does not declare (400)
 │   └── CommandIdReused      the command id was used for another request (422)
 ├── Conflict             another command wrote first; already retried, safe to send again (409)
+│   └── GenerationChanged    the generation that the request names is not the one that is being built (409)
 ├── Unavailable          a store cannot be reached or is behind; safe to send again (503)
 └── WiringError          the app is put together wrongly; raised at start
 """
@@ -57,6 +58,10 @@ class CommandIdReused(Refused):
 
 class Conflict(TwofoldError):
     """Other commands kept writing into the same consistency boundary. Nothing was written. Send it again."""
+
+
+class GenerationChanged(Conflict):
+    """Another generation is being built than the request names, or it was dropped. Look at the generations again."""
 
 
 class Unavailable(TwofoldError):

@@ -5,6 +5,7 @@ from typing import Annotated, get_type_hints
 
 import msgspec
 
+from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.errors import WiringError
 
 Sentence = str
@@ -95,6 +96,6 @@ class Settings(msgspec.Struct, frozen=True):
         try:
             return msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise WiringError(
-                f"A setting does not fit: {error}. (Environment variables are TWOFOLD_<NAME>.)"
-            ) from error
+            sentence = misfit_sentence(error)
+            variable = f" (in the environment TWOFOLD_{sentence.field.upper()})" if sentence.field else ""
+            raise WiringError(f"The setting {sentence.field}{variable} {sentence.problem}.") from error

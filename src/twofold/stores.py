@@ -13,6 +13,7 @@ from twofold.write_store.migration import MigrationResult
 from twofold.write_store.port import WriteStore
 
 _POSTGRESQL = ("postgresql", "postgres")
+_SCRATCH_CACHE_BYTES = 8_388_608
 _SQLITE = "sqlite:///relative/path.db, sqlite:////absolute/path.db"
 
 
@@ -75,6 +76,14 @@ async def open_read_store(url: str, world: World, *, read_only: bool = False) ->
     known = f"memory:, {_SQLITE}, postgresql://…, mongodb://… or cassandra://…"
     file: ReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(
         _sqlite_path(url, known), read_only=read_only, world=world
+    )
+    return file
+
+
+def open_scratch_read_store(path: str, world: World) -> ReadStore:
+    """A read store in a temporary file, of which it keeps little in memory."""
+    file: ReadStore = _adapter("twofold.read_store.sqlite").SqliteReadStore(
+        path, cache_bytes=_SCRATCH_CACHE_BYTES, world=world
     )
     return file
 

@@ -31,7 +31,7 @@ def test_a_wrong_row_is_shown_and_repaired(folder: Path) -> None:
     ("row", "reported"),
     [
         ("oops", "The row is not JSON."),
-        ('{"note_id":"n3","text":3}', "The row does not fit Page: Expected `str`, got `int`"),
+        ('{"note_id":"n3","text":3}', "The row does not fit Page: text must be text, not a whole number"),
     ],
 )
 def test_a_corrupt_row_is_reported_with_what_is_wrong_and_repaired(folder: Path, row: str, reported: str) -> None:
@@ -53,7 +53,8 @@ def test_beside_a_running_serve_it_audits_by_itself_and_lets_the_serve_repair(fo
     break_a_row(folder)
     with serving(folder) as (_, at):
         assert run(folder, "audit", "app:app", "pages").returncode == 3
-        assert "--url" in run(folder, "audit", "app:app", "pages", "--repair").stderr
+        refused = run(folder, "audit", "app:app", "pages", "--repair").stderr
+        assert f"add --url {at['url']}." in refused, "the hint names the port that is used"
         assert run(folder, "audit", "app:app", "pages", "--repair", "--url", at["url"]).returncode == 0
         assert text_of(at["url"], "n3") == "text 3"
         assert run(folder, "audit", "app:app", "pages").returncode == 0

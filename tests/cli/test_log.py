@@ -57,9 +57,10 @@ def test_events_stand_in_columns_with_their_payload(folder: Path) -> None:
     ],
 )
 def test_filters_choose_what_is_shown(folder: Path, options: list[str], positions: list[int]) -> None:
-    code, said = run_json(folder, "log", *options)
-    assert (code, [event["position"] for event in said["data"]["events"]]) == (0, positions)
-    assert said["data"]["head"] == 12
+    done = run(folder, "log", *options, "--json")
+    *events, end = [json.loads(line)["data"] for line in done.stdout.splitlines()]
+    assert (done.returncode, [event["position"] for event in events]) == (0, positions)
+    assert (end["events"], end["head"]) == (len(positions), 12)
 
 
 def test_a_type_that_was_never_stored_is_named_with_a_suggestion(folder: Path) -> None:
@@ -98,9 +99,9 @@ def test_a_payload_that_is_not_json_is_shown_as_text_and_said_to_be_damaged(tmp_
     with sqlite3.connect(tmp_path / "data" / "log.db") as log:
         log.execute("update events set payload = ? where position = 2", (b'{"{\xff',))
     log.close()
-    code, said = run_json(tmp_path, "log")
-    first, damaged, third = said["data"]["events"]
-    assert (code, first["position"], third["position"]) == (0, 1, 3)
+    done = run(tmp_path, "log", "--json")
+    first, damaged, third, _ = [json.loads(line)["data"] for line in done.stdout.splitlines()]
+    assert (done.returncode, first["position"], third["position"]) == (0, 1, 3)
     assert (damaged["position"], damaged["type"], damaged["payload"]) == (2, "note-written", '{"{\\xff')
     assert "its payload is not JSON" in damaged["damage"]
     assert "its payload is not JSON" in run(tmp_path, "log").stdout.splitlines()[1]
@@ -142,5 +143,5 @@ def test_another_store_is_read_where_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serving(tmp_path, "--write-store", "sqlite:///else/where.db") as (_, at):
         write(at["url"], "n1")
-        code, said = run_json(tmp_path, "log", "--write-store", "sqlite:///else/where.db")
-    assert (code, len(said["data"]["events"])) == (0, 1)
+        done = run(tmp_path, "log", "--write-store", "sqlite:///else/where.db")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)

@@ -1,5 +1,6 @@
 """`twofold rebuild`: built beside the one that serves, compared, switched to; with a way back; by a serve, too."""
 
+import json
 import os
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def test_a_running_serve_is_asked_by_its_url_and_answers_all_the_time(folder: Pa
         refused = run(folder, "rebuild", "app:app", "pages")
         assert refused.returncode == 2
         assert "--url" in refused.stderr
-        code, said = run_json(folder, "rebuild", "app:app", "pages", "--url", at["url"], "--yes")
+        rebuilt = run(folder, "rebuild", "app:app", "pages", "--url", at["url"], "--yes", "--json")
+        assert "pages: comparing: 40 rows" in rebuilt.stderr
+        code, said = rebuilt.returncode, json.loads(rebuilt.stdout)
         (done,) = said["data"]
         assert (code, done["serves"], done["comparison"]["different"]) == (0, True, 1)
         assert text_of(at["url"], "n3") == "text 3"
@@ -116,7 +119,7 @@ def test_beside_a_serve_rows_are_compared_in_the_stores_that_are_its_own_or_not_
         assert text_of(at["url"], "n3") == "BROKEN"
         code, said = run_json(folder, "rebuild", "pages", "--url", at["url"])
         assert (code, said["data"][0]["serves"], said["data"][0]["comparison"]["different"]) == (3, False, 1)
-        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], *elsewhere, "--no-compare")
+        code, said = run_json(folder, "rebuild", "pages", "--url", at["url"], "--no-compare")
         assert (code, said["data"][0]["serves"], said["data"][0]["comparison"]) == (0, True, None)
         assert text_of(at["url"], "n3") == "text 3"
 

@@ -15,6 +15,7 @@ from twofold.cli.remote import Remote
 from twofold.errors import (
     CommandIdReused,
     Conflict,
+    GenerationChanged,
     InvalidMessage,
     NotAuthorised,
     Refused,
@@ -81,6 +82,7 @@ ERRORS: list[TwofoldError] = [
     UndeclaredAccess("Declare it.", field="find_by"),
     CommandIdReused("It stands for another."),
     Conflict("Others came first."),
+    GenerationChanged("Generation 3 is under way."),
     Unavailable("It is behind.", lag=12, retry_after=3.0),
 ]
 

@@ -116,6 +116,7 @@ async def test_a_generation_is_built_switched_to_switched_back_from_and_dropped(
     await until(lambda: built(inside), "built")
     other = await do(inside, "balances", "switch", {"generation": 3}, 409)
     assert "Generation 2 of 'balances' is under way, not generation 3" in other["detail"]
+    assert (other["title"], other["type"]) == ("Another generation is being built", "/docs#problem-generation-changed")
     assert await do(inside, "balances", "switch", {"generation": 2, "force": True}) == {
         "name": "balances",
         "generation": 2,

@@ -5,6 +5,7 @@ import pytest
 from twofold import (
     CommandIdReused,
     Conflict,
+    GenerationChanged,
     InvalidMessage,
     NotAuthorised,
     Rejected,
@@ -25,6 +26,7 @@ from twofold.http.problems import KINDS, headers_of, problem_of
         (NotAuthorised("x"), 403),
         (UnknownMessage("x"), 404),
         (Conflict("x"), 409),
+        (GenerationChanged("x"), 409),
         (Rejected("x"), 422),
         (CommandIdReused("x"), 422),
         (Unavailable("x"), 503),

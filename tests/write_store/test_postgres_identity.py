@@ -221,7 +221,9 @@ async def test_a_reader_on_a_standby_sees_a_beginning_of_the_log_and_never_a_hol
             text=True,
             check=True,
         )
-        assert [event["position"] for event in json.loads(shown.stdout)["data"]["events"]] == list(range(1, head + 1))
+        *events, end = [json.loads(line)["data"] for line in shown.stdout.splitlines()]
+        assert [event["position"] for event in events] == list(range(1, head + 1))
+        assert (end["events"], end["upto"]) == (head, head)
 
 
 async def test_a_transaction_that_stays_open_elsewhere_in_the_cluster_holds_nobody_up(

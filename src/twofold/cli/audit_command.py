@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 
 import click
 
@@ -10,8 +11,9 @@ from twofold.cli.app_loading import app_argument, load_app
 from twofold.cli.diff_output import print_differences
 from twofold.cli.operator_actions import action_options, utf8_words
 from twofold.cli.operator_client import ActionRequest, operator_client
+from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, emit, printable
-from twofold.cli.progress_bar import progress_bar
+from twofold.cli.progress_bar import Bars
 from twofold.cli.store_access import StoreUrls, opened_stores
 from twofold.operations.audit import AuditResult, Repair, audit
 
@@ -32,6 +34,8 @@ def command(
     late write can undo. On SQLite a running `serve` holds the stores, so add --url with its address. Exits with 3 if
     a row is wrong and was not repaired.
     """
+    if not repair:
+        refuse_options(("url",), "without --repair this process only reads the stores")
     app = load_app(target, urls)
     result = asyncio.run(_audit(app, name, utf8_words(keys), url, repair=repair))
     if as_json:
@@ -48,8 +52,12 @@ async def _audit(app: App, name: str, keys: list[str], url: str | None, *, repai
             client = await stack.enter_async_context(operator_client(app, [name], url))
             repair_key = lambda name, key: client.act(ActionRequest("repair", name, key))  # noqa: E731
         stores = await stack.enter_async_context(opened_stores(app.settings, app.world))
-        on_progress = stack.enter_context(progress_bar(name, "events", app.world))
-        return await audit(app, *stores, name, keys=keys or None, repair=repair_key, on_progress=on_progress)
+        if keys:
+            return await audit(app, *stores, name, keys=keys, repair=repair_key)
+        folding, comparing = f"{name}: folding", f"{name}: comparing"
+        bars = stack.enter_context(Bars({folding: "events", comparing: "rows"}, app.world))
+        on_progress, on_rows = partial(bars.update, folding), partial(bars.update, comparing)
+        return await audit(app, *stores, name, repair=repair_key, on_progress=on_progress, on_rows=on_rows)
 
 
 def _print(result: AuditResult) -> None:

@@ -6,7 +6,7 @@ from twofold.cli.operator_client import OperatorClient, OperatorStatus
 from twofold.cli.output import printable
 from twofold.cli.progress_bar import Bars
 from twofold.domain.events import Position
-from twofold.errors import Conflict, Unavailable
+from twofold.errors import GenerationChanged, Unavailable
 
 POLL = 0.2
 STALLED = 60.0
@@ -18,11 +18,12 @@ FAILING = 15.0
 async def until_built(client: OperatorClient, numbers: Mapping[str, int]) -> None:
     """Wait until the generations with these numbers have reached the head that the poll before has seen.
 
-    A generation that serves is built. Conflict where one has been dropped, Unavailable where one makes no progress.
+    A generation that serves is built. GenerationChanged where one has been dropped, Unavailable where one makes no
+    progress.
     """
     world = client.world
     progress: dict[str, tuple[Position, float]] = dict.fromkeys(numbers, (-1, world.monotonic()))
-    with Bars(list(numbers), "events", world) as bars:
+    with Bars(dict.fromkeys(numbers, "events"), world) as bars:
         target: Position | None = None
         while True:
             status = await client.status()
@@ -52,7 +53,7 @@ def _position(status: OperatorStatus, name: str, number: int, before: Position) 
     if build is not None and build.generation == number:
         return build.position
     if before >= 0:
-        raise Conflict(f"Generation {number} of '{name}' is gone: it was dropped. Start the rebuild again.")
+        raise GenerationChanged(f"Generation {number} of '{name}' is gone: it was dropped. Start the rebuild again.")
     return before
 
 

@@ -12,13 +12,14 @@ import click
 from twofold.app import App
 from twofold.cli.app_loading import Number, json_option, port_option
 from twofold.cli.demo_shop import Shop, ShopTotals, load_shop
+from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, emit
 from twofold.cli.progress_bar import progress_bar
 from twofold.cli.serve_command import console_of, log_to_stderr, print_addresses
 from twofold.cli.store_access import refuse_memory
 from twofold.errors import Unavailable
 from twofold.http.server import fast_runner, serve
-from twofold.sqlite_file import FileLock
+from twofold.sqlite_lock import FileLock
 
 FOLDER = Path("data/demo")
 _FILES = ("", "-wal", "-shm", "-journal")
@@ -76,6 +77,7 @@ def command(
     if fresh and (write_store or read_store):
         raise click.UsageError("--fresh deletes files in --data. Use it without --write-store and --read-store.")
     if no_serve:
+        refuse_options(("port", "open_browser"), "with --no-serve there are no pages")
         refuse_memory(write_store or "", "--write-store")
     shop = load_shop()
     if fresh:

@@ -15,7 +15,7 @@ from twofold.settings import Settings
 from twofold.world import RealWorld
 from twofold.write_store.port import WriteStore
 
-PAGE = 1_000
+PAGE = 500
 LIMIT = 100
 RECENT = 10
 
@@ -65,8 +65,8 @@ def command(
 ) -> int:
     """Show the events of the log: position, time, type, tags and payload.
 
-    Reads beside a running `serve` and changes nothing. --json prints one line with all events, or with --follow one
-    line for each event.
+    Reads beside a running `serve` and changes nothing. --json prints JSON lines: one for each event, and without
+    --follow a last one that says how far they go.
     """
     for tag in tags:
         if not all(tag.partition(":")[::2]):
@@ -84,22 +84,19 @@ async def _show(settings: Settings, options: LogOptions) -> int:
 
 
 async def _list(write_store: WriteStore, options: LogOptions) -> None:
+    """Show events page by page: the log may be larger than the memory."""
     limit = options.limit or LIMIT
     after, left, head = options.after or 0, limit, (await write_store.read(NO_EVENTS)).head
-    records: list[EventRecord | DamagedEvent] = []
     while left:
         page = await write_store.read(options.query, after, min(PAGE, left))
         for event in page.events:
-            if options.as_json:
-                records.append(_record(event))
-            else:
-                click.echo(_line(event))
+            _show_event(event, options)
         after, left = page.upto, left - len(page.events)
         # What is written meanwhile is not waited for.
         if after >= head:
             break
     if options.as_json:
-        emit({"log": write_store.identity.log, "events": records, "upto": after, "head": max(after, head)})
+        emit({"log": write_store.identity.log, "events": limit - left, "upto": after, "head": max(after, head)})
     elif left == limit:
         click.echo(f"No event matches. The head is {head:,}.", err=True)
     elif after < head:
@@ -113,15 +110,19 @@ async def _follow(write_store: WriteStore, options: LogOptions) -> None:
     while True:
         page = await write_store.read(options.query, after, PAGE if left is None else min(PAGE, left))
         for event in page.events:
-            if options.as_json:
-                emit(_record(event))
-            else:
-                click.echo(_line(event))
+            _show_event(event, options)
         if left is not None and not (left := left - len(page.events)):
             return
         if page.upto <= after:
             await write_store.wait(after, 1.0)
         after = max(after, page.upto)
+
+
+def _show_event(event: RecordedEvent, options: LogOptions) -> None:
+    if options.as_json:
+        emit(_record(event))
+    else:
+        click.echo(_line(event))
 
 
 async def _warn_of_unknown_types(write_store: WriteStore, query: EventQuery) -> None:

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from twofold.cli.app_loading import json_option, load_app
 from twofold.cli.operator_client import PATIENCE, ActionRequest, ActionResult, OperatorClient, operator_client
+from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, emit, printable
 from twofold.cli.remote import url_option
 from twofold.cli.store_access import StoreUrls, store_options
@@ -36,6 +37,8 @@ def perform(request: ActionRequest, target: str, url: str | None, urls: StoreUrl
 
     The exit code is 3 where the key is still parked, or parked again.
     """
+    if url is not None:
+        refuse_options(("write_store", "read_store"), "with --url no store is opened here")
     result = asyncio.run(_perform(request, target, url, urls))
     if as_json:
         emit(result)

@@ -27,7 +27,7 @@ def command(
     if the key is still parked, or parked again.
     """
     given = utf8_words(words)
-    if len(given) != 3 and not (url and len(given) == 2):
+    if len(given) != (2 if url else 3):
         raise click.UsageError("Write MODULE:APP NAME KEY, or with --url only NAME KEY.")
     name, key = given[-2:]
     return perform(ActionRequest(what, name, key), given[0], url, urls, as_json=as_json)

@@ -28,7 +28,7 @@ def command(
     """
     given = utf8_words(words)
     partition = given.pop() if len(given) > 1 and _is_partition(given[-1]) else None
-    if len(given) != 2 and not (url and len(given) == 1):
+    if len(given) != (1 if url else 2):
         raise click.UsageError("Write MODULE:APP NAME PARTITION, or with --url only NAME PARTITION.")
     if partition is None and what == "merge":
         raise click.UsageError("Name the partition to merge with the next one, e.g. 0-2048.")

@@ -1,6 +1,9 @@
-"""Progress on standard error: bars on a terminal, elsewhere a line for every tenth of the work."""
+"""Progress on standard error: bars on a terminal, elsewhere a line for every tenth of the work.
 
-from collections.abc import Callable, Generator, Sequence
+Where it is not known how much there is, a line follows whenever the amount has doubled.
+"""
+
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Self
@@ -18,13 +21,12 @@ _LONGEST = 200
 
 
 class Bars:
-    """Progress of several tasks, each with a label. `unit` names what is counted, for example events."""
+    """Progress of several tasks, each with a label. `units` names by label what is counted, for example events."""
 
-    def __init__(self, labels: Sequence[str], unit: str, world: World) -> None:
-        self._labels = labels
-        self._unit = unit
+    def __init__(self, units: Mapping[str, str], world: World) -> None:
+        self._units = units
         self._world = world
-        self._start = 0.0
+        self._start: dict[str, float] = {}
         self._first: dict[str, int] = {}
         self._steps: dict[str, int] = {}
         self._errors: dict[str, str] = {}
@@ -34,7 +36,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             _TaskColumn(_count),
-            _TaskColumn(lambda task: _rate(task, unit)),
+            _TaskColumn(_rate),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
@@ -43,39 +45,44 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._start = self._world.monotonic()
         self._progress.start()
-        self._tasks = {label: self._progress.add_task(label, total=None, note="") for label in self._labels}
+        self._tasks = {
+            label: self._progress.add_task(label, start=False, visible=False, total=None, note="", unit=unit)
+            for label, unit in self._units.items()
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(self, label: str, done: int, total: int, note: str = "", error: str = "") -> None:
-        """Set how much of the total is done. `error` says why a task makes no progress."""
+    def update(self, label: str, done: int, total: int | None = None, note: str = "", error: str = "") -> None:
+        """Set how much of the total (None: it is not known) is done. `error` says why a task makes no progress."""
         task = self._tasks[label]
         error = _line(error)
         if label not in self._first:
             self._first[label] = done
+            self._start[label] = self._world.monotonic()
             # The rate does not count what an earlier run did.
-            self._progress.reset(task, total=total, completed=done, note=note)
+            self._progress.reset(task, total=total, completed=done, visible=True, note=note)
         if not self._progress.disable:
             self._progress.update(task, total=total, completed=done, note=", ".join(filter(None, [note, error])))
             return
         if error and error != self._errors.get(label):
             click.echo(f"{label}: {error}", err=True)
         self._errors[label] = error
-        if (step := _STEPS * done // max(1, total)) > self._steps.get(label, -1):
+        step = done.bit_length() if total is None else _STEPS * done // max(1, total)
+        if step > self._steps.get(label, -1):
             self._steps[label] = step
-            rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._start)
-            parts = [f"{label}: {done:,} of {total:,} {self._unit}", f"{rate:,.0f}/s" if rate else "", note]
+            rate = (done - self._first[label]) / max(1e-9, self._world.monotonic() - self._start[label])
+            of = "" if total is None else f" of {total:,}"
+            parts = [f"{label}: {done:,}{of} {self._units[label]}", f"{rate:,.0f}/s" if rate else "", note]
             click.echo(", ".join(filter(None, parts)), err=True)
 
 
 @contextmanager
 def progress_bar(label: str, unit: str, world: World) -> Generator[Callable[..., None]]:
     """Progress of one task: a function of how much is done, of the total, and of a note."""
-    with Bars([label], unit, world) as bars:
+    with Bars({label: unit}, world) as bars:
         yield partial(bars.update, label)
 
 
@@ -97,9 +104,9 @@ class _TaskColumn(ProgressColumn):
 
 
 def _count(task: Task) -> str:
-    return "" if task.total is None else f"{int(task.completed):,} of {int(task.total):,}"
+    return f"{int(task.completed):,}" if task.total is None else f"{int(task.completed):,} of {int(task.total):,}"
 
 
-def _rate(task: Task, unit: str) -> str:
+def _rate(task: Task) -> str:
     speed = task.finished_speed or task.speed
-    return "" if speed is None else f"{speed:,.0f} {unit}/s"
+    return "" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s"

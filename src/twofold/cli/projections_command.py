@@ -13,6 +13,7 @@ from rich.text import Text
 from twofold.app import App
 from twofold.cli.app_loading import Number, json_option, load_app_or_settings
 from twofold.cli.follower_reports import Overview, StoreReader, asked
+from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, columns, emit, printable
 from twofold.cli.remote import Remote, url_option
 from twofold.cli.store_access import StoreUrls, opened_log, opened_stores, store_options
@@ -60,9 +61,12 @@ def command(
     Exits with 3 unless the level of the report is ready.
     """
     if url is not None:
+        refuse_options(("target", "write_store", "read_store", "max_lag"), "with --url the `serve` there reports")
+        refuse_options(("actions",), "with --url, ask for `/projections/NAME/actions` there")
         return asyncio.run(_show(asked(Remote(url), RealWorld()), watch=watch, as_json=as_json))
     app, settings = load_app_or_settings(target, urls)
     if actions:
+        refuse_options(("watch", "max_lag", "read_store"), "--actions shows the records of the write store, once")
         return asyncio.run(_show_actions(settings, as_json=as_json))
     return asyncio.run(_show_stores(app, settings, max_lag, watch=watch, as_json=as_json))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import click
@@ -14,7 +14,9 @@ from twofold.cli.building import POLL, until_built
 from twofold.cli.diff_output import print_differences
 from twofold.cli.operator_actions import action_options, utf8_words
 from twofold.cli.operator_client import PATIENCE, OperatorClient, OperatorStatus, operator_client
+from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, emit, printable
+from twofold.cli.progress_bar import progress_bar
 from twofold.cli.store_access import StoreUrls, opened_stores
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable, WiringError
 from twofold.operations.compare import Comparison, compare
@@ -80,6 +82,7 @@ def command(words: tuple[str, ...], url: str | None, urls: StoreUrls, as_json: b
         raise click.UsageError("Write MODULE:APP NAME…, or with --url only NAME….")
     if flags["switch_back"] and flags["drop"]:
         raise click.UsageError("Use either --switch-back or --drop.")
+    _refuse_what_has_no_effect(target, url, flags)
     app, settings = load_app_or_settings(target, urls)
     options = RebuildOptions(not flags["no_compare"], not flags["no_switch"], flags["yes"], flags["force"], as_json)
     rebuild = _Rebuild(app, settings, names, options)
@@ -91,6 +94,19 @@ def command(words: tuple[str, ...], url: str | None, urls: StoreUrls, as_json: b
             return await rebuild.run(client)
 
     return asyncio.run(run())
+
+
+def _refuse_what_has_no_effect(target: str | None, url: str | None, flags: Mapping[str, bool]) -> None:
+    if flags["switch_back"] or flags["drop"]:
+        options = ("no_compare", "no_switch", "yes", "force")
+        refuse_options(options, "--switch-back and --drop build and compare nothing")
+    if flags["no_switch"]:
+        refuse_options(("yes", "force"), "with --no-switch nothing is switched to")
+    if url is not None and (flags["no_compare"] or flags["switch_back"] or flags["drop"]):
+        reason = "with --url no store is opened unless rows are compared"
+        refuse_options(("write_store", "read_store"), reason)
+        if target is not None:
+            raise click.BadOptionUsage("MODULE:APP", f"MODULE:APP has no effect here: {reason}. Leave it out.")
 
 
 async def _change(client: OperatorClient, names: Sequence[str], *, back: bool, as_json: bool) -> int:
@@ -172,7 +188,10 @@ class _Rebuild:
                     raise WiringError(
                         f"The write store here has the log {write_store.identity.log}, the rebuilt one {status.log}."
                     )
-                comparison = await compare(write_store, read_store, name, old, new, client.world, row=row_type)
+                with progress_bar(f"{name}: comparing", "rows", client.world) as on_rows:
+                    comparison = await compare(
+                        write_store, read_store, name, old, new, client.world, row=row_type, on_rows=on_rows
+                    )
         except (TwofoldError, click.UsageError) as error:
             kind = type(error) if isinstance(error, TwofoldError) else WiringError
             raise kind(
@@ -201,8 +220,8 @@ class _Rebuild:
     async def _switch(self, client: OperatorClient, name: str, number: int) -> int:
         """Let exactly the generation that was compared serve; its number.
 
-        Under load it is sometimes slightly behind the one that serves: then retry. Conflict where another generation
-        has taken its place.
+        Under load it is sometimes slightly behind the one that serves: then retry. GenerationChanged where another
+        generation has taken its place.
         """
         deadline = client.world.monotonic() + PATIENCE
         while True:

@@ -8,6 +8,7 @@ from msgspec import inspect
 
 from twofold.codec.canonical import encode
 from twofold.codec.json_types import parts
+from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
 from twofold.errors import InvalidMessage, Unavailable, WiringError
@@ -45,13 +46,15 @@ class EventCodec:
         try:
             return new, (self._decoders.get((name, version)) or self._find_decoder(name, version))(payload)
         except msgspec.ValidationError as error:
+            misfit = misfit_sentence(error)
             if "got `null`" in str(error):
                 # JSON has no NaN and no infinity: they are written as null.
                 raise InvalidMessage(
-                    f"'{name}' holds a number that is not finite, and JSON has none ({error})."
+                    f"'{name}' holds a number that is not finite, and JSON has none ({misfit.about('it')})."
                 ) from error
             raise InvalidMessage(
-                f"'{name}' does not fit its own type and could not be read back ({error}). Decide an event that fits."
+                f"'{name}' does not fit its own type and could not be read back ({misfit.about('it')}). Decide an "
+                "event that fits."
             ) from error
 
     def decode(self, recorded: RecordedEvent) -> Any:

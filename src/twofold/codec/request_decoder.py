@@ -8,6 +8,7 @@ import msgspec
 
 from twofold.codec.edge import MAX_DEPTH, MAX_INTEGER, MAX_KEYS, MAX_STRING, Misfit, parse_strictly
 from twofold.codec.known_fields import shape_of
+from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.errors import InvalidMessage
 
 _parse = msgspec.json.Decoder().decode
@@ -71,13 +72,9 @@ class RequestDecoder:
 
 
 def invalid(error: Exception) -> InvalidMessage:
-    """A msgspec error as ours: `Expected int, got str - at `$.total`` names the field `total`."""
-    text = str(error)
-    _, _, place = text.partition(" - at `$")
-    _, _, missing = text.partition("missing required field `")
-    path = [part for part in (place.rstrip("`").lstrip("."), missing.partition("`")[0]) if part]
-    field = ".".join(path) or None
-    return InvalidMessage(text.replace("`$.", "`"), field=field)
+    """A msgspec error as ours, which names the field and says what it must be."""
+    sentence = misfit_sentence(error)
+    return InvalidMessage(f"{sentence.about('The body')}.", field=sentence.field or None)
 
 
 def _are_small(body: bytes) -> bool:

@@ -45,6 +45,9 @@ KINDS = {
     "method-not-allowed": ProblemKind(405, "Method not allowed", "Use one of the methods in `Allow`."),
     "too-slow": ProblemKind(408, "The request did not arrive in time", "Send the whole request again."),
     "conflict": ProblemKind(409, "Another request wrote first", "Nothing was written. Send the same request again."),
+    "generation-changed": ProblemKind(
+        409, "Another generation is being built", "Look at the generations again, then name the one to switch to."
+    ),
     "too-large": ProblemKind(413, "The body is too large", "Send less at once."),
     "not-json": ProblemKind(415, "The body is not JSON", "Send `Content-Type: application/json`."),
     "rejected": ProblemKind(422, "Rejected by a domain rule", "Show `detail` to the user. Do not send it again."),
@@ -60,6 +63,7 @@ _FAMILIES: dict[type[TwofoldError], str] = {
     errors.NotAuthorised: "not-authorised",
     errors.UnknownMessage: "unknown-message",
     errors.Conflict: "conflict",
+    errors.GenerationChanged: "generation-changed",
     errors.Rejected: "rejected",
     errors.CommandIdReused: "command-id-reused",
     errors.Unavailable: "unavailable",

@@ -14,7 +14,7 @@ from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnknownMessage
 from twofold.operations.inline_rows import InlineRowInspector
 from twofold.operations.key_folds import KeyFolds
-from twofold.operations.progress import OnProgress
+from twofold.operations.progress import OnProgress, OnRows, no_rows
 from twofold.operations.row_differences import Difference, compare_rows, difference
 from twofold.operations.row_inspector import RowInspector, RowObservation, read_both
 from twofold.operations.scratch_fold import ScratchFold, scratch_fold
@@ -79,6 +79,7 @@ async def audit(
     sample: int = SAMPLE,
     page: int = PAGE,
     on_progress: OnProgress | None = None,
+    on_rows: OnRows = no_rows,
 ) -> AuditResult:
     """Compare the rows of the generation that serves with the fold of the log: all rows, or those of `keys`.
 
@@ -114,7 +115,8 @@ async def audit(
         await auditing.audit_keys(dict.fromkeys(keys))
         return auditing.result
     async with scratch_fold(app, write_store, projection, folds.skips) as fold:
-        await auditing.run(stored, fold, app.world, page, on_progress)
+        await fold.advance(await stored.position(), on_progress)
+        await auditing.run(stored, fold, app.world, page, on_rows)
         return auditing.result
 
 
@@ -175,11 +177,8 @@ class _Audit:
         self.result = AuditResult(name=self.stored.name, generation=self.stored.generation)
         self._row_type = self.folds.projection.row
 
-    async def run(
-        self, stored: RowInspector, fold: ScratchFold, world: World, limit: int, on_progress: OnProgress | None
-    ) -> None:
+    async def run(self, stored: RowInspector, fold: ScratchFold, world: World, limit: int, on_rows: OnRows) -> None:
         """Audit all keys in order. Rows that equal the whole fold are counted; the others are folded key by key."""
-        await fold.advance(await stored.position(), on_progress)
         doubtful: list[str] = []
         after: str | None = ""
         while after is not None:
@@ -195,6 +194,7 @@ class _Audit:
             if len(doubtful) >= self.folds.at_once or after is None:
                 await self.audit_keys(doubtful)
                 doubtful = []
+            on_rows(self.result.rows + len(doubtful))
             await world.sleep(0)
         self.result.position = fold.position
 

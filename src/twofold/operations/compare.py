@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from twofold.operations.progress import OnRows, no_rows
 from twofold.operations.row_differences import Difference, compare_rows, difference
 from twofold.operations.row_inspector import RowInspector, RowObservation, read_both
 from twofold.read_store.port import ReadStore
@@ -55,6 +56,7 @@ async def compare(
     sample: int = SAMPLE,
     page: int = PAGE,
     patience: float = PATIENCE,
+    on_rows: OnRows = no_rows,
 ) -> Comparison:
     """Compare all rows of two generations of a projection, page by page, in the order of their keys.
 
@@ -71,7 +73,7 @@ async def compare(
         sample,
         patience,
     )
-    await comparing.run(page)
+    await comparing.run(page, on_rows)
     return comparing.result
 
 
@@ -89,7 +91,7 @@ class _Comparing:
     def __post_init__(self) -> None:
         self.result = Comparison(name=self.old.name, old=self.old.generation, new=self.new.generation)
 
-    async def run(self, limit: int) -> None:
+    async def run(self, limit: int, on_rows: OnRows) -> None:
         undecided: list[str] = []
         after: str | None = ""
         while after is not None:
@@ -98,6 +100,7 @@ class _Comparing:
             if len(undecided) >= limit or after is None:
                 await self._decide(undecided)
                 undecided = []
+            on_rows(self.result.rows + len(undecided))
             # SQLite is read on the event loop, so other tasks need a turn.
             await self.world.sleep(0)
 

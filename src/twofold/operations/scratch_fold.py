@@ -1,10 +1,10 @@
 """A fold of the whole log into a temporary SQLite file, for comparison with the generation that serves."""
 
 import copy
+import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from urllib.parse import quote
 
 from twofold.app import App
 from twofold.domain.events import Position
@@ -14,14 +14,15 @@ from twofold.operations.key_folds import no_key
 from twofold.operations.progress import OnProgress
 from twofold.operations.row_inspector import RowInspector
 from twofold.read_store.port import ReadModel
-from twofold.stores import open_read_store
+from twofold.stores import open_scratch_read_store
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.world import World
 from twofold.write_store.port import Slice, WriteStore
 
 _NUMBER = 1
-_ROWS = 200_000
+# The memory of an audit must not depend on the size of the read model.
+_ROWS = 20_000
 
 
 class ScratchFold:
@@ -86,7 +87,7 @@ async def scratch_fold(
     by_key.parks = "key"
     model = ReadModel(projection.name, _NUMBER, projection.row)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        read_store = await open_read_store(f"sqlite:///{quote(folder)}/scratch.db", app.world)
+        read_store = open_scratch_read_store(os.path.join(folder, "scratch.db"), app.world)
         try:
             await read_store.prepare([model])
             io = ProjectorIO(write_store, read_store, app.events.decode, app.world)

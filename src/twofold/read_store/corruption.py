@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.errors import InvalidMessage, WiringError
 from twofold.read_store.columns import Column, ColumnValue, columns_of
 from twofold.read_store.port import CorruptRow, RawRow, ReadModel
@@ -66,7 +67,7 @@ class RawRowReader:
         try:
             typed = self._decode(cast("str | bytes", text))
         except _MISFIT as error:
-            return DecodedRow(row, {}, f"The row does not fit {self._type.__name__}: {error}.")
+            return DecodedRow(row, {}, f"The row does not fit {self._type.__name__}: {_reason(error)}.")
         try:
             values = {field: [column.of(typed)] for field, column in self._columns.items() if field in self._kinds}
             return DecodedRow(row, values)
@@ -132,12 +133,16 @@ def corrupt_row(model: ReadModel, error: Exception) -> CorruptRow:
     # JSON that does not fit the row type is rarely an accident: the type has changed since.
     if isinstance(error, msgspec.ValidationError):
         message = (
-            f"Stored rows of '{model.name}' no longer fit {model.row.__name__}: {error}. The row type has changed: "
-            f"raise `version` of the projection '{model.name}', so that its read model is rebuilt."
+            f"Stored rows of '{model.name}' no longer fit {model.row.__name__}: {_reason(error)}. The row type has "
+            f"changed: raise `version` of the projection '{model.name}', so that its read model is rebuilt."
         )
         return CorruptRow(message, changed=True)
     message = f"A stored row of '{model.name}' is corrupt: {error}. Run `twofold audit --repair` to find and repair it."
     return CorruptRow(message, changed=False)
+
+
+def _reason(error: Exception) -> str:
+    return misfit_sentence(error).about("the row") if isinstance(error, msgspec.ValidationError) else str(error)
 
 
 def _by_kind(row: Any, kinds: Mapping[str, Sequence[str]]) -> dict[str, list[ColumnValue]]:

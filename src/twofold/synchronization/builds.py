@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from twofold.errors import Conflict, InvalidMessage, Unavailable
+from twofold.errors import Conflict, GenerationChanged, InvalidMessage, Unavailable
 from twofold.read_store.port import Checkpoint, Progress, ReadStore
 from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction, Versioned
@@ -59,8 +59,8 @@ class Builds:
         """Let the generation that was built serve, and keep the other on standby. The number of the new one.
 
         InvalidMessage if none is under way, or if it has parked keys that the one that serves does not have, or has
-        only at a later event (unless `force`). Conflict if it is not `generation`. Unavailable if it is behind the one
-        that serves.
+        only at a later event (unless `force`). GenerationChanged if it is not `generation`. Unavailable if it is behind
+        the one that serves.
         """
         version = self._versions[name]
         for _ in range(_TRIES):
@@ -69,7 +69,7 @@ class Builds:
             if new is None or old is None:
                 raise InvalidMessage(f"No rebuild of '{name}' is under way. Begin one first.", field="name")
             if generation not in (None, new):
-                raise Conflict(
+                raise GenerationChanged(
                     f"Generation {new} of '{name}' is under way, not generation {generation}. Compare that one first."
                 )
             await self._refuse_worse(name, old, new, force=force)

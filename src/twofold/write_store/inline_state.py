@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from twofold.codec import RowCodec
+from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.domain.events import Position
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Unavailable
@@ -153,7 +154,8 @@ class InlineProjection:
             return InlineRow(self._codec.decode(stored.value), stored.value, stored.version)
         except msgspec.ValidationError as error:
             raise Unavailable(
-                f"The stored row '{key}' of '{self.name}' does not fit {self.bound.row.__name__} ({error}). Raise the "
+                f"The stored row '{key}' of '{self.name}' does not fit {self.bound.row.__name__} "
+                f"({misfit_sentence(error).about('the row')}). Raise the "
                 "version of the projection, so that its rows are rebuilt.",
                 retry_after=30.0,
             ) from error
