@@ -1,7 +1,9 @@
 """Servers for the tests: a real one in another process, and the application without a server."""
 
+import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -43,12 +45,31 @@ class Server:
         assert parts.hostname is not None and parts.port is not None
         return parts.hostname, parts.port
 
+    def has_open(self, client: Address) -> bool:
+        """Whether the process of the server still has its side of the connection of a client open. Linux tells."""
+        wanted = (_in_hexadecimal(self.address), _in_hexadecimal(client))
+        lines = [line.split() for line in Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]]
+        sockets = {f"socket:[{line[9]}]" for line in lines if (line[1], line[2]) == wanted}
+        return any(_target(link) in sockets for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
     def stop(self) -> tuple[int, str]:
         """Its exit code, and what it said on stderr."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
+
+
+def _in_hexadecimal(address: Address) -> str:
+    host, port = address
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""
 
 
 @pytest.fixture(scope="session")

@@ -72,14 +72,24 @@ async def caught_up(app: App) -> bool:
     return all(each.position == status.head for each in status.followers)
 
 
+async def others_caught_up(app: App, name: str) -> bool:
+    status = await app.status()
+    return all(each.position == status.head for each in status.followers if each.name != name)
+
+
 async def level(http: httpx.AsyncClient) -> str:
     answer = await http.get("/health/ready")
     assert answer.status_code == 200
     return str(answer.json()["level"])
 
 
-async def degraded(http: httpx.AsyncClient) -> bool:
-    return await level(http) == "degraded"
+async def only_reported(app: App, *beginnings: str) -> bool:
+    """Whether exactly these problems are reported, by the beginnings of their messages.
+
+    On a busy machine healthy followers may be reported, too, until they have caught up.
+    """
+    messages = sorted(await problems(app))
+    return len(messages) == len(beginnings) and all(map(str.startswith, messages, sorted(beginnings)))
 
 
 async def problems(app: App) -> list[str]:

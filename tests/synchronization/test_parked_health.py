@@ -18,6 +18,7 @@ from tests.synchronization.liveness_helpers import (
     follower,
     hanging,
     level,
+    only_reported,
     problems,
 )
 from twofold.app import App
@@ -91,18 +92,10 @@ async def test_a_partition_that_does_not_move_is_reported_beside_one_that_is_hal
         for by in (2, 13, 3):
             await app.send(Count(both, by))
 
-        async def reported() -> bool:
-            return len(await problems(app)) == 2
-
-        await until(reported, "both are reported")
-        both_problems = await problems(app)
-        stopped = f"'totals' ({stands.partition.name}) has stopped at position 2: "
-        (one,) = [each for each in both_problems if stopped in each]
-        (other,) = [
-            each
-            for each in both_problems
-            if f"'totals' ({stalls.partition.name}) has not moved from position 1 for " in each
-        ]
+        stopped = f"projection 'totals' ({stands.partition.name}) has stopped at position 2: "
+        stalled = f"projection 'totals' ({stalls.partition.name}) has not moved from position 1 for "
+        await until(lambda: only_reported(app, stopped, stalled), "both are reported")
+        other, one = sorted(await problems(app))
         assert "thirteen" in one
         assert other.endswith("no error was reported")
         heal()
