@@ -37,7 +37,12 @@ def connection_of(store: SqliteWriteStore) -> apsw.Connection:
 
 
 async def positions_and_ids(store: SqliteWriteStore) -> list[tuple[int, str]]:
-    return [(event.position, event.id) for event in (await store.read(ALL_EVENTS)).events]
+    found: list[tuple[int, str]] = []
+    while True:
+        page = await store.read(ALL_EVENTS, len(found))
+        found += [(event.position, event.id) for event in page.events]
+        if not page.events:
+            return found
 
 
 async def append_watched(store: SqliteWriteStore, disk: FaultyDisk, batch: Sequence[Append]) -> list[Outcome]:
