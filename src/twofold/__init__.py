@@ -11,6 +11,7 @@ from twofold.domain.tags import Tag
 from twofold.errors import (
     CommandIdReused,
     Conflict,
+    FunctionFailed,
     GenerationChanged,
     InvalidMessage,
     NotAuthorised,
@@ -20,6 +21,7 @@ from twofold.errors import (
     Unavailable,
     UndeclaredAccess,
     UnknownMessage,
+    UnreadableEvent,
     WiringError,
 )
 from twofold.query_service.view import Page, View
@@ -36,6 +38,7 @@ __all__ = [
     "DecisionModel",
     "Event",
     "EventQuery",
+    "FunctionFailed",
     "GenerationChanged",
     "InvalidMessage",
     "Later",
@@ -56,6 +59,7 @@ __all__ = [
     "Unavailable",
     "UndeclaredAccess",
     "UnknownMessage",
+    "UnreadableEvent",
     "View",
     "WiringError",
 ]

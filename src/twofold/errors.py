@@ -11,6 +11,8 @@ TwofoldError
 ├── Conflict             another command wrote first; already retried, safe to send again (409)
 │   └── GenerationChanged    the generation that the request names is not the one that is being built (409)
 ├── Unavailable          a store cannot be reached or is behind; safe to send again (503)
+├── FunctionFailed       a function of the app failed: a bug in it (500)
+├── UnreadableEvent      a stored event cannot be read by this code (500)
 └── WiringError          the app is put together wrongly; raised at start
 """
 
@@ -75,6 +77,36 @@ class Unavailable(TwofoldError):
         super().__init__(message)
         self.lag = lag
         self.retry_after = retry_after
+
+
+class FunctionFailed(TwofoldError):
+    """A function of the app raised an error that it may not raise, or returned what it may not: a bug in it.
+
+    `function` names it, `what` says what it did, without any values: that may be shown to callers. The text has the
+    details, and the error that it raised is the cause.
+    """
+
+    def __init__(self, function: str, what: str, details: str = "") -> None:
+        super().__init__(f"{function} {what}{f': {details}' if details else '.'}")
+        self.function = function
+        self.what = what
+
+
+def failed(function: str, error: BaseException) -> FunctionFailed:
+    """What to raise in place of an error of no family: also of SystemExit and the like, which would end the process."""
+    return FunctionFailed(function, f"failed with {type(error).__name__}", str(error))
+
+
+class UnreadableEvent(TwofoldError):
+    """A stored event cannot be read by this code: its bytes do not fit its type, or an upcaster failed.
+
+    `position` is its position, `what` says that without the values in it, and the error is the cause.
+    """
+
+    def __init__(self, position: int, what: str, error: BaseException) -> None:
+        super().__init__(f"{what}: {type(error).__name__}: {error}")
+        self.position = position
+        self.what = f"{what} ({type(error).__name__})."
 
 
 class WiringError(TwofoldError):

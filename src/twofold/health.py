@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import msgspec
 
 from twofold.domain.events import Position
+from twofold.read_store.partition import parked_event
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import Pause
 from twofold.synchronization.follower import State
@@ -348,8 +349,9 @@ def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[s
         yield "behind", f"{behind}: {follower.error or 'no error was reported'}"
     parked = follower.parked_count - sum(partition.blocking for partition in follower.partitions)
     if parked > 0:
-        noun = "key" if follower.kind == "projection" else "event"
         one = follower.parked[0]
+        events = follower.kind == "policy" or all(parked_event(each.key) for each in follower.parked)
+        noun = "event" if events else "key"
         yield (
             "parked",
             f"{what} has {parked} parked {noun}{'' if parked == 1 else 's'}. Fix what fails, then retry or skip them. "

@@ -219,3 +219,23 @@ def test_wrong_usage_is_reported_with_what_to_do(tmp_path: Path, arguments: list
     got, said = run_json(tmp_path, *arguments)
     assert (got, said["ok"]) == (code, False), json.dumps(said)
     assert cure in said["error"]["message"]
+
+
+def test_an_event_without_a_usable_key_is_skipped_by_its_position(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP.replace("key=NoteId", "key=lambda event: event.text"))
+    with serving(tmp_path) as (_, at):
+        write(at["url"], "long", "x" * 1_100)
+        write(at["url"], "good")
+        wait_until(lambda: keys_parked(tmp_path) == ["parked:1"], "parked")
+        listed = run(tmp_path, "projections")
+        assert listed.returncode == 3
+        assert "pages: parked:1 is parked at position 1:" in listed.stdout
+        assert "a row key must have 1 to 1024 characters, not 1100" in listed.stdout
+        again = run(tmp_path, "parked", "retry", "pages", "parked:1", "--url", at["url"])
+        assert again.returncode == 3
+        (record,) = httpx.get(f"{at['url']}/projections/pages/parked", params={"key": "parked:1"}).json()["parked"]
+        assert record["position"] == 1
+        done = run(tmp_path, "parked", "skip", "pages", "parked:1", "--url", at["url"])
+        assert (done.returncode, done.stdout) == (0, "The event at 1 is skipped.\n")
+        assert keys_parked(tmp_path) == []
+        assert acts(tmp_path) == [("retry", "parked:1", True), ("skip", "parked:1", True)]

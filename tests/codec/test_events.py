@@ -13,7 +13,7 @@ from msgspec import Struct
 from twofold.codec import EventCodec
 from twofold.domain.events import Envelope, Event, Metadata, NewEvent, RecordedEvent
 from twofold.domain.tags import Tag
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import InvalidMessage, Unavailable, UnreadableEvent, WiringError
 
 OrderId = Annotated[str, Tag("order")]
 
@@ -100,8 +100,29 @@ def test_what_a_newer_process_wrote_is_unavailable_here(type: str, version: int)
 
 @pytest.mark.parametrize("payload", [b"{}", b'{"order_id":"o1","total":"5"}', b"null", b"{", b""])
 def test_bytes_that_do_not_fit_their_type_are_an_error(payload: bytes) -> None:
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(
+        UnreadableEvent, match=r"^The 'priced' event \(version 3\) at position 1 cannot be read: "
+    ) as caught:
         CODEC.decode(stored(payload, 3))
+    assert isinstance(caught.value.__cause__, msgspec.DecodeError)
+    assert caught.value.position == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), Unavailable("no"), SystemExit(3)])
+def test_whatever_an_upcaster_raises_the_event_is_unreadable(error: BaseException) -> None:
+    def fail(fields: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    codec = EventCodec([Event(Priced, version=2, upcasters={1: fail})])
+    with pytest.raises(UnreadableEvent) as caught:
+        codec.decode(stored(b"{}", 1))
+    assert caught.value.__cause__ is error
+
+
+def test_an_upcaster_that_returns_no_fields_is_told_what_it_returned() -> None:
+    codec = EventCodec([Event(Priced, version=2, upcasters={1: lambda fields: None})])  # type: ignore[arg-type, return-value]
+    with pytest.raises(UnreadableEvent, match="an upcaster returned None, not the fields of the event as a dict"):
+        codec.decode(stored(b"{}", 1))
 
 
 def test_fields_of_the_future_are_passed_over() -> None:

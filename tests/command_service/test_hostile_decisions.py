@@ -13,7 +13,7 @@ from twofold.domain.decision import DecisionModel
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.tags import Tag
-from twofold.errors import InvalidMessage, Rejected, Unavailable
+from twofold.errors import FunctionFailed, InvalidMessage, Rejected, Unavailable
 from twofold.testing import FrozenWorld
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome
@@ -118,7 +118,7 @@ async def test_a_decision_that_fails_on_states_of_different_moments_is_made_agai
 async def test_a_decision_that_fails_on_the_newest_states_too_fails() -> None:
     async with Services(MemoryWriteStore(), BOOKS) as services:
         await services.handle(Enter("a", "b"), "1")
-        with pytest.raises(AssertionError, match="the account has 0 entries, the book 1"):
+        with pytest.raises(FunctionFailed, match="AssertionError: the account has 0 entries, the book 1"):
             await services.handle(Enter("other", "b"), "2")
 
 

@@ -25,7 +25,7 @@ from tests.sample_domains.bank import (
 )
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.projection import Projection
-from twofold.errors import InvalidMessage, Unavailable
+from twofold.errors import FunctionFailed, InvalidMessage, Unavailable
 from twofold.write_store.memory import MemoryWriteStore
 
 
@@ -36,7 +36,7 @@ async def test_an_event_that_a_fold_does_not_take_is_not_written_and_the_command
     async with opened(kind, tmp_path) as write_store, Services(write_store, INLINE_BANK) as services:
         await services.handle(Deposit("a", 100), "c-1")
         before = await stored(write_store)
-        with pytest.raises(InvalidMessage) as refused:
+        with pytest.raises(FunctionFailed) as refused:
             await services.handle(Deposit("a", TILL_FAILS_ON), "c-2")
         for said in ("'till'", "Deposited", "'all'", "ValueError: an unlucky number", "nothing is written"):
             assert said in str(refused.value)
@@ -52,7 +52,7 @@ async def test_other_commands_of_its_batch_are_not_touched_by_one_that_a_fold_do
         cents = [100, TILL_FAILS_ON, 102, TILL_FAILS_ON, 104]
         sent = [services.handle(Deposit("a", each), f"{n}") for n, each in enumerate(cents)]
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        assert [isinstance(each, InvalidMessage) for each in outcomes] == [each == TILL_FAILS_ON for each in cents]
+        assert [isinstance(each, FunctionFailed) for each in outcomes] == [each == TILL_FAILS_ON for each in cents]
         assert await check_rows(write_store) == 3
 
 
@@ -70,7 +70,7 @@ async def test_a_fold_that_fails_on_an_old_row_is_tried_on_the_present_one() -> 
         await there.handle(Deposit("a", -50), "2")
         assert (await here.handle(Deposit("a", 60), "3")).position == 3
         assert (await stored(write_store, module))["strict"]["a"] == ChainedBalance("a", 100, 3)
-        with pytest.raises(InvalidMessage, match="too much"):
+        with pytest.raises(FunctionFailed, match="too much"):
             await here.handle(Deposit("a", 1), "4")
 
 
@@ -87,7 +87,7 @@ async def test_a_repeat_gets_its_receipt_even_where_the_fold_would_not_take_the_
         for service in (services, another):
             again = await service.handle(Deposit("a", 5), "c-1")
             assert (again.events, again.position, again.repeated) == (first.events, first.position, True)
-        with pytest.raises(InvalidMessage, match="there is one already"):
+        with pytest.raises(FunctionFailed, match="there is one already"):
             await services.handle(Deposit("a", 5), "c-2")
 
 
@@ -108,7 +108,7 @@ async def test_a_row_that_could_not_be_read_back_is_not_written(fold: Any) -> No
     module = bank(INLINE_TILL, Projection("broken", fold, key=AccountId, lifecycle="inline"))
     write_store = MemoryWriteStore()
     async with Services(write_store, module) as services:
-        with pytest.raises(InvalidMessage, match=r"'broken' failed.*its fold fails for a Deposited and the key 'a'"):
+        with pytest.raises(FunctionFailed, match=r"'broken' failed.*its fold fails for a Deposited and the key 'a'"):
             await services.handle(Deposit("a", 1), "c-1")
         assert (await write_store.read(NO_EVENTS)).head == 0
         # The row of the other projection had been folded already, and must not be remembered.
@@ -134,7 +134,7 @@ async def test_a_key_that_could_not_be_stored_refuses_the_command_alone(key: Any
         refused, taken = await asyncio.gather(
             services.handle(Deposit("a", 1), "c-1"), services.handle(Close("a"), "c-2"), return_exceptions=True
         )
-        assert isinstance(refused, InvalidMessage)
+        assert isinstance(refused, FunctionFailed | InvalidMessage)
         assert says in str(refused)
         assert not isinstance(taken, BaseException)
         assert (await write_store.read(NO_EVENTS)).head == 1

@@ -13,7 +13,7 @@ from tests.documentation.code_block_helpers import ROOT
 from tests.http.bank_server import open_bank
 from twofold import Receipt, Settings, errors, health, http, testing
 from twofold.codec import edge
-from twofold.errors import Refused, TwofoldError, WiringError
+from twofold.errors import FunctionFailed, Refused, TwofoldError, UnreadableEvent, WiringError
 from twofold.health import HealthProblem, HealthReport, build_status, partition_status
 from twofold.http import Limits
 from twofold.http.event_records import EventPage, EventRecord
@@ -67,7 +67,8 @@ def test_every_error_is_documented_with_its_status() -> None:
     for name, kind in actual.items():
         if kind in (TwofoldError, WiringError, Refused):
             continue
-        assert documented[name] == str(problem_of(kind("…")).status), name
+        details = {FunctionFailed: ("f", "fails"), UnreadableEvent: (1, "x", ValueError())}
+        assert documented[name] == str(problem_of(kind(*details.get(kind, ("…",)))).status), name
 
 
 def test_every_kind_of_problem_is_documented_with_its_status_and_its_cure() -> None:

@@ -35,7 +35,7 @@ from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, 
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import Envelope, Metadata, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.errors import InvalidMessage, Rejected, WiringError
+from twofold.errors import FunctionFailed, InvalidMessage, Rejected
 
 EVENTS = [OrderPlaced, OrderPaid, Received, Shipped, SeatTaken]
 NOW = datetime(2024, 5, 1, 9, 30, tzinfo=UTC)
@@ -196,9 +196,8 @@ def forget(command: PlaceOrder, forgetful: Forgetful) -> None:
 
 def test_a_fold_that_forgets_to_return_a_state_says_so() -> None:
     (fold,) = read(forget, DecisionModel(Forgetful, by=OrderId)).boundary(PlaceOrder("o1", "a", 1)).folds
-    with pytest.raises(
-        WiringError, match=r"DecisionModel\(Forgetful\): evolve returned None for OrderPlaced. Return a"
-    ):
+    said = r"Forgetful\.evolve returned NoneType for OrderPlaced, but it returns a state in every case: None"
+    with pytest.raises(FunctionFailed, match=said):
         fold.model.evolve(Forgetful(), OrderPlaced("o1", "a", 1), recorded("x", 1))
 
 

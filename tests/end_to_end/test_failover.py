@@ -108,7 +108,7 @@ async def test_after_a_loss_read_models_and_tokens_of_what_is_gone_are_refused_a
         primary.kill()
         standby.promote()
 
-        refused = "The read model 'totals' is at position 4 .* does not hold that position. Delete the read database"
+        refused = "The read model 'totals' is at position 4 .* does not hold that position. Either another log is named"
         with pytest.raises(WiringError, match=refused):
             await app_on(url, tmp_path / "ahead.db").start()
         async with app_on(url, tmp_path / "behind.db") as app:

@@ -110,19 +110,23 @@ def test_a_path_in_any_other_spelling_is_not_found(http: httpx.Client, path: str
     problem(http.request("POST" if "commands" in path else "GET", path), 404)
 
 
-def test_an_unexpected_error_is_a_503_without_details_of_the_code(http: httpx.Client) -> None:
+def test_a_decision_that_fails_is_a_500_that_names_it_and_its_error_without_details_of_the_code(
+    http: httpx.Client,
+) -> None:
     answer = http.post("/commands/break", json={"account_id": "ann"})
-    details = problem(answer, 503)
-    assert int(answer.headers["retry-after"]) >= 1
-    assert "secret-of-the-house" not in answer.text and "KeyError" not in answer.text
-    assert "logged" in details["detail"]
+    details = problem(answer, 500)
+    assert details["type"] == "/docs#problem-function-failed"
+    assert details["detail"].startswith("The decision break_down failed with KeyError.")
+    assert "secret-of-the-house" not in answer.text
+    assert "retry-after" not in answer.headers, "sent again, it fails again"
 
 
-async def test_an_unexpected_error_is_logged_with_its_traceback(
+async def test_a_decision_that_fails_is_logged_with_its_traceback(
     inside: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await inside.post("/commands/break", json={"account_id": "ann"})
     assert "POST /commands/break failed" in caplog.text
+    assert "secret-of-the-house" in caplog.text
     assert "in break_down" in caplog.text
 
 

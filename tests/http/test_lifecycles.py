@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.query_service.bank_app_helpers import bank_app
-from tests.sample_domains.bank import STATEMENT_FAILS_ON, TILL_FAILS_ON, Deposited, bank, till
+from tests.sample_domains.bank import STATEMENT_FAILS_ON, TILL_FAILS_ON, bank, till
 from twofold import App, Projection
 from twofold.http import asgi
 
@@ -48,22 +48,23 @@ async def test_to_search_one_is_undeclared_access(http: httpx.AsyncClient, name:
     assert "make it lifecycle='async'" in problem["detail"]
 
 
-async def test_a_live_fold_that_fails_is_not_now_and_says_where(http: httpx.AsyncClient) -> None:
+async def test_a_live_fold_that_fails_says_where(http: httpx.AsyncClient) -> None:
     await deposit(http, "a", STATEMENT_FAILS_ON)
     answer = await http.get("/queries/statement-of", params={"account_id": "a"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert "'statements' cannot be folded: the fold fails at position 1" in answer.json()["detail"]
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (500, "/docs#problem-function-failed")
+    assert "The fold of 'statements' fails at position 1 ('deposited') with " in problem["detail"]
 
 
-async def test_a_command_that_an_inline_fold_does_not_take_is_an_invalid_message() -> None:
+async def test_a_command_that_an_inline_fold_fails_on_is_a_bug_of_the_app() -> None:
     hot = Projection("till", till, key=lambda event: "all", lifecycle="inline")
     async with App(bank(hot), write_store="memory:", read_store="memory:") as app:
         transport = httpx.ASGITransport(asgi(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
             answer = await http.post("/commands/deposit", json={"account_id": "a", "cents": TILL_FAILS_ON})
     problem = answer.json()
-    assert (answer.status_code, problem["type"]) == (400, "/docs#problem-invalid-message")
-    for said in ("'till'", Deposited.__name__, "'all'", "nothing is written"):
+    assert (answer.status_code, problem["type"]) == (500, "/docs#problem-function-failed")
+    for said in ("'till'", "ValueError", "nothing is written"):
         assert said in problem["detail"]
 
 

@@ -1,10 +1,11 @@
-"""Each family of errors has its status, and whatever has none is an honest 503."""
+"""Each family of errors has its status, and whatever has none is an honest 500."""
 
 import pytest
 
 from twofold import (
     CommandIdReused,
     Conflict,
+    FunctionFailed,
     GenerationChanged,
     InvalidMessage,
     NotAuthorised,
@@ -13,6 +14,7 @@ from twofold import (
     Unavailable,
     UndeclaredAccess,
     UnknownMessage,
+    UnreadableEvent,
     WiringError,
 )
 from twofold.http.problems import KINDS, headers_of, problem_of
@@ -30,7 +32,9 @@ from twofold.http.problems import KINDS, headers_of, problem_of
         (Rejected("x"), 422),
         (CommandIdReused("x"), 422),
         (Unavailable("x"), 503),
-        (WiringError("a path of the inside"), 503),
+        (FunctionFailed("The decision f", "failed with KeyError", "the inside"), 500),
+        (UnreadableEvent(7, "The event at position 7 cannot be read", ValueError("the inside")), 500),
+        (WiringError("a path of the inside"), 500),
     ],
 )
 def test_every_family_has_its_status(error: TwofoldError, status: int) -> None:

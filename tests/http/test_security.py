@@ -123,9 +123,9 @@ def test_answers_of_the_api_are_not_cached(http: httpx.Client) -> None:
     assert http.get("/commands/nope").headers["cache-control"] == "no-store"
 
 
-def test_a_page_that_fails_is_a_503_without_details_of_the_code(http: httpx.Client) -> None:
+def test_a_page_that_fails_is_a_500_without_details_of_the_code(http: httpx.Client) -> None:
     answer = http.get("/fail")
-    problem(answer, 503)
+    problem(answer, 500)
     assert "secret" not in answer.text
 
 

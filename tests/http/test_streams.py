@@ -81,7 +81,7 @@ def test_a_stream_of_the_status_sends_the_numbers_every_second(http: httpx.Clien
 
 def test_a_stream_that_cannot_start_is_refused_with_a_problem(http: httpx.Client) -> None:
     problem(http.get("/queries/balance-of", headers=STREAM), 400)
-    problem(http.get("/queries/broken", headers=STREAM), 503)
+    problem(http.get("/queries/broken", headers=STREAM), 500)
     problem(http.get("/events?after=nonsense", headers=STREAM), 400)
     problem(http.get("/events?after=main.1.999999", headers=STREAM), 400)
 

@@ -321,7 +321,7 @@ async def test_a_generation_that_is_not_there_or_of_another_log_is_refused(
     with pytest.raises(UnknownMessage, match="no generation 2 of 'totals'"):
         await compare(log, read_store, "totals", 1, 2, RealWorld())
     await Built(log, read_store, 2).save(3)
-    with pytest.raises(WiringError, match="stores that belong together"):
+    with pytest.raises(WiringError, match="Correct the URLs of the stores, or restore the log"):
         other = MemoryWriteStore()
         other.identity = LogIdentity("another", 1)
         await compare(other, read_store, "totals", 1, 2, RealWorld())

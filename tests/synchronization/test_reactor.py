@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.sample_domains.counter_app_helpers import app_in, until
-from tests.sample_domains.counters import Count, Counted, counters
+from tests.sample_domains.counters import Count, Counted, Ended, Ignored, count, counters
 from tests.synchronization.policy_helpers import (
     MARK,
     answers,
@@ -21,9 +21,10 @@ from tests.synchronization.policy_helpers import (
 from twofold.app import App
 from twofold.codec import MessageCodec
 from twofold.domain.decision import Context
-from twofold.domain.events import Metadata
+from twofold.domain.events import Event, Metadata
+from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
-from twofold.errors import Conflict
+from twofold.errors import Conflict, Unavailable
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.synchronization.reactor import Reactor
@@ -218,3 +219,68 @@ async def test_a_reaction_that_is_cancelled_from_within_is_parked_like_any_that_
             await app.send(Count(["a"], by))
         await react_to(app)
         assert (seen, await parked_keys(app)) == ([1, 3], ["parked:2"])
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_a_policy_that_would_end_the_process_parks_its_event(tmp_path: Path, error: BaseException) -> None:
+    seen: list[int] = []
+
+    async def answer(event: Counted) -> None:
+        if event.by == 13:
+            raise error
+        seen.append(event.by)
+
+    async with app_in(tmp_path, counters(policies=[Policy("answers", answer)]), fold_retries=0) as app:
+        for by in (1, 13, 3):
+            await app.send(Count(["a"], by))
+        await react_to(app)
+        assert (seen, await parked_keys(app)) == ([1, 3], ["parked:2"])
+
+
+@pytest.mark.parametrize("answer", [7, "count", [Count(["b"], MARK), 7], Later(7, timedelta(1)), Counted([], 1)])
+async def test_a_policy_that_returns_no_command_is_named_with_what_it_returned(tmp_path: Path, answer: Any) -> None:
+    async def reaction(event: Counted) -> Any:
+        return answer if event.by == 13 else None
+
+    async with app_in(tmp_path, counters(policies=[Policy("answers", reaction)]), fold_retries=0) as app:
+        await app.send(Count(["a"], 13))
+        await react_to(app)
+        (parked,) = next(each for each in (await app.status()).followers if each.kind == "policy").parked
+        assert parked.error.startswith("FunctionFailed: The policy 'answers' returned ")
+        assert repr(answer)[:20] in parked.error or "7" in parked.error
+        assert await answers(app) == [], "no command is sent if one of them is none"
+
+
+@pytest.mark.parametrize("error", [ValueError("seven"), Unavailable("a service"), SystemExit(3)])
+async def test_an_event_that_a_policy_cannot_read_is_parked_by_position(tmp_path: Path, error: BaseException) -> None:
+    async with app_in(tmp_path, counters(policies=[Policy("answers", answer_nothing)])) as app:
+        await react_to(app)
+    old = Module("counters", events=[Counted, Ended, Ignored], decisions=[count])
+    async with app_in(tmp_path, old) as app:
+        for by in (1, 13, 3):
+            await app.send(Count(["a"], by))
+    bad, seen = {13}, set[int]()
+
+    def upcast(fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["by"] in bad:
+            raise error
+        return fields
+
+    async def answer(event: Counted) -> None:
+        seen.add(event.by)
+
+    events = [Event(Counted, version=2, upcasters={1: upcast}), Ended, Ignored]
+    new = Module("counters", events=events, decisions=[count], policies=[Policy("answers", answer)])
+    async with app_in(tmp_path, new, fold_retries=0) as app:
+        await react_to(app)
+        assert (seen, await parked_keys(app)) == ({1, 3}, ["parked:2"])
+        assert (await app.projections.retry("answers", "parked:2")).outcome.startswith(
+            "It still fails: UnreadableEvent"
+        )
+        bad.clear()
+        assert (await app.projections.retry("answers", "parked:2")).outcome == "It is done."
+        assert seen == {1, 3, 13}
+
+
+async def answer_nothing(event: Counted) -> None:
+    return None

@@ -26,6 +26,7 @@ from twofold.settings import Settings
 from twofold.status import lag_of
 from twofold.synchronization.cluster_state import ClusterState, Generation, Pause, read_cluster_state
 from twofold.synchronization.follower import State
+from twofold.synchronization.other_history import does_not_hold
 from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.work_unit import WorkUnit
@@ -208,7 +209,8 @@ class StoreReader:
 
     async def _partition(self, look: _Look, part: _Part) -> PartitionStatus:
         lag = await lag_of(self._write_store, part.position, look.head, self._world)
-        foreign = part.stamp and part.position and not self._write_store.identity.holds(part.stamp, part.position)
+        name, here, at = part.unit.name, self._write_store.identity, part.position
+        foreign = part.stamp and at and (at > look.head or not here.holds(part.stamp, at))
         moves = self._detector.rate(part.unit) > 0
         state: State = "up-to-date" if not lag[0] else "catching-up" if moves else "waiting"
         if foreign or part.unit.name in look.cluster.pauses:
@@ -220,9 +222,7 @@ class StoreReader:
             state=state,
             owner=look.owner(part.unit),
             stalled=self._detector.stalled(part.unit),
-            error=f"It follows another log ({part.stamp}). Delete the read database: it is built again."
-            if foreign
-            else None,
+            error=does_not_hold(name, at, part.stamp, here, look.head) if foreign else None,
             parked=part.parked if part.unit.partition is not None else (),
         )
 

@@ -1,6 +1,7 @@
 """What a command prints and returns: exit codes, one line of JSON for programs, text for people."""
 
 import sys
+import traceback
 from enum import IntEnum
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,7 @@ import click
 import msgspec
 
 from twofold.domain.events import kebab_case
-from twofold.errors import Refused, TwofoldError, Unavailable
+from twofold.errors import FunctionFailed, Refused, TwofoldError, Unavailable, UnreadableEvent
 
 
 class Exit(IntEnum):
@@ -45,13 +46,16 @@ def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
     else:
         for line in f"Error: {error}".split("\n"):
             click.echo(printable(line), err=True)
+    if isinstance(error, FunctionFailed | UnreadableEvent):
+        traceback.print_exception(error)
+        return Exit.UNEXPECTED
     return Exit.UNAVAILABLE if isinstance(error, Unavailable) else Exit.USAGE
 
 
-def unexpected(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """An excepthook: a JSON line on standard output, the traceback on standard error."""
     _line({"ok": False, "error": Failure("unexpected", f"{kind.__name__}: {error}")})
-    sys.__excepthook__(kind, error, traceback)
+    sys.__excepthook__(kind, error, trace)
 
 
 def printable(text: str) -> str:

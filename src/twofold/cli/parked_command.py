@@ -22,7 +22,8 @@ def command(
     retry  fold the key again from the event that failed, once the cause is fixed
     skip   leave that event out for this key, for good, and go on with the events that wait behind it
 
-    `twofold projections` shows the parked keys. With MODULE:APP this command opens the stores. On SQLite a running
+    `twofold projections` shows the parked keys. An event that is parked by position is named as it shows it, for
+    example parked:42. With MODULE:APP this command opens the stores. On SQLite a running
     `serve` holds them, so use --url instead. Each action is recorded: `twofold projections --actions`. Exits with 3
     if the key is still parked, or parked again.
     """

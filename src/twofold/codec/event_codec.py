@@ -1,7 +1,7 @@
 """Events as bytes: encoding new ones, decoding stored ones of any version."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
@@ -11,7 +11,7 @@ from twofold.codec.json_types import parts
 from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import TagReader
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import InvalidMessage, Unavailable, UnreadableEvent, WiringError
 
 
 class EventCodec:
@@ -61,10 +61,15 @@ class EventCodec:
         """The event in its present shape, upcast where it was stored in an older one.
 
         Unavailable where the log holds a newer version or a type this process does not know: a newer process wrote it.
-        msgspec.ValidationError where stored bytes do not fit the type.
+        UnreadableEvent where stored bytes do not fit the type, or an upcaster fails, whatever it raises.
         """
         key = recorded.type, recorded.version
-        return (self._decoders.get(key) or self._find_decoder(*key))(recorded.payload)
+        decode = self._decoders.get(key) or self._find_decoder(*key)
+        try:
+            return decode(recorded.payload)
+        except BaseException as error:
+            what = f"The '{recorded.type}' event (version {recorded.version}) at position {recorded.position}"
+            raise UnreadableEvent(recorded.position, f"{what} cannot be read", error) from error
 
     def tags_of(self, recorded: RecordedEvent) -> tuple[str, ...]:
         """The tags the present code gives a stored event."""
@@ -91,6 +96,8 @@ class EventCodec:
             fields = msgspec.json.decode(payload)
             for step in steps:
                 fields = step(fields)
+                if not isinstance(cast("object", fields), dict):
+                    raise TypeError(f"an upcaster returned {fields!r:.100}, not the fields of the event as a dict")
             return msgspec.convert(fields, event.type, str_keys=True)
 
         return upcast

@@ -1,6 +1,7 @@
 """Handling one command: load, decide, append, and repeat if another process wrote first."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twofold.codec import EventCodec, MessageCodec
@@ -11,7 +12,15 @@ from twofold.command_service.inline_projections import InlineProjections, Inline
 from twofold.domain.decision import Context, Fold
 from twofold.domain.events import Metadata, NewEvent, Position
 from twofold.domain.module import Wiring
-from twofold.errors import CommandIdReused, Conflict, InvalidMessage, UnknownMessage
+from twofold.errors import (
+    CommandIdReused,
+    Conflict,
+    FunctionFailed,
+    InvalidMessage,
+    TwofoldError,
+    UnknownMessage,
+    failed,
+)
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Appended, Outcome
 
@@ -90,6 +99,13 @@ class CommandService:
         where no decision takes the command. InvalidMessage where an id cannot be a tag or be stored, an event could not
         be read back, its events are too large or too many, or an inline projection fails on it. CommandIdReused.
         Conflict after too many retries. Unavailable where the store cannot be reached.
+
+
+        Raises Rejected, or FunctionFailed for what else the decision raises, after it was repeated on the newest
+        events. UnreadableEvent where an event that it needs cannot be read. UnknownMessage where no decision takes the
+        command. InvalidMessage where an id cannot be a tag or be stored, or an event could not be read back.
+        FunctionFailed where an inline projection fails on an event. CommandIdReused. Conflict after too many retries.
+        Unavailable where the store cannot be reached.
         """
         self._inline.refuse()
         decision = self._wiring.decisions.get(type(command))
@@ -102,7 +118,7 @@ class CommandService:
         prepare = self._wiring.prepare.get(type(command))
         try:
             if prepare is not None:
-                command = await prepare(command)
+                command = await _prepared(prepare, command)
             boundary = decision.boundary(command)
         except Exception:
             # External facts may have changed since. A command that was written gets its receipt when it is sent again.
@@ -180,6 +196,21 @@ class CommandService:
 
 def _too_much(what: str, setting: str, limit: int) -> InvalidMessage:
     return InvalidMessage(f"{what}, and the setting `{setting}` allows {limit}. Do less in one command, or allow more.")
+
+
+async def _prepared(prepare: Callable[[Any], Awaitable[Any]], command: object) -> object:
+    """The command after its `prepare` step. FunctionFailed if that fails, or returns something else."""
+    name = f"The prepare step {getattr(prepare, '__qualname__', prepare)}"
+    try:
+        prepared = await prepare(command)
+    except (TwofoldError, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise failed(name, error) from error
+    if not isinstance(prepared, type(command)):
+        what = f"returned {type(prepared).__name__}, but it returns a {type(command).__name__}"
+        raise FunctionFailed(name, what, f"{prepared!r:.100}")
+    return prepared
 
 
 def _check_ids(command_id: str, **others: str | None) -> None:

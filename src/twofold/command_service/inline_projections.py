@@ -9,7 +9,7 @@ from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.inline_build import InlineBuild
 from twofold.domain.module import Wiring
-from twofold.errors import InvalidMessage, Unavailable
+from twofold.errors import FunctionFailed, Unavailable
 from twofold.write_store.inline_state import InlineFailure, InlineProjection, InlineRow, list_version
 from twofold.write_store.port import Append, Outcome, RowGuard, RowWrite, WriteStore
 
@@ -122,17 +122,19 @@ class InlineProjections:
     async def rows(self, events: Sequence[object]) -> InlineWrites:
         """The writes of the rows that `events` change. Give them to `append` without awaiting anything in between.
 
-        InvalidMessage where a projection fails on an event: then nothing may be written.
+        FunctionFailed where a projection fails on an event: then nothing may be written.
         """
         if not self._by_event:
             return InlineWrites()
         try:
             return await self._rows(self._keyed(events))
         except InlineFailure as failure:
-            raise InvalidMessage(
-                f"The inline projection '{failure.name}' failed, so nothing is written: {failure.what}. Fix the "
-                "projection, or decide other events."
-            ) from failure.__cause__
+            cause = failure.__cause__
+            raise FunctionFailed(
+                f"The inline projection '{failure.name}'",
+                f"failed with {type(cause).__name__}, so nothing is written",
+                f"{failure.what}. Fix the projection, or decide other events.",
+            ) from cause
 
     async def append(self, append: Append, events: Sequence[object], rows: InlineWrites) -> Outcome:
         """The outcome of `append`. Rows that were not written are removed from the cache."""

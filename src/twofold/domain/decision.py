@@ -19,7 +19,7 @@ from twofold.domain.type_hints import (
     union_members,
     without_none,
 )
-from twofold.errors import WiringError
+from twofold.errors import FunctionFailed, TwofoldError, WiringError, failed
 
 _IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
 
@@ -64,6 +64,7 @@ class BoundModel:
         self.state: type[Any] = model.state
         self.kinds = model.kinds
         self.name = f"DecisionModel({self.state.__name__})"
+        self._function = f"{self.state.__name__}.evolve"
         evolve: Callable[..., Any] | None = getattr(self.state, "evolve", None)
         if evolve is None:
             raise WiringError(f"{self.name}: {self.state.__name__} has no `evolve`. Add `def evolve(self, event: …)`.")
@@ -82,10 +83,17 @@ class BoundModel:
 
     def evolve(self, state: Any, event: object, recorded: RecordedEvent) -> Any:
         """The state after one more event."""
-        after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
-        if after is None:
-            raise WiringError(
-                f"{self.name}: evolve returned None for {type(event).__name__}. Return a state in every case."
+        try:
+            after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
+        except TwofoldError:
+            raise
+        except BaseException as error:
+            raise failed(self._function, error) from error
+        if not isinstance(after, self.state):
+            raise FunctionFailed(
+                self._function,
+                f"returned {type(after).__name__} for {type(event).__name__}, but it returns a state in every case",
+                f"{after!r:.100}",
             )
         return after
 
@@ -95,11 +103,16 @@ class BoundModel:
             for event, recorded in past:
                 state = self.evolve(state, event, recorded)
             return state
-        evolve = self._evolve
-        for event, recorded in past:
-            before, state = state, evolve(state, event)
-            if state is None:
-                return self.evolve(before, event, recorded)
+        evolve, expected = self._evolve, self.state
+        try:
+            for event, recorded in past:
+                before, state = state, evolve(state, event)
+                if not isinstance(state, expected):
+                    return self.evolve(before, event, recorded)
+        except TwofoldError:
+            raise
+        except BaseException as error:
+            raise failed(self._function, error) from error
         return state
 
     def _check_state(self) -> None:
@@ -177,6 +190,8 @@ class Decision:
     ) -> None:
         self.function = function
         self.name = getattr(function, "__qualname__", repr(function))
+        self._label = f"The decision {self.name}"
+        self._names = names
         if inspect.iscoroutinefunction(function):
             raise WiringError(f"{self.name} is async, but a decision is pure. Fetch what it needs in a `prepare` step.")
         hints = hints_of(function, self.name)
@@ -214,7 +229,10 @@ class Decision:
     def decide(
         self, command: object, boundary: Boundary, states: Mapping[Fold, Any], context: Context
     ) -> tuple[object, ...]:
-        """The events of `command`, none if nothing changes. Rejected if a rule forbids it."""
+        """The events of `command`, none if nothing changes. Rejected if a rule forbids it.
+
+        FunctionFailed if the function raises anything that is not an error of Twofold, or returns no events.
+        """
         arguments: dict[str, Any] = {} if self._context is None else {self._context: context}
         for parameter, folds in zip(self.parameters, boundary.by_parameter, strict=True):
             if parameter.many:
@@ -222,10 +240,23 @@ class Decision:
                 arguments[parameter.name] = {key(fold.tags[0].partition(":")[2]): states[fold] for fold in folds}
             else:
                 arguments[parameter.name] = states[folds[0]] if folds else None
-        result = self.function(command, **arguments)
+        try:
+            result = self.function(command, **arguments)
+        except TwofoldError:
+            raise
+        except BaseException as error:
+            raise failed(self._label, error) from error
         if result is None:
             return ()
-        return tuple(cast("list[object]", result)) if isinstance(result, list) else (result,)
+        events = tuple(cast("list[object]", result)) if isinstance(result, list) else (result,)
+        for event in events:
+            if type(event) not in self._names:
+                raise FunctionFailed(
+                    self._label,
+                    f"returned {type(event).__name__}, but a decision returns listed events, a list of them, or None",
+                    f"{event!r:.100}",
+                )
+        return events
 
     def _parameter(self, name: str, hint: object, models: Mapping[type, BoundModel]) -> _ModelParameter:
         read = read_hint(hint)

@@ -80,7 +80,7 @@ class BoundProjection:
         self._key_kind = self._kind_of(projection.key)
         self._key_function = None if self._key_kind else cast("Callable[[Any], Any]", projection.key)
         self.row, self.events = self._read_fold(projection)
-        self.fold = _folding(projection.fold, self._extras, self.row)
+        self.fold = _folding(projection.fold, self._extras, self.row, self.label)
         """(row, event, key, recorded) → the row after one more event; None where it is deleted. `recorded` may be None
         for an inline projection."""
         self._check_events(names)
@@ -104,6 +104,13 @@ class BoundProjection:
         several = isinstance(result, list | tuple | set | frozenset)
         keys = cast("Iterable[object]", result) if several else () if result is None else (result,)
         return tuple(dict.fromkeys(row_key(key, self.label) for key in keys))
+
+    def stored_keys(self, recorded: RecordedEvent) -> tuple[str, ...]:
+        """The keys of an event by its stored tags, for one that cannot be read. None of them if `key` is a function."""
+        if self._key_kind is None:
+            return ()
+        start = f"{self._key_kind}:"
+        return tuple(tag[len(start) :] for tag in recorded.tags if tag.startswith(start))
 
     def _sole_key(self) -> dict[type, str]:
         kind = self._key_kind
@@ -209,7 +216,7 @@ class BoundProjection:
 
 
 def _folding(
-    fold: Callable[..., Any], extras: Sequence[Callable[[str], Any] | None], row: type
+    fold: Callable[..., Any], extras: Sequence[Callable[[str], Any] | None], row: type, label: str
 ) -> Callable[[Any, object, str, RecordedEvent | None], Any]:
     """A fold whose rows are encoded and decoded once, so that they are as every later reader gets them.
 
@@ -219,13 +226,19 @@ def _folding(
     """
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder[Any](row).decode
 
+    def as_read(after: Any) -> Any:
+        try:
+            return None if after is None else decode(encode(after))
+        except Exception as error:
+            raise TypeError(
+                f"{label}: the fold returned {after!r:.100}, which cannot be read back as {row.__name__} ({error})"
+            ) from error
+
     def plain(before: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
-        after = fold(before, event)
-        return None if after is None else decode(encode(after))
+        return as_read(fold(before, event))
 
     def whole(before: Any, event: object, key: str, recorded: RecordedEvent | None) -> Any:
-        after = fold(before, event, *[recorded if read is None else read(key) for read in extras])
-        return None if after is None else decode(encode(after))
+        return as_read(fold(before, event, *[recorded if read is None else read(key) for read in extras]))
 
     return whole if extras else plain
 
@@ -234,7 +247,7 @@ def row_key(value: object, label: str) -> str:
     """A key as text. ValueError where it is empty, too long or not a single value."""
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if value is None or is_record(type(value)) or (isinstance(value, Iterable) and not isinstance(value, str)):
         raise ValueError(f"{label}: `key` returned {value!r}; return one key, or a list, tuple or set of keys.")
     text = value if isinstance(value, str) else str(value)
     if not text or len(text) > MAX_KEY:

@@ -18,7 +18,7 @@ from twofold.http.health_routes import answer_live, ready_handler, status_handle
 from twofold.http.limits import took_too_long
 from twofold.http.metrics import metrics_handler
 from twofold.http.openapi import describe
-from twofold.http.problems import UNEXPECTED, HttpRefused
+from twofold.http.problems import UNEXPECTED, HttpRefused, is_bug
 from twofold.http.projection_routes import projection_routes
 from twofold.http.query_routes import query_handler
 from twofold.http.security import HEADERS, Trust
@@ -57,6 +57,8 @@ class Api:
         try:
             await self._dispatch(exchange)
         except TwofoldError as error:
+            if is_bug(error):
+                log.exception("%s %s failed", exchange.method, exchange.path)
             await self._fail(exchange, error)
         except (ClientGone, CutOff):
             return
@@ -146,7 +148,7 @@ class Api:
 
 
 class MountedResponse:
-    """The response of a mounted page: it gets our headers, and no 5xx other than 503 is sent."""
+    """The response of a mounted page: it gets our headers, and a 5xx other than 503 becomes a problem."""
 
     def __init__(self, exchange: Exchange, limit: int) -> None:
         self._exchange = exchange

@@ -32,7 +32,7 @@ _OF_FOLLOWERS: _Gauges = (
     ("freshness_objective_seconds", "freshness", "Objective for the lag, if declared."),
     ("stalled_seconds", "stalled", "Seconds without progress while behind."),
     ("paused", "paused", "1 if it is paused."),
-    ("parked_keys", "parked_count", "Parked keys (of a policy: events)."),
+    ("parked_keys", "parked_count", "Parked keys and events."),
     ("waiting_events", "waiting_events", "Events that wait behind parked keys."),
 )
 _OF_PARTITIONS: _Gauges = (

@@ -22,7 +22,7 @@ from twofold.status import Status
 
 Json = dict[str, Any]
 
-_READING_CODES = "400 403 431 503"
+_READING_CODES = "400 403 431 500 503"
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
 _POSITION = {
     "Twofold-Position": {"description": "The position up to which this knows the log.", "schema": {"type": "string"}}
@@ -104,7 +104,7 @@ def _command(name: str, kind: type, schema: Json, shared: Json, limits: Limits, 
         text = "Projections and policies that must reach the events before the receipt is sent."
         parameters.append(_parameter(WAIT_FOR, "query", names, explode=True, description=text))
     body = {"schema": schema, "example": example_of(schema, shared)}
-    codes = "400 403 408 409 413 415 422 431 503"
+    codes = "400 403 408 409 413 415 422 431 500 503"
     return _operation(f"command-{name}", "Commands", _about(kind), receipt, codes, parameters, **body)
 
 
@@ -117,7 +117,7 @@ def _query(name: str, kind: type, schema: Json, answer: Json) -> Json:
     parameters.append(_parameter(POSITION, "query", _TOKEN))
     parameters.append(_parameter("Twofold-Position", "header", _TOKEN))
     answered = _streamed(answer, "The answer; as a stream, event `answer` whenever it has changed.")
-    return _operation(f"query-{name}", "Queries", _about(kind), answered, "400 403 404 431 503", parameters)
+    return _operation(f"query-{name}", "Queries", _about(kind), answered, "400 403 404 431 500 503", parameters)
 
 
 def _answer(schema: Json, shared: Json) -> Json:
@@ -156,11 +156,11 @@ def _projection_paths(parts: Json, shared: Json, app: App) -> Json:
 
     def read(word: str, summary: str, kind: str, text: str, parameters: Sequence[Json] = ()) -> Json:
         answer = _json(parts[kind], text)
-        return _operation(word, "Projections", summary, answer, "400 403 404 431 503", parameters)
+        return _operation(word, "Projections", summary, answer, "400 403 404 431 500 503", parameters)
 
     def do(word: str, summary: str, body: str, kind: str, text: str, parameters: Sequence[Json] = ()) -> Json:
         example = _with_names(example_of(parts[body], shared), sorted(app.models))
-        answer, codes = _json(parts[kind], text), "400 403 404 408 409 413 415 431 503"
+        answer, codes = _json(parts[kind], text), "400 403 404 408 409 413 415 431 500 503"
         return _operation(word, "Projections", summary, answer, codes, parameters, schema=parts[body], example=example)
 
     paths = {"/projections": read("projections", "All projections and policies", "AllProjections", "All of them.")}

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import msgspec
 
 from twofold import errors
-from twofold.errors import Refused, Rejected, TwofoldError, Unavailable
+from twofold.errors import FunctionFailed, Refused, Rejected, TwofoldError, Unavailable, UnreadableEvent
 
 CONTENT_TYPE = b"application/problem+json"
 
-UNEXPECTED = Unavailable("An unexpected error occurred and was logged. Send the same request again later.")
+UNEXPECTED = TwofoldError("An unexpected error occurred, a bug. It was logged with all details.")
 """Sent for every unexpected error: its details are in the log of the process, not in the answer."""
 
 
@@ -53,6 +53,9 @@ KINDS = {
     "rejected": ProblemKind(422, "Rejected by a domain rule", "Show `detail` to the user. Do not send it again."),
     "command-id-reused": ProblemKind(422, "The idempotency key was used before", "Use a new key for a new command."),
     "headers-too-large": ProblemKind(431, "The headers are too large", "Send fewer or shorter headers."),
+    "unexpected-error": ProblemKind(500, "An unexpected error", "Report it: the log of the process has the details."),
+    "function-failed": ProblemKind(500, "A function of the app failed", "Report it: the same request fails again."),
+    "unreadable-event": ProblemKind(500, "A stored event cannot be read", "Report it: the same request fails again."),
     "unavailable": ProblemKind(503, "Not available now", "Send the same request again after `Retry-After` seconds."),
 }
 """Every kind of problem, by the last word of its `type`."""
@@ -67,6 +70,8 @@ _FAMILIES: dict[type[TwofoldError], str] = {
     errors.Rejected: "rejected",
     errors.CommandIdReused: "command-id-reused",
     errors.Unavailable: "unavailable",
+    errors.FunctionFailed: "function-failed",
+    errors.UnreadableEvent: "unreadable-event",
 }
 
 
@@ -86,15 +91,14 @@ def problem_of(error: TwofoldError) -> Problem:
     """The problem of an error, by its family; an error of another family is an unexpected one."""
     kind = error.kind if isinstance(error, HttpRefused) else _kind_of(type(error))
     if kind is None:
-        error, kind = UNEXPECTED, "unavailable"
+        error, kind = UNEXPECTED, "unexpected-error"
     status, title, _ = KINDS[kind]
     code = error.code if isinstance(error, Rejected) else None
-    detail = (error.reason or error.code) if isinstance(error, Rejected) else str(error)
     return Problem(
         type=f"/docs#problem-{kind}",
         title=title,
         status=status,
-        detail=detail or title,
+        detail=_detail(error) or title,
         field=error.field if isinstance(error, Refused) else None,
         code=code,
         lag=error.lag if isinstance(error, Unavailable) else None,
@@ -105,9 +109,27 @@ def headers_of(error: TwofoldError, status: int) -> list[tuple[bytes, bytes]]:
     """The headers of a problem besides its content type: when to retry, which methods are allowed."""
     headers = error.headers if isinstance(error, HttpRefused) else []
     if status == 503:
-        after = error.retry_after if isinstance(error, Unavailable) else UNEXPECTED.retry_after
+        after = error.retry_after if isinstance(error, Unavailable) else 1.0
         return [*headers, (b"retry-after", b"%d" % max(1, math.ceil(after)))]
     return headers
+
+
+def is_bug(error: TwofoldError) -> bool:
+    """Whether an error is a bug, of the app or of Twofold: then its traceback belongs into the log."""
+    return problem_of(error).status == 500
+
+
+def _detail(error: TwofoldError) -> str:
+    """What the caller reads. Of a bug not the text of the error: it may hold what callers must not see."""
+    match error:
+        case Rejected():
+            return error.reason or error.code
+        case FunctionFailed():
+            return f"{error.function} {error.what}. The log of the process has the details."
+        case UnreadableEvent():
+            return f"{error.what} The log of the process has the details."
+        case _:
+            return str(error)
 
 
 def _kind_of(error: type[TwofoldError]) -> str | None:

@@ -114,7 +114,7 @@ class SwitchBody(msgspec.Struct, frozen=True):
 
 
 class KeyBody(msgspec.Struct, frozen=True):
-    """The key of a row (of a policy: the key that `parked` gives the event)."""
+    """The key of a row (of a parked event: the key that `parked` gives it)."""
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 

@@ -1,6 +1,7 @@
 """Server-sent events: how many streams there may be, heartbeats, and the end when either side leaves."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -10,8 +11,10 @@ from twofold.errors import TwofoldError, Unavailable
 from twofold.http.budgets import Holding
 from twofold.http.exchange import Exchange, pieces_of
 from twofold.http.limits import Deadlines, Limits, took_too_long
-from twofold.http.problems import problem_of
+from twofold.http.problems import is_bug, problem_of
 from twofold.world import World
+
+log = logging.getLogger(__name__)
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -105,6 +108,8 @@ class Streams:
                 except StopAsyncIteration:
                     return
                 except TwofoldError as error:
+                    if is_bug(error):
+                        log.exception("The stream %s ended", exchange.path)
                     await self._write(exchange, frame("problem", problem_of(error)))
                     return
                 await self._write(exchange, piece)

@@ -18,8 +18,10 @@ from twofold.operations.progress import OnProgress, OnRows, no_rows
 from twofold.operations.row_differences import Difference, compare_rows, difference
 from twofold.operations.row_inspector import RowInspector, RowObservation, read_both
 from twofold.operations.scratch_fold import ScratchFold, scratch_fold
+from twofold.read_store.partition import ParkedEvent
 from twofold.read_store.port import ReadStore
 from twofold.synchronization.cluster_state import OperatorAction, operator_actions, read_cluster_state, skipped_events
+from twofold.synchronization.event_parking import events_skipped
 from twofold.synchronization.follower import Skips
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -114,7 +116,7 @@ async def audit(
     if keys is not None:
         await auditing.audit_keys(dict.fromkeys(keys))
         return auditing.result
-    async with scratch_fold(app, write_store, projection, folds.skips) as fold:
+    async with scratch_fold(app, write_store, projection, folds.skips, lambda: stored.parked_events) as fold:
         await fold.advance(await stored.position(), on_progress)
         await auditing.run(stored, fold, app.world, page, on_rows)
         return auditing.result
@@ -149,6 +151,7 @@ class _KeyedRows(Protocol):
 
     name: str
     generation: int
+    parked_events: frozenset[ParkedEvent]
 
     async def rows(self, keys: Iterable[str]) -> dict[str, RowObservation]:
         """The observations of these keys."""
@@ -223,6 +226,7 @@ class _Audit:
 
     async def _judge(self, keys: Sequence[str]) -> _Verdicts:
         rows = await self.stored.rows(keys)
+        self.folds.left_out = self.stored.parked_events | events_skipped(self.folds.skips)
         # A corrupt row is wrong even if its key is parked.
         parked = {key for key, row in rows.items() if row.parked and not row.corruption}
         # A row claims to be the state at the last position that its checkpoint covers.
@@ -234,6 +238,7 @@ class _Audit:
         if wrong and self.read_skips is not None and (skips := await self.read_skips()) != self.folds.skips:
             # An operator has skipped an event since this audit began.
             self.folds.skips = skips
+            self.folds.left_out = self.stored.parked_events | events_skipped(skips)
             again = await self.folds.fold({key: claims[key] for key in wrong})
             wrong = {key: fold for key, fold in again.items() if not fold.right}
         differences = {

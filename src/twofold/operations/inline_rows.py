@@ -9,6 +9,7 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Unavailable
 from twofold.operations.row_inspector import RowObservation
+from twofold.read_store.partition import ParkedEvent
 from twofold.write_store.inline_state import COMPLETE, InlineProjection
 from twofold.write_store.port import WriteStore
 
@@ -17,6 +18,7 @@ class InlineRowInspector:
     """Reads inline rows by key. Each is the state at a position that the head had while it was read."""
 
     generation = 0
+    parked_events: frozenset[ParkedEvent] = frozenset()
 
     def __init__(self, write_store: WriteStore, projection: BoundProjection) -> None:
         self.name = projection.name

@@ -11,7 +11,8 @@ from twofold.domain.projection import BoundProjection
 from twofold.errors import WiringError
 from twofold.operations.row_equality import rows_equal
 from twofold.operations.row_inspector import RowObservation
-from twofold.synchronization.folding import ABSENT, FoldFailed, fold_all
+from twofold.read_store.partition import ParkedEvent
+from twofold.synchronization.folding import ABSENT, FoldFailed, decode_all, fold_all, with_keys
 from twofold.synchronization.follower import Skips
 from twofold.world import World
 from twofold.write_store.port import WriteStore
@@ -48,6 +49,8 @@ class KeyFolds:
         self.projection = projection
         self._decode = decode
         self.skips = skips
+        self.left_out: frozenset[ParkedEvent] = frozenset()
+        """Events that are parked or skipped by position: no stored row has them."""
         # Without a tag for each key, every event of the projection is read: then for many keys at once.
         by_tag = projection.events_of("a") != projection.events_of("b")
         self.at_once = _TAGS if by_tag else _KEYS
@@ -62,22 +65,21 @@ class KeyFolds:
             page = await self._write_store.read(query, position, PAGE)
             if page.upto <= position:
                 break
-            for recorded in page.events:
-                event, keys = self._read(recorded)
-                for key in keys:
-                    if key in folding:
+            without = frozenset(event.position for event in self.left_out)
+            for recorded, decoded in zip(page.events, decode_all(self._decode, page.events), strict=True):
+                event, keys = with_keys(self.projection, recorded, decoded)
+                if keys is None and recorded.position not in without:
+                    raise no_key(self.projection.name, recorded, event.__cause__ or event)
+                for key in keys or ():
+                    if key in folding and not (without and self._is_left_out(recorded.position, key)):
                         folding[key].take(recorded, event)
             position = page.upto
             # SQLite is read on the event loop, so other tasks need a turn.
             await self._world.sleep(0)
         return {key: fold.result() for key, fold in folding.items()}
 
-    def _read(self, recorded: RecordedEvent) -> tuple[object, tuple[str, ...]]:
-        try:
-            event = self._decode(recorded)
-            return event, self.projection.keys(event)
-        except Exception as error:
-            raise no_key(self.projection.name, recorded, error) from error
+    def _is_left_out(self, position: Position, key: str) -> bool:
+        return any(event.position == position and event.partition.holds(key) for event in self.left_out)
 
     def _query(self, keys: Iterable[str]) -> EventQuery:
         items: dict[QueryItem, None] = {}
@@ -86,7 +88,7 @@ class KeyFolds:
         return EventQuery(tuple(items))
 
 
-def no_key(projection: str, event: RecordedEvent, error: Exception) -> WiringError:
+def no_key(projection: str, event: RecordedEvent, error: BaseException) -> WiringError:
     """The error for an event of which a projection cannot tell the key."""
     return WiringError(
         f"'{projection}' cannot be audited: its key for the '{event.type}' event at position {event.position} fails "

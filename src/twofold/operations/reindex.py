@@ -7,7 +7,7 @@ import msgspec
 from twofold.app import App
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
-from twofold.errors import InvalidMessage, WiringError
+from twofold.errors import InvalidMessage, UnreadableEvent, WiringError
 from twofold.operations.progress import OnProgress, no_progress
 from twofold.write_store.inventory import record_reindexed, types_to_reindex
 from twofold.write_store.port import Reindexable, WriteStore
@@ -57,7 +57,7 @@ def _missing_tags(app: App, events: Sequence[RecordedEvent]) -> Mapping[Position
     for recorded in events:
         try:
             tags = app.events.tags_of(recorded)
-        except (InvalidMessage, msgspec.ValidationError) as error:
+        except (InvalidMessage, UnreadableEvent) as error:
             raise WiringError(
                 f"The '{recorded.type}' event at position {recorded.position} cannot be tagged: {error}. Give its "
                 "Event(...) an upcaster that makes it fit, then reindex again."

@@ -7,7 +7,10 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import UnknownMessage, WiringError
+from twofold.read_store.partition import ParkedEvent
 from twofold.read_store.port import Checkpoint, RawRow, ReadModel, ReadStore
+from twofold.synchronization.event_parking import events_among
+from twofold.synchronization.other_history import does_not_hold
 from twofold.write_store.port import WriteStore
 
 _NEAR = 4
@@ -71,6 +74,8 @@ class RowInspector:
         self._checkpoints: list[Checkpoint] = []
         self._head: Position = 0
         self._parked: set[str] = set()
+        self.parked_events: frozenset[ParkedEvent] = frozenset()
+        """The events that were parked by position at the last read."""
 
     async def position(self) -> Position:
         """The position of the lowest checkpoint. UnknownMessage if there is no such generation."""
@@ -116,13 +121,15 @@ class RowInspector:
         checkpoints = [at for at in checkpoints if (at.name, at.generation) == (self.name, self.generation)]
         if not checkpoints:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
+        self.parked_events = events_among(key.key for each in checkpoints for key in each.progress.parked)
+        here = self._write_store.identity
+        if any(each.progress.position > self._head for each in checkpoints):
+            # Read after the checkpoints: then none of them can be ahead of it.
+            self._head = (await self._write_store.read(NO_EVENTS)).head
         for checkpoint in checkpoints:
             position, stamp = checkpoint.progress.position, checkpoint.progress.stamp
-            if position and not self._write_store.identity.holds(stamp, position):
-                raise WiringError(
-                    f"The read model '{self.name}' is at position {position} of the log {stamp}, but the log in the "
-                    f"write store is {self._write_store.identity.stamp}. Name the stores that belong together."
-                )
+            if position and (position > self._head or not here.holds(stamp, position)):
+                raise WiringError(does_not_hold(self.name, position, stamp, here, self._head))
         return checkpoints
 
     def _observations(self, rows: Mapping[str, RawRow]) -> dict[str, RowObservation]:

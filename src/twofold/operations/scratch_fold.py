@@ -3,7 +3,7 @@
 import copy
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from twofold.app import App
@@ -13,8 +13,10 @@ from twofold.errors import Conflict, Unavailable
 from twofold.operations.key_folds import no_key
 from twofold.operations.progress import OnProgress
 from twofold.operations.row_inspector import RowInspector
+from twofold.read_store.partition import ParkedEvent
 from twofold.read_store.port import ReadModel
 from twofold.stores import open_scratch_read_store
+from twofold.synchronization.folding import EventFailed
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.world import World
@@ -29,9 +31,16 @@ class ScratchFold:
     """`rows` folded from the first event by an ordinary projector, up to a `position`."""
 
     def __init__(
-        self, projector: Projector, write_store: WriteStore, rows: RowInspector, world: World, page: int
+        self,
+        projector: Projector,
+        write_store: WriteStore,
+        rows: RowInspector,
+        parked: Callable[[], frozenset[ParkedEvent]],
+        world: World,
+        page: int,
     ) -> None:
         self.rows = rows
+        self._parked = parked
         self._world = world
         self.position: Position = 0
         self._projector = projector
@@ -69,6 +78,9 @@ class ScratchFold:
 
     async def _park(self, page: Slice, before: Position, error: Exception) -> None:
         (event,) = page.events
+        if isinstance(error, EventFailed) and event.position not in {each.position for each in self._parked()}:
+            # No stored row is without it on purpose.
+            raise no_key(self._projector.name, event, error.__cause__ or error) from error
         try:
             await self._projector.park(page, before, error)
         except (Conflict, Unavailable):
@@ -79,9 +91,13 @@ class ScratchFold:
 
 @asynccontextmanager
 async def scratch_fold(
-    app: App, write_store: WriteStore, projection: BoundProjection, skips: Skips
+    app: App,
+    write_store: WriteStore,
+    projection: BoundProjection,
+    skips: Skips,
+    parked: Callable[[], frozenset[ParkedEvent]],
 ) -> AsyncGenerator[ScratchFold]:
-    """A fold at position 0, in a folder for temporary files."""
+    """A fold at position 0, in a folder for temporary files. `parked` are the events that may be parked by position."""
     by_key = copy.copy(projection)
     # A failing key must not block the others: the audit needs their rows, too.
     by_key.parks = "key"
@@ -94,6 +110,6 @@ async def scratch_fold(
             projector = Projector(by_key, model, io, options=ProjectorOptions(skips=skips, cached_rows=_ROWS))
             await projector.open()
             rows = RowInspector(write_store, read_store, projection.name, _NUMBER, idle=True)
-            yield ScratchFold(projector, write_store, rows, app.world, app.settings.catch_up_page_events)
+            yield ScratchFold(projector, write_store, rows, parked, app.world, app.settings.catch_up_page_events)
         finally:
             await read_store.close()

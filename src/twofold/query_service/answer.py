@@ -1,11 +1,12 @@
 """The answer to one query: wait until its read models are new enough, then read them in one snapshot."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from hashlib import blake2b
 from heapq import nsmallest
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin, is_typeddict
 
 import msgspec
 
@@ -13,11 +14,12 @@ from twofold.codec import EventCodec
 from twofold.domain.events import Position, kebab_case
 from twofold.domain.module import check_message
 from twofold.domain.projection import BoundProjection
-from twofold.domain.type_hints import hints_of
-from twofold.errors import Unavailable, UnknownMessage, WiringError
+from twofold.domain.type_hints import hints_of, union_members
+from twofold.errors import FunctionFailed, TwofoldError, Unavailable, UnknownMessage, WiringError, failed
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.view import View
+from twofold.read_store.partition import ParkedEvent, parked_event
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.signal import Signal, wait_for
 from twofold.world import World
@@ -38,6 +40,8 @@ class QueryFunction(NamedTuple):
     query: type
     returns: Any
     views: Mapping[str, str]
+    classes: tuple[type, ...] = ()
+    """What the answer is an instance of; empty where the hint does not say."""
 
 
 class ViewSource(NamedTuple):
@@ -221,12 +225,35 @@ async def _call(
     position = min((now.position for now in progress.values()), default=at_least)
     parked = {name: frozenset(entry.key for entry in now.parked) for name, now in progress.items()}
     views: dict[str, View[Any]] = {
-        name: View(model, snapshot, refuse=parked[name] if at_least else frozenset())
+        name: View(
+            model,
+            snapshot,
+            refuse=parked[name] if at_least else frozenset(),
+            lacking=[each for each in _events(parked[name]) if each.position <= at_least],
+        )
         for name, (model, snapshot) in sources.items()
     }
-    value = await function.function(query, **views)
+    label = f"The query function {function.function.__qualname__}"
+    try:
+        value = await function.function(query, **views)
+    except (TwofoldError, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise failed(label, error) from error
+    if function.classes and not isinstance(value, function.classes):
+        raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {_shown(function.returns)}")
     keys = frozenset[str]().union(*parked.values())
-    return QueryResult(value, position, tuple(nsmallest(MAX_PARKED_SHOWN, keys)), len(keys))
+    return QueryResult(value, position, tuple(nsmallest(MAX_PARKED_SHOWN, keys, key=_order)), len(keys))
+
+
+def _events(parked: Iterable[str]) -> list[ParkedEvent]:
+    """The parked events among the parked keys."""
+    return [event for key in parked if (event := parked_event(key)) is not None]
+
+
+def _order(parked: str) -> tuple[bool, str]:
+    """Events come first: every row may lack them."""
+    return parked_event(parked) is None, parked
 
 
 def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:
@@ -243,7 +270,25 @@ def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list
     query = hints[parameters[0]]
     check_message(query, "query")
     views = {parameter: _projection_of(name, parameter, hints[parameter], by_row) for parameter in parameters[1:]}
-    return QueryFunction(kebab_case(query.__name__), function, query, hints["return"], views)
+    returns = hints["return"]
+    return QueryFunction(kebab_case(query.__name__), function, query, returns, views, _classes_of(returns))
+
+
+def _classes_of(hint: Any) -> tuple[type, ...]:
+    """The classes of the values of a hint; empty if it has a part that is no class."""
+    classes: list[Any] = [get_origin(member) or member for member in union_members(hint)]
+    if not all(inspect.isclass(each) and _can_be_checked(each) for each in classes):
+        return ()
+    # An int is welcome where a float is expected.
+    return (*classes, int) if float in classes else tuple(classes)
+
+
+def _can_be_checked(kind: type) -> bool:
+    return kind.__module__ != "typing" and not is_typeddict(kind) and not getattr(kind, "_is_protocol", False)
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) and get_origin(hint) is None else str(hint)
 
 
 def _projection_of(name: str, parameter: str, hint: Any, by_row: Mapping[type, list[str]]) -> str:

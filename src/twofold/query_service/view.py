@@ -1,11 +1,13 @@
 """Views: what a query function can read of a read model."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from twofold.errors import InvalidMessage, Unavailable
+from twofold.read_store.partition import ParkedEvent
 from twofold.read_store.port import Native, ReadModel, Snapshot
 
 R = TypeVar("R")
@@ -24,15 +26,24 @@ class Page(msgspec.Struct, Generic[R], frozen=True):
 class View(Generic[R]):
     """Reads one read model within one snapshot; rows come back as the type the projection folds."""
 
-    def __init__(self, model: ReadModel, snapshot: Snapshot, *, refuse: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        model: ReadModel,
+        snapshot: Snapshot,
+        *,
+        refuse: frozenset[str] = frozenset(),
+        lacking: Sequence[ParkedEvent] = (),
+    ) -> None:
         self._model = model
         self._snapshot = snapshot
         self._refuse = refuse
+        self._lacking = lacking
 
     async def get(self, key: object) -> R | None:
         """The row of a key, or None. `key` has the type of the projection's keys, or is its text.
 
-        Unavailable where the key is parked and the caller asked for freshness. InvalidMessage where it cannot be text.
+        Unavailable where the key is parked and the caller asked for freshness, or where an event is parked that the
+        caller asked for and that may change this row. InvalidMessage where it cannot be text.
         """
         text = key_text(key)
         if text in self._refuse:
@@ -40,6 +51,13 @@ class View(Generic[R]):
                 f"The row '{text}' of '{self._model.name}' is parked after a failing event and is not up to date.",
                 retry_after=30.0,
             )
+        for event in self._lacking:
+            if event.partition.holds(text):
+                raise Unavailable(
+                    f"The event at {event.position} is parked, and nobody can tell which row of '{self._model.name}' "
+                    f"it changes: the row '{text}' may not be up to date.",
+                    retry_after=30.0,
+                )
         return await self._snapshot.get(self._model, text)
 
     def native(self) -> Native:

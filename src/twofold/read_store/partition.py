@@ -1,10 +1,14 @@
 """Partitions: runs of slots, each with the part of a read model's keys that one follower folds."""
 
+import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
+
+from twofold.domain.events import Position
 
 SLOTS = 4096
 """A key is in one of so many slots, by the CRC-32 of its UTF-8 bytes. A partition is a run of slots."""
@@ -35,10 +39,37 @@ class Partition(msgspec.Struct, frozen=True, order=True):
 
 WHOLE = Partition()
 
+_EVENT = "parked:"
+_EVENT_KEY = re.compile(r"parked:([1-9][0-9]{0,17})(?:/([0-9]{1,4}-[0-9]{1,4}))?", re.ASCII)
+
 
 def slot_of(key: str) -> int:
-    """The slot of a key, the same in every process and for ever."""
-    return zlib.crc32(key.encode("utf-8", "surrogatepass")) % SLOTS
+    """The slot of a key, the same in every process and for ever. A parked event is in the first of its partition."""
+    event = parked_event(key)
+    return event.partition.first if event is not None else zlib.crc32(key.encode("utf-8", "surrogatepass")) % SLOTS
+
+
+class ParkedEvent(NamedTuple):
+    """An event that is parked by position for all keys of a partition: nobody can tell which of them it changes."""
+
+    position: Position
+    partition: Partition
+
+    @property
+    def key(self) -> str:
+        """The name it is parked under, among the keys: `parked:42`, with the partition unless that is the whole."""
+        return f"{_EVENT}{self.position}" + (f"/{self.partition.name}" if self.partition != WHOLE else "")
+
+
+def parked_event(key: str) -> ParkedEvent | None:
+    """The event that is parked under this name; None if this is the key of a row."""
+    match = _EVENT_KEY.fullmatch(key) if key.startswith(_EVENT) else None
+    if match is None:
+        return None
+    try:
+        return ParkedEvent(int(match[1]), WHOLE if match[2] is None else partition_named(match[2]))
+    except ValueError:
+        return None
 
 
 def shares(count: int) -> list[Partition]:

@@ -57,6 +57,9 @@ class RawRow(msgspec.Struct, frozen=True):
 class Parked(msgspec.Struct, frozen=True):
     """A key whose event at `position` could not be folded. Its row stays as it was before that event.
 
+    If nobody can tell which keys the event changes, `key` names the event instead, as `ParkedEvent.key` does. Any row
+    may lack it then.
+
     `since` is microseconds since 1970 in UTC; `waiting` counts the later events of the key that wait behind it, the
     last of them at `upto`.
     """

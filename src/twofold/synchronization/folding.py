@@ -9,6 +9,7 @@ import msgspec
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import MAX_TAG_VALUE
+from twofold.errors import UnreadableEvent
 from twofold.read_store.port import CorruptRow, ReadModel, ReadStore, VersionedRow
 
 Work = tuple[RecordedEvent, object, str]
@@ -18,11 +19,23 @@ ABSENT = VersionedRow(None, 0)
 class FoldFailed(Exception):
     """A fold raised for one key; the cause is chained."""
 
-    def __init__(self, key: str, position: Position, cause: Exception) -> None:
+    def __init__(self, key: str, position: Position, cause: BaseException) -> None:
         what = f"{type(cause).__name__}: {cause}"[:500]
         super().__init__(f"the fold failed for key '{key}' at position {position} with {what}")
         self.__cause__ = cause
         self.key = key
+        self.position = position
+
+
+class EventFailed(Exception):
+    """An event cannot be read, or its keys are not known; the cause is chained.
+
+    Raised if nothing says which keys the event changes. Otherwise it takes the place of the event: no fold may see it.
+    """
+
+    def __init__(self, position: Position, cause: BaseException) -> None:
+        super().__init__(f"the event at position {position} cannot be folded: {cause}")
+        self.__cause__ = cause
         self.position = position
 
 
@@ -166,9 +179,13 @@ def fold_all(
         position, before = recorded.position, row.row
         if position <= row.position or (skips and (key, position) in skips):
             continue
+        if type(event) is EventFailed:
+            cause = event.__cause__ or event
+            raise FoldFailed(key, position, cause) from cause
         try:
             after = fold(before, event, key, recorded)
-        except Exception as error:
+        except BaseException as error:
+            # SystemExit, too: the function of an app must not end the process.
             raise FoldFailed(key, position, error) from error
         if before is not None:
             if row.previous_rows is None:
@@ -188,7 +205,10 @@ def fold_all(
 def events_by_key(
     projection: BoundProjection, recorded: Sequence[RecordedEvent], events: Sequence[object]
 ) -> KeyedEvents:
-    """The keys that these events touch. `events` are the decoded ones, in the same order."""
+    """The keys that these events touch. `events` are those that `decode_all` returned, in the same order.
+
+    EventFailed if nothing says which keys one of them touches.
+    """
     sole = projection.sole_key
     keys: list[str] = []
     for event in events:
@@ -201,7 +221,36 @@ def events_by_key(
         # Each event touches one key. This is the usual case, and the fast one.
         return KeyedEvents(recorded, events, keys)
     found = KeyedEvents([], [], [])
-    for each, event in zip(recorded, events, strict=True):
-        for several in projection.keys(event):
-            found.add(each, event, several)
+    for each, decoded in zip(recorded, events, strict=True):
+        event, several = with_keys(projection, each, decoded)
+        if several is None:
+            raise event
+        for one in several:
+            found.add(each, event, one)
     return found
+
+
+def decode_all(decode: Callable[[RecordedEvent], Any], recorded: Sequence[RecordedEvent]) -> list[Any]:
+    """The events in their present shape. In place of one that cannot be read stands an EventFailed."""
+    try:
+        return [decode(each) for each in recorded]
+    except UnreadableEvent:
+        return [_decoded(decode, each) for each in recorded]
+
+
+def with_keys(projection: BoundProjection, recorded: RecordedEvent, event: Any) -> tuple[Any, tuple[str, ...] | None]:
+    """An event and the keys it touches. If it cannot be read or has no usable key: an EventFailed, and the keys that
+    the log has it under; None if the log does not say either."""
+    if type(event) is not EventFailed:
+        try:
+            return event, projection.keys(event)
+        except BaseException as error:  # noqa: BLE001 - it is saved with what is parked
+            event = EventFailed(recorded.position, error)
+    return event, projection.stored_keys(recorded) or None
+
+
+def _decoded(decode: Callable[[RecordedEvent], Any], recorded: RecordedEvent) -> Any:
+    try:
+        return decode(recorded)
+    except UnreadableEvent as error:
+        return EventFailed(recorded.position, error)

@@ -38,7 +38,8 @@ async def refold(
     """A key folded from its first event up to a position. InvalidMessage if its events cannot be found by its tag."""
     work = await events.of(key, 0, at)
     positions = {recorded.position for recorded in work.recorded}
-    if stored.position not in positions and await events.touch(stored.position, key):
+    known = positions | events.without(key)
+    if stored.position not in known and await events.touch(stored.position, key):
         raise InvalidMessage(OTHER_TAG.format(key=key, position=stored.position), field="key")
     failed = None
     try:

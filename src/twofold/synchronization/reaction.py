@@ -13,7 +13,7 @@ from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
 from twofold.domain.policy import BoundPolicy, Later, causation_depth
-from twofold.errors import Rejected
+from twofold.errors import FunctionFailed, Rejected
 from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.policy_storage import DUE, Due
 
@@ -45,6 +45,17 @@ class CommandSender:
         self._messages = messages
         self._send = send
         self._max_depth = max_depth
+
+    def check(self, answer: object) -> None:
+        """FunctionFailed, with the name of the policy, if it cannot answer an event with this."""
+        command: object = answer.command if isinstance(answer, Later) else answer
+        if type(command) not in self._names:
+            raise FunctionFailed(
+                f"The policy '{self._policy}'",
+                f"returned {type(answer).__name__}, but a policy returns a command that a decision takes, a Later of "
+                "one, a list of both, or None",
+                f"{answer!r:.100}",
+            )
 
     def depth(self, command: Any, recorded: RecordedEvent) -> int:
         """The causation depth of a command (or a Later) that answers this event. TooDeep if it is beyond the limit."""
@@ -96,10 +107,13 @@ class Reaction:
         event = self._events.decode(recorded)
         first_id = str(uuid.uuid5(_IDS, f"{self._log_id}/{self.policy}/{recorded.id}"))
         context = Context(first_id, recorded.time, recorded.actor)
-        answer = await _not_cancelled(self._react(event, recorded, context))
+        answer = await _as_error(self.policy, _not_cancelled(self._react(event, recorded, context)))
         commands: list[Any] = [] if answer is None else [answer]
         if isinstance(answer, list):
             commands = answer  # pyright: ignore[reportUnknownVariableType]
+        # All of them, before the first is sent.
+        for command in commands:
+            self._sender.check(command)
         depths = [self._sender.depth(command, recorded) for command in commands]
         later = dict[str, Due]()
         for i, (command, depth) in enumerate(zip(commands, depths, strict=True)):
@@ -109,6 +123,17 @@ class Reaction:
             else:
                 await self._sender.send(command, command_id, recorded.metadata.correlation_id, recorded.id, depth)
         return later
+
+
+async def _as_error(policy: str, reaction: Awaitable[T]) -> T:
+    """Await the reaction of a policy. What would end the process, such as SystemExit, is an error of the policy."""
+    try:
+        return await reaction
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        details = f"{type(error).__name__}: {error}"
+        raise FunctionFailed(f"The policy '{policy}'", f"raised {type(error).__name__}", details) from error
 
 
 async def _not_cancelled(awaitable: Awaitable[T]) -> T:

@@ -9,6 +9,7 @@ from twofold.read_store.port import ReadModel, ReadStore
 from twofold.synchronization.cluster_state import Request
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.follower import WholeFollower
+from twofold.synchronization.projector import Projector
 from twofold.synchronization.supervisor import Supervisor
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -40,7 +41,14 @@ class Repartition:
         model, partition = self._target(unit)
         halves = partition.halves()
         worker = self._supervisor.workers[unit]
-        await worker.between_pages(lambda: self._read_store.repartition(model, [partition], halves))
+        follower = worker.follower
+
+        async def split() -> None:
+            if isinstance(follower, Projector):
+                await follower.divide(halves, worker.position)
+            await self._read_store.repartition(model, [partition], halves)
+
+        await worker.between_pages(split)
         return f"Split into {halves[0].name} and {halves[1].name}."
 
     async def merge(self, unit: WorkUnit) -> tuple[bool, str] | None:

@@ -90,7 +90,7 @@ def space_of(label: str) -> str:
 class InlineFailure(Exception):
     """A projection failed on an event. `what` says where; the error of the fold is the cause."""
 
-    def __init__(self, name: str, what: str, error: Exception) -> None:
+    def __init__(self, name: str, what: str, error: BaseException) -> None:
         super().__init__(what)
         self.name = name
         self.what = f"{what} ({type(error).__name__}: {error})"
@@ -123,14 +123,14 @@ class InlineProjection:
         """The keys of the rows that `event` changes. InlineFailure where `key` fails."""
         try:
             return self.bound.keys(event)
-        except Exception as error:
+        except BaseException as error:
             raise InlineFailure(self.name, f"its `key` fails for a {type(event).__name__}", error) from error
 
     def fold(self, row: Any | None, event: object, key: str) -> Any | None:
         """The row after one more event. InlineFailure where the fold fails."""
         try:
             return self.bound.fold(row, event, key, None)
-        except Exception as error:
+        except BaseException as error:
             what = f"its fold fails for a {type(event).__name__} and the key '{key}'"
             raise InlineFailure(self.name, what, error) from error
 

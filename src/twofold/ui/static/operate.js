@@ -115,7 +115,7 @@ function behind(waiting) {
 
 function subject(kind, key, position) {
   if (!position) return "a due command is parked";
-  return kind === "policy" ? `event #${number(position)} is parked` : `key ${key} is parked at event #${number(position)}`;
+  return kind === "policy" || key.startsWith("parked:") ? `event #${number(position)} is parked` : `key ${key} is parked at event #${number(position)}`;
 }
 
 function add({ id, actions }) {
