@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres_helpers import fresh_log
-from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Metadata
 from twofold.write_store.port import Append
 from twofold.write_store.postgres import functions, literals, reading
@@ -49,8 +49,7 @@ class Log:
 
     async def pages(self, function: functions.Function, arguments: Any) -> int:
         """Those of the second call: the first one makes the plans."""
-        given = ", ".join(literals.literal(*each) for each in zip(arguments, function.arguments, strict=True))
-        call = f"explain (analyze, buffers, format json) select * from {self._schema}.{function.name}({given})"
+        call = f"explain (analyze, buffers, format json) {self._sql(function, arguments)}"
         transaction = self._connection.transaction()
         await transaction.start()
         await self._connection.fetchval(call)
@@ -58,10 +57,25 @@ class Log:
         (explained,) = json.loads(await self._connection.fetchval(call))
         return int(explained["Plan"]["Shared Hit Blocks"]) + int(explained["Plan"]["Shared Read Blocks"])
 
+    async def rows(self, function: functions.Function, arguments: Any) -> int:
+        """How many rows the server sends."""
+        return len(await self._connection.fetch(self._sql(function, arguments)))
+
+    def _sql(self, function: functions.Function, arguments: Any) -> str:
+        given = [literals.literal(*each) for each in zip(arguments, function.arguments, strict=True)]
+        return function.call(self._schema, given)
+
 
 @pytest.mark.parametrize("limit", [1, None])
 async def test_a_rare_type_is_not_looked_for_in_the_whole_log(log: Log, limit: int | None) -> None:
     assert await log.pages(functions.READ, reading.arguments([RARE], None, limit)) < FEW_PAGES
+
+
+@pytest.mark.parametrize(("size", "events"), [(1, 1), (100, 1), (101, 2), (1_000, 10), (10**9, 50)])
+async def test_the_server_sends_no_more_events_than_a_page_of_that_size_has(log: Log, size: int, events: int) -> None:
+    everything = AppendCondition(ALL_EVENTS, 0)
+    arguments = reading.arguments([everything], None, 50, size)
+    assert await log.rows(functions.READ, arguments) == 1 + events
 
 
 async def test_a_condition_on_a_rare_type_is_not_looked_for_in_the_whole_log_under_the_lock(log: Log) -> None:

@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     request_seconds: float = 30.0
     write_seconds: float = 30.0
     bodies_bytes: int = 16_777_216
-    answers_bytes: int = 67_108_864
+    answers_bytes: int = 33_554_432
     events_bytes: int = 1_048_576
     connections: int = 4_096
     requests: int = 1_000

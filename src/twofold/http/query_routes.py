@@ -8,6 +8,7 @@ import msgspec
 
 from twofold.app import Answer, App
 from twofold.domain.events import Position
+from twofold.errors import Unavailable
 from twofold.http.budgets import SMALL, Holding
 from twofold.http.exchange import Exchange, Handler
 from twofold.http.parameters import POSITION, QueryParameter, parameters_of
@@ -58,7 +59,12 @@ async def _answers(app: App, query: object, position: str | None, holding: Holdi
         async for answer in cast("AsyncIterator[Answer]", answers):
             sent = frame("answer", _sent(answer))
             del answer
-            holding.resize(len(sent) if len(sent) > SMALL else 0)
+            try:
+                holding.resize(len(sent) if len(sent) > SMALL else 0)
+            except Unavailable:
+                # The traceback holds what is here.
+                del sent
+                raise
             yield sent
             del sent
             holding.release()

@@ -218,7 +218,7 @@ class PostgresWriteStore:
     async def _read(
         self, conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None, size: int = PAGE_BYTES
     ) -> tuple[Slice, Appended | None]:
-        arguments = reading.arguments(conditions, command_id, limit)
+        arguments = reading.arguments(conditions, command_id, limit, size)
         while True:
             self._refuse_if_lost()
             seen, epoch = self._news.head, self.identity.epoch

@@ -11,18 +11,40 @@ ResultRow = Any
 """A row of a result: a tuple, or a record of the driver."""
 
 
+# Up to the event that brings the bytes to the size: the server does not even read the long payloads after it from where
+# it stores them. The rows before the events (of types below 0) do not count.
+_UP_TO_SIZE = """
+select at, type_id, version, payload, envelope from (
+    select r.*, sum(case when r.type_id >= 0 then octet_length(r.payload) + octet_length(r.envelope) else 0 end)
+                over (rows between unbounded preceding and 1 preceding) as before
+      from {schema}.{name}({arguments}) as r
+) as counted where coalesce(before, 0) < {last}
+"""
+
+
 class Function(NamedTuple):
-    """A function of the log's schema, with the types of its arguments and of the columns it returns."""
+    """A function of the log's schema, with the types of its arguments and of the columns it returns.
+
+    `sql` is how it is called. In that of a function with a size, the size is the last argument.
+    """
 
     name: str
     arguments: tuple[str, ...]
     columns: tuple[str, ...]
+    sql: str = "select * from {schema}.{name}({arguments})"
+
+    def call(self, schema: str, arguments: Sequence[str]) -> str:
+        """The SQL of a call with these arguments, each as SQL."""
+        last = arguments[-1] if arguments else ""
+        passed = arguments[:-1] if "{last}" in self.sql else arguments
+        return self.sql.format(schema=schema, name=self.name, arguments=", ".join(passed), last=last)
 
 
 READ = Function(
     "read",
-    ("bigint", "bigint", "bigint[]", "text[]", "text[]", "jsonb", "text"),
+    ("bigint", "bigint", "bigint[]", "text[]", "text[]", "jsonb", "text", "bigint"),
     ("bigint", "int", "int", "bytea", "bytea"),
+    _UP_TO_SIZE,
 )
 APPEND = Function(
     "append",
@@ -81,7 +103,7 @@ class Caller:
     ) -> Sequence[ResultRow]:
         try:
             values = zip(arguments, function.arguments, strict=True)
-            written = ", ".join(literals.literal(value, type) for value, type in values)
+            written = [literals.literal(value, type) for value, type in values]
         except ValueError as error:
             # The error that the server raises for the same value in a prepared statement.
             raise asyncpg.CharacterNotInRepertoireError(str(error)) from error
@@ -90,9 +112,7 @@ class Caller:
         async def collect(data: bytes) -> None:
             answer.extend(data)
 
-        await connection.copy_from_query(
-            f"select * from {self._schema}.{function.name}({written})", output=collect, format="binary"
-        )
+        await connection.copy_from_query(function.call(self._schema, written), output=collect, format="binary")
         return literals.rows(bytes(answer), function.columns)
 
 
@@ -102,7 +122,7 @@ def _statement(schema: str, function: Function) -> tuple[str, Sequence[int]]:
     These are arrays of integers: the driver takes four times as long to encode them one by one.
     """
     as_text = [i for i, type in enumerate(function.arguments) if type in ("int[]", "bigint[]")]
-    numbered = ", ".join(
+    numbered = [
         f"${i}::text::{type}" if i - 1 in as_text else f"${i}::{type}" for i, type in enumerate(function.arguments, 1)
-    )
-    return f"select * from {schema}.{function.name}({numbered})", as_text
+    ]
+    return function.call(schema, numbered), as_text

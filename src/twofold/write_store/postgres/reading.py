@@ -23,15 +23,15 @@ class ReadResponse(NamedTuple):
 
 
 def arguments(
-    conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None
-) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None]:
-    """The arguments of `read`."""
+    conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None, size: int = PAGE_BYTES
+) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None, int]:
+    """The arguments of `read`, and the size at which its events end."""
     afters: list[int] = []
     tags: list[str | None] = []
     types: list[str] = []
     wide: list[dict[str, Any]] = []
     if _wants_all(conditions):
-        return limit, min(condition.after for condition in conditions), [], [], [], None, command_id
+        return limit, min(condition.after for condition in conditions), [], [], [], None, command_id, size
     for condition in conditions:
         for item in condition.query.items:
             if not item.types or len(item.tags) > 1:
@@ -42,7 +42,7 @@ def arguments(
                 afters.append(condition.after)
                 tags.append(tag)
                 types.append(type)
-    return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id
+    return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id, size
 
 
 def response(rows: Sequence[Sequence[Any]]) -> ReadResponse:
