@@ -19,7 +19,7 @@ from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from tests.servers.postgres import fresh_schema
 from tests.write_store.postgres_helpers import fresh_log
 from twofold import App
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.errors import Unavailable
 from twofold.write_store.port import Append
 from twofold.write_store.postgres import PostgresWriteStore

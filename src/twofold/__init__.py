@@ -2,8 +2,9 @@
 
 from twofold.app import Answer, App, Receipt
 from twofold.domain.decision import Context, DecisionModel
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Event, Metadata, RecordedEvent
+from twofold.domain.events import Event, RecordedEvent
 from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
 from twofold.domain.projection import Projection

@@ -15,7 +15,7 @@ from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.errors import InvalidMessage, Rejected, Unavailable, WiringError
+from twofold.errors import ForkedHistory, InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.projections import Projections
 from twofold.query_service.answer import QueryResult, QueryService
 from twofold.read_store.port import ReadModel, ReadStore
@@ -33,8 +33,9 @@ from twofold.synchronization.projector import ProjectorIO
 from twofold.synchronization.service import NodeOptions, Synchronization
 from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
+from twofold.write_store.history import UNCHECKED, HistoryCheck, check_history
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import PAGE_BYTES, LogIdentity, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, Slice, WriteStore
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -129,7 +130,7 @@ class App:
         try:
             await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
-            self.queries.begin(write_store)
+            self.queries.begin(write_store, running.history)
             self._running = running
             await running.start()
         except BaseException:
@@ -196,7 +197,7 @@ class App:
         if running.write_store.problem is not None:
             # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
             await running.write_store.read(NO_EVENTS)
-        at_least = 0 if position is None else await self._reached(running, position)
+        at_least = 0 if position is None else await self.position_of(position)
         longest = self.settings.wait_seconds if timeout is None else timeout
         result = await self.queries.answer(running.read_store, query, at_least, longest)
         self._asked += 1
@@ -261,18 +262,23 @@ class App:
             builds=measured.builds,
         )
 
-    def token(self, position: Position) -> str:
-        """A position as callers carry it: opaque, and good for this log only."""
-        return f"{self._open().write_store.identity.stamp}.{position}"
+    def token(self, position: Position, digest: str = UNCHECKED) -> str:
+        """A position as callers carry it: opaque, and good for this log only.
+
+        With the digest of the chain at the position, it is refused where the log has another history by then.
+        """
+        return f"{self._open().write_store.identity.stamp(digest)}.{position}"
 
     async def _handle(self, running: Runtime, command: Any, command_id: str, **origin: Any) -> Receipt:
+        if running.history.problem is not None:
+            raise ForkedHistory(running.history.problem)
         try:
             written = await running.commands.handle(command, command_id, **origin)
         except Rejected:
             self._rejected += 1
             raise
         self._commands += 1
-        token = f"{running.write_store.identity.stamp}.{written.position}"
+        token = f"{running.write_store.identity.stamp(written.digest)}.{written.position}"
         return Receipt(command_id, written.position, token, written.events, written.repeated)
 
     def _paused_because(self, name: str) -> str | None:
@@ -280,12 +286,24 @@ class App:
         return None if self._running is None else self._running.synchronization.paused_because(name)
 
     def _answer(self, result: QueryResult) -> Answer:
-        value, position, parked, parked_count = result
-        return Answer(value, position, self.token(position), list(parked), parked_count)
+        value, position, stamp, parked, parked_count = result
+        token = f"{stamp}.{position}" if stamp else self.token(position)
+        return Answer(value, position, token, list(parked), parked_count)
 
-    def position_of(self, token: str) -> Position:
-        """The position in a token. InvalidMessage where it is malformed or comes from another log."""
-        return position_of(token, self._open().write_store.identity)
+    async def position_of(self, token: str, field: str = "position") -> Position:
+        """The position in a token. InvalidMessage, with the name of the field, where this log does not hold it."""
+        stamp, _, number = token.rpartition(".")
+        if "." not in stamp or not (number.isascii() and number.isdecimal()) or len(number) > 18:
+            raise InvalidMessage(
+                "The position is not one of ours. Send the token of a receipt as it came.", field=field
+            )
+        try:
+            await check_history(self._open().write_store, stamp, int(number))
+        except ForkedHistory as error:
+            raise InvalidMessage(
+                f"The log does not hold this position. {error} Read without it and use new receipts.", field=field
+            ) from error
+        return int(number)
 
     def _assemble(self, write_store: WriteStore, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
         """The parts over these stores, put together. `session` holds the names of a maintenance session."""
@@ -319,7 +337,8 @@ class App:
         )
         command_side = CommandSide(wiring.commands, self.messages, self.send_from_policy, batcher.append)
         cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
-        io = ProjectorIO(write_store, read_store, self.events.decode, world)
+        history = HistoryCheck(write_store)
+        io = ProjectorIO(write_store, read_store, self.events.decode, world, history)
         projections = ProjectionKind(wiring.projections, self.models, cluster, io, limits)
         policies = PolicyKind(wiring.policies, write_store, self.events, command_side, world, limits)
         kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
@@ -337,6 +356,8 @@ class App:
             batcher=batcher,
             commands=commands,
             write_check=WriteCheck(write_store, batcher, world),
+            history=history,
+            projections=frozenset(self.models),
             synchronization=synchronization,
             maintenance=session is not None,
         )
@@ -355,26 +376,3 @@ class App:
         if self._running is None:
             raise Unavailable("The app is not running. Start it with `async with app:` or `twofold serve`.")
         return self._running
-
-    async def _reached(self, running: Runtime, token: str) -> Position:
-        position = self.position_of(token)
-        head = (await running.write_store.read(NO_EVENTS)).head
-        if position > head:
-            raise InvalidMessage(f"The position {position} is beyond the log, which ends at {head}.", field="position")
-        return position
-
-
-def position_of(token: str, identity: LogIdentity) -> Position:
-    """The position in a token. InvalidMessage where it is malformed or not of this history."""
-    stamp, _, number = token.rpartition(".")
-    if "." not in stamp or not (number.isascii() and number.isdecimal()) or len(number) > 18:
-        raise InvalidMessage(
-            "The position is not one of ours. Send the token of a receipt as it came.", field="position"
-        )
-    if not identity.holds(stamp, int(number)):
-        raise InvalidMessage(
-            "The position belongs to another log, or to a history that a fail-over has cut off. Read without it and "
-            "use new receipts.",
-            field="position",
-        )
-    return int(number)

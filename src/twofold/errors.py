@@ -11,6 +11,7 @@ TwofoldError
 ├── Conflict             another command wrote first; already retried, safe to send again (409)
 │   └── GenerationChanged    the generation that the request names is not the one that is being built (409)
 ├── Unavailable          a store cannot be reached or is behind; safe to send again (503)
+│   └── ForkedHistory        a position belongs to another history than that of the log; an operator must act (503)
 ├── FunctionFailed       a function of the app failed: a bug in it (500)
 ├── UnreadableEvent      a stored event cannot be read by this code (500)
 └── WiringError          the app is put together wrongly; raised at start
@@ -77,6 +78,13 @@ class Unavailable(TwofoldError):
         super().__init__(message)
         self.lag = lag
         self.retry_after = retry_after
+
+
+class ForkedHistory(Unavailable):
+    """A stored position is not one of this log's history: a backup was restored, or stores were mixed up.
+
+    Sending again does not help. An operator restores the right log, or accepts this one with `twofold recover`.
+    """
 
 
 class FunctionFailed(TwofoldError):

@@ -1,6 +1,6 @@
 """The parts of a started app, started and stopped in order."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from twofold.command_service import CommandService
@@ -8,8 +8,10 @@ from twofold.command_service.batcher import Batcher
 from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
+from twofold.errors import ForkedHistory, Unavailable
 from twofold.read_store.port import ReadStore
 from twofold.synchronization.service import Synchronization
+from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import WriteStore
 
 
@@ -22,6 +24,8 @@ class Runtime:
     batcher: Batcher
     commands: CommandService
     write_check: WriteCheck
+    history: HistoryCheck
+    projections: frozenset[str]
     synchronization: Synchronization
     maintenance: bool
     head_at_start: Position = 0
@@ -29,8 +33,18 @@ class Runtime:
     async def start(self) -> None:
         self.batcher.start()
         self.head_at_start = (await self.write_store.read(NO_EVENTS)).head
+        await self._check_history()
         await self.commands.start(maintenance=self.maintenance)
         await self.synchronization.start()
+
+    async def _check_history(self) -> None:
+        """Compare the checkpoints of read models with the log. Where the read store is away, followers do it later."""
+        with suppress(Unavailable):
+            for checkpoint in await self.read_store.checkpoints():
+                if checkpoint.name in self.projections:
+                    progress = checkpoint.progress
+                    with suppress(ForkedHistory):
+                        await self.history.check(checkpoint.name, progress.stamp, progress.position)
 
     async def stop(self) -> None:
         # If one part fails to stop, or this is cancelled, the others are stopped all the same.

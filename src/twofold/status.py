@@ -115,7 +115,7 @@ async def measure(
             log_stopped=runtime.write_store.problem,
             log_unreadable=unreadable,
             refusal=refusal,
-            commands_refused=runtime.commands.problem,
+            commands_refused=runtime.commands.problem or runtime.history.problem,
             read_models_unreadable=stores.read_models_unreadable,
             supervision=runtime.synchronization.problem,
         )

@@ -332,7 +332,9 @@ def imports_by_the_front_door(source: Source) -> list[str]:
 
 
 # What works on any store through its port.
-BESIDE_THE_PORT = frozenset({"port", "partition", "inventory", "inline_state", "migration"})
+BESIDE_THE_PORT = frozenset(
+    {"port", "partition", "inventory", "inline_state", "migration", "chain", "history", "verification"}
+)
 
 
 def adapters_imported_elsewhere(source: Source) -> list[str]:

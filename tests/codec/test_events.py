@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from twofold.codec import EventCodec
-from twofold.domain.events import Envelope, Event, Metadata, NewEvent, RecordedEvent
+from twofold.domain.envelope import Envelope, Metadata
+from twofold.domain.events import Event, NewEvent, RecordedEvent
 from twofold.domain.tags import Tag
 from twofold.errors import InvalidMessage, Unavailable, UnreadableEvent, WiringError
 

@@ -32,8 +32,9 @@ from tests.sample_domains.orders import (
     take_seats,
 )
 from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, returned_events
+from twofold.domain.envelope import Envelope, Metadata
 from twofold.domain.event_query import QueryItem
-from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.errors import FunctionFailed, InvalidMessage, Rejected
 

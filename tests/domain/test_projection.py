@@ -21,8 +21,9 @@ from tests.sample_domains.orders import (
     Shipped,
     Sku,
 )
+from twofold.domain.envelope import Envelope, Metadata
 from twofold.domain.event_query import EventQuery, QueryItem
-from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import MAX_KEY, BoundProjection, Projection
 

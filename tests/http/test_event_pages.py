@@ -9,7 +9,8 @@ import pytest
 
 from tests.http.http_helpers import problem
 from twofold import App
-from twofold.domain.events import Metadata, NewEvent
+from twofold.domain.envelope import Metadata
+from twofold.domain.events import NewEvent
 from twofold.http import Api, Limits, asgi
 from twofold.http.event_records import EventPage
 from twofold.write_store.port import Append

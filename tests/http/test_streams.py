@@ -138,7 +138,7 @@ def test_an_event_is_sent_with_all_its_fields(http: httpx.Client) -> None:
         *[(f"limit={bad}", "limit") for bad in ("0", "1001", "x", "²")],
         *[(f"tag={bad}", "tag") for bad in ("account", ":x", "account:", "account:%00")],
         ("type=moove", "type"),
-        ("after=x", "position"),
+        ("after=x", "after"),
         ("befor=x", "befor"),
     ],
 )

@@ -9,8 +9,8 @@ from tests.operations.follower_helpers import serves
 from tests.operations.generation_helpers import Built
 from tests.sample_domains.counters import Counted, Ended, Total, add_up
 from twofold.app import App
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS
-from twofold.domain.events import Metadata
 from twofold.operations.audit import AuditResult
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Parked, ReadStore, VersionedRow

@@ -9,8 +9,9 @@ import msgspec
 
 from tests.sample_domains.counters import Counted, Ended, Ignored
 from twofold.app import App
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS, EventQuery
-from twofold.domain.events import Metadata, Position
+from twofold.domain.events import Position
 from twofold.errors import Conflict
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.partition import Partition, shares
@@ -18,6 +19,7 @@ from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, ReadS
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
 from twofold.synchronization.folding import FoldFailed
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions, Skips
+from twofold.write_store.history import HistoryCheck, cut_at
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import PAGE_BYTES, Append, Outcome, Slice, WriteStore
 
@@ -153,7 +155,13 @@ class Following:
         return Projector(
             self.projection,
             self.model,
-            ProjectorIO(self._write_store, self._read_store, self._app.events.decode, self._app.world),
+            ProjectorIO(
+                self._write_store,
+                self._read_store,
+                self._app.events.decode,
+                self._app.world,
+                HistoryCheck(self._write_store),
+            ),
             partition,
             self._epoch,
             ProjectorOptions(skips=self.skips, cached_rows=self._random.choice([0, 2, 1_000])),
@@ -193,17 +201,16 @@ class Following:
                 position = await projector.open()
 
     async def _take(self, projector: Projector, page: Slice, position: Position, to: Position | None) -> Position:
-        upto = page.upto if to is None else min(page.upto, to)
-        taken = Slice([each for each in page.events if each.position <= upto], upto, page.head)
+        taken = page if to is None else await cut_at(self._write_store, page, to)
         try:
             await projector.apply(taken, position)
         except FoldFailed:
             for event in taken.events:
-                alone = Slice([event], event.position, page.head)
+                alone = Slice([event], event.position, page.head, event.chain)
                 try:
                     await projector.apply(alone, position)
                 except FoldFailed as error:
                     await projector.park(alone, position, error)
                 position = event.position
-            await projector.apply(Slice([], upto, page.head), position)
-        return upto
+            await projector.apply(Slice([], taken.upto, page.head, taken.chain), position)
+        return taken.upto

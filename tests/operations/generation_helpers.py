@@ -5,10 +5,12 @@ from typing import Any
 
 import msgspec
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS
-from twofold.domain.events import Metadata, NewEvent, Position
+from twofold.domain.events import NewEvent, Position
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Parked, ReadModel, ReadStore, VersionedRow
+from twofold.write_store.history import UNCHECKED
 from twofold.write_store.port import Append, WriteStore
 
 
@@ -65,7 +67,7 @@ class Built:
             for key, (row, position) in (rows or {}).items()
         }
         self._rows |= {key: each.row for key, each in kept.items()}
-        stamp = self._write_store.identity.stamp
+        stamp = self._write_store.identity.stamp(UNCHECKED)
         change = Change(self.model, stamp, before, at, 0, kept, parked or {}, partition=partition)
         await self._read_store.save(change)
         return self

@@ -11,7 +11,7 @@ from tests.operations.follower_helpers import Following, serves
 from tests.operations.generation_helpers import Built
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, count, counters, total_of
 from twofold.app import App
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.domain.module import Module
 from twofold.domain.projection import Projection
 from twofold.errors import InvalidMessage, Unavailable, UnknownMessage, WiringError

@@ -8,15 +8,15 @@ import pytest
 from tests.sample_domains.counter_app_helpers import app_in, settled
 from tests.sample_domains.counters import Count
 from twofold.cli.follower_reports import StoreReader
-from twofold.errors import WiringError
+from twofold.errors import ForkedHistory, WiringError
 from twofold.operations.audit import audit
 from twofold.operations.compare import compare
 from twofold.stores import open_read_store, open_write_store
 from twofold.world import RealWorld
 
 SAID = (
-    r"The read model 'totals' is at position 5 of the log .*, but this log \(.*\) ends at position {head} and does not "
-    r"hold that position\. .* restore the log from a backup first: .* Only if this log is right, delete the read data"
+    r"The read model 'totals' is at position 5, and this log does not hold that position\. .* ends at position "
+    r"{head}.* restore the log from a backup first: .* Only if this log is right, accept it with `twofold recover`"
 )
 
 
@@ -60,10 +60,12 @@ async def test_an_audit_and_a_comparison_say_both_positions(tmp_path: Path, head
         await write_store.close()
 
 
-async def test_the_start_and_the_report_of_the_stores_say_them_too(tmp_path: Path, head: int) -> None:
+async def test_the_refusal_of_commands_and_the_report_of_the_stores_say_them_too(tmp_path: Path, head: int) -> None:
     app = app_in(tmp_path)
-    with pytest.raises(WiringError, match=SAID.format(head=head)):
-        await app.start()
+    async with app:
+        with pytest.raises(ForkedHistory, match=SAID.format(head=head)):
+            await app.send(Count(["a"], 1))
+        assert (await app.status()).health.command_side == "not_ready"
     write_store = await open_write_store(app.settings.write_store, app.settings, app.world)
     read_store = await open_read_store(app.settings.read_store, app.world)
     try:

@@ -14,7 +14,7 @@ from tests.operations.generation_helpers import Built
 from tests.sample_domains.counter_app_helpers import app_in, folded, settled
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, add_up, counters
 from twofold.app import App
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.errors import Conflict, Unavailable
 from twofold.operations.audit import audit
 from twofold.operations.key_folds import KeyFolds

@@ -86,11 +86,16 @@ async def test_an_answer_that_does_not_come_in_time_is_unavailable_and_names_the
 async def test_positions_that_cannot_be_are_the_callers_mistake(tmp_path: Path) -> None:
     async with app_in(tmp_path) as app:
         await app.send(Count(["a"], 1))
-        with pytest.raises(InvalidMessage, match="beyond the log, which ends at 1"):
+        with pytest.raises(InvalidMessage, match="ends at position 1, before position 2"):
             await app.ask(Totals(), position=app.token(2))
-        log, epoch, _ = app.token(1).rsplit(".", 2)
-        for foreign in (f"other-{log}.{epoch}.1", f"{log}.{int(epoch) + 1}.1", f"{log}.{epoch}0.1"):
-            with pytest.raises(InvalidMessage, match="another log"):
+        log, epoch, _, _ = app.token(1).rsplit(".", 3)
+        foreign_tokens = (
+            f"other-{log}.{epoch}.-.1",
+            f"{log}.{int(epoch) + 1}.-.1",
+            f"{log}.{epoch}.0123456789abcdef.1",
+        )
+        for foreign in foreign_tokens:
+            with pytest.raises(InvalidMessage, match="does not hold this position"):
                 await app.ask(Totals(), position=foreign)
         malformed = ("", "1", ".", "..", "a.b", f"{log}.{epoch}.", f"{log}.{epoch}.-1", f"{log}.{epoch}.1e3")
         for token in (

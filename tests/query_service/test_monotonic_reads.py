@@ -10,7 +10,7 @@ import pytest
 
 from tests.sample_domains.counters import Counted, CounterId, Ended, Total, TotalOf, add_up, total_of
 from twofold.codec import EventCodec
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable, WiringError
@@ -21,6 +21,7 @@ from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Parked, ReadModel, VersionedRow
 from twofold.signal import Signal
 from twofold.world import RealWorld
+from twofold.write_store.history import UNCHECKED, HistoryCheck
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append
 
@@ -46,7 +47,7 @@ class Serving:
         self.queries = QueryService(
             [query], self.models, self.wiring.projections, self.codec, world, moved, lambda name: None
         )
-        self.queries.begin(self.log)
+        self.queries.begin(self.log, HistoryCheck(self.log))
 
     def model(self, generation: int) -> ReadModel:
         return ReadModel("totals", generation, Total, partitions=self._partitions)
@@ -68,7 +69,7 @@ class Serving:
         """Bring a partition to a checkpoint, and the row of KEY to a total, which is the position it was folded to."""
         before = self.at.get((generation, share), 0)
         rows = {KEY: VersionedRow(Total(KEY, row), row)} if row else {}
-        stamp = self.log.identity.stamp
+        stamp = self.log.identity.stamp(UNCHECKED)
         change = Change(self.model(generation), stamp, before, upto, 0, rows, parked or {}, partition=share)
         await self.read_store.save(change)
         self.at[generation, share] = upto
@@ -154,7 +155,7 @@ async def test_the_first_generation_that_is_asked_is_not_held_back() -> None:
     await app.save(2, 3, row=3)
     app.switch(2)
     assert await app.total() == 3
-    app.queries.begin(app.log)
+    app.queries.begin(app.log, HistoryCheck(app.log))
     app.switch(1)
     assert await app.total() == 0
 

@@ -14,7 +14,7 @@ from tests.servers.cassandra import fresh_keyspace
 from tests.servers.mongodb import fresh_database
 from tests.servers.postgres import fresh_schema
 from twofold.codec import EventCodec
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.domain.tags import Tag
@@ -26,8 +26,9 @@ from twofold.stores import open_read_store
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.testing.read_store_rows import HOSTILE
 from twofold.world import RealWorld
+from twofold.write_store.history import HistoryCheck
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, Slice
+from twofold.write_store.port import Append
 
 ThingId = Annotated[str, Tag("thing")]
 TEXTS = [None, "", "ann", "bob", "Ann", "é", "\U0001f4a5", "a b", "zz"]
@@ -176,7 +177,7 @@ async def _follow(
         return Projector(
             projection,
             model,
-            ProjectorIO(log, read_store, codec.decode, RealWorld()),
+            ProjectorIO(log, read_store, codec.decode, RealWorld(), HistoryCheck(log)),
             share,
             epoch,
             ProjectorOptions(cached_rows=cached),
@@ -186,9 +187,8 @@ async def _follow(
     position = await projector.open()
     while position < head:
         page = await log.read(projector.query, position, random.randint(1, 20))
-        upto = max(page.upto, position + 1)
-        await projector.apply(Slice(page.events, upto, page.head), position)
-        position = upto
+        await projector.apply(page, position)
+        position = page.upto
         if random.random() < 0.2:
             epoch += 1
             projector = follower()

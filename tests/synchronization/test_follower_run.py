@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from twofold.domain.envelope import Envelope, Metadata
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery, QueryItem
-from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.events import RecordedEvent
 from twofold.synchronization.follower_run import FollowerRun
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.port import Slice
@@ -18,7 +19,7 @@ def event(position: int, kind: str, tags: tuple[str, ...]) -> RecordedEvent:
     return RecordedEvent(position, kind, 1, b"{}", Envelope(f"e{position}", tags, Metadata(0, "c", "c")))
 
 
-PAGE = Slice([event(n, *kind) for n, kind in enumerate(KINDS, 1)], 4, 4)
+PAGE = Slice([event(n, *kind) for n, kind in enumerate(KINDS, 1)], 4, 4, b"c")
 
 
 @pytest.mark.parametrize(

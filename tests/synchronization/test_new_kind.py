@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from tests.sample_domains.counter_app_helpers import until
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.events import Metadata, NewEvent, Position
+from twofold.domain.events import NewEvent, Position
 from twofold.errors import InvalidMessage
 from twofold.read_store.memory import MemoryReadStore
 from twofold.read_store.port import Checkpoint, Parked

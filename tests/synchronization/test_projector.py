@@ -21,7 +21,7 @@ from tests.sample_domains.counters import (
     counters,
 )
 from twofold.app import App
-from twofold.errors import Unavailable, WiringError
+from twofold.errors import ForkedHistory, Unavailable
 from twofold.health import FollowerStatus
 from twofold.read_store.port import Change
 from twofold.read_store.sqlite import checkpoints
@@ -244,8 +244,12 @@ async def test_a_read_database_of_another_log_is_refused(tmp_path: Path) -> None
         await settled(app)
     for file in tmp_path.glob("log.db*"):
         file.unlink()
-    with pytest.raises(WiringError, match=r"ends at position 0 .* restore the log from a backup first"):
-        await app_in(tmp_path).start()
+    async with app_in(tmp_path) as app:
+        with pytest.raises(ForkedHistory, match="does not hold that position"):
+            await app.send(Count(["a"], 1))
+        with pytest.raises(Unavailable):
+            await app.ask(TotalOf("a"))
+        assert (await app.status()).health.command_side == "not_ready"
     for file in tmp_path.glob("views.db*"):
         file.unlink()
     async with app_in(tmp_path) as app:

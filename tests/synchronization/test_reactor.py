@@ -21,7 +21,8 @@ from tests.synchronization.policy_helpers import (
 from twofold.app import App
 from twofold.codec import MessageCodec
 from twofold.domain.decision import Context
-from twofold.domain.events import Event, Metadata
+from twofold.domain.envelope import Metadata
+from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Conflict, Unavailable

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.torture.kill_helpers import KilledShop, check_log
-from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.envelope import Envelope, Metadata
+from twofold.domain.events import RecordedEvent
 
 KILLS = 50
 

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import apsw
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.events import Metadata, NewEvent
+from twofold.domain.events import NewEvent
 from twofold.testing.faulty_disk import FaultyDisk
 from twofold.write_store.port import Append, Appended, Outcome
 from twofold.write_store.sqlite import SqliteWriteStore

@@ -16,9 +16,10 @@ from tests.write_store.postgres_helpers import fresh_log
 from tests.write_store.postgres_load_helpers import Load, check_log
 from twofold import Metadata, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
+from twofold.write_store.history import UNCHECKED
 from twofold.write_store.port import Append, Appended, LogRow, RowWrite
 from twofold.write_store.postgres.address import address_of
-from twofold.write_store.postgres.batch import Call
+from twofold.write_store.postgres.batch import Call, Known
 from twofold.write_store.postgres.functions import APPEND, Caller
 
 
@@ -49,7 +50,7 @@ async def test_a_log_restored_into_another_cluster_goes_on_behind_its_last_event
             before = (await store.read(ALL_EVENTS)).events
             restore(another, dump(server, how))
             await written(store, "too-late-4", "too-late-5")
-            stamp = store.identity.stamp
+            stamp = store.identity.stamp(UNCHECKED)
         async with opened(on(url, another)) as restored:
             assert [(e.position, e.id, e.payload) for e in (await restored.read(ALL_EVENTS)).events] == [
                 (e.position, e.id, e.payload) for e in before
@@ -110,7 +111,7 @@ async def test_a_history_that_is_given_up_for_another_of_the_same_age_is_shut_ou
         given_up.sql(f"{raise_epoch}(1, 'restored for the first time')")
         async with opened(on(made, given_up, kept)) as store:
             await written(store, "given-up-3", "given-up-4")
-            stamp = store.identity.stamp
+            stamp = store.identity.stamp(UNCHECKED)
             kept.sql(f"{raise_epoch}(1, 'restored once more'); {raise_epoch}(2, 'the first one is given up')")
             async with opened(on(made, kept)) as fresh:
                 await written(fresh, "c-3", "c-4", "c-5")
@@ -142,7 +143,7 @@ async def test_an_append_of_an_epoch_that_is_over_is_refused_and_writes_nothing(
         assert postgres.sql(f"select {schema}.raise_epoch(1, 'an operator says so')") == "2"
         assert postgres.sql(f"select {schema}.raise_epoch(1, 'another one, too')") == "2", "it rises once"
         connection = await asyncpg.connect(postgres.dsn)
-        fenced = Call([one("fenced")], {"a": 1}, nonce=7, seen=1).arguments(1)
+        fenced = Call([one("fenced")], {"a": 1}, nonce=7, seen=1).arguments(1, Known(0, b""))
         with pytest.raises(asyncpg.PostgresError) as refused:
             await Caller(schema, plain=False).call(connection, APPEND, *fenced)
         await connection.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,15 +14,18 @@ import pytest
 
 from tests.servers.postgres import Postgres, fresh_schema
 from tests.write_store.postgres_helpers import fresh_log
-from twofold.domain.event_query import ALL_EVENTS
-from twofold.domain.events import Metadata, NewEvent
+from twofold.domain.envelope import Envelope, Metadata
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
+from twofold.domain.events import NewEvent
 from twofold.errors import Unavailable, WiringError
 from twofold.world import RealWorld
+from twofold.write_store.chain import chain_after, chain_start
 from twofold.write_store.port import Append, Appended
 from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.postgres.migrate import migrate, migrations
 
 STEPS = [step.name for step in migrations("any_schema")]
+VERSION_BEFORE_THE_CHAIN = 4
 
 # Every object of a schema with all that makes it what it is, the schema's own name left out.
 SHAPE = """
@@ -57,8 +61,9 @@ def append(command_id: str) -> Append:
 async def is_a_working_log(url: str) -> None:
     store = await PostgresWriteStore.open(url)
     try:
-        assert await store.append([append("works")]) == [Appended(1, 1)]
-        assert (await store.read(ALL_EVENTS)).head == 1
+        head = (await store.read(NO_EVENTS)).head
+        assert await store.append([append("works")]) == [Appended(head + 1, 1)]
+        assert (await store.read(ALL_EVENTS)).head == head + 1
     finally:
         await store.close()
 
@@ -181,20 +186,56 @@ async def test_a_dry_run_changes_nothing_and_its_sql_makes_the_same_log(postgres
 async def test_a_dry_run_on_an_old_log_prints_the_missing_steps_only(postgres_newest: Postgres) -> None:
     schema = await old_log(postgres_newest)
     done = await migrate(f"{postgres_newest.dsn}?schema={schema}", RealWorld(), dry_run=True)
-    assert done.steps == STEPS[-1:]
+    assert done.steps == STEPS[VERSION_BEFORE_THE_CHAIN:]
     assert "create table" not in done.sql
     postgres_newest.sql(done.sql)
     await is_a_working_log(f"{postgres_newest.dsn}?schema={schema}")
 
 
 async def old_log(server: Postgres) -> str:
-    """The schema of a log as the version before the last migration left it."""
+    """The schema of a log with one event as the version before the hash chain left it."""
     schema = fresh_schema()
-    await migrate(f"{server.dsn}?schema={schema}", RealWorld())
-    server.sql(f"delete from {schema}.migrations where number = {len(STEPS)}")
-    functions = "state tell enter raise_epoch number_types forget_commands retag".split()
-    server.sql("".join(f"drop function {schema}.{name};" for name in functions))
+    steps = migrations(schema)[:VERSION_BEFORE_THE_CHAIN]
+    server.sql(f"create schema {schema}; create table {schema}.migrations (number int primary key, name text not null)")
+    for step in steps:
+        server.sql(f"begin; {step.sql} insert into {schema}.migrations values ({step.number}, '{step.name}'); commit")
+    envelope = (
+        '{"id":"command-1.0","tags":["thing:1","thing:2"],'
+        '"metadata":{"time":0,"command_id":"command-1","correlation_id":"command-1"}}'
+    )
+    server.sql(
+        f"""
+        insert into {schema}.log_head (name, epoch, position, cluster, timeline)
+        select 'main-1a2b3c4d', 1, 1, system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8)
+          from pg_control_system();
+        insert into {schema}.event_types (name) values ('thing-happened');
+        insert into {schema}.events values (1, 1, 1, convert_to('"01"', 'UTF8'), convert_to('{envelope}', 'UTF8'));
+        insert into {schema}.event_tags values ('thing:1', 1, 1), ('thing:2', 1, 1)
+        """
+    )
     return schema
+
+
+async def test_the_events_of_an_older_log_are_linked_when_it_is_migrated(postgres: Postgres) -> None:
+    url = f"{postgres.dsn}?schema={await old_log(postgres)}"
+    await migrate(url, RealWorld())
+    store = await PostgresWriteStore.open(url)
+    page = await store.read(ALL_EVENTS)
+    (recorded,) = page.events
+    metadata = Metadata(0, "command-1", "command-1")
+    assert recorded.envelope == Envelope("command-1.0", ("thing:1", "thing:2"), metadata)
+    assert recorded.stored_envelope.tags == b'["thing:1","thing:2"]'
+    assert page.chain == recorded.chain == chain_after(chain_start("main-1a2b3c4d"), recorded)
+    await store.close()
+
+
+async def test_a_role_that_may_append_still_may_after_a_migration(postgres_newest: Postgres) -> None:
+    schema = await old_log(postgres_newest)
+    role = f"app_{schema}"
+    postgres_newest.sql(f"create role {role}; grant execute on all functions in schema {schema} to {role}")
+    await migrate(f"{postgres_newest.dsn}?schema={schema}", RealWorld())
+    may = f"select has_function_privilege('{role}', oid, 'execute') from pg_proc where proname = 'append'"
+    assert postgres_newest.sql(f"{may} and pronamespace = '{schema}'::regnamespace") == "t"
 
 
 async def test_an_old_log_is_refused_at_start_with_the_command_that_cures_it(postgres_newest: Postgres) -> None:
@@ -202,7 +243,7 @@ async def test_an_old_log_is_refused_at_start_with_the_command_that_cures_it(pos
     url = f"{postgres_newest.dsn}?schema={schema}"
     with pytest.raises(WiringError, match="`twofold migrate --write-store URL`"):
         await PostgresWriteStore.open(url)
-    assert (await migrate(url, RealWorld())).steps == STEPS[-1:]
+    assert (await migrate(url, RealWorld())).steps == STEPS[VERSION_BEFORE_THE_CHAIN:]
     await is_a_working_log(url)
 
 
@@ -256,7 +297,9 @@ async def test_replacing_every_function_while_an_app_appends_fails_no_append(
 ) -> None:
     url, writing, ended = busy
     schema = url.rpartition("=")[2]
-    again = "".join(s.sql for s in migrations(schema)[1:]).replace("create function", "create or replace function")
+    functions = re.findall(r"create function .*?[$]function[$];", migrations(schema)[-1].sql, re.DOTALL)
+    again = "".join(functions).replace("create function", "create or replace function")
+    assert again
     for _ in range(3):
         await asyncio.to_thread(postgres.sql, f"begin; {again} commit")
     ended.set()

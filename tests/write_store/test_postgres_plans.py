@@ -9,11 +9,11 @@ import pytest
 
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres_helpers import fresh_log
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Metadata
 from twofold.write_store.port import Append
 from twofold.write_store.postgres import functions, literals, reading
-from twofold.write_store.postgres.batch import Call
+from twofold.write_store.postgres.batch import Call, Known
 
 EVENTS = 30_000
 FEW_PAGES = 100
@@ -74,10 +74,10 @@ async def test_a_rare_type_is_not_looked_for_in_the_whole_log(log: Log, limit: i
 @pytest.mark.parametrize(("size", "events"), [(1, 1), (100, 1), (101, 2), (1_000, 10), (10**9, 50)])
 async def test_the_server_sends_no_more_events_than_a_page_of_that_size_has(log: Log, size: int, events: int) -> None:
     everything = AppendCondition(ALL_EVENTS, 0)
-    arguments = reading.arguments([everything], None, 50, size)
+    arguments = reading.arguments([everything], None, 50, 0, size)
     assert await log.rows(functions.READ, arguments) == 1 + events
 
 
 async def test_a_condition_on_a_rare_type_is_not_looked_for_in_the_whole_log_under_the_lock(log: Log) -> None:
     call = Call([Append(Metadata(0, "c", "c"), (), (RARE,), "c")], TYPES, 1, EVENTS)
-    assert await log.pages(functions.APPEND, call.arguments(1)) < FEW_PAGES
+    assert await log.pages(functions.APPEND, call.arguments(1, Known(0, b""))) < FEW_PAGES

@@ -149,9 +149,9 @@ async def test_temporary_objects_of_the_app_do_not_stand_in_for_the_logs_own(log
     await connection.execute("update pg_temp.log_head set position = 1000, epoch = 1000")
     await connection.execute("delete from pg_temp.events")
     await connection.execute("set search_path = pg_temp, public")
-    read = f"select * from {log.schema}.read(null, 0, '{{}}', '{{}}', '{{}}', null, null) order by 1"
+    read = f"select * from {log.schema}.read(null, 0, '{{}}', '{{}}', '{{}}', null, null, 0) order by 1"
     assert [row[0] for row in await connection.fetch(read)][-1] == 1
-    state = await connection.fetchrow(f"select * from {log.schema}.state()")
+    state = await connection.fetchrow(f"select * from {log.schema}.state(0)")
     assert state is not None
     assert (state["epoch"], state["at"]) == (1, 1)
     # An append over just this session.

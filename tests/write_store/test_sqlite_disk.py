@@ -6,8 +6,9 @@ import apsw
 import pytest
 
 from tests.write_store.disk_helpers import append_watched, command, connection_of, faulty_disk, positions_and_ids
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Metadata, NewEvent
+from twofold.domain.events import NewEvent
 from twofold.errors import Conflict, Unavailable
 from twofold.testing.faulty_disk import Operation, Part
 from twofold.write_store.port import Append, Appended

@@ -9,8 +9,11 @@ import apsw
 import pytest
 
 from tests.write_store.disk_helpers import command, faulty_disk, positions_and_ids
+from twofold.domain.envelope import Envelope, Metadata
+from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Unavailable, WiringError
 from twofold.world import RealWorld
+from twofold.write_store.chain import chain_after, chain_start
 from twofold.write_store.migration import MigrationStep, migration_steps
 from twofold.write_store.port import Appended
 from twofold.write_store.sqlite import SqliteWriteStore, migrate
@@ -96,13 +99,16 @@ async def test_a_log_written_before_schemas_had_a_version_is_opened_and_carries_
     assert shape_of(path) == shape_of(tmp_path / "new.db")
 
 
-async def test_a_log_without_a_version_can_be_read_as_it_is(tmp_path: Path) -> None:
+async def test_the_events_of_an_older_log_are_linked_when_it_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log_without_version(path)
+    migrate.migrate(str(path), RealWorld())
     store = SqliteWriteStore(path, read_only=True)
-    assert await positions_and_ids(store) == [(1, "command-1.0")]
+    page = await store.read(ALL_EVENTS)
+    (recorded,) = page.events
+    assert recorded.envelope == Envelope("command-1.0", ("thing:1",), Metadata(0, "command-1", "command-1"))
+    assert page.chain == recorded.chain == chain_after(chain_start("main-1a2b3c4d"), recorded)
     await store.close()
-    assert version_of(path) == 0
 
 
 async def test_an_older_log_is_migrated_when_it_is_opened_for_writing(
@@ -245,6 +251,7 @@ async def test_a_dry_run_changes_nothing_and_its_sql_makes_the_same_log(tmp_path
     assert list(result.steps) == NAMES
     assert list(tmp_path.iterdir()) == []
     connection = apsw.Connection(str(printed))
+    migrate.add_functions(connection)
     connection.execute(result.sql).fetchall()
     connection.close()
     migrate.migrate(str(path), RealWorld())

@@ -9,6 +9,7 @@ from twofold.app import App
 from twofold.cli.remote import Remote
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
+from twofold.errors import ForkedHistory
 from twofold.health import (
     BuildStatus,
     FollowerStatus,
@@ -26,11 +27,11 @@ from twofold.settings import Settings
 from twofold.status import lag_of
 from twofold.synchronization.cluster_state import ClusterState, Generation, Pause, read_cluster_state
 from twofold.synchronization.follower import State
-from twofold.synchronization.other_history import does_not_hold
 from twofold.synchronization.policy_storage import policy_checkpoints
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
+from twofold.write_store.history import check_history, does_not_hold
 from twofold.write_store.port import WriteStore
 
 SAMPLE_SECONDS = 0.5
@@ -209,8 +210,7 @@ class StoreReader:
 
     async def _partition(self, look: _Look, part: _Part) -> PartitionStatus:
         lag = await lag_of(self._write_store, part.position, look.head, self._world)
-        name, here, at = part.unit.name, self._write_store.identity, part.position
-        foreign = part.stamp and at and (at > look.head or not here.holds(part.stamp, at))
+        foreign = await self._does_not_hold(part)
         moves = self._detector.rate(part.unit) > 0
         state: State = "up-to-date" if not lag[0] else "catching-up" if moves else "waiting"
         if foreign or part.unit.name in look.cluster.pauses:
@@ -222,9 +222,18 @@ class StoreReader:
             state=state,
             owner=look.owner(part.unit),
             stalled=self._detector.stalled(part.unit),
-            error=does_not_hold(name, at, part.stamp, here, look.head) if foreign else None,
+            error=foreign,
             parked=part.parked if part.unit.partition is not None else (),
         )
+
+    async def _does_not_hold(self, part: _Part) -> str | None:
+        """Why the log does not hold the checkpoint of a partition; None if it does."""
+        if part.stamp and part.position:
+            try:
+                await check_history(self._write_store, part.stamp, part.position)
+            except ForkedHistory as error:
+                return does_not_hold(part.unit.name, part.position, error)
+        return None
 
     def _build(self, look: _Look, key: tuple[str, int], build: Generation) -> BuildStatus:
         name, generation = key

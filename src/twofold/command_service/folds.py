@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from twofold.codec import EventCodec
 from twofold.domain.decision import Fold
+from twofold.domain.envelope import Envelope
 from twofold.domain.event_query import AppendCondition, EventQuery
-from twofold.domain.events import Envelope, Position, RecordedEvent
+from twofold.domain.events import Position, RecordedEvent
 from twofold.write_store.port import Append, Appended, WriteStore
 
 log = logging.getLogger(__name__)

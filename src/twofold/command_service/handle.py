@@ -10,7 +10,8 @@ from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import FoldedState, Folds, conditions
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
 from twofold.domain.decision import Context, Fold
-from twofold.domain.events import Metadata, NewEvent, Position
+from twofold.domain.envelope import Metadata
+from twofold.domain.events import NewEvent, Position
 from twofold.domain.module import Wiring
 from twofold.errors import (
     CommandIdReused,
@@ -41,11 +42,15 @@ class CommandLimits(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The outcome of a command: the ids of its events, and the position of the last one (the head if none)."""
+    """The outcome of a command: the ids of its events, and the position of the last one (the head if none).
+
+    `digest` is that of the chain at the position.
+    """
 
     events: list[str]
     position: Position
     repeated: bool
+    digest: str
 
 
 class CommandService:
@@ -233,7 +238,9 @@ def _came_further(before: Mapping[Fold, FoldedState], after: Mapping[Fold, Folde
 
 
 def _written(command_id: str, outcome: Appended) -> Written:
-    return Written([f"{command_id}.{i}" for i in range(outcome.count)], outcome.position, outcome.repeated)
+    return Written(
+        [f"{command_id}.{i}" for i in range(outcome.count)], outcome.position, outcome.repeated, outcome.digest
+    )
 
 
 def _appended(outcome: Outcome) -> Appended:

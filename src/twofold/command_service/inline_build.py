@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from twofold.codec import EventCodec
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
-from twofold.domain.events import Metadata, Position, RecordedEvent
+from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import WiringError
 from twofold.write_store.inline_state import (
     COMPLETE,

@@ -3,7 +3,7 @@
 import asyncio
 
 from twofold.command_service.batcher import Batcher
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.errors import Unavailable
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, Appended, RowWrite, WriteStore

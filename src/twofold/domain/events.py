@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from twofold.domain.envelope import Envelope, Metadata, StoredEnvelope, decode_envelope, encode_envelope
+
 Position = int
 """Place of an event in the log: 1, 2, 3, … without gap or re-use. 0 is before the first."""
 
@@ -14,21 +16,6 @@ Type = type[Any]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the stored fields of one version of an event to those of the next version."""
-
-
-class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """What is stored about every event. `time` is microseconds since 1970 in UTC.
-
-    `depth` is the causation depth: the number of policies that answered one another from a caller's command to this
-    event.
-    """
-
-    time: int
-    command_id: str
-    correlation_id: str
-    causation_id: str | None = None
-    actor: str | None = None
-    depth: int = 0
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -41,39 +28,36 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """What the log stores about an event besides what a fold needs."""
-
-    id: str
-    tags: tuple[str, ...]
-    metadata: Metadata
-
-
-_decode_envelope = msgspec.json.Decoder(Envelope).decode
-
-
 class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An event as the log stores it. `payload` is its JSON, in the shape of `version`.
 
-    `wrapped` is its envelope, or the JSON of the envelope: a fold rarely needs it, and decoding it for every event
-    would take half of the time.
+    `wrapped` is its envelope, or the stored bytes of it: a fold rarely needs it, and decoding it for every event
+    would take half of the time. `chain` is the hash of this event and all before it; empty where the event was not read
+    from a log.
     """
 
     position: Position
     type: str
     version: int
     payload: bytes
-    wrapped: Envelope | bytes
+    wrapped: Envelope | StoredEnvelope
+    chain: bytes = b""
 
     @property
     def envelope(self) -> Envelope:
         """Id, tags and metadata."""
         wrapped = self.wrapped
-        if not isinstance(wrapped, Envelope):
-            wrapped = _decode_envelope(wrapped)
-            # The event stays the same for every reader: only the form of the envelope changes.
-            msgspec.structs.force_setattr(self, "wrapped", wrapped)
-        return wrapped
+        if isinstance(wrapped, Envelope):
+            return wrapped
+        if wrapped.decoded is None:
+            wrapped.decoded = decode_envelope(wrapped)
+        return wrapped.decoded
+
+    @property
+    def stored_envelope(self) -> StoredEnvelope:
+        """The bytes to store of the envelope: those that were read, where it was read from a log."""
+        wrapped = self.wrapped
+        return encode_envelope(wrapped) if isinstance(wrapped, Envelope) else wrapped
 
     @property
     def id(self) -> str:

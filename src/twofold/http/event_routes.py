@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from twofold.app import App
 from twofold.codec.edge import printable
-from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
+from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import InvalidMessage
 from twofold.http.budgets import SMALL, Holding
@@ -13,6 +13,7 @@ from twofold.http.exchange import Exchange, Handler, pieces_of
 from twofold.http.parameters import QueryParameter, limit_of
 from twofold.http.streams import OPENING, Frames, frame
 from twofold.http.wire import Wire
+from twofold.write_store.chain import shown
 from twofold.write_store.port import Slice
 
 MAX_EVENTS = 1_000
@@ -50,8 +51,9 @@ def events_handler(wire: Wire) -> Handler:
 
 async def _send(wire: Wire, exchange: Exchange, page: Slice) -> None:
     events = undamaged(page.events)
-    upto = page.upto if len(events) == len(page.events) else events[-1].position
-    token = wire.app.token(upto)
+    whole = len(events) == len(page.events)
+    upto, chain = (page.upto, page.chain) if whole else (events[-1].position, events[-1].chain)
+    token = wire.app.token(upto, shown(chain))
     headers = [(b"twofold-position", token.encode())]
     pieces = page_in_pieces(events, token, more=upto < page.head)
     if _size(events) <= SMALL:
@@ -74,7 +76,7 @@ async def _following(wire: Wire, query: EventQuery, token: str | None, holding: 
         page = await _read(wire, holding, query, after, MAX_EVENTS, _STREAM_BYTES)
         events = undamaged(page.events)
         for event in events:
-            yield frame("event", event_record(event), app.token(event.position))
+            yield frame("event", event_record(event), app.token(event.position, shown(event.chain)))
         if len(events) < len(page.events):
             after = events[-1].position
             continue
@@ -102,12 +104,7 @@ def _size(events: Sequence[RecordedEvent]) -> int:
 
 
 async def _after(app: App, token: str | None) -> Position:
-    if not token:
-        return 0
-    after = app.position_of(token)
-    if after and after > (await app.log(NO_EVENTS)).head:
-        raise InvalidMessage("This position is beyond the end of the log. Send a token unchanged.", field="after")
-    return after
+    return await app.position_of(token, "after") if token else 0
 
 
 def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:

@@ -10,6 +10,7 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import WiringError
 from twofold.operations.progress import OnProgress, no_progress
+from twofold.write_store.chain import chain_after, chain_start
 from twofold.write_store.port import EmptyLog, LogContent, LogIdentity, LogRow, Movable, RememberedCommand, WriteStore
 
 PAGE = 2_000
@@ -35,12 +36,16 @@ async def move(source: WriteStore, target: WriteStore, on_progress: OnProgress =
     counts each event twice: copied, then compared.
     """
     old_store, new_store = _movable(source), _movable(target)
-    head = (await source.read(NO_EVENTS)).head
+    end = await source.read(NO_EVENTS)
+    head = end.head
     epoch = old_store.identity.epoch + 1
     identity = LogIdentity(old_store.identity.log, epoch, (*old_store.identity.forks, (epoch, head)))
-    async with old_store.content() as old, new_store.importing(identity, head) as new:
+    async with old_store.content() as old, new_store.importing(identity, head, end.chain) as new:
         commands, rows = await _copy(old, new, head, on_progress)
-        await _compare(old, new, head, on_progress)
+        if await _compare(old, new, identity, head, on_progress) != end.chain:
+            raise WiringError(
+                "The chain of the log does not end as its head says: the log is damaged. Nothing was moved."
+            )
         if (await source.read(NO_EVENTS)).head != head:
             raise WiringError("The log was written during the move, so nothing was moved. Stop the app, then repeat.")
     return MoveResult(identity.log, identity.epoch, head, commands, rows)
@@ -72,15 +77,24 @@ async def _copy(old: LogContent, new: EmptyLog, head: Position, on_progress: OnP
     return commands, rows
 
 
-async def _compare(old: LogContent, new: LogContent, head: Position, on_progress: OnProgress) -> None:
-    """Read both logs again, side by side. WiringError at the first difference."""
+async def _compare(
+    old: LogContent, new: LogContent, identity: LogIdentity, head: Position, on_progress: OnProgress
+) -> bytes:
+    """The chain at the head. Both logs are read again, side by side: WiringError at the first difference or damage."""
     position: Position = 0
+    chain = chain_start(identity.log)
     while position < head:
         events, copies = await old.events(position, PAGE), await new.events(position, PAGE)
         # Pages end by bytes too, and the two stores may count them in their own ways.
         both = min(len(events), len(copies)) or max(len(events), len(copies))
         for event, copy in zip_longest(events[:both], copies[:both]):
             _same("the event at position", getattr(event or copy, "position", position), event, copy)
+            chain = chain_after(chain, event)
+            if chain != event.chain or chain != copy.chain:
+                raise WiringError(
+                    f"The event at position {event.position} is damaged: its bytes do not give the chain that is "
+                    "stored with it. Nothing was moved. Run `twofold verify`."
+                )
         position = events[both - 1].position
         on_progress(head + min(position, head), 2 * head)
     async for command_page, copied in _side_by_side(_command_pages(old), _command_pages(new)):
@@ -90,6 +104,7 @@ async def _compare(old: LogContent, new: LogContent, head: Position, on_progress
     for space in await old.spaces():
         async for row_page, copied in _side_by_side(_row_pages(old, space), _row_pages(new, space)):
             _same("the rows of", space, dict(row_page), dict(copied))
+    return chain
 
 
 async def _command_pages(log: LogContent) -> AsyncIterator[Sequence[RememberedCommand]]:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
-from twofold.errors import UnknownMessage, WiringError
+from twofold.errors import ForkedHistory, UnknownMessage, WiringError
 from twofold.read_store.partition import ParkedEvent
 from twofold.read_store.port import Checkpoint, RawRow, ReadModel, ReadStore
 from twofold.synchronization.event_parking import events_among
-from twofold.synchronization.other_history import does_not_hold
+from twofold.write_store.history import check_history, does_not_hold
 from twofold.write_store.port import WriteStore
 
 _NEAR = 4
@@ -122,14 +122,17 @@ class RowInspector:
         if not checkpoints:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
         self.parked_events = events_among(key.key for each in checkpoints for key in each.progress.parked)
-        here = self._write_store.identity
         if any(each.progress.position > self._head for each in checkpoints):
             # Read after the checkpoints: then none of them can be ahead of it.
             self._head = (await self._write_store.read(NO_EVENTS)).head
         for checkpoint in checkpoints:
             position, stamp = checkpoint.progress.position, checkpoint.progress.stamp
-            if position and (position > self._head or not here.holds(stamp, position)):
-                raise WiringError(does_not_hold(self.name, position, stamp, here, self._head))
+            if not position:
+                continue
+            try:
+                await check_history(self._write_store, stamp, position)
+            except ForkedHistory as error:
+                raise WiringError(does_not_hold(self.name, position, error)) from error
         return checkpoints
 
     def _observations(self, rows: Mapping[str, RawRow]) -> dict[str, RowObservation]:

@@ -20,6 +20,7 @@ from twofold.synchronization.folding import EventFailed
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.world import World
+from twofold.write_store.history import HistoryCheck, read_up_to
 from twofold.write_store.port import Slice, WriteStore
 
 _NUMBER = 1
@@ -50,13 +51,11 @@ class ScratchFold:
     async def advance(self, to: Position, on_progress: OnProgress | None = None) -> None:
         """Fold up to a position, in pages. A key that cannot be folded is parked, as a follower does."""
         while self.position < to:
-            page = await self._write_store.read(self._projector.query, self.position, self._page)
-            events = [event for event in page.events if event.position <= to]
-            upto = min(page.upto, to)
-            await self._fold(Slice(events, upto, page.head), self.position)
-            self.position = upto
+            page = await read_up_to(self._write_store, self._projector.query, self.position, self._page, to)
+            await self._fold(page, self.position)
+            self.position = page.upto
             if on_progress is not None:
-                on_progress(upto, to)
+                on_progress(page.upto, to)
             # SQLite is read on the event loop, so other tasks need a turn.
             await self._world.sleep(0)
 
@@ -71,10 +70,10 @@ class ScratchFold:
                 await self._park(page, before, error)
                 return
             for event in page.events:
-                await self._fold(Slice([event], event.position, page.head), before)
+                await self._fold(Slice([event], event.position, page.head, event.chain), before)
                 before = event.position
             if before < page.upto:
-                await self._projector.apply(Slice([], page.upto, page.head), before)
+                await self._projector.apply(Slice([], page.upto, page.head, page.chain), before)
 
     async def _park(self, page: Slice, before: Position, error: Exception) -> None:
         (event,) = page.events
@@ -106,7 +105,7 @@ async def scratch_fold(
         read_store = open_scratch_read_store(os.path.join(folder, "scratch.db"), app.world)
         try:
             await read_store.prepare([model])
-            io = ProjectorIO(write_store, read_store, app.events.decode, app.world)
+            io = ProjectorIO(write_store, read_store, app.events.decode, app.world, HistoryCheck(write_store))
             projector = Projector(by_key, model, io, options=ProjectorOptions(skips=skips, cached_rows=_ROWS))
             await projector.open()
             rows = RowInspector(write_store, read_store, projection.name, _NUMBER, idle=True)

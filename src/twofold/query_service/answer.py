@@ -23,6 +23,7 @@ from twofold.read_store.partition import ParkedEvent, parked_event
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.signal import Signal, wait_for
 from twofold.world import World
+from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import WriteStore
 
 _encode = msgspec.json.Encoder().encode
@@ -54,11 +55,12 @@ class ViewSource(NamedTuple):
 class QueryResult(NamedTuple):
     """An answer, the position it reflects (its lowest checkpoint), and the first of the parked keys of its read models.
 
-    `parked_count` is the number of all of them.
+    `stamp` was stored with that position; it is empty where nothing was. `parked_count` counts all parked keys.
     """
 
     value: Any
     position: Position
+    stamp: str
     parked: tuple[str, ...]
     parked_count: int
 
@@ -88,6 +90,7 @@ class QueryService:
         self._models = models
         self._log_views = LogViews(projections, events)
         self._log: WriteStore | None = None
+        self._history: HistoryCheck | None = None
         self._monotonic = MonotonicReads(projections)
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
@@ -97,9 +100,13 @@ class QueryService:
         for function in functions:
             self._add(read_query_function(function, by_row))
 
-    def begin(self, log: WriteStore) -> None:
-        """Answer from this log. Earlier answers are forgotten: they may belong to another history."""
+    def begin(self, log: WriteStore, history: HistoryCheck) -> None:
+        """Answer from this log. Earlier answers are forgotten: they may belong to another history.
+
+        Read models that `history` has found to be of another history do not answer.
+        """
         self._log = log
+        self._history = history
         self._monotonic.forget()
 
     async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
@@ -149,12 +156,18 @@ class QueryService:
         async with AsyncExitStack() as opened:
             sources = await self._open(function, read_store, models, opened)
             progress = {name: await snapshot.progress(model) for name, (model, snapshot) in sources.items()}
+            self._refuse_forked(sources, progress)
             lagging = _lagging(sources, progress, at_least)
             if lagging is not None:
                 return lagging
             result = await _call(function, query, sources, progress, at_least)
             self._monotonic.answered(models)
             return result
+
+    def _refuse_forked(self, sources: Mapping[str, ViewSource], progress: Mapping[str, Progress]) -> None:
+        if self._history is not None:
+            for parameter, now in progress.items():
+                self._history.refuse(sources[parameter].model.name, now.stamp, now.position)
 
     async def _open(
         self, function: QueryFunction, read_store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
@@ -182,7 +195,9 @@ class QueryService:
             result = await self.answer(read_store, query, 0, _SETTLE)
             if encoded:
                 result = result._replace(value=msgspec.Raw(_encode(result.value)))
-            state = result._replace(value=blake2b(result.value).digest() if encoded else result.value, position=0)
+            state = result._replace(
+                value=blake2b(result.value).digest() if encoded else result.value, position=0, stamp=""
+            )
             # What is yielded must not stay in memory until the next answer.
             unsent = [result] if state != last else []
             del result
@@ -222,7 +237,7 @@ async def _call(
     progress: Mapping[str, Progress],
     at_least: Position,
 ) -> QueryResult:
-    position = min((now.position for now in progress.values()), default=at_least)
+    lowest = min(progress.values(), key=lambda now: now.position, default=Progress(at_least, "", 0))
     parked = {name: frozenset(entry.key for entry in now.parked) for name, now in progress.items()}
     views: dict[str, View[Any]] = {
         name: View(
@@ -243,7 +258,9 @@ async def _call(
     if function.classes and not isinstance(value, function.classes):
         raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {_shown(function.returns)}")
     keys = frozenset[str]().union(*parked.values())
-    return QueryResult(value, position, tuple(nsmallest(MAX_PARKED_SHOWN, keys, key=_order)), len(keys))
+    return QueryResult(
+        value, lowest.position, lowest.stamp, tuple(nsmallest(MAX_PARKED_SHOWN, keys, key=_order)), len(keys)
+    )
 
 
 def _events(parked: Iterable[str]) -> list[ParkedEvent]:

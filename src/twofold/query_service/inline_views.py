@@ -14,8 +14,8 @@ from twofold.write_store.port import WriteStore
 class InlineView(LogView):
     """The rows of an inline projection. Each is as new as the moment it is read, which is not before `head`."""
 
-    def __init__(self, inline: InlineProjection, log: WriteStore, head: Position) -> None:
-        super().__init__(inline.bound, log, head)
+    def __init__(self, inline: InlineProjection, log: WriteStore, head: Position, digest: str) -> None:
+        super().__init__(inline.bound, log, head, digest)
         self._inline = inline
 
     async def get(self, model: ReadModel, key: str) -> Any | None:

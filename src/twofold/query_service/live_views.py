@@ -4,12 +4,12 @@ from typing import Any
 
 from twofold.codec import EventCodec
 from twofold.codec.edge import check_text
-from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.events import RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import FunctionFailed
 from twofold.query_service.log_view import LogView
 from twofold.read_store.port import ReadModel
-from twofold.write_store.port import WriteStore
+from twofold.write_store.port import Slice, WriteStore
 
 PAGE = 1_000
 """Events read at once, so that a long history needs little memory."""
@@ -18,8 +18,8 @@ PAGE = 1_000
 class LiveView(LogView):
     """The rows of a live projection at the head that this answer began with: one moment for all rows."""
 
-    def __init__(self, projection: BoundProjection, events: EventCodec, log: WriteStore, head: Position) -> None:
-        super().__init__(projection, log, head)
+    def __init__(self, projection: BoundProjection, events: EventCodec, log: WriteStore, end: Slice) -> None:
+        super().__init__(projection, log, end.head, end.digest)
         self._events = events
 
     async def get(self, model: ReadModel, key: str) -> Any | None:

@@ -12,12 +12,16 @@ from twofold.write_store.port import WriteStore
 
 
 class LogView(abc.ABC):
-    """A projection that has no follower, within one answer. `head` is the log's head before any row was read."""
+    """A projection that has no follower, within one answer. `head` is the log's head before any row was read.
 
-    def __init__(self, projection: BoundProjection, log: WriteStore, head: Position) -> None:
+    `digest` is that of the chain at the head.
+    """
+
+    def __init__(self, projection: BoundProjection, log: WriteStore, head: Position, digest: str) -> None:
         self.projection = projection
         self.log = log
         self.head = head
+        self.digest = digest
 
     @property
     def model(self) -> ReadModel:
@@ -38,7 +42,7 @@ class LogView(abc.ABC):
 
     async def progress(self, model: ReadModel) -> Progress:
         """The head of the log."""
-        return Progress(self.head, self.log.identity.stamp, 0)
+        return Progress(self.head, self.log.identity.stamp(self.digest), 0)
 
     def _refuse(self) -> NoReturn:
         name, lifecycle = self.projection.name, self.projection.lifecycle

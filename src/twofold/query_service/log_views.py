@@ -30,10 +30,10 @@ class LogViews:
         ours = [name for name in names if name in self]
         if not ours:
             return {}
-        head = (await log.read(NO_EVENTS)).head
+        end = await log.read(NO_EVENTS)
         return {
-            name: LiveView(self._live[name], self._events, log, head)
+            name: LiveView(self._live[name], self._events, log, end)
             if name in self._live
-            else InlineView(self._inline[name], log, head)
+            else InlineView(self._inline[name], log, end.head, end.digest)
             for name in ours
         }

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from twofold.domain.events import Metadata
+from twofold.domain.envelope import Metadata
 from twofold.errors import Conflict
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World, microseconds

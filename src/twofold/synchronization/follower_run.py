@@ -47,7 +47,7 @@ class FollowerRun:
         if whole and page.events and page.events[0].position > self.position:
             return page
         new = [event for event in page.events if event.position > self.position]
-        return Slice(new if whole else [event for event in new if self._takes(event)], page.upto, page.head)
+        return Slice(new if whole else [event for event in new if self._takes(event)], page.upto, page.head, page.chain)
 
     def _takes(self, event: RecordedEvent) -> bool:
         if self._types is not None:

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS, EventQuery
-from twofold.domain.events import Metadata, Position, RecordedEvent
+from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Conflict
 from twofold.read_store.port import Parked
 from twofold.synchronization.causation import TooDeep, described

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
+from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
-from twofold.errors import Conflict, Unavailable, WiringError
+from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel, ReadStore, VersionedRow
 from twofold.synchronization.event_parking import events_among
@@ -27,8 +27,8 @@ from twofold.synchronization.folding import (
 from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.key_event_reader import KeyEventReader
 from twofold.synchronization.mass_failure import Breaker, MassFailure
-from twofold.synchronization.other_history import does_not_hold
 from twofold.world import World, microseconds
+from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,13 @@ _PAGE = 1_000
 
 
 class ProjectorIO(NamedTuple):
-    """What a projector reads from, decodes with, and writes to."""
+    """What a projector reads from, decodes with, and writes to. `history` checks its checkpoint."""
 
     write_store: WriteStore
     read_store: ReadStore
     decode: Callable[[RecordedEvent], Any]
     world: World
+    history: HistoryCheck
 
 
 class ProjectorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +80,7 @@ class Projector:
         self.query = EventQuery((QueryItem(projection.types),))
         self._projection = projection
         self._model = model
-        self._write_store, self._read_store, self._decode, self._world = io
+        self._write_store, self._read_store, self._decode, self._world, self._history = io
         self._partition = partition
         self._epoch = epoch
         self._retry_parked = options.retry_parked
@@ -88,13 +89,14 @@ class Projector:
         parts = PartitionParts(projection, model, io.read_store, partition, events, self._rows, io.world)
         self._retries = FoldRetries(parts, options.skips, self._write)
         self._stamp = ""
+        self._digest = ""
         self._breaker = Breaker(options.breaker_keys, options.breaker_share)
 
     async def open(self) -> Position:
         self._rows.forget()
         checkpoint = await self._checkpoint()
         progress = checkpoint.progress
-        await self._refuse_other_history(progress.position, progress.stamp)
+        self._digest = await self._history.check(self.name, progress.stamp, progress.position)
         self._stamp = progress.stamp
         known = {parked.key: parked for parked in progress.parked}
         # A key that is parked beyond the checkpoint fails again on the way there, unless the partition waits for it.
@@ -172,12 +174,6 @@ class Projector:
             f"'{self.name}' has no partition {self._partition.name} in generation {self._model.generation} any more."
         )
 
-    async def _refuse_other_history(self, position: Position, stamp: str) -> None:
-        head = (await self._write_store.read(NO_EVENTS)).head
-        here = self._write_store.identity
-        if position and (not here.holds(stamp, position) or position > head):
-            raise WiringError(does_not_hold(self.name, position, stamp, here, head))
-
     # --------------------------------------------------------------------------------------------------- page by page
 
     async def _save(self, page: Slice, before: Position, parking: Mapping[str, Parked]) -> None:
@@ -190,7 +186,7 @@ class Projector:
         if parking or self._retries.parked:
             work = self._without_parked(work, parked, parking)
         changed = await self._rows.fold(work, self._retries.skips) if work else {}
-        await self._write(changed, parked, before, page.upto)
+        await self._write(changed, parked, before, page.upto, page.digest)
         self._retries.passed(parked)
         self._breaker.count(folded=len(changed), parked=len(parking))
 
@@ -219,10 +215,17 @@ class Projector:
         return left
 
     async def _write(
-        self, rows: dict[str, VersionedRow], parked: Mapping[str, Parked | None], before: Position, position: Position
+        self,
+        rows: dict[str, VersionedRow],
+        parked: Mapping[str, Parked | None],
+        before: Position,
+        position: Position,
+        digest: str | None = None,
     ) -> None:
+        """Save. Without `digest` the checkpoint stays where it is, so that its digest is known."""
         now = microseconds(self._world.now())
-        stamp = self._write_store.identity.stamp
+        digest = self._digest if digest is None else digest
+        stamp = self._write_store.identity.stamp(digest)
         change = Change(
             self._model,
             stamp,
@@ -241,7 +244,7 @@ class Projector:
             # It may have been saved, or not: the rows in memory may be older than the stored ones.
             self._rows.forget()
             raise
-        self._stamp = stamp
+        self._stamp, self._digest = stamp, digest
         self._rows.saved(rows)
 
     # -------------------------------------------------------------------------------------------- what cannot be folded

@@ -13,7 +13,8 @@ from twofold.synchronization.projector import Projector
 from twofold.synchronization.supervisor import Supervisor
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
-from twofold.write_store.port import Slice, WriteStore
+from twofold.write_store.history import read_up_to
+from twofold.write_store.port import WriteStore
 
 _PAGE = 1_000
 REPARTITIONS = ("split", "merge")
@@ -82,11 +83,9 @@ class Repartition:
     async def _advance(self, follower: WholeFollower, position: int, target: int) -> None:
         """Let a follower take the log up to a position."""
         while position < target:
-            page = await self._write_store.read(follower.query, position, _PAGE)
-            events = [event for event in page.events if event.position <= target]
-            upto = min(page.upto, target)
-            await follower.apply(Slice(events, upto, page.head), position)
-            position = upto
+            page = await read_up_to(self._write_store, follower.query, position, _PAGE, target)
+            await follower.apply(page, position)
+            position = page.upto
             # Stores on this machine answer at once: other tasks of this loop have a turn here.
             await self._world.sleep(0)
 

@@ -306,7 +306,7 @@ class Worker:
     async def _one_by_one(self, run: FollowerRun, page: Slice) -> None:
         """Find the event that fails: take each event alone, and park the one that fails again."""
         for event in page.events:
-            alone = Slice([event], event.position, page.head)
+            alone = Slice([event], event.position, page.head, event.chain)
             try:
                 await run.follower.apply(alone, run.position)
             except (Conflict, Unavailable, FollowerPaused):
@@ -316,7 +316,7 @@ class Worker:
                 log.error("%s parked the event at position %d", run.unit.name, event.position, exc_info=error)
             self._advance(run, event.position, 1)
         if run.position < page.upto:
-            await run.follower.apply(Slice([], page.upto, page.head), run.position)
+            await run.follower.apply(Slice([], page.upto, page.head, page.chain), run.position)
             self._advance(run, page.upto, 0)
 
     def _advance(self, run: FollowerRun, position: Position, events: int) -> None:

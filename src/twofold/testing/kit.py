@@ -10,8 +10,9 @@ import msgspec
 
 from twofold.codec.event_codec import EventCodec
 from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, returned_events
+from twofold.domain.envelope import Envelope, Metadata
 from twofold.domain.event_query import EventQuery
-from twofold.domain.events import Envelope, Metadata, RecordedEvent
+from twofold.domain.events import RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import BoundProjection, Projection
 from twofold.domain.type_hints import hints_of, union_members

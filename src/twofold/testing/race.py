@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Metadata, NewEvent, Position
+from twofold.domain.events import NewEvent, Position
 from twofold.errors import Conflict
 from twofold.write_store.port import Append, Appended, Outcome, WriteStore
 

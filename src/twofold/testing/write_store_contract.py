@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, AppendCondition, EventQuery
-from twofold.domain.events import Metadata
 from twofold.errors import CommandIdReused, Conflict
 from twofold.testing.race import PRIZES, race
 from twofold.testing.write_store_model import (
@@ -24,6 +24,7 @@ from twofold.testing.write_store_model import (
     query,
 )
 from twofold.testing.write_store_rows import RowsContract
+from twofold.write_store.chain import chain_after, chain_start
 from twofold.write_store.port import PAGE_BYTES, Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
 
 PATIENCE = 10.0
@@ -42,7 +43,7 @@ class WriteStoreContract(RowsContract):
 
     async def test_positions_count_up_from_one_without_a_gap(self) -> None:
         async with self.opened() as store:
-            assert await store.read(ALL_EVENTS) == Slice([], 0, 0)
+            assert await store.read(ALL_EVENTS) == Slice([], 0, 0, chain_start(store.identity.log))
             assert await put(store, event("a"), event("b")) == Appended(2, 2)
             assert await put(store, event("c")) == Appended(3, 1)
             assert [(e.position, e.type) for e in await everything(store)] == [(1, "a"), (2, "b"), (3, "c")]
@@ -60,8 +61,47 @@ class WriteStoreContract(RowsContract):
             await put(store, event("a"), event("b"), event("a"), event("b"))
             page = await store.read(query((["a"], [])), after=1)
             assert ([e.position for e in page.events], page.upto, page.head) == ([3], 4, 4)
-            assert await store.read(ALL_EVENTS, after=4) == Slice([], 4, 4)
-            assert await store.read(NO_EVENTS) == Slice([], 4, 4)
+            last = page.chain
+            assert await store.read(ALL_EVENTS, after=4) == Slice([], 4, 4, last)
+            assert await store.read(NO_EVENTS) == Slice([], 4, 4, last)
+
+    async def test_each_event_is_linked_to_those_before_it(self) -> None:
+        async with self.opened() as store:
+            written = append(event("a", payload=b'{"n":1}'), event("b"), command_id="c-1")
+            (first,) = await store.append([written])
+            assert isinstance(first, Appended)
+            chain = chain_start(store.identity.log)
+            for recorded in await everything(store):
+                chain = chain_after(chain, recorded)
+                assert recorded.chain == chain
+            assert first.chain == chain
+            assert (await store.read(ALL_EVENTS, limit=1)).chain != chain
+            await put(store, event("c"))
+            (repeated,) = await store.append([written])
+            assert isinstance(repeated, Appended)
+            assert (repeated.repeated, repeated.chain) == (True, chain)
+            _, remembered = await store.newer([], "c-1")
+            assert remembered is not None
+            assert remembered.chain == chain
+            nothing = await put(store)
+            assert isinstance(nothing, Appended)
+            assert nothing.chain == (await store.read(NO_EVENTS)).chain
+
+    async def test_a_refused_append_leaves_the_chain_whole(self) -> None:
+        async with self.opened() as store:
+            await put(store, event("a"))
+            refused = append(event("b"), event("b"), conditions=[AppendCondition(ALL_EVENTS, 0)])
+            _, second, _, fourth = await store.append(
+                [refused, append(event("c"), event("d")), refused, append(event("e"))]
+            )
+            events = await everything(store)
+            chain = chain_start(store.identity.log)
+            for recorded in events:
+                chain = chain_after(chain, recorded)
+                assert recorded.chain == chain
+            assert isinstance(second, Appended)
+            assert isinstance(fourth, Appended)
+            assert (second.chain, fourth.chain) == (events[2].chain, events[3].chain)
 
     async def test_a_limit_cuts_the_slice_at_the_last_event_it_returns(self) -> None:
         async with self.opened() as store:
@@ -247,7 +287,7 @@ class WriteStoreContract(RowsContract):
             assert outcome == Appended(1, 1)
             assert (await store.newer(both, "c-2"))[1] is None
             assert (await store.newer(both))[1] is None
-            assert await store.newer([]) == (Slice([], 2, 2), None)
+            assert await store.newer([]) == (Slice([], 2, 2, page.chain), None)
 
     # Waiting and closing
 

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
+from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, WriteStore
 
 METADATA = Metadata(time=946_728_000_000_000, command_id="c", correlation_id="k", causation_id="e.0", actor="ann")

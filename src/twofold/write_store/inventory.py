@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import EventQuery, QueryItem
-from twofold.domain.events import Metadata
 from twofold.domain.module import Wiring
 from twofold.errors import Conflict, WiringError
 from twofold.write_store.port import Append, LogRow, RowWrite, WriteStore

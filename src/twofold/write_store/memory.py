@@ -5,10 +5,12 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from twofold.domain.envelope import Envelope, encode_head
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
-from twofold.domain.events import Envelope, Position, RecordedEvent
+from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.signal import Signal
+from twofold.write_store.chain import chain_start, content_digest, link
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -81,7 +83,7 @@ class MemoryWriteStore:
             raise LookupError(f"There is no event at {position}.")
         event, tags = self._events[position - 1]
         envelope = Envelope(event.id, tuple(sorted(tags.union(added))), event.metadata)
-        return RecordedEvent(position, event.type, event.version, event.payload, envelope)
+        return RecordedEvent(position, event.type, event.version, event.payload, envelope, event.chain)
 
     def _append_one(self, append: Append) -> Outcome:
         known = self._commands.get(append.command_id) if append.command_id else None
@@ -93,13 +95,17 @@ class MemoryWriteStore:
             return Conflict("A row that this append depends on was changed first.")
         for event in append.events:
             envelope = Envelope(event.id, event.tags, append.metadata)
-            recorded = RecordedEvent(len(self._events) + 1, event.type, event.version, event.payload, envelope)
+            head = encode_head(event.id, append.metadata)
+            chain = link(
+                self._chain_at(len(self._events)), content_digest(event.type, event.version, head, event.payload)
+            )
+            recorded = RecordedEvent(len(self._events) + 1, event.type, event.version, event.payload, envelope, chain)
             self._events.append((recorded, frozenset(event.tags)))
             for tag in event.tags:
                 self._by_tag.setdefault(tag, []).append(recorded.position)
         for row in append.rows:
             self._write_row(row)
-        outcome = Appended(len(self._events), len(append.events))
+        outcome = Appended(len(self._events), len(append.events), chain=self._chain_at(len(self._events)))
         if append.command_id:
             self._commands[append.command_id] = (append.request_hash, outcome)
         return outcome
@@ -108,7 +114,7 @@ class MemoryWriteStore:
         request_hash, first = known
         if request_hash != append.request_hash:
             return CommandIdReused(f"The command id '{append.command_id}' was already used for another request.")
-        return Appended(first.position, first.count, repeated=True)
+        return Appended(first.position, first.count, repeated=True, chain=first.chain)
 
     def _matching(self, conditions: Sequence[AppendCondition]) -> Iterator[RecordedEvent]:
         positions: set[Position] = set()
@@ -134,10 +140,14 @@ class MemoryWriteStore:
         held = 0
         for event in self._matching(conditions):
             if (limit is not None and len(events) == limit) or held >= size:
-                return Slice(events, events[-1].position if events else 0, head)
+                upto = events[-1].position if events else 0
+                return Slice(events, upto, head, self._chain_at(upto))
             events.append(event)
             held += len(event.payload)
-        return Slice(events, head, head)
+        return Slice(events, head, head, self._chain_at(head))
+
+    def _chain_at(self, position: Position) -> bytes:
+        return self._events[position - 1][0].chain if position else chain_start(self.identity.log)
 
     def _guard_holds(self, row: RowWrite | RowGuard) -> bool:
         present = self._rows.get(row.space, {}).get(row.key)

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import AppendCondition, EventQuery
-from twofold.domain.events import Metadata, NewEvent, Position, RecordedEvent
+from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
+from twofold.write_store.chain import shown
 
 PAGE_BYTES = 4_194_304
 """Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
@@ -63,12 +65,34 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     guards: tuple[RowGuard, ...] = ()
 
 
-class Appended(msgspec.Struct, frozen=True, gc=False):
-    """What was written: `count` events, the last of them at `position` (the head if there were none)."""
+class Appended(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What was written: `count` events, the last of them at `position` (the head if there were none).
+
+    `chain` is the chain of the log at `position`. It is not compared: the same append has another one in another log.
+    """
 
     position: Position
     count: int
     repeated: bool = False
+    chain: bytes = b""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Appended) and self._compared() == other._compared()
+
+    def __ne__(self, other: object) -> bool:
+        # The one that Struct defines would compare identities.
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    @property
+    def digest(self) -> str:
+        """The digest of the chain at `position`."""
+        return shown(self.chain)
+
+    def _compared(self) -> tuple[Position, int, bool]:
+        return self.position, self.count, self.repeated
 
 
 Outcome = Appended | Conflict | CommandIdReused
@@ -79,11 +103,18 @@ class Slice(msgspec.Struct, frozen=True):
     """Events in order of position, from one snapshot.
 
     `upto` is the position up to which no event is missing: the head, or the last event's where the page was full.
+    `chain` is the chain of the log at `upto`.
     """
 
     events: list[RecordedEvent]
     upto: Position
     head: Position
+    chain: bytes
+
+    @property
+    def digest(self) -> str:
+        """The digest of the chain at `upto`."""
+        return shown(self.chain)
 
 
 class LogIdentity(msgspec.Struct, frozen=True):
@@ -97,17 +128,36 @@ class LogIdentity(msgspec.Struct, frozen=True):
     epoch: int
     forks: tuple[tuple[int, Position], ...] = ()
 
-    @property
-    def stamp(self) -> str:
-        """Log and epoch as one text, to be stored with a position."""
-        return f"{self.log}.{self.epoch}"
+    def stamp(self, digest: str) -> str:
+        """What to store with a position: log, epoch, and the digest of the chain at that position, as one text."""
+        return f"{self.log}.{self.epoch}.{digest}"
 
     def holds(self, stamp: str, position: Position) -> bool:
-        """Whether a position that was stored with `stamp` belongs to this history."""
-        log, _, epoch = stamp.rpartition(".")
-        if log != self.log or not (epoch.isascii() and epoch.isdecimal()) or int(epoch) > self.epoch:
+        """Whether a position that was stored with `stamp` can belong to this history, by log and epoch.
+
+        Whether it does, the chain at that position says: see `history.py`.
+        """
+        stored = StampParts.of(stamp)
+        if stored is None or stored.log != self.log or stored.epoch > self.epoch:
             return False
-        return all(position <= after for began, after in self.forks if began > int(epoch))
+        return all(position <= after for began, after in self.forks if began > stored.epoch)
+
+
+class StampParts(NamedTuple):
+    """The parts of a stamp."""
+
+    log: str
+    epoch: int
+    digest: str
+
+    @classmethod
+    def of(cls, stamp: str) -> "StampParts | None":
+        """The parts; None where this is not a stamp."""
+        rest, _, digest = stamp.rpartition(".")
+        log, _, epoch = rest.rpartition(".")
+        if not log or not (epoch.isascii() and epoch.isdecimal()):
+            return None
+        return cls(log, int(epoch), digest)
 
 
 class WriteStore(Protocol):
@@ -235,8 +285,8 @@ class Movable(Protocol):
         """All that the log holds, within the context."""
         ...
 
-    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
-        """Import a log under its identity, up to `head`, all or nothing. Open the store again afterwards.
+    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
+        """Import a log under its identity, up to `head`, where it has `chain`, all or nothing. Open the store again.
 
         WiringError where this store is not empty.
         """

@@ -10,11 +10,12 @@ import asyncpg
 import msgspec
 
 from twofold.domain.event_query import AppendCondition, EventQuery
-from twofold.domain.events import Envelope, Position
+from twofold.domain.events import Position
 from twofold.errors import TwofoldError, Unavailable
 from twofold.postgres_server import LOST, PostgresAddress, is_missing
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
+from twofold.write_store.chain import shown
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -28,11 +29,12 @@ from twofold.write_store.port import (
 )
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.address import address_of
-from twofold.write_store.postgres.batch import Call, types_of
+from twofold.write_store.postgres.batch import Call, Known, types_of
 from twofold.write_store.postgres.connections import LogConnections, not_migrated
 from twofold.write_store.postgres.migrate import migrations
 from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
+from twofold.write_store.postgres.retagging import retag_arguments
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,10 @@ DAY = 86_400_000_000
 _READERS = 4
 _OTHER_EPOCH = frozenset({"TF001", "TF002"})
 _CHANGED_MEANWHILE = "TF006"
+_FORKED = "TF007"
 _FORGET_EVERY = 10.0
 _LONG_AGO = 1_000
 """A condition on several tags that reaches back further than this is checked once before the lock is taken."""
-
-_decode_envelope = msgspec.json.Decoder(Envelope).decode
-_encode_envelope = msgspec.json.Encoder().encode
 
 
 class PostgresWriteStore:
@@ -135,8 +135,8 @@ class PostgresWriteStore:
     def content(self) -> AbstractAsyncContextManager[LogContent]:
         return reading_content(self._address)
 
-    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
-        return importing(self._address, identity, head)
+    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
+        return importing(self._address, identity, head, chain)
 
     async def close(self) -> None:
         await self._tasks.close(self._news.close, self._writing.close, self._reading.close)
@@ -151,8 +151,8 @@ class PostgresWriteStore:
             rest = batch[len(outcomes) :] if outcomes else batch
             outcomes += await self._write(rest)
             # Before the next request: a fail-over that has lost these events must be noticed.
-            appended = [outcome.position for outcome in outcomes if isinstance(outcome, Appended)]
-            self._news.observe(max(appended, default=0))
+            appended = [Known(outcome.position, outcome.chain) for outcome in outcomes if isinstance(outcome, Appended)]
+            self._news.observe(max(appended, default=Known(0, b"")))
         self._news.wrote(self._notify)
         try:
             await self._forget_commands(batch)
@@ -165,13 +165,15 @@ class PostgresWriteStore:
         """The outcomes of the first appends of a batch, as many as fit into one call. Repeats use the same nonce."""
         types, nonce, seen = types_of(batch), self._nonce(), self._news.head
         while True:
-            epoch = self.identity.epoch
+            epoch, known = self.identity.epoch, self._news.known
             try:
                 if not types <= self._types.keys():
                     self._add_types(await self._call(self._writing, functions.NUMBER_TYPES, sorted(types)), epoch)
                     continue
                 call = Call(batch, self._types, nonce, seen)
-                (answer,) = await self._call(self._writing, functions.APPEND, *call.arguments(epoch), check=call.check)
+                (answer,) = await self._call(
+                    self._writing, functions.APPEND, *call.arguments(epoch, known), check=call.check
+                )
             except _AnotherEpoch:
                 await self._rejoin()
                 continue
@@ -218,12 +220,12 @@ class PostgresWriteStore:
     async def _read(
         self, conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None, size: int = PAGE_BYTES
     ) -> tuple[Slice, Appended | None]:
-        arguments = reading.arguments(conditions, command_id, limit, size)
         while True:
             self._refuse_if_lost()
-            seen, epoch = self._news.head, self.identity.epoch
+            known, epoch = self._news.known, self.identity.epoch
+            arguments = reading.arguments(conditions, command_id, limit, known.position, size)
             response = reading.response(await self._call(self._reading, functions.READ, *arguments))
-            if not await self._is_ours(response.epoch, response.head, epoch, seen):
+            if not await self._is_ours(response, epoch, known):
                 continue
             if any(type_id not in self._names for _, type_id, *_ in response.events):
                 self._add_types(await self._call(self._reading, functions.TYPES), epoch)
@@ -234,32 +236,47 @@ class PostgresWriteStore:
     async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, LogRow]:
         while True:
             self._refuse_if_lost()
-            seen, epoch = self._news.head, self.identity.epoch
-            response = await self._call(self._reading, functions.ROWS, space, keys, None, limit)
-            head, epoch_of_rows, rows = reading.rows_of(response)
-            if await self._is_ours(epoch_of_rows, head, epoch, seen):
+            known, epoch = self._news.known, self.identity.epoch
+            result = await self._call(self._reading, functions.ROWS, space, keys, None, limit)
+            response, rows = reading.rows_of(result)
+            if await self._is_ours(response, epoch, known):
                 return rows
 
-    async def _is_ours(self, read_epoch: int, head: Position, epoch: int, seen: Position) -> bool:
+    async def _is_ours(self, response: reading.ReadResponse, epoch: int, known: Known) -> bool:
         """Whether a response belongs to the history this process knew when it asked. False: read again."""
-        if read_epoch < epoch:
-            await self._leave(read_epoch, epoch)
-        if read_epoch > epoch:
-            await self._rejoin(read_epoch)
+        if response.epoch < epoch:
+            await self._leave(response.epoch, epoch)
+        if response.epoch > epoch:
+            await self._rejoin(response.epoch)
             return False
         if self.identity.epoch != epoch:
             return False
-        if head < seen:
-            raise Unavailable(
-                f"The server at {self._address.shown} is at position {head}, but this process has seen {seen}. The "
-                "server is a standby that is behind, or it was restored. Name the primary in the URL."
-            )
-        self._news.observe(head)
+        self._refuse_behind(response.head, known)
+        chain = response.chain if response.head == known.position else response.known_chain
+        if known.position and chain is not None and chain != known.chain:
+            self._stop_forked(f"its chain at position {known.position:,} is {shown(chain)}, not {shown(known.chain)}")
+        self._news.observe(Known(response.head, response.chain))
         return True
 
-    async def _read_head(self) -> Position:
+    def _refuse_behind(self, head: Position, known: Known) -> None:
+        if head < known.position:
+            raise Unavailable(
+                f"The server at {self._address.shown} is at position {head}, but this process has seen "
+                f"{known.position}. It is a standby that is behind, or was restored. Name the primary in the URL."
+            )
+
+    def _stop_forked(self, reason: str) -> NoReturn:
+        """Take no more commands and answer no more reads: the log was replaced."""
+        self.problem = (
+            f"The log {self.identity.log} has another history than this process has seen: {reason}. A backup was "
+            "restored. Restart the process; what it followed is checked again. See `twofold recover`."
+        )
+        log.error("%s", self.problem)
+        raise Unavailable(self.problem)
+
+    async def _read_head(self) -> Known:
         page, _ = await self._tasks.run(self._read([], None, None))
-        return page.head
+        return Known(page.head, page.chain)
 
     def _add_types(self, types: Sequence[Sequence[Any]], epoch: int) -> None:
         """Remember the numbers of types that were read in an epoch. Another history may have other numbers."""
@@ -271,18 +288,9 @@ class PostgresWriteStore:
 
     async def _retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         while True:
-            stored = await self._call(self._reading, functions.ENVELOPES, list(tags))
-            if len(stored) < len(tags):
-                missing = sorted(tags.keys() - {position for position, _ in stored})
-                raise LookupError(f"There is no event at {missing[0]}.")
-            before = [envelope for _, envelope in stored]
-            after = [_with_tags(envelope, tags[position]) for position, envelope in stored]
-            added = [(i, tag) for i, (position, _) in enumerate(stored, 1) for tag in tags[position]]
-            positions = [position for position, _ in stored]
+            stored = await self._call(self._reading, functions.TAGS, list(tags))
             try:
-                await self._writing.call(
-                    functions.RETAG, positions, before, after, [i for i, _ in added], [tag for _, tag in added]
-                )
+                await self._writing.call(functions.RETAG, *retag_arguments(stored, tags))
                 return
             except asyncpg.PostgresError as error:
                 if error.sqlstate != _CHANGED_MEANWHILE:
@@ -304,7 +312,7 @@ class PostgresWriteStore:
         where the server is in an older epoch than this process knows, or than `at_least`: an old primary.
         """
         connections = self._reading if self._read_only else self._writing
-        states = await self._call(connections, functions.STATE)
+        states = await self._call(connections, functions.STATE, self._news.head)
         if not states:
             # `twofold migrate` was interrupted.
             raise not_migrated(self._address)
@@ -312,30 +320,34 @@ class PostgresWriteStore:
         moved = state[4]
         if moved is not None and not self._read_only:
             await self._call(self._writing, functions.RAISE_EPOCH, state[1], moved)
-            (state,) = await self._call(connections, functions.STATE)
-        log, epoch, head, migrated, _, epochs, afters = state
+            (state,) = await self._call(connections, functions.STATE, self._news.head)
+        name, epoch, head, migrated, _, epochs, afters, chain, known_chain = state
         if migrated < len(migrations(self._address.schema)):
             raise not_migrated(self._address)
         forks = tuple(zip(epochs, afters, strict=True))
-        known, seen = self.identity, self._news.head
+        known, seen = self.identity, self._news.known
         at_least = max(at_least, known.epoch)
-        if epoch < at_least and known.log in ("", log):
+        if epoch < at_least and known.log in ("", name):
             await self._leave(epoch, at_least)
-        now = LogIdentity(log, epoch, forks)
-        if known.log and not now.holds(known.stamp, seen):
+        now = LogIdentity(name, epoch, forks)
+        if known.log and not now.holds(known.stamp(""), seen.position):
             common = min((after for began, after in forks if began > known.epoch), default=0)
             self.problem = (
-                f"The log {log} has lost events: this process has seen position {seen:,}, but epoch {epoch} continues "
-                f"after {common:,}. Find out which acknowledged events are lost, then restart the process. Read models "
-                "that are ahead of the log are refused and must be rebuilt."
-                if known.log == log
-                else f"The server at {self._address.shown} now has the log {log}, not {known.log}. Restart the process."
+                f"The log {name} has lost events: this process has seen position {seen.position:,}, but epoch {epoch} "
+                f"continues after {common:,}. Find out which acknowledged events are lost, then restart the process. "
+                "Read models that are ahead of the log are refused and must be rebuilt."
+                if known.log == name
+                else f"The server at {self._address.shown} now has the log {name}, not {known.log}. Restart the "
+                "process."
             )
             self._refuse_if_lost()
+        self._refuse_behind(head, seen)
+        if seen.position and known_chain != seen.chain:
+            self._stop_forked(f"its chain at position {seen.position:,} is not {shown(seen.chain)}")
         if known.epoch != epoch:
             self._types, self._names = {}, {}
         self.identity = now
-        self._news.observe(head)
+        self._news.observe(Known(head, chain))
 
     async def _leave(self, epoch: int, newer: int) -> NoReturn:
         """Close the connections and raise Unavailable: the next request looks for another server."""
@@ -373,6 +385,8 @@ class PostgresWriteStore:
             return Unavailable(f"PostgreSQL at {where} cannot be reached ({reason}).{unknown if writes else ''}")
         if getattr(error, "sqlstate", None) in _OTHER_EPOCH:
             return _AnotherEpoch(str(error))
+        if getattr(error, "sqlstate", None) == _FORKED:
+            self._stop_forked(str(error))
         if is_missing(error):
             return not_migrated(self._address)
         return Unavailable(f"PostgreSQL at {where} refused: {error}")
@@ -384,9 +398,3 @@ class _AnotherEpoch(Unavailable):
 
 def _reaches_back(condition: AppendCondition, far: Position) -> bool:
     return condition.after < far and any(len(item.tags) > 1 for item in condition.query.items)
-
-
-def _with_tags(stored: bytes, added: Sequence[str]) -> bytes:
-    envelope = _decode_envelope(stored)
-    tags = tuple(sorted({*envelope.tags, *added}))
-    return stored if tags == envelope.tags else _encode_envelope(msgspec.structs.replace(envelope, tags=tags))

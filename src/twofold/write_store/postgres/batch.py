@@ -1,21 +1,29 @@
 """A batch as the arrays that the SQL function `append` takes, and its result as outcomes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from twofold.domain.envelope import encode_head, encode_tags
 from twofold.domain.event_query import AppendCondition, QueryItem
-from twofold.domain.events import Envelope, NewEvent, Position
+from twofold.domain.events import NewEvent, Position
 from twofold.errors import CommandIdReused, Conflict
+from twofold.write_store.chain import SHOWN, content_digest
 from twofold.write_store.port import Append, Appended, Outcome, RowWrite
 
-_encode_envelope = msgspec.json.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
 _MOST_RIVALS = 4_096
 """Pairs of appends of one call that depend on one another. With more pairs the rest of the batch is another call."""
 
 Columns = list[Any]
+
+
+class Known(NamedTuple):
+    """The last position that a process has seen, and the chain there."""
+
+    position: Position
+    chain: bytes
 
 
 class Call:
@@ -35,7 +43,7 @@ class Call:
         self._by_tag: dict[tuple[str | None, str], list[int]] = {}
         self._events: list[tuple[int, NewEvent]] = []
         self._commands: tuple[Columns, ...] = ([], [], [], [])
-        self._columns: tuple[Columns, ...] = ([], [], [], [], [])
+        self._columns: tuple[Columns, ...] = ([], [], [], [], [], [], [])
         self._tags: tuple[Columns, ...] = ([], [])
         self._probes: tuple[Columns, ...] = ([], [], [], [])
         self._rivals: tuple[Columns, ...] = ([], [])
@@ -50,11 +58,22 @@ class Call:
                 break
             self._add(append, keep=not alone)
 
-    def arguments(self, epoch: int) -> Sequence[Any]:
-        """The arguments of `append`."""
+    def arguments(self, epoch: int, known: Known) -> Sequence[Any]:
+        """The arguments of `append`, by a process that has seen the log up to `known`."""
         wide = _encode_json(self._wide).decode() if self._wide else None
         return (
-            *(epoch, self._nonce, *self._commands, *self._columns, *self._tags, *self._probes, *self._rivals, wide),
+            *(
+                epoch,
+                self._nonce,
+                known.position,
+                known.chain[:SHOWN],
+                *self._commands,
+                *self._columns,
+                *self._tags,
+                *self._probes,
+                *self._rivals,
+                wide,
+            ),
             *self._rows,
             *([guard.space for guard in self._guards], [guard.key for guard in self._guards]),
             [guard.expected for guard in self._guards],
@@ -67,29 +86,35 @@ class Call:
 
     def outcomes(self, answer: Sequence[Any]) -> list[Outcome]:
         """The outcome of each append."""
-        _, position, refused, repeats, hashes, positions, counts, nonces = answer
+        _, position, chain, chains, refused, repeats, hashes, positions, counts, nonces, repeat_chains = answer
         if not refused and not repeats:
-            return self._all_appended(position)
+            return self._all_appended(position, chain, chains)
         known = {i: at for at, i in enumerate(repeats)}
         refused = set(refused)
         outcomes: list[Outcome] = []
+        events = 0
         for i, append in enumerate(self._appends, 1):
             at = known.get(i)
+            events += len(append.events)
             if at is not None:
                 own = nonces[at] == self._nonce
-                outcomes.append(_repeat(append, hashes[at], Appended(positions[at], counts[at], repeated=not own)))
+                first = Appended(positions[at], counts[at], repeated=not own, chain=repeat_chains[at])
+                outcomes.append(_repeat(append, hashes[at], first))
             elif i in refused:
                 outcomes.append(Conflict("An event or a row that this decision had not seen was written first."))
             else:
                 position += len(append.events)
-                outcomes.append(Appended(position, len(append.events)))
+                chain = chains[events - 1] if append.events else chain
+                outcomes.append(Appended(position, len(append.events), chain=chain))
         return outcomes
 
-    def _all_appended(self, position: Position) -> list[Outcome]:
+    def _all_appended(self, position: Position, chain: bytes, chains: Sequence[bytes]) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        events = 0
         for append in self._appends:
-            position += len(append.events)
-            outcomes.append(Appended(position, len(append.events)))
+            events += len(append.events)
+            chain = chains[events - 1] if append.events else chain
+            outcomes.append(Appended(position + events, len(append.events), chain=chain))
         return outcomes
 
     def _must_wait(self, append: Append, seen: Position) -> bool:
@@ -118,14 +143,17 @@ class Call:
             self._keep(append, number)
 
     def _add_events(self, append: Append, number: int) -> None:
-        of, types, versions, payloads, envelopes = self._columns
+        of, types, versions, payloads, heads, event_tags, digests = self._columns
         tag_of, tags = self._tags
         for event in append.events:
             of.append(number)
             types.append(self._types[event.type])
             versions.append(event.version)
             payloads.append(event.payload)
-            envelopes.append(_encode_envelope(Envelope(event.id, event.tags, append.metadata)))
+            head = encode_head(event.id, append.metadata)
+            heads.append(head)
+            event_tags.append(encode_tags(event.tags))
+            digests.append(content_digest(event.type, event.version, head, event.payload))
             for tag in event.tags:
                 tag_of.append(len(of))
                 tags.append(tag)

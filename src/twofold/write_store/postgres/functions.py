@@ -14,7 +14,7 @@ ResultRow = Any
 # Up to the event that brings the bytes to the size: the server does not even read the long payloads after it from where
 # it stores them. The rows before the events (of types below 0) do not count.
 _UP_TO_SIZE = """
-select at, type_id, version, payload, envelope from (
+select at, type_id, version, payload, envelope, tags, chain from (
     select r.*, sum(case when r.type_id >= 0 then octet_length(r.payload) + octet_length(r.envelope) else 0 end)
                 over (rows between unbounded preceding and 1 preceding) as before
       from {schema}.{name}({arguments}) as r
@@ -42,25 +42,25 @@ class Function(NamedTuple):
 
 READ = Function(
     "read",
-    ("bigint", "bigint", "bigint[]", "text[]", "text[]", "jsonb", "text", "bigint"),
-    ("bigint", "int", "int", "bytea", "bytea"),
+    ("bigint", "bigint", "bigint[]", "text[]", "text[]", "jsonb", "text", "bigint", "bigint"),
+    ("bigint", "int", "int", "bytea", "bytea", "bytea", "bytea"),
     _UP_TO_SIZE,
 )
 APPEND = Function(
     "append",
     tuple(
         """
-        int bigint text[] bytea[] bigint[] int[] int[] int[] int[] bytea[] bytea[] int[] text[]
-        int[] bigint[] text[] int[] int[] int[] jsonb int[] text[] text[] bytea[] bigint[]
+        int bigint bigint bytea text[] bytea[] bigint[] int[] int[] int[] int[] bytea[] bytea[] bytea[] bytea[]
+        int[] text[] int[] bigint[] text[] int[] int[] int[] jsonb int[] text[] text[] bytea[] bigint[]
         bigint[] int[] text[] text[] bigint[]
         """.split()
     ),
-    ("bigint", "bigint", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]"),
+    ("bigint", "bigint", "bytea", "bytea[]", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]", "bytea[]"),
 )
-STATE = Function("state", (), ("text", "int", "bigint", "int", "text", "int[]", "bigint[]"))
+STATE = Function("state", ("bigint",), ("text", "int", "bigint", "int", "text", "int[]", "bigint[]", "bytea", "bytea"))
 ROWS = Function("rows_of", ("text", "text[]", "text", "bigint"), ("text", "bytea", "bigint", "int"))
 TYPES = Function("types", (), ("int", "text"))
-ENVELOPES = Function("envelopes", ("bigint[]",), ("bigint", "bytea"))
+TAGS = Function("tags_of", ("bigint[]",), ("bigint", "bytea"))
 TELL = Function("tell", ("text",), ("int",))
 ENTER = Function("enter", (), ("bigint",))
 RAISE_EPOCH = Function("raise_epoch", ("int", "text"), ("int",))

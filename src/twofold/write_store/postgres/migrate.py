@@ -30,8 +30,10 @@ set local lock_timeout = '5s';
 select pg_advisory_xact_lock(hashtext('twofold migrate'), hashtext('{schema}'));
 """
 _HEAD = """
-insert into {schema}.log_head (name, epoch, position, cluster, timeline)
-select {name}, 1, 0, system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) from pg_control_system()
+insert into {schema}.log_head (name, epoch, position, chain, cluster, timeline)
+select {name}, 1, 0, {schema}.chain_start({name}), system_identifier::text,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8)
+  from pg_control_system()
 on conflict do nothing;
 """
 _GRANTS = """
@@ -39,6 +41,11 @@ revoke all on all functions in schema {schema} from public;
 grant usage on schema {schema} to {role};
 grant select on all tables in schema {schema} to {role};
 grant execute on function {functions} to {role};
+"""
+_GRANTED = """
+select distinct g.grantee::regrole::name::text
+  from pg_proc p cross join aclexplode(p.proacl) as g
+ where p.pronamespace = to_regnamespace($1) and p.proname = 'append' and g.grantee not in (0, p.proowner)
 """
 _FOR_THE_APP = "append read rows_of types state enter raise_epoch number_types forget_commands tell".split()
 
@@ -74,6 +81,10 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
     exists = await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migrations")
     if not exists and not dry_run:
         await _alone(connection, schema, first)
+    roles = dict.fromkeys([role] if role is not None else [])
+    if exists:
+        # A migration drops functions, and with them the right to call them.
+        roles |= dict.fromkeys(name for (name,) in await connection.fetch(_GRANTED, schema))
     scripts = [] if exists else [first]
     done: list[str] = []
     for step in migrations(schema):
@@ -88,9 +99,9 @@ async def _migrate(connection: Connection, schema: str, name: str, role: str | N
     # Also where another call has applied the last step but has not added the head yet, or was interrupted before.
     headless = bool(done) or not await connection.fetchval(f"select exists (select from {schema}.log_head)")
     last = [_HEAD.replace("{schema}", schema).replace("{name}", f"'{name}'")] if headless else []
-    if role is not None:
-        functions = ", ".join(f"{schema}.{name}" for name in _FOR_THE_APP)
-        last.append(_GRANTS.format(schema=schema, role=f'"{role}"', functions=functions))
+    functions = ", ".join(f"{schema}.{name}" for name in _FOR_THE_APP)
+    grants = roles if done else [role] if role is not None else []
+    last += [_GRANTS.format(schema=schema, role=f'"{name}"', functions=functions) for name in grants]
     if last and not dry_run:
         await _alone(connection, schema, "".join(last))
     return MigrationResult(done, "".join([*scripts, *last]))

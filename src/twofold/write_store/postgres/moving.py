@@ -15,7 +15,6 @@ from twofold.write_store.port import EmptyLog, LogIdentity, LogRow, RememberedCo
 from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.functions import Caller, Function
 
-_encode = msgspec.json.Encoder().encode
 _PATIENCE = 10.0
 
 # Without the ids that the store has made up itself: only the process that made them asks for them again.
@@ -31,7 +30,7 @@ from {schema}.log_head for update
 """
 _HEAD = """
 update {schema}.log_head
-   set name = $1, epoch = $2, position = $3, timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8),
+   set name = $1, epoch = $2, position = $3, chain = $4, timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8),
        cluster = (select system_identifier::text from pg_control_system())
 """
 
@@ -59,7 +58,7 @@ class PostgresContent:
         return [space for (space,) in await self._connection.fetch(self._sql(_SPACES))]
 
     async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
-        _, _, rows = reading.rows_of(await self._call(functions.ROWS, space, None, after, limit))
+        _, rows = reading.rows_of(await self._call(functions.ROWS, space, None, after, limit))
         return rows
 
     async def _call(self, function: Function, *arguments: Any) -> Sequence[functions.ResultRow]:
@@ -85,9 +84,11 @@ class PostgresEmptyLog(PostgresContent):
         tags: list[tuple[Any, ...]] = []
         for event in events:
             type_id = self._types[event.type]
-            rows.append((event.position, type_id, event.version, event.payload, _encode(event.envelope)))
+            stored = event.stored_envelope
+            rows.append((event.position, type_id, event.version, event.payload, stored.head, stored.tags, event.chain))
             tags += [(tag, type_id, event.position) for tag in event.tags]
-        await self._copy("events", ("position", "type_id", "version", "payload", "envelope"), rows)
+        columns = ("position", "type_id", "version", "payload", "envelope", "tags", "chain")
+        await self._copy("events", columns, rows)
         await self._copy("event_tags", ("tag", "type_id", "position"), tags)
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
@@ -111,7 +112,9 @@ async def reading_content(address: PostgresAddress) -> AsyncGenerator[PostgresCo
 
 
 @asynccontextmanager
-async def importing(address: PostgresAddress, identity: LogIdentity, head: Position) -> AsyncGenerator[EmptyLog]:
+async def importing(
+    address: PostgresAddress, identity: LogIdentity, head: Position, chain: bytes
+) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""
     async with _connected(address) as connection, connection.transaction():
         if await connection.fetchval(_CONTENT_COUNT.replace("{schema}", address.schema)):
@@ -119,7 +122,7 @@ async def importing(address: PostgresAddress, identity: LogIdentity, head: Posit
                 f"The log at {address.shown} is not empty. Move into a new schema: add ?schema=NAME to the URL, and "
                 "create it with `twofold migrate`."
             )
-        await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head)
+        await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head, chain)
         epochs = [(epoch, after, "the log was moved here with it") for epoch, after in identity.forks]
         await connection.copy_records_to_table(
             "epochs", schema_name=address.schema, columns=("epoch", "after", "cause"), records=epochs

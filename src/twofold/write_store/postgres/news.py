@@ -12,6 +12,7 @@ from twofold.errors import TwofoldError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, connect
 from twofold.signal import Signal, wait_for
 from twofold.world import World
+from twofold.write_store.postgres.batch import Known
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ class News:
     known without reading.
     """
 
-    def __init__(self, address: PostgresAddress, world: World, read_head: Callable[[], Awaitable[Position]]) -> None:
-        self.head: Position = 0
+    def __init__(self, address: PostgresAddress, world: World, read_head: Callable[[], Awaitable[Known]]) -> None:
+        self.known = Known(0, b"")
         self._address = address
         self._world = world
         self._read_head = read_head
@@ -43,10 +44,15 @@ class News:
         self._unsent = False
         self._closed = False
 
-    def observe(self, head: Position) -> None:
+    @property
+    def head(self) -> Position:
+        """The last position that is known."""
+        return self.known.position
+
+    def observe(self, known: Known) -> None:
         """The head is at least at this position."""
-        if head > self.head:
-            self.head = head
+        if known.position > self.head:
+            self.known = known
             self._moved.fire()
 
     async def wait(self, after: Position, timeout: float) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
@@ -14,24 +15,33 @@ _HEAD, _COMMAND = -1, -2
 
 
 class ReadResponse(NamedTuple):
-    """The rows of one call of `read`: one snapshot."""
+    """The rows of one call of `read`: one snapshot. `known_chain` is the chain at the position the caller has seen."""
 
     head: Position
+    chain: bytes
+    known_chain: bytes | None
     epoch: int
     outcome: Appended | None
     events: Sequence[Sequence[Any]]
 
 
 def arguments(
-    conditions: Sequence[AppendCondition], command_id: str | None, limit: int | None, size: int = PAGE_BYTES
-) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None, int]:
-    """The arguments of `read`, and the size at which its events end."""
+    conditions: Sequence[AppendCondition],
+    command_id: str | None,
+    limit: int | None,
+    known: Position = 0,
+    size: int = PAGE_BYTES,
+) -> tuple[int | None, int | None, list[int], list[str | None], list[str], str | None, str | None, Position, int]:
+    """The arguments of `read`, and the size at which its events end.
+
+    `known` is the last position that the caller has seen.
+    """
     afters: list[int] = []
     tags: list[str | None] = []
     types: list[str] = []
     wide: list[dict[str, Any]] = []
     if _wants_all(conditions):
-        return limit, min(condition.after for condition in conditions), [], [], [], None, command_id, size
+        return limit, min(condition.after for condition in conditions), [], [], [], None, command_id, known, size
     for condition in conditions:
         for item in condition.query.items:
             if not item.types or len(item.tags) > 1:
@@ -42,26 +52,28 @@ def arguments(
                 afters.append(condition.after)
                 tags.append(tag)
                 types.append(type)
-    return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id, size
+    return limit, None, afters, tags, types, _encode_json(wide).decode() if wide else None, command_id, known, size
 
 
 def response(rows: Sequence[Sequence[Any]]) -> ReadResponse:
     """The rows of `read`, by their kinds."""
-    head, kind, epoch, _, _ = rows[0]
+    head, kind, epoch, known_chain, _, _, chain = rows[0]
     if kind != _HEAD:
         raise ConnectionError("the server answered another call")
     if len(rows) > 1 and rows[1][1] == _COMMAND:
-        position, _, count, _, _ = rows[1]
-        return ReadResponse(head, epoch, Appended(position, count), rows[2:])
-    return ReadResponse(head, epoch, None, rows[1:])
+        position, _, count, _, _, _, then = rows[1]
+        return ReadResponse(head, chain, known_chain, epoch, Appended(position, count, chain=then), rows[2:])
+    return ReadResponse(head, chain, known_chain, epoch, None, rows[1:])
 
 
-def rows_of(result: Sequence[Sequence[Any]]) -> tuple[Position, int, dict[str, LogRow]]:
-    """Head, epoch and rows, from the result of the SQL function `rows_of`."""
+def rows_of(result: Sequence[Sequence[Any]]) -> tuple[ReadResponse, dict[str, LogRow]]:
+    """Head and epoch, and the rows, from the result of the SQL function `rows_of`."""
     if not result or result[0][0] is not None:
         raise ConnectionError("the server answered another call")
-    _, _, head, epoch = result[0]
-    return head, epoch, {key: LogRow(value, version) for key, value, version, _ in result[1:]}
+    _, chain, head, epoch = result[0]
+    return ReadResponse(head, chain, None, epoch, None, ()), {
+        key: LogRow(value, version) for key, value, version, _ in result[1:]
+    }
 
 
 def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None, size: int = PAGE_BYTES) -> Slice:
@@ -71,13 +83,16 @@ def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None
     """
     events: list[RecordedEvent] = []
     held = 0
-    for position, type_id, version, payload, envelope in response.events:
-        events.append(RecordedEvent(position, names[type_id], version, payload, envelope))
-        held += len(payload) + len(envelope)
+    for position, type_id, version, payload, envelope, tags, chain in response.events:
+        stored = StoredEnvelope(envelope, tags)
+        events.append(RecordedEvent(position, names[type_id], version, payload, stored, chain))
+        held += len(payload) + len(envelope) + len(tags)
         if held >= size:
             break
     full = held >= size or (limit is not None and len(events) == limit)
-    return Slice(events, events[-1].position if full else response.head, response.head)
+    if full and events:
+        return Slice(events, events[-1].position, response.head, events[-1].chain)
+    return Slice(events, response.head, response.head, response.chain)
 
 
 def _wants_all(conditions: Sequence[AppendCondition]) -> bool:

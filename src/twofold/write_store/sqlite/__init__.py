@@ -9,7 +9,7 @@ import apsw
 
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
-from twofold.errors import Unavailable, WiringError
+from twofold.errors import ForkedHistory, Unavailable, WiringError
 from twofold.signal import Signal, wait_for
 from twofold.sqlite_file import (
     DiskErrors,
@@ -33,8 +33,10 @@ from twofold.write_store.port import (
 )
 from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
 from twofold.write_store.sqlite.moving import SqliteContent, importing
+from twofold.write_store.sqlite.raw_events import chain_at, raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
+from twofold.write_store.verification import damages
 
 T = TypeVar("T")
 
@@ -130,6 +132,9 @@ class SqliteWriteStore:
         try:
             with DiskErrors(self._path):
                 written = write(self._writer)
+        except ForkedHistory as error:
+            self.problem = f"The log stopped: {error} Restart the process; it checks the log before it writes again."
+            raise Unavailable(self.problem) from error
         except Unavailable as error:
             self._stop_after(error.__cause__)
             raise
@@ -167,16 +172,16 @@ class SqliteWriteStore:
         news = self._news.next
         self._check_files()
         with DiskErrors(self._path):
-            if self._reader.head() > after:
+            if self._reader.head().position > after:
                 return
         # Another process may be the writer. It cannot wake this one, so the head is polled.
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
         await wait_for(news, step, self._world)
 
-    def importing(self, identity: LogIdentity, head: Position) -> AbstractAsyncContextManager[EmptyLog]:
+    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
         if self._write_connection is None:
             raise Unavailable(f"{self._path} was opened for reading only.")
-        return importing(self._write_connection, self._log_id, self._path, identity, head)
+        return importing(self._write_connection, self._log_id, self._path, identity, head, chain)
 
     @asynccontextmanager
     async def content(self) -> AsyncGenerator[LogContent]:
@@ -236,24 +241,11 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
 
 def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
     """WiringError unless the end of the log is complete: a disk that reports a sync it did not do would damage it."""
-    head = LogReader(connection, log_id, Catalogue()).head()
-    after = max(0, head - _TAIL_CHECKED)
-    figures: tuple[int, int, int] = connection.execute(
-        """
-        select coalesce(max(position), ?2), count(*), coalesce(sum(
-            json_valid(cast(e.envelope as text)) and not exists (
-                select 1 from (
-                    select '' as tag union all select value from json_each(cast(e.envelope as text), '$.tags')
-                ) as tags where not exists (
-                    select 1 from event_tags as t where t.log_id = e.log_id and t.tag = tags.tag
-                    and t.type_id = e.type_id and t.position = e.position))), 0)
-        from events as e where log_id = ?1 and position > ?2
-        """,
-        (log_id, after),
-    ).get
-    last, count, tagged = figures
-    if last != head or count != head - after or tagged != count:
-        raise WiringError(
-            f"The log {path} is damaged: its head is {head}, but it has {count} of the last {head - after} events "
-            f"({tagged} of them indexed), the last one at {last}. Restore the log from a backup."
-        )
+    head = LogReader(connection, log_id, Catalogue()).stored_head()
+    after = max(0, head.position - _TAIL_CHECKED)
+    found = damages(raw_events(connection, log_id, after), after, chain_at(connection, log_id, after), head.position)
+    reason = next((damage.message for damage in found), None)
+    if reason is None and chain_at(connection, log_id, head.position) != head.chain:
+        reason = f"Its head has another chain than the event at {head.position}."
+    if reason is not None:
+        raise WiringError(f"The log {path} is damaged. {reason} Restore the log from a backup.")

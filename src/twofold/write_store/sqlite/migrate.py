@@ -4,17 +4,22 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from importlib.resources import files
+from typing import Any
 
 import apsw
+import msgspec
 
+from twofold.domain.envelope import Envelope, encode_envelope
 from twofold.errors import WiringError
 from twofold.sqlite_file import DiskErrors, claim, open_connection
 from twofold.sqlite_lock import FileLock
 from twofold.world import World
+from twofold.write_store.chain import chain_start, content_digest, link
 from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
 
 STEPS: Sequence[MigrationStep] = migration_steps(files("twofold.write_store.sqlite").joinpath("migrations"))
 _APPLICATION_ID = 0x54464C47
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
 _TABLES_OF_VERSION_1 = frozenset({"logs", "epochs", "event_types", "events", "event_tags", "commands", "rows"})
 
 
@@ -51,6 +56,7 @@ def apply_migrations(connection: apsw.Connection, path: str, name: str) -> Migra
     """Apply the missing steps, each in one transaction, and add the log `name` where the file holds none."""
     claim(connection, path, "log", _APPLICATION_ID)
     version = schema_version(connection, path)
+    add_functions(connection)
     for step in STEPS[version:]:
         _in_one_transaction(connection, _versioned(step))
     if connection.pragma("user_version") == 0:
@@ -89,6 +95,28 @@ def refuse_old_schema(connection: apsw.Connection, path: str) -> None:
         )
 
 
+def add_functions(connection: apsw.Connection) -> None:
+    """Add the functions that the migrations call to a connection. The file does not keep them."""
+    functions: list[Any] = [envelope_head, envelope_tags, chain_start, chain_link]
+    for function in functions:
+        connection.create_scalar_function(function.__name__, function, deterministic=True)
+
+
+def envelope_head(envelope: bytes) -> bytes:
+    """The head of an envelope that was stored before version 2."""
+    return encode_envelope(_decode_envelope(envelope)).head
+
+
+def envelope_tags(envelope: bytes) -> bytes:
+    """The tags of an envelope that was stored before version 2."""
+    return encode_envelope(_decode_envelope(envelope)).tags
+
+
+def chain_link(chain: bytes, type: str, version: int, head: bytes, payload: bytes) -> bytes:
+    """The chain at the position of an event."""
+    return link(chain, content_digest(type, version, head, payload))
+
+
 def _in_one_transaction(connection: apsw.Connection, sql: str) -> None:
     connection.execute("begin immediate")
     try:
@@ -111,5 +139,8 @@ def _script(version: int, name: str) -> str:
 
 
 def _create_log(name: str) -> str:
-    quoted = apsw.format_sql_value(name)
-    return f"insert into logs (name, epoch, position) select {quoted}, 1, 0 where not exists (select 1 from logs);\n"
+    quoted, start = apsw.format_sql_value(name), apsw.format_sql_value(chain_start(name))
+    return (
+        f"insert into logs (name, epoch, position, chain) select {quoted}, 1, 0, {start} "
+        "where not exists (select 1 from logs);\n"
+    )

@@ -13,8 +13,6 @@ from twofold.sqlite_file import DiskErrors
 from twofold.write_store.port import EmptyLog, LogIdentity, LogRow, RememberedCommand
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
 
-_encode = msgspec.json.Encoder().encode
-
 _COMMANDS = """
 select command_id, request_hash, position, count, recorded_at from commands
 where log_id = ? and command_id > ? order by command_id limit ?
@@ -57,14 +55,20 @@ class SqliteEmptyLog(SqliteContent):
 
     async def add_events(self, events: Sequence[RecordedEvent]) -> None:
         log_id = self._log_id
-        rows: list[tuple[int, int, int, int, bytes, bytes]] = []
+        rows: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
         tags: list[tuple[int, str, int, int]] = []
         for event in events:
             type_id = self._types.get(event.type) or self._add_type(event.type)
-            rows.append((log_id, event.position, type_id, event.version, event.payload, _encode(event.envelope)))
+            stored = event.stored_envelope
+            rows.append(
+                (log_id, event.position, type_id, event.version, event.payload, stored.head, stored.tags, event.chain)
+            )
             tags += [(log_id, tag, type_id, event.position) for tag in (EVERY_EVENT, *event.tags)]
-        insert = "insert into events (log_id, position, type_id, version, payload, envelope) values (?, ?, ?, ?, ?, ?)"
-        self._connection.executemany(insert, rows)
+        self._connection.executemany(
+            "insert into events (log_id, position, type_id, version, payload, envelope, tags, chain)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
         self._connection.executemany(
             "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)", tags
         )
@@ -91,7 +95,7 @@ class SqliteEmptyLog(SqliteContent):
 
 @asynccontextmanager
 async def importing(
-    connection: apsw.Connection, log_id: int, path: str, identity: LogIdentity, head: Position
+    connection: apsw.Connection, log_id: int, path: str, identity: LogIdentity, head: Position, chain: bytes
 ) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""
     with DiskErrors(path):
@@ -101,8 +105,8 @@ async def importing(
                 raise WiringError(f"The log {path} is not empty. Move into a new file.")
             connection.execute("delete from event_types where log_id = ?", (log_id,))
             connection.execute(
-                "update logs set name = ?, epoch = ?, position = ? where log_id = ?",
-                (identity.log, identity.epoch, head, log_id),
+                "update logs set name = ?, epoch = ?, position = ?, chain = ? where log_id = ?",
+                (identity.log, identity.epoch, head, chain, log_id),
             )
             connection.executemany(
                 "insert into epochs (log_id, epoch, after) values (?, ?, ?)",

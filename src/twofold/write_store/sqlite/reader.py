@@ -8,13 +8,17 @@ from typing import NamedTuple
 
 import apsw
 
+from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
+from twofold.write_store.chain import chain_start
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 
 EVERY_EVENT = ""
 _EVERY = (EVERY_EVENT,)
 SQLiteValue = int | str
+StoredRow = tuple[int, int, int, bytes, bytes, bytes, bytes]
+"""Position, number of the type, version, payload, head of the envelope, tags, chain."""
 
 _RANGE = """
 select position from (
@@ -31,15 +35,15 @@ and exists (
 """
 _RANGES_AT_ONCE = 200
 _EVENTS = """
-select e.position, e.type_id, e.version, e.payload, e.envelope
+select e.position, e.type_id, e.version, e.payload, e.envelope, e.tags, e.chain
 from carray(?2) as wanted cross join events as e on e.log_id = ?1 and e.position = wanted.value
 """
 _ALL_EVENTS = """
-select position, type_id, version, payload, envelope from events
+select position, type_id, version, payload, envelope, tags, chain from events
 where log_id = ?1 and position > ?2 and position <= ?3 order by position limit ?4
 """
 _OF_TYPES = """
-select position, type_id, version, payload, envelope from events
+select position, type_id, version, payload, envelope, tags, chain from events
 where log_id = ?1 and position > ?2 and position <= ?3 and type_id in (select value from carray(?5))
 order by position limit ?4
 """
@@ -48,8 +52,9 @@ _READS_BY_INDEX = 1_000
 """Reads by index after a scan that found too little: a scan costs as much as a hundred of them."""
 _MOST_QUERIES = 1_000
 _COMMANDS = """
-select c.command_id, c.request_hash, c.position, c.count
+select c.command_id, c.request_hash, c.position, c.count, e.chain
 from carray(?2) as wanted cross join commands as c on c.log_id = ?1 and c.command_id = wanted.value
+left join events as e on e.log_id = ?1 and e.position = c.position
 """
 _ROWS = """
 select key, value, version from rows
@@ -63,13 +68,20 @@ _COUNT = "select count(*) from (select 1 from event_tags where log_id = ?1 and t
 _NO_LIMIT = -1
 
 
+class Head(NamedTuple):
+    """The last position, and the chain there."""
+
+    position: Position
+    chain: bytes
+
+
 class Catalogue:
     """The numbers of the stored types, and the head where this process writes; shared by readers."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
         self.ids: dict[str, int] = {}
-        self.head: Position | None = None
+        self.head: Head | None = None
 
 
 class _FoundEvents(NamedTuple):
@@ -94,7 +106,7 @@ class LogReader:
 
     def slice(self, conditions: Sequence[AppendCondition], limit: int | None, size: int = PAGE_BYTES) -> Slice:
         """The events matching any of the conditions, and the head."""
-        head = self.head()
+        head, chain = self.head()
         page = None if _wants_all(conditions) else self._dense(conditions, head, limit, size)
         if page is None and _wants_all(conditions):
             page = self._everything(min(condition.after for condition in conditions), head, limit, size)
@@ -103,7 +115,9 @@ class LogReader:
             page = self._at(sorted(p for p in self._positions(items, limit) if p <= head)[:limit], size)
         events = page.events
         full = page.full or (limit is not None and len(events) == limit)
-        return Slice(events, events[-1].position if full else head, head)
+        if full and events:
+            return Slice(events, events[-1].position, head, events[-1].chain)
+        return Slice(events, head, head, chain)
 
     def _dense(
         self, conditions: Sequence[AppendCondition], head: Position, limit: int | None, size: int
@@ -134,10 +148,16 @@ class LogReader:
         self._sparse[query] = _READS_BY_INDEX
         return None
 
-    def head(self) -> Position:
-        """The last position."""
-        known = self._catalogue.head
-        return self._one("select position from logs where log_id = ?", (self.log_id,)) if known is None else known
+    def head(self) -> Head:
+        """The last position, and the chain there."""
+        return self._catalogue.head or self.stored_head()
+
+    def stored_head(self) -> Head:
+        """The last position, and the chain there, from the file."""
+        sql = "select position, chain from logs where log_id = ?"
+        for position, chain in self.connection.execute(sql, (self.log_id,)):
+            return Head(position, chain)
+        raise LookupError(self.log_id)
 
     def any_match(self, condition: AppendCondition) -> bool:
         """Whether any event matches a condition."""
@@ -148,7 +168,15 @@ class LogReader:
         if not command_ids:
             return {}
         rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
-        return {command_id: (request_hash, Appended(at, count)) for command_id, request_hash, at, count in rows}
+        return {
+            command_id: (request_hash, Appended(at, count, chain=chain or self._chain_at_start()))
+            for command_id, request_hash, at, count, chain in rows
+        }
+
+    def _chain_at_start(self) -> bytes:
+        for (name,) in self.connection.execute("select name from logs where log_id = ?", (self.log_id,)):
+            return chain_start(str(name))
+        raise LookupError(self.log_id)
 
     def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, LogRow]:
         """The rows of one space by key, at most `limit`: all, or those of `keys`."""
@@ -239,11 +267,12 @@ class LogReader:
         names = self._catalogue.names
         events: list[RecordedEvent] = []
         held = 0
-        for position, type_id, version, payload, envelope in rows:
+        for position, type_id, version, payload, envelope, tags, chain in rows:
             if type_id not in names:
                 self.refresh_types()
-            events.append(RecordedEvent(position, names[type_id], version, payload, envelope))
-            held += len(payload) + len(envelope)
+            stored = StoredEnvelope(envelope, tags)
+            events.append(RecordedEvent(position, names[type_id], version, payload, stored, chain))
+            held += len(payload) + len(envelope) + len(tags)
             if held >= size:
                 # A statement that is not finished would keep its snapshot, and with it the write-ahead log.
                 rows.close()

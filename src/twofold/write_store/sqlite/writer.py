@@ -3,23 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 import apsw
-import msgspec
 
+from twofold.domain.envelope import encode_head, encode_tags
 from twofold.domain.event_query import AppendCondition
-from twofold.domain.events import Envelope, Position
-from twofold.errors import CommandIdReused, Conflict
+from twofold.domain.events import Position
+from twofold.errors import CommandIdReused, Conflict, ForkedHistory
+from twofold.write_store.chain import content_digest, link, shown
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite
-from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
+from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, Head, LogReader
 from twofold.write_store.sqlite.retag import retag
 
-_encode_envelope = msgspec.json.Encoder().encode
-
-_EVENT = "insert into events (log_id, position, type_id, version, payload, envelope) values (?, ?, ?, ?, ?, ?)"
+_EVENT = """
+insert into events (log_id, position, type_id, version, payload, envelope, tags, chain) values (?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
 _COMMAND = """
 insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
 """
-_HEAD = "update logs set position = ?, appends = appends + 1 where log_id = ?"
+_HEAD = "update logs set position = ?, chain = ?, appends = appends + 1 where log_id = ?"
 _ROW = """
 insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
 on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
@@ -45,8 +46,8 @@ class LogWriter:
         self._since_pruned = 0
         self._catalogue = catalogue
         self._reader.refresh_types()
-        catalogue.head = self._reader.head()
-        self._tail = _Tail(catalogue.head)
+        catalogue.head = head = self._reader.stored_head()
+        self._tail = _Tail(head.position)
         self._pages_waiting = 0
         connection.set_wal_hook(self._note_pages)
 
@@ -57,7 +58,7 @@ class LogWriter:
         try:
             ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
-            pending = _Pending(self._tail.head, self._reader.remembered(ids))
+            pending = _Pending(self._unchanged_head(), self._reader.remembered(ids))
             outcomes = [self._append_one(append, pending) for append in batch]
             self._flush(pending)
             self._prune(batch)
@@ -71,8 +72,19 @@ class LogWriter:
                 connection.execute("rollback")
             self._reader.refresh_types()
             raise
-        self._tail.head = self._catalogue.head = pending.head
+        self._tail.head = pending.head
+        self._catalogue.head = Head(pending.head, pending.chain)
         return outcomes
+
+    def _unchanged_head(self) -> Head:
+        """The head, which is still as this process left it. ForkedHistory where it is not."""
+        known, stored = self._reader.head(), self._reader.stored_head()
+        if stored != known:
+            raise ForkedHistory(
+                f"This process has written up to position {known.position} ({shown(known.chain)}), but the file is at "
+                f"{stored.position} ({shown(stored.chain)}): it was changed by something else while it was in use."
+            )
+        return stored
 
     def write_back(self) -> None:
         """Copy committed pages into the main file, once there are many. apsw.Error if the disk fails.
@@ -109,12 +121,14 @@ class LogWriter:
         for event in append.events:
             pending.head = position = pending.head + 1
             type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type)
-            envelope = _encode_envelope(Envelope(event.id, event.tags, append.metadata))
-            pending.events.append((self._log_id, position, type_id, event.version, event.payload, envelope))
+            head, payload, version = encode_head(event.id, append.metadata), event.payload, event.version
+            pending.chain = chain = link(pending.chain, content_digest(type, version, head, payload))
+            tags = encode_tags(event.tags)
+            pending.events.append((self._log_id, position, type_id, version, payload, head, tags, chain))
             for tag in (EVERY_EVENT, *event.tags):
                 pending.tags.append((self._log_id, tag, type_id, position))
                 self._tail.last[tag, type] = position
-        outcome = Appended(pending.head, len(append.events))
+        outcome = Appended(pending.head, len(append.events), chain=pending.chain)
         if append.command_id is not None:
             pending.remember(append, outcome, self._log_id)
         return outcome
@@ -159,7 +173,7 @@ class LogWriter:
         if pending.events:
             execute(_EVENT, pending.events)
             execute(_TAG, pending.tags)
-            self._connection.execute(_HEAD, (pending.head, self._log_id))
+            self._connection.execute(_HEAD, (pending.head, pending.chain, self._log_id))
         if pending.new_commands:
             execute(_COMMAND, pending.new_commands)
         pending.clear()
@@ -175,10 +189,10 @@ class LogWriter:
 class _Pending:
     """What a batch is about to write, collected so that few large statements write it."""
 
-    def __init__(self, head: Position, commands: dict[str, tuple[bytes, Appended]]) -> None:
-        self.head = head
+    def __init__(self, head: Head, commands: dict[str, tuple[bytes, Appended]]) -> None:
+        self.head, self.chain = head
         self.commands = commands
-        self.events: list[tuple[int, int, int, int, bytes, bytes]] = []
+        self.events: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
         self.new_commands: list[tuple[int, str, bytes, int, int, int]] = []
         self.guarded: dict[tuple[str, str], int] = {}
@@ -235,4 +249,4 @@ def _repeat(known: tuple[bytes, Appended], append: Append) -> Outcome:
     request_hash, first = known
     if request_hash != append.request_hash:
         return CommandIdReused(f"The command id '{append.command_id}' was already used for another request.")
-    return Appended(first.position, first.count, repeated=True)
+    return Appended(first.position, first.count, repeated=True, chain=first.chain)

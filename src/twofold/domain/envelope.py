@@ -1,0 +1,114 @@
+"""The envelope of an event: what is stored about it besides its payload, and the bytes of that."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Metadata(msgspec.Struct, frozen=True, gc=False):
+    """What is stored about every event. `time` is microseconds since 1970 in UTC.
+
+    `depth` is the causation depth: the number of policies that answered one another from a caller's command to this
+    event.
+    """
+
+    time: int
+    command_id: str
+    correlation_id: str
+    causation_id: str | None = None
+    actor: str | None = None
+    depth: int = 0
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What the log stores about an event besides what a fold needs."""
+
+    id: str
+    tags: tuple[str, ...]
+    metadata: Metadata
+
+
+class StoredEnvelope(msgspec.Struct, gc=False):
+    """An envelope as its stored bytes, which are decoded once, when they are first needed.
+
+    `head` is the JSON of id and metadata, `tags` the JSON of the tags. The tags are apart because `twofold reindex`
+    adds to them, and everything else of an event never changes.
+    """
+
+    head: bytes
+    tags: bytes
+    decoded: Envelope | None = None
+
+
+class _StoredHead(msgspec.Struct, array_like=True, gc=False):
+    """The stored form of id and metadata: an array that ends before the first field from which on all are as here.
+
+    `id` is the index of the event in its command where the id is made of both. `correlation_id` None is the command's.
+    """
+
+    command_id: str
+    time: int
+    id: int | str
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    actor: str | None = None
+    depth: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_head = msgspec.json.Decoder(_StoredHead).decode
+_decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def encode_envelope(envelope: Envelope) -> StoredEnvelope:
+    """The bytes to store of an envelope."""
+    return StoredEnvelope(encode_head(envelope.id, envelope.metadata), _encode(envelope.tags))
+
+
+def encode_head(event_id: str, metadata: Metadata) -> bytes:
+    """The bytes to store of an event's id and metadata."""
+    command_id = metadata.command_id
+    index = event_id[len(command_id) + 1 :]
+    short = index.isdecimal() and index.isascii() and event_id == f"{command_id}.{int(index)}"
+    values = (
+        command_id,
+        metadata.time,
+        int(index) if short else event_id,
+        None if metadata.correlation_id == command_id else metadata.correlation_id,
+        metadata.causation_id,
+        metadata.actor,
+        metadata.depth,
+    )
+    if values[3:] == (None, None, None, 0):
+        return _encode(values[:3])
+    return _encode(values)
+
+
+def encode_tags(tags: tuple[str, ...]) -> bytes:
+    """The bytes to store of an event's tags."""
+    return _encode(tags)
+
+
+def with_tags(stored: bytes, added: Sequence[str]) -> bytes:
+    """Stored tags with some more; the same bytes where all of them are there."""
+    tags = _decode_tags(stored)
+    more = tuple(sorted({*tags, *added}))
+    return stored if more == tags else _encode(more)
+
+
+def decode_envelope(stored: StoredEnvelope) -> Envelope:
+    """The envelope of stored bytes. msgspec.DecodeError where they are damaged."""
+    head = _decode_head(stored.head)
+    command_id = head.command_id
+    return Envelope(
+        f"{command_id}.{head.id}" if isinstance(head.id, int) else head.id,
+        _decode_tags(stored.tags),
+        Metadata(
+            head.time,
+            command_id,
+            command_id if head.correlation_id is None else head.correlation_id,
+            head.causation_id,
+            head.actor,
+            head.depth,
+        ),
+    )
