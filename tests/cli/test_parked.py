@@ -94,7 +94,7 @@ def test_an_error_about_a_file_that_a_running_app_holds_says_what_to_do(tmp_path
             code, said = run_json(tmp_path, *command)
             assert (code, said["error"]["kind"]) == (2, "wiring-error")
             assert f"pid {process.pid}" in said["error"]["message"]
-            assert "add --url with its address" in said["error"]["message"]
+            assert "add --url http://" in said["error"]["message"]
 
 
 def test_what_is_not_parked_is_refused_naming_the_field(tmp_path: Path) -> None:

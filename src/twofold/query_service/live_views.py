@@ -6,7 +6,7 @@ from twofold.codec import EventCodec
 from twofold.codec.edge import check_text
 from twofold.domain.events import RecordedEvent
 from twofold.domain.projection import BoundProjection
-from twofold.errors import FunctionFailed
+from twofold.errors import FunctionFailed, Unavailable
 from twofold.query_service.log_view import LogView
 from twofold.read_store.port import ReadModel
 from twofold.write_store.port import Slice, WriteStore
@@ -29,6 +29,8 @@ class LiveView(LogView):
         position, query = 0, self.projection.events_of(key)
         while position < self.head:
             page = await self.log.read(query, position, PAGE)
+            if page.upto <= position:
+                raise Unavailable(f"The log ends at position {page.head}, but it was at {self.head} before.")
             for recorded in page.events:
                 if recorded.position > self.head:
                     return row

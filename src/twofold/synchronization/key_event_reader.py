@@ -6,6 +6,7 @@ from typing import Any
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
+from twofold.errors import Unavailable
 from twofold.read_store.partition import ParkedEvent
 from twofold.synchronization.folding import EventFailed, KeyedEvents, decode_all, with_keys
 from twofold.write_store.port import WriteStore
@@ -38,11 +39,16 @@ class KeyEventReader:
 
     async def of(self, key: str, after: Position, last: Position) -> KeyedEvents:
         """The events that touch a key, after `after` and up to `last`. In place of one that cannot be read, and of one
-        that may touch it for all that is known, stands an EventFailed."""
+        that may touch it for all that is known, stands an EventFailed.
+
+        Unavailable if the log ends before `last`.
+        """
         work = KeyedEvents([], [], [])
         position, query, without = after, self._projection.events_of(key), self.without(key)
         while position < last:
             page = await self._write_store.read(query, position, _PAGE)
+            if page.upto <= position:
+                raise Unavailable(f"The log ends at position {page.head}, but events up to {last} are needed.")
             events = [each for each in page.events if each.position <= last and each.position not in without]
             for recorded, decoded in zip(events, decode_all(self._decode, events), strict=True):
                 event, keys = with_keys(self._projection, recorded, decoded)

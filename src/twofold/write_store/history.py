@@ -2,7 +2,7 @@
 
 from twofold.domain.event_query import ALL_EVENTS, EventQuery
 from twofold.domain.events import Position
-from twofold.errors import ForkedHistory
+from twofold.errors import ForkedHistory, Unavailable
 from twofold.write_store.chain import chain_start, shown
 from twofold.write_store.port import Slice, StampParts, WriteStore
 
@@ -45,8 +45,11 @@ async def check_history(write_store: WriteStore, stamp: str, position: Position)
 
 
 async def read_up_to(write_store: WriteStore, query: EventQuery, after: Position, limit: int, to: Position) -> Slice:
-    """A page of the events after a position that ends at `to` at the latest."""
-    return await cut_at(write_store, await write_store.read(query, after, limit), to)
+    """A page of the events after a position that ends at `to` at the latest. Unavailable if there is none before."""
+    page = await write_store.read(query, after, limit)
+    if page.upto <= after < to:
+        raise Unavailable(f"The log ends at position {page.head}, but events up to {to} are needed.")
+    return await cut_at(write_store, page, to)
 
 
 async def cut_at(write_store: WriteStore, page: Slice, to: Position) -> Slice:
