@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from tests.http.http_helpers import problem
-from twofold import App
-from twofold.domain.envelope import Metadata
-from twofold.domain.events import NewEvent
+from twofold import App, Unavailable
+from twofold.domain.envelope import Metadata, StoredEnvelope
+from twofold.domain.events import NewEvent, RecordedEvent
 from twofold.http import Api, Limits, asgi
-from twofold.http.event_records import EventPage
+from twofold.http.event_records import EventPage, damage, undamaged
 from twofold.write_store.port import Append
 
 STREAM = {"Accept": "text/event-stream"}
@@ -78,6 +78,18 @@ async def test_a_payload_that_is_not_json_is_named_and_the_events_before_it_are_
     assert (positions(page), page.more) == ([1, 2], True)
     detail = problem(await inside.get("/events", params={"after": page.token}), 503)["detail"]
     assert "'deposited' event at position 3 is damaged: its payload is not JSON" in detail
+
+
+@pytest.mark.parametrize(
+    ("head", "tags"), [(b"{", b"[]"), (b'["c",0,0]', b"[1]"), (b'["c",0,0]', b'["\xff"]'), (b"", b"")]
+)
+def test_what_is_stored_about_an_event_may_be_damaged_too(head: bytes, tags: bytes) -> None:
+    def event() -> RecordedEvent:
+        return RecordedEvent(7, "deposited", 1, b"1", StoredEnvelope(head, tags), b"")
+
+    assert "is not as it was written" in (damage(event()) or "")
+    with pytest.raises(Unavailable, match="position 7"):
+        undamaged([event()])
 
 
 async def test_a_stream_ends_with_a_problem_at_a_payload_that_is_not_json(app: App, inside: httpx.AsyncClient) -> None:
