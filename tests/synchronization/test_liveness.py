@@ -78,7 +78,7 @@ def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], N
     class Empty:
         async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
             page = await write_store.read(reported, after, 0)
-            return type(page)([], after, after)
+            return type(page)([], after, after, page.chain)
 
         async def wait(self, after: int, timeout: float) -> None:
             await asyncio.sleep(0.01)
