@@ -24,6 +24,7 @@ COMMANDS = (
     "reindex",
     "migrate",
     "move",
+    "recover",
 )
 
 __all__ = ["main"]

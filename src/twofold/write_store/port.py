@@ -229,6 +229,15 @@ class Reindexable(Protocol):
         ...
 
 
+@runtime_checkable
+class EpochStore(Protocol):
+    """A write store that can begin a new epoch of its log: `twofold recover` needs it."""
+
+    async def begin_epoch(self, cause: str) -> int:
+        """Begin the next epoch after the head, durably; its number. Writers of an earlier epoch are refused."""
+        ...
+
+
 class RememberedCommand(msgspec.Struct, frozen=True):
     """What is remembered of a command id. `recorded_at` is in microseconds since 1970, UTC."""
 

@@ -12,7 +12,7 @@ import msgspec
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError, Unavailable
-from twofold.postgres_server import LOST, PostgresAddress, is_missing
+from twofold.postgres_server import LOST, PostgresAddress
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
 from twofold.write_store.chain import shown
@@ -34,15 +34,14 @@ from twofold.write_store.postgres.connections import LogConnections, not_migrate
 from twofold.write_store.postgres.migrate import migrations
 from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
+from twofold.write_store.postgres.refused import FORKED, AnotherEpoch, refused
 from twofold.write_store.postgres.retagging import retag_arguments
 
 log = logging.getLogger(__name__)
 
 DAY = 86_400_000_000
 _READERS = 4
-_OTHER_EPOCH = frozenset({"TF001", "TF002"})
 _CHANGED_MEANWHILE = "TF006"
-_FORKED = "TF007"
 _FORGET_EVERY = 10.0
 _LONG_AGO = 1_000
 """A condition on several tags that reaches back further than this is checked once before the lock is taken."""
@@ -174,7 +173,7 @@ class PostgresWriteStore:
                 (answer,) = await self._call(
                     self._writing, functions.APPEND, *call.arguments(epoch, known), check=call.check
                 )
-            except _AnotherEpoch:
+            except AnotherEpoch:
                 await self._rejoin()
                 continue
             # If the epoch has changed, this process has left the server that answered: what it wrote may be lost.
@@ -304,6 +303,11 @@ class PostgresWriteStore:
             ((number,),) = await self._call(self._writing, functions.ENTER)
             self._instance = f"{self._world.new_id()}/{number}"
 
+    async def begin_epoch(self, cause: str) -> int:
+        await self._call(self._writing, functions.RAISE_EPOCH, self.identity.epoch, cause)
+        await self._rejoin()
+        return self.identity.epoch
+
     async def _rejoin(self, at_least: int = 0) -> None:
         """Find the present epoch. Begin a new one if the server is not the one the log was written on.
 
@@ -378,22 +382,9 @@ class PostgresWriteStore:
             raise self._refused(error, writes=connections is self._writing) from error
 
     def _refused(self, error: BaseException, *, writes: bool = True) -> TwofoldError:
-        where = self._address.shown
-        if isinstance(error, LOST):
-            reason = str(error) or type(error).__name__
-            unknown = " The commands may have been written. Send them again under the same command ids."
-            return Unavailable(f"PostgreSQL at {where} cannot be reached ({reason}).{unknown if writes else ''}")
-        if getattr(error, "sqlstate", None) in _OTHER_EPOCH:
-            return _AnotherEpoch(str(error))
-        if getattr(error, "sqlstate", None) == _FORKED:
+        if getattr(error, "sqlstate", None) == FORKED:
             self._stop_forked(str(error))
-        if is_missing(error):
-            return not_migrated(self._address)
-        return Unavailable(f"PostgreSQL at {where} refused: {error}")
-
-
-class _AnotherEpoch(Unavailable):
-    """The log is in another epoch than this process knew."""
+        return refused(self._address, error, writes=writes)
 
 
 def _reaches_back(condition: AppendCondition, far: Position) -> bool:

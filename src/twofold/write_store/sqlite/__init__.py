@@ -122,6 +122,11 @@ class SqliteWriteStore:
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         self._write(lambda writer: writer.retag(tags))
 
+    async def begin_epoch(self, cause: str) -> int:
+        self._write(lambda writer: writer.begin_epoch())
+        _, self.identity = _identity(self._read_connection, self.identity.log.rpartition("-")[0])
+        return self.identity.epoch
+
     def _write(self, write: Callable[[LogWriter], T]) -> T:
         if self._writer is None:
             raise Unavailable(f"{self._path} was opened for reading only.")

@@ -104,6 +104,15 @@ class LogWriter:
         # The last position of a tag may have changed.
         self._tail = _Tail(self._tail.head)
 
+    def begin_epoch(self) -> None:
+        """Begin the next epoch after the head. It is on disk when this returns. apsw.Error where it fails."""
+        with self._connection:
+            self._connection.execute("update logs set epoch = epoch + 1 where log_id = ?", (self._log_id,))
+            self._connection.execute(
+                "insert into epochs (log_id, epoch, after) select log_id, epoch, position from logs where log_id = ?",
+                (self._log_id,),
+            )
+
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
         if append.command_id is not None:
             known = pending.commands.get(append.command_id)
