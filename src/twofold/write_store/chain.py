@@ -5,6 +5,7 @@ two logs that have the same chain at a position hold the same events up to there
 list; RFC 9162 describes the tree form of it.
 """
 
+from functools import cache
 from hashlib import sha256
 
 from twofold.domain.events import RecordedEvent
@@ -20,9 +21,19 @@ def chain_start(log: str) -> bytes:
 
 
 def content_digest(type: str, version: int, head: bytes, payload: bytes) -> bytes:
-    """The digest of an event's stored bytes. Its tags are not in it: they follow from the payload, and may be added."""
+    """The digest of an event's stored bytes. Its tags are not in it: they follow from the payload, and may be added.
+
+    Hashed are version, length of the type, length of the head (each in decimal digits, and a space), then type, head
+    and payload.
+    """
+    lengths, name = _beginning(type, version)
+    return sha256(b"%b%d %b%b%b" % (lengths, len(head), name, head, payload)).digest()
+
+
+@cache
+def _beginning(type: str, version: int) -> tuple[bytes, bytes]:
     name = type.encode()
-    return sha256(b"%d %d %d %b%b%b" % (version, len(name), len(head), name, head, payload)).digest()
+    return b"%d %d " % (version, len(name)), name
 
 
 def link(chain: bytes, content: bytes) -> bytes:
