@@ -333,7 +333,18 @@ def imports_by_the_front_door(source: Source) -> list[str]:
 
 # What works on any store through its port.
 BESIDE_THE_PORT = frozenset(
-    {"port", "partition", "inventory", "inline_state", "migration", "chain", "history", "verification"}
+    {
+        "port",
+        "partition",
+        "inventory",
+        "inline_state",
+        "migration",
+        "chain",
+        "history",
+        "verification",
+        "log_check",
+        "damage",
+    }
 )
 
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "migrate",
     "move",
     "recover",
+    "verify",
 )
 
 __all__ = ["main"]
@@ -53,7 +54,7 @@ def twofold() -> None:
       0    done
       1    a bug; its traceback is printed
       2    wrong usage or wiring; the message says what to do
-      3    something is not healthy: parked keys, a follower too far behind, wrong rows or totals
+      3    something is not healthy: parked keys, a follower too far behind, wrong rows or totals, a damaged log
       4    a store or server is not available; try again later
       130  interrupted by Ctrl-C
 

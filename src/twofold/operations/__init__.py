@@ -1,1 +1,1 @@
-"""Operations on a whole log and its read models: audit, compare, move, reindex."""
+"""Operations on a whole log and its read models: audit, compare, move, reindex, verify."""

@@ -11,6 +11,8 @@ from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.chain import shown
+from twofold.write_store.damage import KnownDamage
+from twofold.write_store.verification import CommandRow, HeadRow, RawEvent, TagEntry
 
 PAGE_BYTES = 4_194_304
 """Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
@@ -235,6 +237,54 @@ class EpochStore(Protocol):
 
     async def begin_epoch(self, cause: str) -> int:
         """Begin the next epoch after the head, durably; its number. Writers of an earlier epoch are refused."""
+        ...
+
+
+class RawLog(Protocol):
+    """The rows of a log as they are stored, page by page: each page is one snapshot, beside a running writer.
+
+    LogUnreadable where damage keeps the store from reading them. Unavailable where it cannot be reached.
+    """
+
+    async def head(self) -> HeadRow:
+        """The row of the head, and what it must agree with."""
+        ...
+
+    async def events(self, after: Position, limit: int) -> Sequence[RawEvent]:
+        """Events after a position, in order."""
+        ...
+
+    async def index(self, after: TagEntry | None, limit: int) -> Sequence[TagEntry]:
+        """Entries of the index after one, in order; None: from the first one."""
+        ...
+
+    async def commands(self, after: str, limit: int) -> Sequence[CommandRow]:
+        """Remembered commands after a command id, in order."""
+        ...
+
+    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int, int]]:
+        """What is remembered of those of these commands that are: position, number of events, time."""
+        ...
+
+    async def storage(self) -> Sequence[str]:
+        """What the store itself finds wrong with its files, in sentences. Reads all of them where it can."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A write store whose log can be checked for damage: `twofold verify` needs it.
+
+    `damage` is what is known to be damaged: no read serves it. `retention` is how many microseconds a command id is
+    remembered.
+    """
+
+    identity: LogIdentity
+    damage: KnownDamage
+    retention: int
+
+    def raw_log(self) -> RawLog:
+        """The rows as they are stored."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a stored event, judged from its raw row: its bytes, its chain and its entries in the index."""
+"""What is wrong with a log, judged from its raw rows: events, index, remembered commands and head."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -7,7 +7,10 @@ import msgspec
 
 from twofold.domain.envelope import StoredEnvelope, decode_envelope, encode_tags
 from twofold.domain.events import Position
-from twofold.write_store.chain import content_digest, link, shown
+from twofold.write_store.chain import chain_start, content_digest, link, shown
+
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, TypeError)
+_decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class RawEvent(NamedTuple):
@@ -23,10 +26,65 @@ class RawEvent(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What is wrong at a position, in a sentence."""
+    """What is wrong at a position, or from there up to `last`, in a sentence.
+
+    `tags` are those of the events there, None where nobody can tell. `command_id` is the remembered command that is
+    wrong; no event is, then.
+    """
 
     position: Position
     message: str
+    tags: frozenset[str] | None = None
+    last: Position = 0
+    command_id: str | None = None
+
+    @property
+    def end(self) -> Position:
+        """The last position that is damaged."""
+        return max(self.position, self.last)
+
+
+class TagEntry(NamedTuple):
+    """An entry of the index of tags, and the event at its position: its number of the type, and its stored tags.
+
+    `tag` is empty for the entry by type alone. The last two are None where there is no event.
+    """
+
+    tag: str
+    type_id: int
+    position: Position
+    stored_type: int | None
+    stored_tags: bytes | None
+
+
+class CommandRow(NamedTuple):
+    """A remembered command with its number of events, and the heads of the envelopes of the first and the last one."""
+
+    command_id: str
+    position: Position
+    events: int
+    recorded_at: int
+    first: bytes | None
+    last: bytes | None
+
+
+class HeadRow(NamedTuple):
+    """The row of the head, and what it must agree with, from one snapshot.
+
+    `last_chain` is the chain of the event at `position`, `beyond` the position of an event after it, `begun` the last
+    epoch that is recorded: None where there is none.
+    """
+
+    position: Position
+    chain: bytes
+    epoch: int
+    last_chain: bytes | None
+    beyond: Position | None
+    begun: int | None
+
+
+class LogUnreadable(Exception):
+    """The store cannot read what is stored, because it is damaged. The text says what."""
 
 
 def damages(raw_events: Iterable[RawEvent], after: Position, chain: bytes, head: Position) -> Iterator[Damage]:
@@ -39,12 +97,91 @@ def damages(raw_events: Iterable[RawEvent], after: Position, chain: bytes, head:
             yield Damage(raw.position, f"The event at {raw.position} is beyond the head, which is {head}.")
             continue
         if raw.position > after + 1:
-            yield Damage(after + 1, f"{_range(after + 1, raw.position - 1)} missing.")
+            yield _missing(after + 1, raw.position - 1)
         elif reason := _damage(raw, chain):
-            yield Damage(raw.position, f"The event at {raw.position} {reason}.")
+            yield Damage(raw.position, f"The event at {raw.position} {reason}.", _tags(raw))
         after, chain = raw.position, raw.chain
     if after < head:
-        yield Damage(after + 1, f"{_range(after + 1, head)} missing.")
+        yield _missing(after + 1, head)
+
+
+def head_damages(head: HeadRow, log: str) -> Iterator[Damage]:
+    """What is wrong with the row of the head."""
+    expected = head.last_chain if head.position else chain_start(log)
+    if expected is None:
+        yield Damage(head.position, f"The head is {head.position}, and there is no event at that position.")
+    elif head.chain != expected:
+        yield Damage(head.position, f"The head has another chain than the event at {head.position}.")
+    if head.beyond is not None:
+        yield Damage(head.beyond, f"The event at {head.beyond} is beyond the head, which is {head.position}.")
+    if head.epoch != (head.begun or 1):
+        yield Damage(
+            head.position, f"The head is in epoch {head.epoch}, but the last one that began is {head.begun or 1}."
+        )
+
+
+def index_damages(entries: Iterable[TagEntry]) -> Iterator[Damage]:
+    """The entries of the index that no event has. Whether an event has all its entries, `damages` says."""
+    for entry in entries:
+        what = f"The index has an entry by {entry.tag or 'a type'} for position {entry.position}"
+        if entry.stored_type is None or entry.stored_tags is None:
+            yield Damage(entry.position, f"{what}, and there is no event.")
+            continue
+        tags = stored_tags(entry.stored_tags)
+        if entry.type_id != entry.stored_type:
+            yield Damage(entry.position, f"{what}, whose event is of another type.")
+        elif tags is None or (entry.tag and entry.tag not in tags):
+            yield Damage(
+                entry.position,
+                f"{what}, whose event does not have that tag.",
+                None if tags is None else frozenset((*tags, entry.tag)),
+            )
+
+
+def command_damages(rows: Iterable[CommandRow], head: Position) -> Iterator[Damage]:
+    """The remembered commands whose events are not at their positions."""
+    for row in rows:
+        reason = None
+        if row.events < 0 or not row.events <= row.position <= head:
+            reason = f"with {row.events} events up to position {row.position}, of a log that ends at {head}"
+        elif row.events and not _is_of(row, row.first) | _is_of(row, row.last):
+            reason = f"with {row.events} events up to position {row.position}, which are not its own"
+        elif row.events and not (_is_of(row, row.first) and _is_of(row, row.last)):
+            reason = f"with {row.events} events up to position {row.position}, of which not all are its own"
+        if reason is not None:
+            text = f"The command id '{row.command_id}' is remembered {reason}."
+            yield Damage(max(0, row.position), text, command_id=row.command_id)
+
+
+def stored_tags(stored: bytes) -> tuple[str, ...] | None:
+    """The tags in stored bytes; None where these are no tags."""
+    try:
+        return _decode_tags(stored)
+    except _NOT_DECODED:
+        return None
+
+
+def command_of(head: bytes) -> tuple[str, int] | None:
+    """Command id and time in the stored head of an envelope; None where it cannot be decoded."""
+    try:
+        metadata = decode_envelope(StoredEnvelope(head, b"[]")).metadata
+    except _NOT_DECODED:
+        return None
+    return metadata.command_id, metadata.time
+
+
+def _is_of(row: CommandRow, head: bytes | None) -> bool:
+    return head is not None and command_of(head) == (row.command_id, row.recorded_at)
+
+
+def _missing(first: Position, last: Position) -> Damage:
+    return Damage(first, f"{_range(first, last)} missing.", last=last)
+
+
+def _tags(raw: RawEvent) -> frozenset[str] | None:
+    """The tags of a damaged event, where its stored bytes can be believed: the index says the same."""
+    tags = stored_tags(raw.stored.tags)
+    return None if tags is None or any(tag not in tags for tag in raw.unindexed if tag) else frozenset(tags)
 
 
 def _range(first: Position, last: Position) -> str:
@@ -54,12 +191,14 @@ def _range(first: Position, last: Position) -> str:
 def _damage(raw: RawEvent, chain: bytes) -> str | None:
     if raw.type is None:
         return "has a type without a name"
+    if not all(isinstance(each, bytes) for each in (raw.payload, raw.stored.head, raw.stored.tags, raw.chain)):
+        return "is not stored as bytes"
     expected = link(chain, content_digest(raw.type, raw.version, raw.stored.head, raw.payload))
     if raw.chain != expected:
         return f"does not fit the chain: its bytes give {shown(expected)}, and {shown(raw.chain)} is stored"
     try:
         tags = decode_envelope(raw.stored).tags
-    except msgspec.DecodeError as error:
+    except _NOT_DECODED as error:
         return f"has an envelope that cannot be decoded ({error})"
     if encode_tags(tags) != raw.stored.tags:
         return "has tags that were not written by Twofold"

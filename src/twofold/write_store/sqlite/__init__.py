@@ -20,6 +20,7 @@ from twofold.sqlite_file import (
 )
 from twofold.sqlite_lock import FileLock
 from twofold.world import RealWorld, World
+from twofold.write_store.damage import KnownDamage
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -33,10 +34,10 @@ from twofold.write_store.port import (
 )
 from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
 from twofold.write_store.sqlite.moving import SqliteContent, importing
-from twofold.write_store.sqlite.raw_events import chain_at, raw_events
+from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.writer import LogWriter
-from twofold.write_store.verification import damages
+from twofold.write_store.verification import LogUnreadable, damages, head_damages
 
 T = TypeVar("T")
 
@@ -75,6 +76,8 @@ class SqliteWriteStore:
     ) -> None:
         self.problem: str | None = None
         self.exclusive = True
+        self.damage = KnownDamage()
+        self.retention = int(retention_days * DAY)
         self._path = os.path.abspath(path)
         self._world: World = world or RealWorld()
         self._news = Signal()
@@ -87,14 +90,14 @@ class SqliteWriteStore:
             if not read_only:
                 self._lock = FileLock(path)
             try:
-                log_id = self._open(log, vfs, int(retention_days * DAY))
+                log_id = self._open(log, vfs)
             except BaseException:
                 self._release()
                 raise
         self._log_id = log_id
         self._reader = LogReader(self._read_connection, log_id, self._catalogue)
 
-    def _open(self, log: str, vfs: str | None, retention: int) -> int:
+    def _open(self, log: str, vfs: str | None) -> int:
         self._write_connection = None
         if self._lock is not None:
             self._write_connection = open_connection(self._path, vfs=vfs)
@@ -111,7 +114,7 @@ class SqliteWriteStore:
         self._files_checked = self._world.monotonic()
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
-            self._writer = LogWriter(self._write_connection, log_id, self._catalogue, retention)
+            self._writer = LogWriter(self._write_connection, log_id, self._catalogue, self.retention)
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -193,6 +196,9 @@ class SqliteWriteStore:
         with DiskErrors(self._path):
             yield SqliteContent(self._read_connection, self._log_id)
 
+    def raw_log(self) -> SqliteRawLog:
+        return SqliteRawLog(self._read_connection, self._log_id)
+
     async def close(self) -> None:
         self._release()
 
@@ -246,11 +252,13 @@ def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
 
 def _check_tail(connection: apsw.Connection, log_id: int, path: str) -> None:
     """WiringError unless the end of the log is complete: a disk that reports a sync it did not do would damage it."""
-    head = LogReader(connection, log_id, Catalogue()).stored_head()
-    after = max(0, head.position - _TAIL_CHECKED)
-    found = damages(raw_events(connection, log_id, after), after, chain_at(connection, log_id, after), head.position)
-    reason = next((damage.message for damage in found), None)
-    if reason is None and chain_at(connection, log_id, head.position) != head.chain:
-        reason = f"Its head has another chain than the event at {head.position}."
+    try:
+        row = SqliteRawLog(connection, log_id).head_now()
+        after = max(0, row.position - _TAIL_CHECKED)
+        found = damages(raw_events(connection, log_id, after), after, chain_at(connection, log_id, after), row.position)
+        name = str(connection.execute("select name from logs where log_id = ?", (log_id,)).get)
+        reason = next((damage.message for damage in (*found, *head_damages(row, name))), None)
+    except LogUnreadable as error:
+        reason = f"It cannot be read: {error}."
     if reason is not None:
         raise WiringError(f"The log {path} is damaged. {reason} Restore the log from a backup.")

@@ -1,37 +1,128 @@
-"""The raw rows of events in SQLite, with the tags that the index lacks."""
+"""The rows of a log in SQLite as they are stored, to be checked for damage."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import apsw
-import msgspec
 
 from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.events import Position
 from twofold.write_store.chain import chain_start
-from twofold.write_store.verification import RawEvent
-
-_decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
-
-_EVENTS = """
-select e.position, y.name, e.version, e.payload, e.envelope, e.tags, e.chain, (
-    select json_group_array(wanted.tag) from (
-        select '' as tag union all
-        select value from json_each(case when json_valid(cast(e.tags as text)) then cast(e.tags as text) else '[]' end)
-    ) as wanted where not exists (
-        select 1 from event_tags as t
-         where t.log_id = e.log_id and t.tag = wanted.tag and t.type_id = e.type_id and t.position = e.position
-    ) having count(*) > 0
+from twofold.write_store.sqlite.reader import EVERY_EVENT
+from twofold.write_store.verification import (
+    CommandRow,
+    HeadRow,
+    LogUnreadable,
+    RawEvent,
+    TagEntry,
+    stored_tags,
 )
+
+# Text is read as bytes: damaged text may be no UTF-8, which the driver would refuse.
+_EVENTS = """
+select e.position, e.type_id, cast(y.name as blob), e.version, e.payload, e.envelope, e.tags, e.chain
 from events as e left join event_types as y on y.log_id = e.log_id and y.type_id = e.type_id
-where e.log_id = ? and e.position > ? order by e.position
+where e.log_id = ? and e.position > ? order by e.position limit ?
 """
+_INDEXED = "select 1 from event_tags where log_id = ? and tag = ? and type_id = ? and position = ?"
+_INDEX = """
+select cast(t.tag as blob), t.type_id, t.position, e.type_id, e.tags
+from event_tags as t left join events as e on e.log_id = t.log_id and e.position = t.position
+where t.log_id = ?1 and (t.tag, t.type_id, t.position) > (cast(?2 as text), ?3, ?4)
+order by t.tag, t.type_id, t.position limit ?5
+"""
+_COMMANDS = """
+select cast(c.command_id as blob), c.position, c.count, c.recorded_at, first.envelope, last.envelope
+from commands as c
+left join events as first on first.log_id = c.log_id and first.position = c.position - c.count + 1
+left join events as last on last.log_id = c.log_id and last.position = c.position
+where c.log_id = ?1 and c.command_id > cast(?2 as text) order by c.command_id limit ?3
+"""
+_REMEMBERED = "select position, count, recorded_at from commands where log_id = ? and command_id = ?"
+_HEAD = """
+select l.position, l.chain, l.epoch,
+       (select e.chain from events as e where e.log_id = l.log_id and e.position = l.position),
+       (select min(e.position) from events as e where e.log_id = l.log_id and e.position > l.position),
+       (select max(p.epoch) from epochs as p where p.log_id = l.log_id)
+from logs as l where l.log_id = ?
+"""
+_ALL = 1 << 62
 
 
-def raw_events(connection: apsw.Connection, log_id: int, after: Position) -> Iterator[RawEvent]:
-    """The events after a position, in order."""
-    rows = connection.execute(_EVENTS, (log_id, after))
-    for position, type, version, payload, envelope, tags, chain, unindexed in rows:
-        missing = _decode_tags(unindexed) if unindexed else ()
+class SqliteRawLog:
+    """The rows of a log, read over one connection."""
+
+    def __init__(self, connection: apsw.Connection, log_id: int) -> None:
+        self._connection = connection
+        self._log_id = log_id
+
+    async def head(self) -> HeadRow:
+        return self.head_now()
+
+    def head_now(self) -> HeadRow:
+        """The row of the head."""
+        with _readable():
+            for row in self._connection.execute(_HEAD, (self._log_id,)):
+                _whole_numbers(row[0], row[2])
+                return HeadRow(*row)
+        raise LogUnreadable("its row in the table logs is missing")
+
+    async def events(self, after: Position, limit: int) -> Sequence[RawEvent]:
+        with _readable(), self._snapshot():
+            return list(raw_events(self._connection, self._log_id, after, limit))
+
+    async def index(self, after: TagEntry | None, limit: int) -> Sequence[TagEntry]:
+        start = (b"", -_ALL, 0) if after is None else (_encoded(after.tag), after.type_id, after.position)
+        entries: list[TagEntry] = []
+        with _readable():
+            for tag, type_id, position, *event in self._connection.execute(_INDEX, (self._log_id, *start, limit)):
+                _whole_numbers(type_id, position)
+                entries.append(TagEntry(_decoded(tag), type_id, position, *event))
+        return entries
+
+    async def commands(self, after: str, limit: int) -> Sequence[CommandRow]:
+        found: list[CommandRow] = []
+        with _readable():
+            for command_id, *row in self._connection.execute(_COMMANDS, (self._log_id, _encoded(after), limit)):
+                _whole_numbers(*row[:3])
+                found.append(CommandRow(_decoded(command_id), *row))
+        return found
+
+    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int, int]]:
+        found: dict[str, tuple[Position, int, int]] = {}
+        with _readable():
+            for command_id in command_ids:
+                for row in self._connection.execute(_REMEMBERED, (self._log_id, command_id)):
+                    found[command_id] = row
+        return found
+
+    async def storage(self) -> Sequence[str]:
+        with _readable():
+            found = [str(text) for (text,) in self._connection.execute("pragma integrity_check")]
+        return [] if found == ["ok"] else [f"SQLite finds the file damaged: {text}." for text in found]
+
+    @contextmanager
+    def _snapshot(self) -> Generator[None]:
+        self._connection.execute("begin")
+        try:
+            yield
+        finally:
+            self._connection.execute("rollback")
+
+
+def raw_events(connection: apsw.Connection, log_id: int, after: Position, limit: int = _ALL) -> Iterator[RawEvent]:
+    """The events after a position, in order, with the tags that the index lacks."""
+    for position, type_id, name, version, payload, envelope, tags, chain in connection.execute(
+        _EVENTS, (log_id, after, limit)
+    ):
+        _whole_numbers(position, type_id, version)
+        missing = [
+            tag
+            for tag in (EVERY_EVENT, *((isinstance(tags, bytes) and stored_tags(tags)) or ()))
+            if connection.execute(_INDEXED, (log_id, tag, type_id, position)).fetchone() is None
+        ]
+        type = None if name is None else _decoded(name)
         yield RawEvent(position, type, version, payload, StoredEnvelope(envelope, tags), chain, missing)
 
 
@@ -43,3 +134,29 @@ def chain_at(connection: apsw.Connection, log_id: int, position: Position) -> by
         "select chain from events where log_id = ? and position = ?", (log_id, position)
     ).fetchone()
     return row[0] if row else b""
+
+
+@contextmanager
+def _readable() -> Generator[None]:
+    """Raises what SQLite cannot read as LogUnreadable, unless the file is only locked or gone."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.ConnectionClosedError, apsw.CantOpenError, apsw.PermissionsError):
+        raise
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise LogUnreadable(str(error)) from error
+
+
+def _whole_numbers(*values: Any) -> None:
+    """LogUnreadable unless all are integers: the table says that they are, but a damaged file need not."""
+    for value in values:
+        if not isinstance(value, int):
+            raise LogUnreadable(f"a number is stored as {value!r:.100}")
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="surrogateescape")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
