@@ -134,7 +134,7 @@ class Reader:
         method = "GET" if body is None else "POST"
         url = address.replace("localhost:8000", self._address)
         answer = httpx.request(method, url, content=body, headers=headers)
-        self._log = answer.headers.get("Twofold-Position", self._log).partition(".")[0]
+        self._log = answer.headers.get("Twofold-Position", self._log).rpartition(".")[0]
         return f"{answer.text}\n"
 
     def _compare(self, what: str, shown: str, actual: str) -> None:

@@ -12,7 +12,7 @@ from tests.servers.standby import standby_of
 from tests.write_store.failover_helpers import on
 from tests.write_store.postgres_helpers import fresh_log
 from twofold.app import App, Receipt
-from twofold.errors import InvalidMessage, Unavailable, WiringError
+from twofold.errors import ForkedHistory, InvalidMessage, Unavailable
 from twofold.settings import Settings
 
 
@@ -108,9 +108,14 @@ async def test_after_a_loss_read_models_and_tokens_of_what_is_gone_are_refused_a
         primary.kill()
         standby.promote()
 
-        refused = "The read model 'totals' is at position 4 .* does not hold that position. Either another log is named"
-        with pytest.raises(WiringError, match=refused):
-            await app_on(url, tmp_path / "ahead.db").start()
+        refused = (
+            "The read model 'totals' is at position 4, and this log does not hold that position.* `twofold recover`"
+        )
+        async with app_on(url, tmp_path / "ahead.db") as app:
+            with pytest.raises(ForkedHistory, match=refused):
+                await counted(app, 5)
+            with pytest.raises(ForkedHistory, match=refused):
+                await app.ask(TotalOf("k"))
         async with app_on(url, tmp_path / "behind.db") as app:
             # The new history grows beyond what was lost: positions alone could not tell them apart any more.
             new = await counted(app, 10, 20, 30)
@@ -119,10 +124,11 @@ async def test_after_a_loss_read_models_and_tokens_of_what_is_gone_are_refused_a
             for receipt in (*kept, *new):
                 assert (await app.ask(TotalOf("k"), position=receipt.token)).value.total == 63
             for receipt in lost:
-                with pytest.raises(InvalidMessage, match="a history that a fail-over has cut off"):
+                with pytest.raises(InvalidMessage, match="The log does not hold this position"):
                     await app.ask(TotalOf("k"), position=receipt.token)
-        with pytest.raises(WiringError, match=refused):
-            await app_on(url, tmp_path / "ahead.db").start()
+        async with app_on(url, tmp_path / "ahead.db") as app:
+            with pytest.raises(ForkedHistory, match=refused):
+                await counted(app, 5)
         (tmp_path / "ahead.db").unlink()
         async with app_on(url, tmp_path / "ahead.db") as app:
             assert (await settled(app))["k"].total == 63

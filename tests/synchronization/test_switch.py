@@ -66,7 +66,7 @@ async def test_nobody_goes_back_in_time_while_generations_are_switched_under_loa
             while not stop.is_set():
                 token = first.token((await first.log()).head) if random.random() < 0.5 else None
                 answer = await app.ask(Totals(), position=token, timeout=30)
-                assert answer.position >= (first.position_of(token) if token else seen)
+                assert answer.position >= (await first.position_of(token) if token else seen)
                 assert answer.position >= seen
                 seen = answer.position
                 # What the rows say must be of that moment, too.
