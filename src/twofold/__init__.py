@@ -1,6 +1,6 @@
 """Twofold: CQRS and event sourcing. Decision models fold events to decide; read models fold events to answer."""
 
-from twofold.app import Answer, App, Receipt
+from twofold.app import App
 from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
@@ -26,6 +26,7 @@ from twofold.errors import (
     WiringError,
 )
 from twofold.query_service.view import Page, View
+from twofold.receipt import Answer, Receipt
 from twofold.settings import Settings
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The composition root: the one place where modules, stores and services meet."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from twofold.command_service.folds import Folds
 from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.command_service.write_check import WriteCheck
+from twofold.domain.command_ids import refuse_runtime_id
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
@@ -19,6 +20,7 @@ from twofold.errors import ForkedHistory, InvalidMessage, Rejected, Unavailable,
 from twofold.projections import Projections
 from twofold.query_service.answer import QueryResult, QueryService
 from twofold.read_store.port import ReadModel, ReadStore
+from twofold.receipt import Answer, Receipt
 from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
@@ -35,33 +37,7 @@ from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
 from twofold.write_store.history import UNCHECKED, HistoryCheck, check_history
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import PAGE_BYTES, Slice, WriteStore
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """What a command answers: its id, its events' ids, and the position a reader must have reached to see them.
-
-    `token` is that position as callers carry it. `repeated` says that the command had been handled before. `late` names
-    those that were to be waited for and had not come so far in time: the command is written all the same.
-    """
-
-    command_id: str
-    position: Position
-    token: str
-    events: list[str]
-    repeated: bool = False
-    late: list[str] = []
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a query answers: the value, the position it reflects, and the first parked keys of the read models it asked,
-    of which there are `parked_count`."""
-
-    value: Any
-    position: Position
-    token: str
-    parked: list[str]
-    parked_count: int
+from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice, WriteStore
 
 
 class App:
@@ -175,17 +151,29 @@ class App:
         followers = list(dict.fromkeys(wait_for))
         for name in followers:
             self.projections.check_waited_for(name)
+        command_id = command_id or self.world.new_id()
+        refuse_runtime_id(command_id, "command_id")
         origin = {"actor": actor, "correlation_id": correlation_id, "causation_id": causation_id}
-        receipt = await self._handle(running, command, command_id or self.world.new_id(), **origin)
+        receipt = await self._handle(running, command, command_id, **origin)
         late = await self._late(followers, receipt.position, wait_seconds) if followers else []
         return msgspec.structs.replace(receipt, late=late) if late else receipt
 
     async def send_from_policy(
-        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str, depth: int
+        self,
+        command: Any,
+        command_id: str,
+        *,
+        correlation_id: str,
+        causation_id: str,
+        depth: int,
+        rows: Sequence[RowWrite],
     ) -> Receipt:
-        """Handle a command that a policy answered an event with. `depth` is its causation depth."""
+        """Handle a command of this causation depth that a policy answered an event with.
+
+        The rows of the policy are written in one commit with it.
+        """
         origin = {"actor": "policy", "correlation_id": correlation_id, "causation_id": causation_id, "depth": depth}
-        return await self._handle(self._open(), command, command_id, **origin)
+        return await self._handle(self._open(), command, command_id, **origin, rows=rows)
 
     async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
@@ -279,7 +267,15 @@ class App:
             raise
         self._commands += 1
         token = f"{running.write_store.identity.stamp(written.digest)}.{written.position}"
-        return Receipt(command_id, written.position, token, written.events, written.repeated)
+        remembered = None if written.repeated else int(self.settings.command_retention_days * 86_400)
+        return Receipt(
+            command_id,
+            written.position,
+            token,
+            written.events,
+            repeated=written.repeated,
+            remembered_seconds=remembered,
+        )
 
     def _paused_because(self, name: str) -> str | None:
         """Why a follower is paused, in a sentence; None if it is not."""
@@ -322,8 +318,9 @@ class App:
         command_limits = CommandLimits(
             settings.conflict_retries, settings.command_events, settings.event_bytes, settings.command_bytes
         )
+        messages = self.messages
         commands = CommandService(
-            wiring, folds, self.events, self.messages, batcher, world, inline, limits=command_limits
+            wiring, folds, self.events, messages, batcher, world, inline, write_store=write_store, limits=command_limits
         )
         limits = FollowerLimits(
             page_events=settings.page_events,
@@ -335,7 +332,7 @@ class App:
             # A maintenance session does one task. It leaves what is parked as it is.
             retry_parked=session is None,
         )
-        command_side = CommandSide(wiring.commands, self.messages, self.send_from_policy, batcher.append)
+        command_side = CommandSide(wiring.commands, messages, self.send_from_policy, batcher.append)
         cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
         history = HistoryCheck(write_store)
         io = ProjectorIO(write_store, read_store, self.events.decode, world, history)

@@ -84,7 +84,10 @@ class Settings(msgspec.Struct, frozen=True):
     ] = 5.0
     command_retention_days: Annotated[
         float,
-        msgspec.Meta(gt=0, description="Days a command id is remembered. A repeat within them has no second effect."),
+        msgspec.Meta(
+            gt=0,
+            description="Days a command id is remembered at least: real time in which the log is in use.",
+        ),
     ] = 7.0
 
     @classmethod

@@ -338,6 +338,7 @@ BESIDE_THE_PORT = frozenset(
         "partition",
         "inventory",
         "inline_state",
+        "log_secret",
         "migration",
         "chain",
         "history",

@@ -46,7 +46,8 @@ class Services:
         messages = MessageCodec()
         self.inline = InlineProjections(wiring, write_store, self.codec, self.batcher, 1_000)
         parts = (wiring, self.folds, self.codec, messages, self.batcher, world, self.inline)
-        self.commands = CommandService(*parts, limits._replace(conflict_retries=retries))
+        limits = limits._replace(conflict_retries=retries)
+        self.commands = CommandService(*parts, write_store=write_store, limits=limits)
         self.handle = self.commands.handle
 
     async def __aenter__(self) -> "Services":

@@ -1,6 +1,7 @@
 """What one caller sends, or one decision gets wrong, stays there; and a repeat always gets its receipt."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -163,8 +164,11 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.asked = asyncio.Event()
+            self.stuck = False
 
-        async def append(self, batch: object) -> list[Outcome]:
+        async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+            if not self.stuck:
+                return await super().append(batch)
             self.asked.set()
             await asyncio.Event().wait()
             raise AssertionError(batch)
@@ -173,6 +177,7 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
     services = Services(write_store)
     services.batcher.start()
     await services.commands.start()
+    write_store.stuck = True
     under_way = asyncio.create_task(services.handle(Mark("t", "b"), "under way"))
     await write_store.asked.wait()
     queued = asyncio.create_task(services.handle(Mark("t", "b"), "queued"))

@@ -240,6 +240,7 @@ async def test_beyond_the_queue_limit_commands_are_told_to_come_back() -> None:
 
         def __init__(self) -> None:
             self.go = asyncio.Event()
+            self.go.set()
             self.write_store = MemoryWriteStore()
             self.identity, self.problem = self.write_store.identity, None
 
@@ -255,6 +256,7 @@ async def test_beyond_the_queue_limit_commands_are_told_to_come_back() -> None:
 
     stuck = Stuck()
     async with Services(stuck, SEATS, queue=4) as services:  # type: ignore[arg-type]
+        stuck.go.clear()
         first = asyncio.create_task(services.handle(Take("first", "ann"), "first"))
         await FrozenWorld().settle()
         waiting = [asyncio.create_task(services.handle(Take(f"{n}", "ann"), f"{n}")) for n in range(4)]

@@ -74,6 +74,7 @@ class Stuck(MemoryWriteStore):
     def __init__(self) -> None:
         super().__init__()
         self.free = asyncio.Event()
+        self.free.set()
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         await self.free.wait()
@@ -83,6 +84,7 @@ class Stuck(MemoryWriteStore):
 async def test_commands_whose_events_would_fill_the_queue_are_refused_with_the_setting() -> None:
     store = Stuck()
     async with Services(store, NOTES, queue_size=3_000) as services:
+        store.free.clear()
         first = asyncio.create_task(services.handle(WriteNotes("n", [5_000]), "c-0"))
         await asyncio.sleep(0)
         waiting = [asyncio.create_task(services.handle(WriteNotes("n", [1_000]), f"c-{n}")) for n in (1, 2)]

@@ -11,17 +11,33 @@ def test_a_command_is_answered_with_a_receipt_in_body_and_header(http: httpx.Cli
     answer = http.post("/commands/deposit", json=DEPOSIT)
     assert answer.status_code == 200
     receipt = answer.json()
-    assert set(receipt) == {"command_id", "position", "token", "events", "repeated", "late"}
+    assert set(receipt) == {"command_id", "position", "token", "events", "repeated", "late", "remembered_seconds"}
     assert answer.headers["twofold-position"] == receipt["token"]
     assert receipt["events"] == [f"{receipt['command_id']}.0"]
     assert "idempotent-replay" not in answer.headers
+
+
+def test_a_receipt_says_for_how_long_a_repeat_is_recognised(http: httpx.Client) -> None:
+    first = http.post("/commands/deposit", json=DEPOSIT, headers={"Idempotency-Key": "remembered-1"})
+    assert (first.json()["remembered_seconds"], first.headers["idempotency-key-seconds"]) == (604_800, "604800")
+    again = http.post("/commands/deposit", json=DEPOSIT, headers={"Idempotency-Key": "remembered-1"})
+    # The time runs from the first receipt, so the repeat cannot promise the same.
+    assert again.json()["remembered_seconds"] is None
+    assert "idempotency-key-seconds" not in again.headers
+
+
+@pytest.mark.parametrize("key", ["~", "~3f0c4b9e-6a43-4a53-9d53-1f6c6b0c8f10", "~0000000000000001.1"])
+def test_a_key_in_the_space_of_the_runtime_is_refused(http: httpx.Client, key: str) -> None:
+    details = problem(http.post("/commands/deposit", json=DEPOSIT, headers={"Idempotency-Key": key}), 400)
+    assert details["field"] == "Idempotency-Key"
+    assert "may not begin with '~'" in details["detail"]
 
 
 def test_a_repeat_under_one_key_gets_the_first_receipt_and_says_so(http: httpx.Client) -> None:
     first = http.post("/commands/deposit", json=DEPOSIT, headers={"Idempotency-Key": "repeat-1"})
     again = http.post("/commands/deposit", json=DEPOSIT, headers={"Idempotency-Key": "repeat-1"})
     assert again.headers["idempotent-replay"] == "true"
-    assert again.json() == first.json() | {"repeated": True}
+    assert again.json() == first.json() | {"repeated": True, "remembered_seconds": None}
 
 
 def test_another_command_under_the_same_key_is_refused(http: httpx.Client) -> None:

@@ -48,7 +48,7 @@ STORED = (
     "select * from event_types order by 1, 2, 3",
     "select * from events order by 1, 2, 3",
     "select * from event_tags order by 1, 2, 3, 4",
-    "select log_id, command_id, position, count, recorded_at from commands where count <> 0 order by 1, 2, 3",
+    "select log_id, command_id, position, count from commands where count <> 0 order by 1, 2, 3",
 )
 
 
@@ -104,7 +104,7 @@ def change_a_number(connection: apsw.Connection, chance: random.Random) -> None:
         [
             *(("events", column) for column in ("version", "type_id", "position")),
             *(("event_tags", column) for column in ("type_id", "position")),
-            *(("commands", column) for column in ("position", "count", "recorded_at")),
+            *(("commands", column) for column in ("position", "count")),
             *(("logs", column) for column in ("position", "epoch")),
         ]
     )

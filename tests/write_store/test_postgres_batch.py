@@ -18,7 +18,7 @@ def on(key: str, expected: int, version: int | None = None, value: bytes | None 
 
 def together(*batch: Append) -> int:
     """How many of a batch share its first call."""
-    return Call(batch, {"a": 1}, nonce=1, seen=0).count
+    return Call(batch, {"a": 1}, nonce=1, seen=0, recorded_at=0).count
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ async def test_an_append_of_an_epoch_that_is_over_is_refused_and_writes_nothing(
         assert postgres.sql(f"select {schema}.raise_epoch(1, 'an operator says so')") == "2"
         assert postgres.sql(f"select {schema}.raise_epoch(1, 'another one, too')") == "2", "it rises once"
         connection = await asyncpg.connect(postgres.dsn)
-        fenced = Call([one("fenced")], {"a": 1}, nonce=7, seen=1).arguments(1, Known(0, b""))
+        fenced = Call([one("fenced")], {"a": 1}, nonce=7, seen=1, recorded_at=0).arguments(1, Known(0, b""))
         with pytest.raises(asyncpg.PostgresError) as refused:
             await Caller(schema, plain=False).call(connection, APPEND, *fenced)
         await connection.close()

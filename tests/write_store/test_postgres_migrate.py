@@ -187,7 +187,7 @@ async def test_a_dry_run_on_an_old_log_prints_the_missing_steps_only(postgres_ne
     schema = await old_log(postgres_newest)
     done = await migrate(f"{postgres_newest.dsn}?schema={schema}", RealWorld(), dry_run=True)
     assert done.steps == STEPS[VERSION_BEFORE_THE_CHAIN:]
-    assert "create table" not in done.sql
+    assert f"create table {schema}.log_head" not in done.sql
     postgres_newest.sql(done.sql)
     await is_a_working_log(f"{postgres_newest.dsn}?schema={schema}")
 
@@ -229,13 +229,16 @@ async def test_the_events_of_an_older_log_are_linked_when_it_is_migrated(postgre
     await store.close()
 
 
-async def test_a_role_that_may_append_still_may_after_a_migration(postgres_newest: Postgres) -> None:
+async def test_a_role_that_may_append_still_may_after_a_migration_and_may_call_what_is_new(
+    postgres_newest: Postgres,
+) -> None:
     schema = await old_log(postgres_newest)
     role = f"app_{schema}"
     postgres_newest.sql(f"create role {role}; grant execute on all functions in schema {schema} to {role}")
     await migrate(f"{postgres_newest.dsn}?schema={schema}", RealWorld())
-    may = f"select has_function_privilege('{role}', oid, 'execute') from pg_proc where proname = 'append'"
-    assert postgres_newest.sql(f"{may} and pronamespace = '{schema}'::regnamespace") == "t"
+    may = f"select bool_and(has_function_privilege('{role}', oid, 'execute')), count(*) from pg_proc"
+    those = f"pronamespace = '{schema}'::regnamespace and proname in ('append', 'advance_clock')"
+    assert postgres_newest.sql(f"{may} where {those}") == "t|2"
 
 
 async def test_an_old_log_is_refused_at_start_with_the_command_that_cures_it(postgres_newest: Postgres) -> None:

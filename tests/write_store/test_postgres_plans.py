@@ -79,5 +79,5 @@ async def test_the_server_sends_no_more_events_than_a_page_of_that_size_has(log:
 
 
 async def test_a_condition_on_a_rare_type_is_not_looked_for_in_the_whole_log_under_the_lock(log: Log) -> None:
-    call = Call([Append(Metadata(0, "c", "c"), (), (RARE,), "c")], TYPES, 1, EVENTS)
+    call = Call([Append(Metadata(0, "c", "c"), (), (RARE,), "c")], TYPES, 1, EVENTS, recorded_at=0)
     assert await log.pages(functions.APPEND, call.arguments(1, Known(0, b""))) < FEW_PAGES

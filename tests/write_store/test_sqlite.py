@@ -9,11 +9,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.write_store.disk_helpers import append_watched, command, connection_of, faulty_disk
+from tests.write_store.disk_helpers import append_watched, command, faulty_disk
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.errors import Unavailable, WiringError
 from twofold.write_store.port import Append, Appended
-from twofold.write_store.sqlite import DAY, SqliteWriteStore
+from twofold.write_store.sqlite import SqliteWriteStore
 
 _WRITE = """
 import asyncio, sys
@@ -127,29 +127,6 @@ async def test_positions_are_never_used_again_after_the_process_ended(tmp_path: 
         assert await store.append([command(run)]) == [Appended(run + 1, 1)]
         assert await store.append([command(run)]) == [Appended(run + 1, 1, repeated=True)]
         await store.close()
-
-
-@pytest.mark.parametrize(("size", "a_day"), [(1, 60), (100, 400)])
-async def test_command_ids_are_remembered_for_the_retention_and_forgotten_after_it(
-    tmp_path: Path, size: int, a_day: int
-) -> None:
-    store = SqliteWriteStore(tmp_path / "log.db", retention_days=7)
-    days = 12
-    for day in range(days):
-        for start in range(0, a_day, size):
-            await store.append([command(day * 1_000 + start + i, time=day * DAY) for i in range(size)])
-    known = connection_of(store).execute("select recorded_at / ?, count(*) from commands group by 1", (DAY,)).fetchall()
-    kept = dict(known)
-    assert [kept.get(day) for day in range(days - 7 - 1, days)] == [a_day] * 8, "a command id was forgotten too early"
-    assert sum(kept.values()) <= a_day * 9, "old command ids pile up"
-    repeated = command((days - 7) * 1_000, time=days * DAY)
-    (outcome,) = await store.append([repeated])
-    assert isinstance(outcome, Appended)
-    assert outcome.repeated
-    (outcome,) = await store.append([command(0, time=days * DAY)])
-    assert isinstance(outcome, Appended)
-    assert not outcome.repeated
-    await store.close()
 
 
 DAMAGES = {

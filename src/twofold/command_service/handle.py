@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
@@ -23,7 +25,8 @@ from twofold.errors import (
     failed,
 )
 from twofold.world import World, microseconds
-from twofold.write_store.port import Append, Appended, Outcome
+from twofold.write_store.log_secret import log_secret
+from twofold.write_store.port import Append, Appended, Outcome, RowWrite, WriteStore
 
 MAX_COMMAND_ID = 256
 """Characters. Longer ids would not fit into the index of every store."""
@@ -53,6 +56,10 @@ class Written(NamedTuple):
     digest: str
 
 
+_Decide = Callable[[Mapping[Fold, FoldedState]], Sequence[object]]
+"""A decision about one command, as a function of the states alone."""
+
+
 class CommandService:
     """Handles commands. Commands that wait at the same time share a commit."""
 
@@ -65,6 +72,8 @@ class CommandService:
         batcher: Batcher,
         world: World,
         inline: InlineProjections,
+        *,
+        write_store: WriteStore,
         limits: CommandLimits,
     ) -> None:
         self._wiring = wiring
@@ -75,6 +84,8 @@ class CommandService:
         self._world = world
         self._limits = limits
         self._folds = folds
+        self._write_store = write_store
+        self._secret = b""
 
     @property
     def problem(self) -> str | None:
@@ -86,6 +97,7 @@ class CommandService:
 
         If `maintenance` is set, nothing is built. WiringError where an inline projection cannot be built.
         """
+        self._secret = await log_secret(self._write_store, self._world)
         await self._inline.start(maintenance=maintenance)
 
     async def handle(
@@ -97,20 +109,18 @@ class CommandService:
         correlation_id: str | None = None,
         causation_id: str | None = None,
         depth: int = 0,
+        rows: Sequence[RowWrite] = (),
     ) -> Written:
-        """Decide `command` and write its events, durably, once for each command id. `depth` is its causation depth.
+        """Decide `command` and write its events, durably, once for each command id, and `rows` in the same commit.
 
-        Raises Rejected, or what else the decision raises, after it was repeated on the newest events. UnknownMessage
-        where no decision takes the command. InvalidMessage where an id cannot be a tag or be stored, an event could not
-        be read back, its events are too large or too many, or an inline projection fails on it. CommandIdReused.
-        Conflict after too many retries. Unavailable where the store cannot be reached.
-
+        `depth` is its causation depth.
 
         Raises Rejected, or FunctionFailed for what else the decision raises, after it was repeated on the newest
         events. UnreadableEvent where an event that it needs cannot be read. UnknownMessage where no decision takes the
-        command. InvalidMessage where an id cannot be a tag or be stored, or an event could not be read back.
-        FunctionFailed where an inline projection fails on an event. CommandIdReused. Conflict after too many retries.
-        Unavailable where the store cannot be reached.
+        command. InvalidMessage where an id cannot be a tag or be stored, an event could not be read back, or its events
+        are too large or too many. FunctionFailed where an inline projection fails on an event. CommandIdReused.
+        Conflict after too many retries, or where a row of `rows` is not as expected. Unavailable where the store cannot
+        be reached.
         """
         self._inline.refuse()
         decision = self._wiring.decisions.get(type(command))
@@ -120,6 +130,7 @@ class CommandService:
         request_hash = self._messages.request_hash(decision.command.__name__, command)
         now = self._world.now()
         metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor, depth)
+        request = Append(metadata, (), (), command_id, request_hash, tuple(rows))
         prepare = self._wiring.prepare.get(type(command))
         try:
             if prepare is not None:
@@ -129,40 +140,60 @@ class CommandService:
             # External facts may have changed since. A command that was written gets its receipt when it is sent again.
             _, done = await self._folds.refresh({}, command_id)
             if done is not None:
-                return await self._repeat(command_id, request_hash, metadata)
+                return await self._repeat(request)
             raise
-        folded: Mapping[Fold, FoldedState] = await self._folds.load(boundary.folds)
+
+        def decide(states: Mapping[Fold, FoldedState]) -> Sequence[object]:
+            context = Context(command_id, now, actor, secret=self._secret)
+            return decision.decide(command, boundary, _states(states), context)
+
+        return await self._append(request, decide, await self._folds.load(boundary.folds), decision.name)
+
+    async def _append(self, request: Append, decide: _Decide, folded: Mapping[Fold, FoldedState], name: str) -> Written:
+        """Decide on these states, or on newer ones, until the result can be appended to `request`."""
+        command_id = request.command_id or ""
         for attempt in range(self._limits.conflict_retries + 1):
             if attempt:
                 folded = await self._newer(folded)
+                await self._check_rows(request.rows)
             if attempt > 1:
                 await self._inline.check()
             try:
-                decided = decision.decide(command, boundary, _states(folded), Context(command_id, now, actor))
-                written, rows = await self._written(decided, command_id)
+                written, inline = await self._written(decide(folded), command_id)
             except Exception:
                 # Rejected, or an error. Both may depend on states that are old or are of different moments.
                 newest, done = await self._folds.refresh(folded, command_id)
                 if done is not None:
-                    return await self._repeat(command_id, request_hash, metadata)
+                    return await self._repeat(request)
                 if not _came_further(folded, newest):
                     raise
-                decided = decision.decide(command, boundary, _states(newest), Context(command_id, now, actor))
-                written, rows = await self._written(decided, command_id)
+                written, inline = await self._written(decide(newest), command_id)
                 folded = newest
-            new, events = tuple(stored for stored, _ in written), [event for _, event in written]
             append = Append(
-                metadata, new, conditions(folded), command_id, request_hash, rows.writes, self._inline.guards
+                request.metadata,
+                tuple([stored for stored, _ in written]),
+                conditions(folded),
+                command_id,
+                request.request_hash,
+                inline.writes + request.rows,
+                self._inline.guards,
             )
-            outcome = await self._inline.append(append, events, rows)
+            outcome = await self._inline.append(append, [event for _, event in written], inline)
             if isinstance(outcome, Appended):
                 return _written(command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
         raise Conflict(
-            f"{decision.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
+            f"{name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
             "Send the command again."
         )
+
+    async def _check_rows(self, rows: Sequence[RowWrite]) -> None:
+        """Conflict where a row is not as expected: then no other decision could be appended with these rows either."""
+        for row in rows:
+            present = (await self._write_store.rows(row.space, [row.key])).get(row.key)
+            if (0 if present is None else present.version) != row.expected:
+                raise Conflict(f"The row '{row.key}' of '{row.space}', which is written with the command, was changed.")
 
     async def _written(
         self, decided: Sequence[object], command_id: str
@@ -184,10 +215,10 @@ class CommandService:
             events.append((stored, read))
         return events, await self._inline.rows([event for _, event in events])
 
-    async def _repeat(self, command_id: str, request_hash: bytes, metadata: Metadata) -> Written:
+    async def _repeat(self, request: Append) -> Written:
         """The first outcome of a command id that was used before. CommandIdReused for another request."""
-        outcome = await self._batcher.append(Append(metadata, (), (), command_id, request_hash), ())
-        return _written(command_id, _appended(outcome))
+        outcome = await self._batcher.append(msgspec.structs.replace(request, rows=()), ())
+        return _written(request.command_id or "", _appended(outcome))
 
     async def _newer(self, folded: Mapping[Fold, FoldedState]) -> Mapping[Fold, FoldedState]:
         """Folds newer than those a decision failed on: from the cache if all are newer there, else from the log."""

@@ -1,11 +1,11 @@
 """Decisions: their consistency boundary, read from the signature, the fold of models, and the decision."""
 
 import inspect
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, cast
 
+from twofold.domain.command_ids import derived_id
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import RecordedEvent
 from twofold.domain.tags import TagReader, id_reader, tag_of
@@ -21,27 +21,27 @@ from twofold.domain.type_hints import (
 )
 from twofold.errors import FunctionFailed, TwofoldError, WiringError, failed
 
-_IDS = uuid.UUID("6f1d3c52-7f0e-5b9e-9d51-2b0f6a1c7e10")
-
 
 class Context:
     """What a decision may use besides models: the time, the actor, and new ids.
 
-    Ids derive from the command id, so a repeated decision makes the same ids. `time` is in UTC.
+    Ids derive from the command id and the secret of the log. So a repeated decision makes the same ids, and the sender
+    of the command cannot predict them. `time` is in UTC.
     """
 
-    __slots__ = ("_made", "actor", "command_id", "time")
+    __slots__ = ("_made", "_secret", "actor", "command_id", "time")
 
-    def __init__(self, command_id: str, time: datetime, actor: str | None = None) -> None:
+    def __init__(self, command_id: str, time: datetime, actor: str | None = None, *, secret: bytes = b"") -> None:
         self.command_id = command_id
         self.time = time
         self.actor = actor
+        self._secret = secret
         self._made = 0
 
     def new_id(self) -> str:
         """A new UUID as text. The n-th one of a command is always the same."""
         self._made += 1
-        return str(uuid.uuid5(_IDS, f"{self.command_id}/{self._made}"))
+        return derived_id(self._secret, "new-id", self.command_id, self._made)
 
 
 class DecisionModel:

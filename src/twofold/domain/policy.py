@@ -33,11 +33,11 @@ def causation_depth(command: Any, event_depth: int) -> int:
 class Policy:
     """A reaction to events, by name: an `async def react(event: A | B) -> command | Later | list | None`.
 
-    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. The ids of
-    the commands it returns are derived from policy and event, so each command takes effect once, even if the reaction
-    runs several times. For an effect outside (a mail, a payment), pass `context.command_id`, which is the same derived
-    id, as the idempotency key. A policy never runs again over old events. A new policy starts at the head of the log,
-    or at the first event with `from_start`.
+    It may also take a parameter annotated RecordedEvent (time, actor, position) and one annotated Context. Each command
+    it returns is written in one commit with the record that it is sent, so it takes effect once, even if the reaction
+    runs several times. For an effect outside (a mail, a payment), pass `context.command_id` as the idempotency key: it
+    is derived from policy and event, the same each time. A policy never runs again over old events. A new policy starts
+    at the head of the log, or at the first event with `from_start`.
     """
 
     def __init__(self, name: str, react: Callable[..., Any], *, from_start: bool = False) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from twofold.app import App
+from twofold.domain.command_ids import refuse_runtime_id
 from twofold.errors import InvalidMessage, UnknownMessage
 from twofold.http.exchange import Exchange, Handler, Headers
 from twofold.http.parameters import QueryParameter
@@ -36,6 +37,8 @@ def command_handler(wire: Wire, name: str) -> Handler:
         headers: Headers = [(b"twofold-position", receipt.token.encode())]
         if receipt.repeated:
             headers.append((b"idempotent-replay", b"true"))
+        if receipt.remembered_seconds is not None:
+            headers.append((b"idempotency-key-seconds", b"%d" % receipt.remembered_seconds))
         # Not counted: an error in place of the receipt would hide that the command is written.
         await exchange.json(_encode(receipt), headers, counted=False)
 
@@ -65,4 +68,6 @@ def _command_id(exchange: Exchange, longest: int) -> str | None:
             f"Invalid Idempotency-Key. Send 1 to {longest} visible ASCII characters, for example a UUID.",
             field="Idempotency-Key",
         )
+    if key is not None:
+        refuse_runtime_id(key, "Idempotency-Key")
     return key

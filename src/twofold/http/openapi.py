@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
-from twofold.app import App, Receipt
+from twofold.app import App
 from twofold.codec.edge import MAX_INTEGER
 from twofold.errors import WiringError
 from twofold.health import HealthReport
@@ -18,6 +18,7 @@ from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
 from twofold.http.query_routes import QueryAnswer
+from twofold.receipt import Receipt
 from twofold.status import Status
 
 Json = dict[str, Any]
@@ -29,7 +30,11 @@ _POSITION = {
 }
 _AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 _REPLAY = {
-    "Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}}
+    "Idempotent-Replay": {"description": "`true`: this is the first receipt again.", "schema": {"type": "string"}},
+    "Idempotency-Key-Seconds": {
+        "description": "For so many seconds from now, at least, a repeat under this key gets this receipt.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
 }
 
 

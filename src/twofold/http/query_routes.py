@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from twofold.app import Answer, App
+from twofold.app import App
 from twofold.domain.events import Position
 from twofold.errors import Unavailable
 from twofold.http.budgets import SMALL, Holding
@@ -14,6 +14,7 @@ from twofold.http.exchange import Exchange, Handler
 from twofold.http.parameters import POSITION, QueryParameter, parameters_of
 from twofold.http.streams import Frames, frame
 from twofold.http.wire import Wire
+from twofold.receipt import Answer
 
 _encode = msgspec.json.Encoder().encode
 

@@ -102,10 +102,11 @@ class DueCommands:
         # Taken off the queue before the first await: meanwhile other commands may go to the front.
         _, key, due = heapq.heappop(self._queue)
         try:
-            await self._sender.send_due(due, key.removeprefix(DUE))
-            await self._delete(key)
+            # The row is deleted in the commit of the command: it is sent once, however often that is tried.
+            if not await self._sender.send_due(due, key.removeprefix(DUE), [self._storage.delete(key)]):
+                await self._delete(key)
         except (Conflict, Unavailable) as error:
-            if key not in self._skipped:
+            if key not in self._skipped and await self._still_due(key):
                 self._send_later(key, due, error)
         except Exception as error:
             # Probably the code no longer knows the command. Its row stays, and the next start sends it again.
@@ -116,6 +117,17 @@ class DueCommands:
         else:
             self._attempts.pop(key, None)
             self.parked.pop(key, None)
+
+    async def _still_due(self, key: str) -> bool:
+        """Whether a command that could not be sent is still due. If not, another process has sent or skipped it."""
+        try:
+            due = await self._storage.is_due(key)
+        except Unavailable:
+            return True
+        if not due:
+            self._attempts.pop(key, None)
+            self.parked.pop(key, None)
+        return due
 
     def _send_later(self, key: str, due: Due, error: Exception) -> None:
         attempts = self._attempts[key] = self._attempts.get(key, 0) + 1

@@ -2,35 +2,62 @@
 
 import asyncio
 import logging
-import uuid
-from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.command_ids import command_id_of_policy, derived_id
 from twofold.domain.decision import Context
 from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
 from twofold.domain.policy import BoundPolicy, Later, causation_depth
-from twofold.errors import FunctionFailed, Rejected
+from twofold.errors import Conflict, FunctionFailed, Rejected
 from twofold.synchronization.causation import TooDeep
-from twofold.synchronization.policy_storage import DUE, Due
+from twofold.synchronization.policy_storage import DUE, Due, SendWith
+from twofold.write_store.port import RowWrite
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_IDS = uuid.UUID("0b9f0f0e-64a5-5d0c-8f53-6d1f4a2b7c31")
 _SECOND = 1_000_000
 
 
+class Origin(NamedTuple):
+    """What caused a command: the first command of all, the event that is answered, and the causation depth."""
+
+    correlation_id: str
+    causation_id: str
+    depth: int
+
+
+class Sent(Protocol):
+    """What the command side answers. `repeated`: the command and its rows were written before."""
+
+    @property
+    def repeated(self) -> bool: ...
+
+
 class Send(Protocol):
-    """How the command of a policy reaches the command side."""
+    """How the command of a policy reaches the command side, with the rows that are written in one commit with it."""
 
     def __call__(
-        self, command: Any, command_id: str, *, correlation_id: str, causation_id: str, depth: int
-    ) -> Awaitable[object]: ...
+        self,
+        command: Any,
+        command_id: str,
+        *,
+        correlation_id: str,
+        causation_id: str,
+        depth: int,
+        rows: Sequence[RowWrite],
+    ) -> Awaitable[Sent]: ...
+
+
+Advance = Callable[[int, Mapping[str, Due], SendWith], Awaitable[bool]]
+"""Sends a command, and writes with it that so many commands of an event are sent, and what is due later."""
 
 
 class CommandSender:
@@ -72,41 +99,51 @@ class CommandSender:
         body = msgspec.Raw(self._messages.encode(later.command))
         return Due(at, self._names[type(later.command)], body, metadata.correlation_id, recorded.id, depth)
 
-    async def send_due(self, due: Due, command_id: str) -> None:
-        """Send a command that is due. KeyError or InvalidMessage if the code no longer knows it."""
+    async def send_due(self, due: Due, command_id: str, rows: Sequence[RowWrite]) -> bool:
+        """Send a command that is due, as `send` does. KeyError or InvalidMessage if the code no longer knows it."""
         command = self._messages.decode(self._commands[due.command], bytes(due.body))
-        await self.send(command, command_id, due.correlation_id, due.causation_id, due.depth)
+        origin = Origin(due.correlation_id, due.causation_id, due.depth)
+        return await self.send(command, command_id, origin, rows)
 
-    async def send(self, command: Any, command_id: str, correlation_id: str, causation_id: str, depth: int) -> None:
+    async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> bool:
+        """Whether the command and `rows` are written, in one commit. If not, it was rejected.
+
+        Conflict where the command was written before, or where one of the rows is not as expected.
+        """
         try:
-            sent = self._send(
-                command, command_id, correlation_id=correlation_id, causation_id=causation_id, depth=depth
-            )
-            await _not_cancelled(sent)
+            sent = await _not_cancelled(self._send(command, command_id, **origin._asdict(), rows=rows))
         except Rejected as error:
             # A rejection is an answer: sending again would not change it.
             log.info("%s: %s was rejected: %s", self._policy, type(command).__name__, error)
+            return False
+        if sent.repeated:
+            raise Conflict(f"{self._policy}: the command {command_id} was written before.")
+        return True
 
 
 class Reaction:
-    """Runs the function of a policy. A repeat for an event sends the same command ids, so it has no further effect."""
+    """Runs the function of a policy. A repeat for an event sends only the commands that were not sent before."""
 
     def __init__(self, policy: BoundPolicy, log_id: str, events: EventCodec, sender: CommandSender) -> None:
         self.policy = policy.name
         self.query = EventQuery((QueryItem(policy.types),))
+        self.secret = b""
+        """The secret of the log, for the ids of reactions."""
         self._react = policy.react
         self._log_id = log_id
         self._events = events
         self._sender = sender
 
-    async def react_to(self, recorded: RecordedEvent) -> dict[str, Due]:
-        """React to an event and send the commands that are due now. The result is what is due later, by key.
+    async def react_to(self, recorded: RecordedEvent, sent: int, later: dict[str, Due], advance: Advance) -> None:
+        """React to an event, and send the commands that are due now, but not the first `sent` ones.
 
-        TooDeep, and nothing is sent, if one of the commands is deeper than allowed.
+        What is due later is added to `later`, and taken out again once `advance` has stored it with a command. TooDeep,
+        and nothing is sent, if one of the commands is deeper than allowed.
         """
         event = self._events.decode(recorded)
-        first_id = str(uuid.uuid5(_IDS, f"{self._log_id}/{self.policy}/{recorded.id}"))
-        context = Context(first_id, recorded.time, recorded.actor)
+        # The position too: the id of an event may be used again once its command id is forgotten.
+        key = derived_id(self.secret, "reaction", self._log_id, self.policy, recorded.position, recorded.id)
+        context = Context(key, recorded.time, recorded.actor, secret=self.secret)
         answer = await _as_error(self.policy, _not_cancelled(self._react(event, recorded, context)))
         commands: list[Any] = [] if answer is None else [answer]
         if isinstance(answer, list):
@@ -115,14 +152,16 @@ class Reaction:
         for command in commands:
             self._sender.check(command)
         depths = [self._sender.depth(command, recorded) for command in commands]
-        later = dict[str, Due]()
         for i, (command, depth) in enumerate(zip(commands, depths, strict=True)):
-            command_id = first_id if i == 0 else f"{first_id}.{i}"
+            if i < sent:
+                continue
+            command_id = command_id_of_policy(key, i)
             if isinstance(command, Later):
                 later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth)
-            else:
-                await self._sender.send(command, command_id, recorded.metadata.correlation_id, recorded.id, depth)
-        return later
+                continue
+            origin = Origin(recorded.metadata.correlation_id, recorded.id, depth)
+            if await advance(i + 1, later, partial(self._sender.send, command, command_id, origin)):
+                later.clear()
 
 
 async def _as_error(policy: str, reaction: Awaitable[T]) -> T:

@@ -11,7 +11,7 @@ from twofold.read_store.port import Parked
 from twofold.retrying import delay
 from twofold.synchronization.due_commands import FIRST_DELAY, LONGEST_DELAY, DueCommands
 from twofold.synchronization.follower import error_text
-from twofold.synchronization.policy_storage import Due, PolicyStorage
+from twofold.synchronization.policy_storage import Due, PolicyStorage, SendWith
 from twofold.synchronization.reaction import Reaction
 from twofold.world import World
 
@@ -64,6 +64,8 @@ class ReactionRetries:
         except (Conflict, Unavailable) as error:
             log.warning("%s: position %d is retried later: %s", self._reaction.policy, parked.position, error)
             self._postpone(parked, attempts, delay(attempts, first=FIRST_DELAY, longest=LONGEST_DELAY))
+            # If the checkpoint has moved, this follower has to open again.
+            await self._storage.check()
             return
         if isinstance(later, str):
             return
@@ -79,10 +81,19 @@ class ReactionRetries:
 
     async def _react(self, parked: Parked) -> Mapping[str, Due] | str:
         """What is due later, or a sentence that says why the event stays parked."""
+        later: dict[str, Due] = {}
+
+        async def advance(sent: int, due: Mapping[str, Due], send: SendWith) -> bool:
+            written = await self._storage.send_parked(parked, sent, due, send)
+            if written:
+                self._due.add(due)
+            return written
+
         try:
             recorded = await self._storage.event(self._reaction.query, parked.position)
             if recorded is not None:
-                return await self._reaction.react_to(recorded)
+                await self._reaction.react_to(recorded, self._storage.sent(parked.key), later, advance)
+                return later
         except (Conflict, Unavailable):
             raise
         except Exception as error:

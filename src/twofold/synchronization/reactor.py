@@ -11,7 +11,7 @@ from twofold.read_store.port import Parked
 from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_commands import DueCommands
 from twofold.synchronization.follower import FollowerPaused, Skips, error_text
-from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
+from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage, SendWith
 from twofold.synchronization.reaction import CommandSender, Reaction
 from twofold.synchronization.reaction_retries import ReactionRetries
 from twofold.world import World, microseconds
@@ -21,9 +21,9 @@ from twofold.write_store.port import RowWrite, Slice
 class Reactor:
     """Runs a policy once for each event.
 
-    The checkpoint and the commands due later are rows of the write store, written together: read models may be deleted
-    and rebuilt, but what a policy has done must not happen again. A page that is repeated after a crash sends commands
-    with the same ids, and effects outside with the same key.
+    The checkpoint and the commands due later are rows of the write store, written in one commit with the commands that
+    are sent: read models may be deleted and rebuilt, but what a policy has done must not happen again. A page that is
+    repeated after a crash sends the commands that were not sent, and effects outside with the same key.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Reactor:
 
     async def open(self) -> Position:
         position = await self._storage.open(from_start=self._from_start)
+        self._reaction.secret = await self._storage.secret()
         self._due.open(await self._storage.due())
         self._retries.open(await self._storage.parked(), retry=self._retry_parked)
         return position
@@ -55,12 +56,23 @@ class Reactor:
     async def apply(self, page: Slice, before: Position) -> None:
         later: dict[str, Due] = {}
         for recorded in page.events:
-            try:
-                later |= await self._reaction.react_to(recorded)
-            except TooDeep as error:
-                await self._pause(error, later)
-        await self._storage.save(page.upto, *(self._storage.insert(key, due) for key, due in later.items()))
-        self._due.add(later)
+            position = recorded.position
+
+            async def advance(sent: int, due: Mapping[str, Due], send: SendWith, position: int = position) -> bool:
+                written = await self._storage.send(position, sent, due, send)
+                if written:
+                    self._due.add(due)
+                return written
+
+            # After a failure the page comes again, and a part of it may be done.
+            if position > self._storage.position:
+                try:
+                    await self._reaction.react_to(recorded, self._storage.sent(position), later, advance)
+                except TooDeep as error:
+                    await self._pause(error, later)
+        if page.upto > self._storage.position:
+            await self._storage.save(page.upto, *(self._storage.insert(key, due) for key, due in later.items()))
+            self._due.add(later)
 
     async def park(self, page: Slice, before: Position, error: Exception) -> None:
         # A policy has no state between events, so no other event has to wait for this one.
@@ -68,7 +80,7 @@ class Reactor:
         parked = Parked(
             f"parked:{recorded.position}", recorded.position, error_text(error), microseconds(self._world.now())
         )
-        await self._storage.save(page.upto, self._storage.insert(parked.key, parked))
+        await self._storage.park(parked, page.upto)
         self._retries.parked[parked.key] = parked
 
     async def retry_pending(self, at: Position) -> float | None:

@@ -141,7 +141,7 @@ class _Remembered:
         found: list[Damage] = []
         for each in commands:
             row = rows.get(each.command_id)
-            expected = each.last, each.last - each.first + 1, each.time
+            expected = each.last, each.last - each.first + 1
             if row is None:
                 if each.time >= oldest:
                     text = f"The command id '{each.command_id}' of the event at {each.last} is not remembered."

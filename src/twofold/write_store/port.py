@@ -262,8 +262,8 @@ class RawLog(Protocol):
         """Remembered commands after a command id, in order."""
         ...
 
-    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int, int]]:
-        """What is remembered of those of these commands that are: position, number of events, time."""
+    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int]]:
+        """What is remembered of those of these commands that are: position and number of events."""
         ...
 
     async def storage(self) -> Sequence[str]:
@@ -289,7 +289,7 @@ class Verifiable(Protocol):
 
 
 class RememberedCommand(msgspec.Struct, frozen=True):
-    """What is remembered of a command id. `recorded_at` is in microseconds since 1970, UTC."""
+    """What is remembered of a command id. `recorded_at` is in microseconds, by the clock of command ids."""
 
     command_id: str
     request_hash: bytes

@@ -63,7 +63,6 @@ class CommandRow(NamedTuple):
     command_id: str
     position: Position
     events: int
-    recorded_at: int
     first: bytes | None
     last: bytes | None
 
@@ -171,7 +170,8 @@ def command_of(head: bytes) -> tuple[str, int] | None:
 
 
 def _is_of(row: CommandRow, head: bytes | None) -> bool:
-    return head is not None and command_of(head) == (row.command_id, row.recorded_at)
+    command = None if head is None else command_of(head)
+    return command is not None and command[0] == row.command_id
 
 
 def _missing(first: Position, last: Position) -> Damage:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, NoReturn
 
 import asyncpg
@@ -36,13 +37,13 @@ from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
 from twofold.write_store.postgres.refused import FORKED, AnotherEpoch, refused
 from twofold.write_store.postgres.retagging import retag_arguments
+from twofold.write_store.postgres.retention import CommandRetention
 
 log = logging.getLogger(__name__)
 
 DAY = 86_400_000_000
 _READERS = 4
 _CHANGED_MEANWHILE = "TF006"
-_FORGET_EVERY = 10.0
 _LONG_AGO = 1_000
 """A condition on several tags that reaches back further than this is checked once before the lock is taken."""
 
@@ -63,15 +64,13 @@ class PostgresWriteStore:
         self._address = address
         self._world = world
         self._read_only = read_only
-        self._retention = int(retention_days * DAY)
         self._writing = LogConnections(address, world, 1, patience)
         self._reading = LogConnections(address, world, _READERS, patience)
         self._news = News(address, world, self._read_head)
         self._names: dict[int, str] = {}
         self._types: dict[str, int] = {}
         self._tasks = UncancellableTasks(f"The log at {address.shown} is closed.")
-        self._since_forgotten = 0
-        self._forget_at = self._world.monotonic() + _FORGET_EVERY
+        self._retention = CommandRetention(world, int(retention_days * DAY), partial(self._call, self._writing))
         self._instance = ""
         self._calls = 0
 
@@ -144,6 +143,7 @@ class PostgresWriteStore:
 
     async def _append(self, batch: Sequence[Append]) -> list[Outcome]:
         self._refuse_if_lost()
+        await self._retention.set_clock()
         batch = [await self._checked_early(append) for append in batch]
         outcomes: list[Outcome] = []
         while len(outcomes) < len(batch):
@@ -153,11 +153,7 @@ class PostgresWriteStore:
             appended = [Known(outcome.position, outcome.chain) for outcome in outcomes if isinstance(outcome, Appended)]
             self._news.observe(max(appended, default=Known(0, b"")))
         self._news.wrote(self._notify)
-        try:
-            await self._forget_commands(batch)
-        except TwofoldError as error:
-            # The batch is written and stays acknowledged. Deleting is retried later.
-            log.warning("Old command ids could not be deleted: %s", error)
+        await self._retention.forget(len(batch))
         return outcomes
 
     async def _write(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -169,7 +165,7 @@ class PostgresWriteStore:
                 if not types <= self._types.keys():
                     self._add_types(await self._call(self._writing, functions.NUMBER_TYPES, sorted(types)), epoch)
                     continue
-                call = Call(batch, self._types, nonce, seen)
+                call = Call(batch, self._types, nonce, seen, recorded_at=self._retention.clock.now())
                 (answer,) = await self._call(
                     self._writing, functions.APPEND, *call.arguments(epoch, known), check=call.check
                 )
@@ -203,16 +199,6 @@ class PostgresWriteStore:
 
     async def _notify(self) -> None:
         await self._reading.call(functions.TELL, channel(self._address))
-
-    async def _forget_commands(self, batch: Sequence[Append]) -> None:
-        self._since_forgotten += len(batch)
-        now = self._world.monotonic()
-        if batch and now >= self._forget_at:
-            # Twice as many as were added, so that the number of old ids does not grow.
-            limit, self._since_forgotten = 2 * self._since_forgotten, 0
-            self._forget_at = now + _FORGET_EVERY
-            before = batch[-1].metadata.time - self._retention
-            await self._call(self._writing, functions.FORGET_COMMANDS, before, limit)
 
     # Reading
 
@@ -302,6 +288,7 @@ class PostgresWriteStore:
         if not self._read_only:
             ((number,),) = await self._call(self._writing, functions.ENTER)
             self._instance = f"{self._world.new_id()}/{number}"
+            await self._retention.set_clock()
 
     async def begin_epoch(self, cause: str) -> int:
         await self._call(self._writing, functions.RAISE_EPOCH, self.identity.epoch, cause)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twofold.domain.command_ids import command_id_of_append
 from twofold.domain.envelope import encode_head, encode_tags
 from twofold.domain.event_query import AppendCondition, QueryItem
 from twofold.domain.events import NewEvent, Position
@@ -33,8 +34,11 @@ class Call:
     guards, a guard of a row that is written, or a condition on positions the log has not reached yet.
     """
 
-    def __init__(self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position) -> None:
+    def __init__(
+        self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position, *, recorded_at: int
+    ) -> None:
         self.count = 0
+        self._recorded_at = recorded_at
         self._nonce = nonce
         self._types = types
         self._appends: list[Append] = []
@@ -130,9 +134,9 @@ class Call:
         self._appends.append(append)
         ids, hashes, times, counts = self._commands
         # An append without a command id gets a unique one, so that a call that is sent again recognises it too.
-        ids.append(append.command_id if append.command_id is not None else f"~{self._nonce:016x}.{number}")
+        ids.append(append.command_id if append.command_id is not None else command_id_of_append(self._nonce, number))
         hashes.append(append.request_hash)
-        times.append(append.metadata.time)
+        times.append(self._recorded_at)
         counts.append(len(append.events))
         self._add_events(append, number)
         for condition in append.conditions:

@@ -65,6 +65,7 @@ TELL = Function("tell", ("text",), ("int",))
 ENTER = Function("enter", (), ("bigint",))
 RAISE_EPOCH = Function("raise_epoch", ("int", "text"), ("int",))
 NUMBER_TYPES = Function("number_types", ("text[]",), ("int", "text"))
+ADVANCE_CLOCK = Function("advance_clock", ("bigint",), ("bigint",))
 FORGET_COMMANDS = Function("forget_commands", ("bigint", "int"), ("bigint",))
 RETAG = Function("retag", ("bigint[]", "bytea[]", "bytea[]", "int[]", "text[]"), ("bigint",))
 

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from twofold.domain.command_ids import APPEND_ID_PATTERN
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable, WiringError
@@ -20,8 +21,8 @@ _PATIENCE = 10.0
 # Without the ids that the store has made up itself: only the process that made them asks for them again.
 _COMMANDS = """
 select command_id, request_hash, position, count, recorded_at from {schema}.commands
-where command_id > $1 and command_id !~ '^~[0-9a-f]{16}[.][0-9]+$' order by command_id limit $2
-"""
+where command_id > $1 and command_id !~ '{appends}' order by command_id limit $2
+""".replace("{appends}", APPEND_ID_PATTERN)
 _SPACES = "select distinct space from {schema}.rows order by space"
 _CONTENT_COUNT = """
 select position + (select count(*) from {schema}.commands) + (select count(*) from {schema}.rows)
@@ -94,6 +95,7 @@ class PostgresEmptyLog(PostgresContent):
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
         columns = ("command_id", "request_hash", "position", "count", "recorded_at", "nonce")
         await self._copy("commands", columns, [(*msgspec.structs.astuple(command), 0) for command in commands])
+        await self._call(functions.ADVANCE_CLOCK, max(command.recorded_at for command in commands))
 
     async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
         columns = ("space", "key", "value", "version")

@@ -20,6 +20,7 @@ from twofold.sqlite_file import (
 )
 from twofold.sqlite_lock import FileLock
 from twofold.world import RealWorld, World
+from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.damage import KnownDamage
 from twofold.write_store.port import (
     PAGE_BYTES,
@@ -114,7 +115,9 @@ class SqliteWriteStore:
         self._files_checked = self._world.monotonic()
         if self._write_connection is not None:
             _check_tail(self._read_connection, log_id, self._path)
-            self._writer = LogWriter(self._write_connection, log_id, self._catalogue, self.retention)
+            reader = LogReader(self._read_connection, log_id, self._catalogue)
+            clock = CommandClock(self._world, reader.last_recorded_at())
+            self._writer = LogWriter(self._write_connection, log_id, self._catalogue, clock, self.retention)
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:

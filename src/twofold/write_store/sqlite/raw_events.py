@@ -33,13 +33,13 @@ where t.log_id = ?1 and (t.tag, t.type_id, t.position) > (cast(?2 as text), ?3, 
 order by t.tag, t.type_id, t.position limit ?5
 """
 _COMMANDS = """
-select cast(c.command_id as blob), c.position, c.count, c.recorded_at, first.envelope, last.envelope
+select cast(c.command_id as blob), c.position, c.count, first.envelope, last.envelope
 from commands as c
 left join events as first on first.log_id = c.log_id and first.position = c.position - c.count + 1
 left join events as last on last.log_id = c.log_id and last.position = c.position
 where c.log_id = ?1 and c.command_id > cast(?2 as text) order by c.command_id limit ?3
 """
-_REMEMBERED = "select position, count, recorded_at from commands where log_id = ? and command_id = ?"
+_REMEMBERED = "select position, count from commands where log_id = ? and command_id = ?"
 _HEAD = """
 select l.position, l.chain, l.epoch,
        (select e.chain from events as e where e.log_id = l.log_id and e.position = l.position),
@@ -85,15 +85,16 @@ class SqliteRawLog:
         found: list[CommandRow] = []
         with _readable():
             for command_id, *row in self._connection.execute(_COMMANDS, (self._log_id, _encoded(after), limit)):
-                _whole_numbers(*row[:3])
+                _whole_numbers(*row[:2])
                 found.append(CommandRow(_decoded(command_id), *row))
         return found
 
-    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int, int]]:
-        found: dict[str, tuple[Position, int, int]] = {}
+    async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int]]:
+        found: dict[str, tuple[Position, int]] = {}
         with _readable():
             for command_id in command_ids:
                 for row in self._connection.execute(_REMEMBERED, (self._log_id, command_id)):
+                    _whole_numbers(*row)
                     found[command_id] = row
         return found
 

@@ -178,6 +178,13 @@ class LogReader:
             return chain_start(str(name))
         raise LookupError(self.log_id)
 
+    def last_recorded_at(self) -> int | None:
+        """When the command id that came last was recorded; None where there is none."""
+        sql = "select recorded_at from commands where log_id = ? order by arrival desc limit 1"
+        for (recorded_at,) in self.connection.execute(sql, (self.log_id,)):
+            return int(recorded_at)
+        return None
+
     def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, LogRow]:
         """The rows of one space by key, at most `limit`: all, or those of `keys`."""
         if keys is None:

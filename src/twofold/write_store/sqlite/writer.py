@@ -9,6 +9,7 @@ from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position
 from twofold.errors import CommandIdReused, Conflict, ForkedHistory
 from twofold.write_store.chain import content_digest, link, shown
+from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, Head, LogReader
 from twofold.write_store.sqlite.retag import retag
@@ -38,10 +39,13 @@ _NO_TAG = (EVERY_EVENT,)
 class LogWriter:
     """Writes one log over the one connection that writes."""
 
-    def __init__(self, connection: apsw.Connection, log_id: int, catalogue: Catalogue, retention: int) -> None:
+    def __init__(
+        self, connection: apsw.Connection, log_id: int, catalogue: Catalogue, clock: CommandClock, retention: int
+    ) -> None:
         self._connection = connection
         self._reader = LogReader(connection, log_id, catalogue)
         self._log_id = log_id
+        self._clock = clock
         self._retention = retention
         self._since_pruned = 0
         self._catalogue = catalogue
@@ -58,10 +62,10 @@ class LogWriter:
         try:
             ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
-            pending = _Pending(self._unchanged_head(), self._reader.remembered(ids))
+            pending = _Pending(self._unchanged_head(), self._reader.remembered(ids), self._clock.now())
             outcomes = [self._append_one(append, pending) for append in batch]
             self._flush(pending)
-            self._prune(batch)
+            self._prune(len(batch), pending.time)
             connection.execute("commit")
         except BaseException:
             # The tail has seen events of this batch that are not written.
@@ -187,19 +191,20 @@ class LogWriter:
             execute(_COMMAND, pending.new_commands)
         pending.clear()
 
-    def _prune(self, batch: Sequence[Append]) -> None:
-        self._since_pruned += len(batch)
+    def _prune(self, appends: int, time: int) -> None:
+        self._since_pruned += appends
         if self._since_pruned >= _PRUNE_EVERY:
             # Twice as many as were added, so that the number of old ids does not grow.
-            self._connection.execute(_PRUNE, (2 * self._since_pruned, batch[-1].metadata.time - self._retention))
+            self._connection.execute(_PRUNE, (2 * self._since_pruned, time - self._retention))
             self._since_pruned = 0
 
 
 class _Pending:
     """What a batch is about to write, collected so that few large statements write it."""
 
-    def __init__(self, head: Head, commands: dict[str, tuple[bytes, Appended]]) -> None:
+    def __init__(self, head: Head, commands: dict[str, tuple[bytes, Appended]], time: int) -> None:
         self.head, self.chain = head
+        self.time = time
         self.commands = commands
         self.events: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
@@ -210,7 +215,7 @@ class _Pending:
         assert append.command_id is not None
         self.commands[append.command_id] = (append.request_hash, outcome)
         self.new_commands.append(
-            (log_id, append.command_id, append.request_hash, outcome.position, outcome.count, append.metadata.time)
+            (log_id, append.command_id, append.request_hash, outcome.position, outcome.count, self.time)
         )
 
     def clear(self) -> None:
