@@ -1,18 +1,25 @@
 """SQLite files: safe connections, and refusal of files where SQLite can lose data."""
 
 import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 import apsw
 
 from twofold.errors import Unavailable, WiringError
 from twofold.sqlite_lock import create_private, descriptors_change, device_and_inode, make_parents
+from twofold.world import World
 
 OLDEST_SQLITE = (3, 51, 3)
 """Older versions may lose writes when two connections reset the write-ahead log at the same moment."""
 
 BUSY_MILLISECONDS = 2_000
+
+_PAGES_AT_ONCE = 1_000
+"""Pages that are copied between two reports of progress: 4 MB."""
 
 _PROC_MOUNTS = Path("/proc/mounts")
 # 9p and virtiofs are left out: sandboxes and virtual machines show their own local disk as one.
@@ -98,6 +105,52 @@ def open_connection(
             connection.close()
             raise
         return connection
+
+
+def open_immutable(path: str) -> apsw.Connection:
+    """A connection to a file that nothing writes: it takes no locks and makes no other files.
+
+    Safe with a file that somebody else has made. apsw.Error where it is not a database.
+    """
+    with descriptors_change:
+        uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
+        connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    _harden(connection, readonly=True)
+    return connection
+
+
+async def copy_file(source: apsw.Connection, path: str, world: World, on_progress: Callable[[int, int], None]) -> None:
+    """Write a sealed copy of a database, as `source` sees it, to a new file. Progress counts pages.
+
+    It is one moment, and commands go on, where `source` is within a transaction for reading: else SQLite would begin
+    again with each commit of another process.
+    """
+    create_private(path)
+    with DiskErrors(path), closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(_PAGES_AT_ONCE)
+                on_progress(backup.page_count - backup.remaining, backup.page_count)
+                await world.sleep(0)
+        copy.execute("pragma synchronous = full").fetchall()
+        seal(copy)
+
+
+def seal(connection: apsw.Connection) -> None:
+    """Leave the write-ahead log, so that the file is complete without others beside it. It is on disk then."""
+    mode = connection.execute("pragma journal_mode = delete").get
+    if mode != "delete":
+        raise apsw.BusyError(f"the journal mode is '{mode}' and cannot be changed to 'delete'")
+
+
+def leave_write_ahead_log(path: str) -> None:
+    """Write all of a database into its main file, and delete the others. Only under the lock of its writer.
+
+    Unavailable where another process reads it: that one would disturb the file that replaces it.
+    """
+    with DiskErrors(path), closing(open_connection(path)) as connection:
+        seal(connection)
 
 
 def claim(connection: apsw.Connection, path: str | os.PathLike[str], what: str, number: int) -> None:

@@ -1,6 +1,7 @@
 """Opening the store that a URL names. A driver is imported only when its scheme is used."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -10,7 +11,7 @@ from twofold.read_store.port import ReadStore
 from twofold.settings import Settings
 from twofold.world import World
 from twofold.write_store.migration import MigrationResult
-from twofold.write_store.port import WriteStore
+from twofold.write_store.port import EmptyLog, LogIdentity, SealedLog, WriteStore
 
 _POSTGRESQL = ("postgresql", "postgres")
 _SCRATCH_CACHE_BYTES = 8_388_608
@@ -86,6 +87,40 @@ def open_scratch_read_store(path: str, world: World) -> ReadStore:
         path, cache_bytes=_SCRATCH_CACHE_BYTES, world=world
     )
     return file
+
+
+def open_sealed_log(path: str) -> SealedLog:
+    """A log file that nothing writes any more. WiringError where it is not one; Unavailable where it cannot be read."""
+    log: SealedLog = _adapter("twofold.write_store.sqlite.sealed_file").SealedLog(path)
+    return log
+
+
+def create_sealed_log(
+    path: str, identity: LogIdentity, head: int, chain: bytes, world: World
+) -> AbstractAsyncContextManager[EmptyLog]:
+    """A new log file to be filled. It is on disk and sealed when the context ends without error."""
+    log: AbstractAsyncContextManager[EmptyLog] = _adapter("twofold.write_store.sqlite.sealed_file").sealed(
+        path, identity, head, chain, world
+    )
+    return log
+
+
+async def copy_read_models(path: str, copy: str, world: World) -> None:
+    """Write a sealed copy of a read database, as it is at one moment, to a new file.
+
+    WiringError where the file is not one; Unavailable where it cannot be read.
+    """
+    await _adapter("twofold.read_store.sqlite.snapshot_copy").copy_read_models(path, copy, world)
+
+
+def refuse_damaged_read_models(path: str) -> None:
+    """WiringError where a file is not a copy of a read database, or is damaged."""
+    _adapter("twofold.read_store.sqlite.snapshot_copy").refuse_damaged_copy(path)
+
+
+def sqlite_path_of(url: str) -> str | None:
+    """The path of the file that a URL names; None where it names no SQLite file. WiringError for a malformed one."""
+    return _sqlite_path(url, _SQLITE) if _scheme(url) == "sqlite" else None
 
 
 def announce_address(url: str, address: str) -> None:

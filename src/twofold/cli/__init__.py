@@ -26,6 +26,8 @@ COMMANDS = (
     "move",
     "recover",
     "verify",
+    "backup",
+    "restore",
 )
 
 __all__ = ["main"]

@@ -1,6 +1,6 @@
 """What every write store promises. `twofold.testing.write_store_contract` proves it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.chain import shown
 from twofold.write_store.damage import KnownDamage
-from twofold.write_store.verification import CommandRow, HeadRow, RawEvent, TagEntry
+from twofold.write_store.verification import CommandRow, Damage, HeadRow, RawEvent, TagEntry
 
 PAGE_BYTES = 4_194_304
 """Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
@@ -349,4 +349,51 @@ class Movable(Protocol):
 
         WiringError where this store is not empty.
         """
+        ...
+
+
+class LogSnapshot(LogContent, Protocol):
+    """Everything a log holds at one moment. Commands go on meanwhile. `schema` is the version of its schema."""
+
+    identity: LogIdentity
+    head: Position
+    chain: bytes
+    schema: int
+
+
+@runtime_checkable
+class HasSnapshots(Protocol):
+    """A write store whose log can be read as it is at one moment: `twofold backup` needs it."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
+        """The log at the moment at which the context begins, over a connection of its own."""
+
+
+@runtime_checkable
+class CopiesFile(Protocol):
+    """A snapshot that can be copied as a file, which is much faster than event by event."""
+
+    async def copy_to(self, path: str, on_progress: Callable[[int, int], None]) -> None:
+        """Write a log file with the content of this snapshot, which no process has open. Progress counts pages."""
+
+
+class SealedLog(LogSnapshot, Protocol):
+    """A log file that nothing writes any more: a part of a backup. It may begin after position 0."""
+
+    def damages(self, after: Position, chain: bytes) -> Iterator[Damage]:
+        """What is wrong with the events after a position, where the log has `chain`."""
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A write store whose log can be replaced in one transaction: `twofold restore --replace` needs it."""
+
+    def replacing(
+        self, identity: LogIdentity, head: Position, chain: bytes, expected: Position
+    ) -> AbstractAsyncContextManager[EmptyLog]:
+        """As `Movable.importing`, in place of a log with the head `expected`. Conflict, unchanged, at another one."""
         ...

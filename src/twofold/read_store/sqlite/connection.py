@@ -21,7 +21,7 @@ from twofold.sqlite_file import (
 from twofold.sqlite_lock import FileLock
 from twofold.world import World
 
-_APPLICATION_ID = 0x54465657
+APPLICATION_ID = 0x54465657
 _VACUUM_PAGES = 500
 """Pages that are given back at a time: 2 MB."""
 
@@ -44,7 +44,7 @@ class SqliteConnections:
             self._real_path = os.path.realpath(path)
             if not read_only:
                 with DiskErrors(path):
-                    claim(self.main, path, "read database", _APPLICATION_ID)
+                    claim(self.main, path, "read database", APPLICATION_ID)
         except BaseException:
             self.release_lock()
             raise

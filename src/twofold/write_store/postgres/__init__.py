@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,8 +20,6 @@ from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
     Appended,
-    EmptyLog,
-    LogContent,
     LogIdentity,
     LogRow,
     Outcome,
@@ -32,8 +29,8 @@ from twofold.write_store.postgres import functions, reading
 from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call, Known, types_of
 from twofold.write_store.postgres.connections import LogConnections, not_migrated
+from twofold.write_store.postgres.copies import PostgresCopies
 from twofold.write_store.postgres.migrate import migrations
-from twofold.write_store.postgres.moving import importing, reading_content
 from twofold.write_store.postgres.news import News, channel
 from twofold.write_store.postgres.refused import FORKED, AnotherEpoch, refused
 from twofold.write_store.postgres.retagging import retag_arguments
@@ -48,7 +45,7 @@ _LONG_AGO = 1_000
 """A condition on several tags that reaches back further than this is checked once before the lock is taken."""
 
 
-class PostgresWriteStore:
+class PostgresWriteStore(PostgresCopies):
     """A write store in one schema of a PostgreSQL database, which any number of processes write at once.
 
     A batch is one call of one SQL function, which commits by itself. If the connection is cut between commit and
@@ -58,10 +55,10 @@ class PostgresWriteStore:
     def __init__(
         self, address: PostgresAddress, *, read_only: bool, retention_days: float, patience: float, world: World
     ) -> None:
+        super().__init__(address)
         self.identity = LogIdentity("", 0)
         self.problem: str | None = None
         self.exclusive = False
-        self._address = address
         self._world = world
         self._read_only = read_only
         self._writing = LogConnections(address, world, 1, patience)
@@ -129,12 +126,6 @@ class PostgresWriteStore:
 
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         await self._tasks.run(self._retag(tags))
-
-    def content(self) -> AbstractAsyncContextManager[LogContent]:
-        return reading_content(self._address)
-
-    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
-        return importing(self._address, identity, head, chain)
 
     async def close(self) -> None:
         await self._tasks.close(self._news.close, self._writing.close, self._reading.close)

@@ -41,6 +41,7 @@ class PostgresContent:
 
     def __init__(self, connection: Connection, address: PostgresAddress) -> None:
         self._connection = connection
+        self._address = address
         self._schema = address.schema
         self._caller = Caller(address.schema, plain=address.pgbouncer)
         self._names: dict[int, str] = {}
@@ -108,7 +109,7 @@ class PostgresEmptyLog(PostgresContent):
 @asynccontextmanager
 async def reading_content(address: PostgresAddress) -> AsyncGenerator[PostgresContent]:
     """All that a log holds, over a new connection. The head row is locked, so that no process writes meanwhile."""
-    async with _connected(address) as connection, connection.transaction():
+    async with connected(address) as connection, connection.transaction():
         await connection.execute(f"select from {address.schema}.log_head for update")
         yield PostgresContent(connection, address)
 
@@ -118,22 +119,29 @@ async def importing(
     address: PostgresAddress, identity: LogIdentity, head: Position, chain: bytes
 ) -> AsyncGenerator[EmptyLog]:
     """A log to be filled, in one transaction that ends with this context."""
-    async with _connected(address) as connection, connection.transaction():
+    async with connected(address) as connection, connection.transaction():
         if await connection.fetchval(_CONTENT_COUNT.replace("{schema}", address.schema)):
             raise WiringError(
                 f"The log at {address.shown} is not empty. Move into a new schema: add ?schema=NAME to the URL, and "
                 "create it with `twofold migrate`."
             )
-        await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head, chain)
-        epochs = [(epoch, after, "the log was moved here with it") for epoch, after in identity.forks]
-        await connection.copy_records_to_table(
-            "epochs", schema_name=address.schema, columns=("epoch", "after", "cause"), records=epochs
-        )
-        yield PostgresEmptyLog(connection, address)
+        yield await begun(connection, address, identity, head, chain)
+
+
+async def begun(
+    connection: Connection, address: PostgresAddress, identity: LogIdentity, head: Position, chain: bytes
+) -> PostgresEmptyLog:
+    """The empty log at an address under a new identity, to be filled in the transaction of the connection."""
+    await connection.execute(_HEAD.replace("{schema}", address.schema), identity.log, identity.epoch, head, chain)
+    epochs = [(epoch, after, "the log was copied here with it") for epoch, after in identity.forks]
+    await connection.copy_records_to_table(
+        "epochs", schema_name=address.schema, columns=("epoch", "after", "cause"), records=epochs
+    )
+    return PostgresEmptyLog(connection, address)
 
 
 @asynccontextmanager
-async def _connected(address: PostgresAddress) -> AsyncGenerator[Connection]:
+async def connected(address: PostgresAddress) -> AsyncGenerator[Connection]:
     try:
         connection = await connect(address, _PATIENCE)
         try:
@@ -145,6 +153,6 @@ async def _connected(address: PostgresAddress) -> AsyncGenerator[Connection]:
             f"PostgreSQL at {address.shown} cannot be reached: {error or type(error).__name__}"
         ) from error
     except asyncpg.InsufficientPrivilegeError as error:
-        raise WiringError(f"Moving needs the role that owns the log at {address.shown}: {error}") from error
+        raise WiringError(f"This needs the role that owns the log at {address.shown}: {error}") from error
     except asyncpg.PostgresError as error:
         raise Unavailable(f"PostgreSQL at {address.shown} refused: {error}") from error

@@ -30,6 +30,7 @@ from twofold.write_store.port import (
     LogContent,
     LogIdentity,
     LogRow,
+    LogSnapshot,
     Outcome,
     Slice,
 )
@@ -37,6 +38,7 @@ from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, r
 from twofold.write_store.sqlite.moving import SqliteContent, importing
 from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
+from twofold.write_store.sqlite.snapshot import reading_snapshot
 from twofold.write_store.sqlite.writer import LogWriter
 from twofold.write_store.verification import LogUnreadable, damages, head_damages
 
@@ -80,6 +82,7 @@ class SqliteWriteStore:
         self.damage = KnownDamage()
         self.retention = int(retention_days * DAY)
         self._path = os.path.abspath(path)
+        self._log = log
         self._world: World = world or RealWorld()
         self._news = Signal()
         self._catalogue = Catalogue()
@@ -201,6 +204,9 @@ class SqliteWriteStore:
 
     def raw_log(self) -> SqliteRawLog:
         return SqliteRawLog(self._read_connection, self._log_id)
+
+    def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
+        return reading_snapshot(self._path, lambda connection: _identity(connection, self._log), self._world)
 
     async def close(self) -> None:
         self._release()

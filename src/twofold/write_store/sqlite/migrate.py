@@ -85,6 +85,11 @@ def schema_version(connection: apsw.Connection, path: str) -> int:
     return 1 if tables else 0
 
 
+def is_log(connection: apsw.Connection) -> bool:
+    """Whether a file is marked as a log of Twofold."""
+    return bool(connection.pragma("application_id") == _APPLICATION_ID)
+
+
 def refuse_old_schema(connection: apsw.Connection, path: str) -> None:
     """WiringError where the schema of a file that is opened read-only is older or newer than this code."""
     version = schema_version(connection, path)

@@ -1,0 +1,244 @@
+"""`twofold restore`: a backup becomes a log again, verified before it replaces anything. And the drill of that."""
+
+import shutil
+import tempfile
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
+from twofold.domain.events import Position
+from twofold.errors import TwofoldError, WiringError
+from twofold.operations.backup_manifest import DamagedBackup, Manifest
+from twofold.operations.backup_set import BackupContent, opened_backup
+from twofold.operations.log_copy import CopyCounts, copy_after, refuse_other_content
+from twofold.operations.progress import OnProgress, no_progress
+from twofold.operations.restore_target import FileTarget, ReplacedFile, Target, opened_target
+from twofold.stores import open_sealed_log, refuse_damaged_read_models, shown
+from twofold.world import World
+from twofold.write_store.chain import chain_start
+from twofold.write_store.port import LogIdentity, WriteStore
+
+
+class LostEvents(msgspec.Struct, frozen=True):
+    """The events of a log that a backup does not have: the log, and their positions."""
+
+    log: str
+    first: Position
+    last: Position
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.last - self.first + 1
+
+
+class RestoreResult(msgspec.Struct, frozen=True):
+    """The restored log with its new epoch, how much it holds, and what it has replaced.
+
+    `lost` are the events that were only in the replaced log; `unreadable` says why that could not be read. `kept` is
+    where the replaced file is now.
+    """
+
+    log: str
+    epoch: int
+    position: Position
+    events: int
+    commands: int
+    rows: int
+    lost: LostEvents | None
+    unreadable: str | None
+    kept: str | None
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """What a drill has found: how much the backup holds, and when it was made. `problem` is None where it is right."""
+
+    log: str
+    epoch: int
+    position: Position
+    events: int
+    commands: int
+    rows: int
+    parts: int
+    read_models: bool
+    taken_at: str
+    problem: str | None
+
+
+class RestoreOrder(NamedTuple):
+    """Where to restore to: the log, the read database (None: not), and whether to replace what would be lost."""
+
+    write_store: str
+    read_models: str | None = None
+    replace: bool = False
+
+
+class _Present(NamedTuple):
+    """The log at a target: its head (0: there is none), its epoch, and what would be lost of it."""
+
+    head: Position
+    epoch: int
+    lost: LostEvents | None
+
+
+async def restore(
+    path: Path, order: RestoreOrder, world: World, on_progress: OnProgress = no_progress
+) -> RestoreResult:
+    """Restore a backup to a log that then begins a new epoch, and say what was lost with the log before.
+
+    All or nothing. DamagedBackup where the backup is not right. WiringError where the target has events that the backup
+    does not have, or cannot be read, unless the order says to replace it; or where a process writes to its file.
+    """
+    with ExitStack() as stack:
+        folder, manifest, content = stack.enter_context(opened_backup(path))
+        views = _prepared_read_models(stack, folder, manifest, order)
+        target = stack.enter_context(opened_target(order.write_store, world, views))
+        async with target.present() as log:
+            try:
+                present = await _present(log, manifest, content)
+            except (TwofoldError, LookupError) as error:
+                if not isinstance(target, FileTarget):
+                    raise
+                target.problem, present = str(error), _Present(0, 0, None)
+        if not order.replace:
+            _refuse_loss(target, present, manifest, order)
+        identity = _next_identity(manifest, present.epoch)
+        counts = await _fill(target, (manifest, content), identity, present.head, on_progress)
+        return RestoreResult(
+            manifest.log,
+            identity.epoch,
+            manifest.position,
+            *counts,
+            lost=present.lost,
+            unreadable=target.problem,
+            kept=target.kept,
+        )
+
+
+async def check(path: Path, world: World, on_progress: OnProgress = no_progress) -> CheckResult:
+    """Restore a backup into a temporary folder and verify that log: every event, its chain and its tags.
+
+    Unavailable where there is no backup. What is wrong with one is the `problem` of the result, which says nothing else
+    where not even the files are as the manifest says.
+    """
+    try:
+        with opened_backup(path) as (folder, manifest, content):
+            counts, problem = await _drill(folder, manifest, content, world, on_progress)
+    except DamagedBackup as error:
+        return CheckResult(*("", 0, 0, 0, 0, 0, 0), read_models=False, taken_at="", problem=str(error))
+    return CheckResult(
+        manifest.log,
+        manifest.epoch,
+        manifest.position,
+        *counts,
+        len(manifest.parts),
+        read_models=manifest.read_models is not None,
+        taken_at=manifest.parts[-1].taken_at,
+        problem=problem,
+    )
+
+
+async def _drill(
+    folder: Path, manifest: Manifest, content: BackupContent, world: World, on_progress: OnProgress
+) -> tuple[CopyCounts, str | None]:
+    """How much was restored, and what is wrong with it."""
+    counts = CopyCounts(0, 0, 0)
+    with tempfile.TemporaryDirectory(prefix="twofold-drill-") as name:
+        restored = Path(name) / "log.db"
+        try:
+            with ReplacedFile(str(restored)) as file:
+                target = FileTarget(f"sqlite:///{restored}", file, world)
+                counts = await _fill(target, (manifest, content), _next_identity(manifest, 0), 0, on_progress)
+            with closing(open_sealed_log(str(restored))) as log:
+                damage = next(log.damages(0, chain_start(manifest.log)), None)
+            if manifest.read_models is not None:
+                refuse_damaged_read_models(str(folder / manifest.read_models.file))
+        except TwofoldError as error:
+            return counts, str(error)
+    return counts, None if damage is None else damage.message
+
+
+def _prepared_read_models(
+    stack: ExitStack, folder: Path, manifest: Manifest, order: RestoreOrder
+) -> ReplacedFile | None:
+    """The read database of a backup, copied beside the one that it replaces."""
+    if order.read_models is None:
+        return None
+    if manifest.read_models is None:
+        raise WiringError("This backup has no read models. Leave out --read-models-to: they are rebuilt from the log.")
+    source = folder / manifest.read_models.file
+    refuse_damaged_read_models(str(source))
+    file = stack.enter_context(ReplacedFile(order.read_models))
+    shutil.copyfile(source, file.new)
+    file.new.chmod(0o600)
+    return file
+
+
+async def _present(log: WriteStore | None, manifest: Manifest, content: BackupContent) -> _Present:
+    if log is None:
+        return _Present(0, 0, None)
+    head = (await log.read(NO_EVENTS)).head
+    name = log.identity.log
+    if name != manifest.log:
+        return _Present(head, 0, LostEvents(name, 1, head) if head else None)
+    common = await _common_position(log, head, manifest, content)
+    lost = LostEvents(name, common + 1, head) if common < head else None
+    return _Present(head, log.identity.epoch, lost)
+
+
+async def _common_position(log: WriteStore, head: Position, manifest: Manifest, content: BackupContent) -> Position:
+    """The last position up to which a log and a backup hold the same events."""
+    # As the chain at a position stands for all events up to it, it is the same up to there and another one after it.
+    same, other = 0, min(head, manifest.position) + 1
+    while other - same > 1:
+        middle = (same + other) // 2
+        here = (await log.read(ALL_EVENTS, middle - 1, limit=1)).events
+        there = await content.events(middle - 1, 1)
+        if here and there and here[0].chain == there[0].chain:
+            same = middle
+        else:
+            other = middle
+    return same
+
+
+def _refuse_loss(target: Target, present: _Present, manifest: Manifest, order: RestoreOrder) -> None:
+    where = shown(order.write_store)
+    if target.problem is not None:
+        raise WiringError(
+            f"What is in {where} cannot be read, so nobody knows what would be lost: {target.problem} With --replace "
+            "it is replaced, and kept beside the restored log."
+        )
+    if (lost := present.lost) is not None:
+        which = f"the log {lost.log}" if lost.log != manifest.log else "the log"
+        raise WiringError(
+            f"{where} has {which} up to position {present.head:,}, and the backup goes up to {manifest.position:,}. "
+            f"{lost.count:,} events would be lost (positions {lost.first:,} to {lost.last:,}). Restore to another "
+            "place, or add --replace to accept that."
+        )
+
+
+def _next_identity(manifest: Manifest, present_epoch: int) -> LogIdentity:
+    """The identity of the restored log: an epoch later than any that callers may know, which begins where it ends."""
+    epoch = max(manifest.epoch, present_epoch) + 1
+    return LogIdentity(manifest.log, epoch, (*manifest.forks, (epoch, manifest.position)))
+
+
+async def _fill(
+    target: Target,
+    source: tuple[Manifest, BackupContent],
+    identity: LogIdentity,
+    expected: Position,
+    on_progress: OnProgress,
+) -> CopyCounts:
+    manifest, content = source
+    head, chain, start = manifest.position, bytes.fromhex(manifest.chain), chain_start(manifest.log)
+    async with target.filling(identity, head, chain, expected) as empty:
+        try:
+            counts = await copy_after(content, empty, 0, start, head, on_progress)
+        except WiringError as error:
+            raise DamagedBackup(f"The backup is damaged. {error}") from error
+        await refuse_other_content(empty, start, head, chain)
+    return counts
