@@ -73,4 +73,5 @@ def _head_of(connection: apsw.Connection, path: str) -> tuple[int, LogIdentity, 
     log_id, name, epoch = row
     sql = "select epoch, after from epochs where log_id = ? order by epoch"
     forks: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
-    return log_id, LogIdentity(name, epoch, tuple(forks)), *LogReader(connection, log_id, Catalogue()).stored_head()
+    head, chain = LogReader(connection, log_id, Catalogue()).stored_head()
+    return log_id, LogIdentity(name, epoch, tuple(forks)), head, chain
