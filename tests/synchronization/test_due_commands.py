@@ -1,7 +1,7 @@
 """A command that a policy wants to send later is sent when it is due, once, and delays no other."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,24 @@ async def test_a_command_for_later_survives_restarts_and_is_sent_when_due(tmp_pa
         assert await answers(app) == [MARK + 30, MARK + 20, MARK + 10], (
             "what became due while nothing ran is sent at the start"
         )
+
+
+async def test_what_is_overdue_after_the_clock_was_put_forward_is_sent_within_a_minute(tmp_path: Path) -> None:
+    class JumpingWorld(FrozenWorld):
+        """The wall clock may be put forward. The monotonic clock does not see it."""
+
+        ahead = timedelta()
+
+        def now(self) -> datetime:
+            return super().now() + self.ahead
+
+    world = JumpingWorld()
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await app.send(Count(["a"], 10))
+        await passes(world, app, 1.0)
+        world.ahead = timedelta(hours=2)
+        await passes(world, app, 59.0)
+        assert await answers(app) == [MARK + 10]
 
 
 async def test_what_falls_due_while_another_is_being_sent_is_sent_as_well(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """Seconds before the first retry of what is unavailable for a policy, and at most between any two."""
 _SECOND = 1_000_000
-_LONGEST_WAIT = 3600.0
+_LONGEST_WAIT = 30.0
+"""Seconds between two looks at the wall clock: it may be put forward, or the machine may have slept."""
 _ATTEMPTS_BEFORE_PARKED = 5
 """A due command that failed so many times is shown as parked. It is retried all the same."""
 
