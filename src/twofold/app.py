@@ -35,9 +35,10 @@ from twofold.synchronization.projector import ProjectorIO
 from twofold.synchronization.service import NodeOptions, Synchronization
 from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
+from twofold.write_store.background_check import check_forever
 from twofold.write_store.history import UNCHECKED, HistoryCheck, check_history
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice, WriteStore
+from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice, Verifiable, WriteStore
 
 
 class App:
@@ -228,6 +229,16 @@ class App:
             if page.upto <= after:
                 await running.write_store.wait(after, self.settings.poll_seconds)
             after = max(after, page.upto)
+
+    async def verify_forever(self) -> None:
+        """Check the log for damage in the background, `Settings.verify_events_per_second`, until this is cancelled.
+
+        `serve` does it. Damage found is in the health report, and what touches it is Unavailable. Returns at once where
+        the log is in memory, or the setting is 0.
+        """
+        write_store, rate = self._open().write_store, self.settings.verify_events_per_second
+        if rate and isinstance(write_store, Verifiable):
+            await check_forever(write_store, self.world, rate)
 
     async def status(self) -> Status:
         """How the app is doing, measured from the log and the checkpoints.

@@ -141,7 +141,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     `log_stopped`: the write store takes nothing more. `log_unreadable`: it cannot be read. `refusal`: it refused the
     last append. `commands_refused`: the command service takes none. `read_models_unreadable`: the read store cannot be
     read. `supervision`: nobody can see to the followers. `head_at_start` is the position that read models must have
-    reached before they answer.
+    reached before they answer. `log_damaged`: what is known to be damaged.
     """
 
     followers: Sequence[FollowerStatus] = ()
@@ -156,6 +156,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     commands_refused: str | None = None
     read_models_unreadable: str | None = None
     supervision: str | None = None
+    log_damaged: str | None = None
 
 
 def assess(seen: Observation) -> HealthReport:
@@ -304,6 +305,9 @@ def _of_stores(seen: Observation) -> Iterator[HealthProblem]:
         # A log that has stopped may have lost events that read models hold: nothing can be answered for sure.
         level: Level = "degraded" if seen.log_stopped is None else "not_ready"
         yield problem("log-unreadable", level, "query", "write_store", f"Followers wait: {seen.log_unreadable}")
+    if seen.log_damaged is not None:
+        for side in get_args(Side):
+            yield problem("log-damaged", "degraded", side, "write_store", seen.log_damaged)
     if seen.supervision is not None:
         yield problem("synchronization-fails", "degraded", "query", "node", seen.supervision)
 

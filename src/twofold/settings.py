@@ -90,6 +90,17 @@ class Settings(msgspec.Struct, frozen=True):
         ),
     ] = 7.0
 
+    check_reads: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether every event that is read is checked against the chain, so that none is wrong."
+        ),
+    ] = False
+    verify_events_per_second: Annotated[
+        int,
+        msgspec.Meta(ge=0, description="Events a second that `serve` verifies in the background at most; 0: none."),
+    ] = 500
+
     @classmethod
     def from_environment(cls, **given: object) -> "Settings":
         """Settings from `TWOFOLD_*` variables; a `given` value that is not None wins. WiringError names a bad one."""

@@ -26,7 +26,7 @@ from twofold.synchronization.follower import State
 from twofold.synchronization.follower_kind import UnitProgress
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
-from twofold.write_store.port import WriteStore
+from twofold.write_store.port import Verifiable, WriteStore
 
 T = TypeVar("T")
 
@@ -118,6 +118,7 @@ async def measure(
             commands_refused=runtime.commands.problem or runtime.history.problem,
             read_models_unreadable=stores.read_models_unreadable,
             supervision=runtime.synchronization.problem,
+            log_damaged=runtime.write_store.damage.problem if isinstance(runtime.write_store, Verifiable) else None,
         )
     )
     return Measured(head, followers, builds, health)

@@ -27,11 +27,15 @@ async def open_write_store(url: str, settings: Settings, world: World, *, read_o
     days = settings.command_retention_days
     if scheme in _POSTGRESQL:
         postgres = _adapter("twofold.write_store.postgres").PostgresWriteStore
-        log: WriteStore = await postgres.open(url, read_only=read_only, retention_days=days, world=world)
+        log: WriteStore = await postgres.open(
+            url, read_only=read_only, retention_days=days, world=world, check_reads=settings.check_reads
+        )
         return log
     path = _sqlite_path(url, f"memory:, {_SQLITE} or postgresql://user@host/database")
     sqlite = _adapter("twofold.write_store.sqlite").SqliteWriteStore
-    file: WriteStore = sqlite(path, read_only=read_only, retention_days=days, world=world)
+    file: WriteStore = sqlite(
+        path, read_only=read_only, retention_days=days, world=world, check_reads=settings.check_reads
+    )
     return file
 
 

@@ -28,7 +28,7 @@ async def emptied(url: str) -> str:
     await connection.execute(
         "set session_replication_role = replica;"
         f"truncate {tables} restart identity;"
-        f"update {schema}.log_head set epoch = 1, position = 0"
+        f"update {schema}.log_head set epoch = 1, position = 0, chain = {schema}.chain_start(name)"
     )
     await connection.close()
     return url

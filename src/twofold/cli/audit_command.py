@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import click
+from msgspec import structs
 
 from twofold.app import App
 from twofold.cli.app_loading import app_argument, load_app
@@ -51,7 +52,9 @@ async def _audit(app: App, name: str, keys: list[str], url: str | None, *, repai
         if repair:
             client = await stack.enter_async_context(operator_client(app, [name], url))
             repair_key = lambda name, key: client.act(ActionRequest("repair", name, key))  # noqa: E731
-        stores = await stack.enter_async_context(opened_stores(app.settings, app.world))
+        # A damaged event must not become a row.
+        settings = structs.replace(app.settings, check_reads=True)
+        stores = await stack.enter_async_context(opened_stores(settings, app.world))
         if keys:
             return await audit(app, *stores, name, keys=keys, repair=repair_key)
         folding, comparing = f"{name}: folding", f"{name}: comparing"

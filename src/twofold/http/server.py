@@ -75,7 +75,12 @@ async def serve(
                 # By then every request in progress has reached its own deadline.
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.request_seconds) + 1,
             )
-            await _Server(config, api, notice_seconds, announce).serve(sockets=[listener])
+            verifying = asyncio.create_task(app.verify_forever(), name="twofold-verify")
+            try:
+                await _Server(config, api, notice_seconds, announce).serve(sockets=[listener])
+            finally:
+                verifying.cancel()
+                await asyncio.wait([verifying])
     finally:
         listener.close()
 

@@ -1,12 +1,13 @@
 """What is known to be damaged in a log, so that no read serves it."""
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from twofold.domain.event_query import AppendCondition, EventQuery
-from twofold.domain.events import Position
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery
+from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable
-from twofold.write_store.verification import Damage
+from twofold.write_store.chain import chain_after, chain_start
+from twofold.write_store.verification import Damage, stored_tags
 
 MOST = 1_000
 """Damages that are kept apart. Beyond them all positions from the first to the last count as damaged."""
@@ -67,11 +68,39 @@ class KnownDamage:
         if command_id in self._commands:
             raise Unavailable(f"The log is damaged. {self._commands[command_id].message}", retry_after=60.0)
 
-    def before(self, after: Position, limit: int | None) -> int | None:
-        """A limit with which a page of all events after a position ends before the next damage, where it can."""
-        first = next((each.position for each in self._damages if each.position > after), None)
-        sound = 0 if first is None else first - after - 1
-        return min(limit, sound) if limit is not None and sound else limit
+    def refuse_appends(self, batch: Sequence[tuple[Sequence[AppendCondition], str | None]]) -> None:
+        """Unavailable where the conditions or the command id of an append touch damage."""
+        if self.count:
+            for conditions, command_id in batch:
+                self.refuse(conditions)
+                self.refuse_command(command_id)
+
+    def refuse_page(
+        self, conditions: Sequence[AppendCondition], events: Sequence[RecordedEvent], upto: Position
+    ) -> None:
+        """Unavailable where a page of the events that match any of these conditions touches damage, or has a gap."""
+        if self.count:
+            self.refuse(conditions, upto)
+        if conditions and all(any(not i.types and not i.tags for i in each.query.items) for each in conditions):
+            refuse_gap(min(each.after for each in conditions), [event.position for event in events], upto)
+
+    def refuse_broken(self, events: Sequence[RecordedEvent], chains: Mapping[Position, bytes], log: str) -> None:
+        """Unavailable where an event does not fit the chain, given the chains at the positions of `unlinked`."""
+        known = {0: chain_start(log), **chains}
+        for event in events:
+            before = known.get(event.position - 1, b"")
+            if chain_after(before, event) != event.chain:
+                tags = stored_tags(event.stored_envelope.tags)
+                text = f"The event at {event.position} does not fit the chain."
+                self.add([Damage(event.position, text, None if tags is None else frozenset(tags))])
+                self.refuse([AppendCondition(ALL_EVENTS, event.position - 1)], event.position)
+            known[event.position] = event.chain
+
+
+def unlinked(events: Sequence[RecordedEvent]) -> list[Position]:
+    """The positions whose chains are needed to check that events fit the chain, besides their own."""
+    there = {event.position for event in events}
+    return [event.position - 1 for event in events if event.position > 1 and event.position - 1 not in there]
 
 
 def refuse_gap(after: Position, positions: Sequence[Position], upto: Position) -> None:

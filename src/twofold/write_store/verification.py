@@ -71,7 +71,7 @@ class HeadRow(NamedTuple):
     """The row of the head, and what it must agree with, from one snapshot.
 
     `last_chain` is the chain of the event at `position`, `beyond` the position of an event after it, `begun` the last
-    epoch that is recorded: None where there is none.
+    epoch that is recorded: None where there is none. `log` is the name of the log.
     """
 
     position: Position
@@ -80,6 +80,7 @@ class HeadRow(NamedTuple):
     last_chain: bytes | None
     beyond: Position | None
     begun: int | None
+    log: str
 
 
 class LogUnreadable(Exception):
@@ -113,6 +114,8 @@ def head_damages(head: HeadRow, log: str) -> Iterator[Damage]:
         yield Damage(head.position, f"The head has another chain than the event at {head.position}.")
     if head.beyond is not None:
         yield Damage(head.beyond, f"The event at {head.beyond} is beyond the head, which is {head.position}.")
+    if head.log != log:
+        yield Damage(head.position, f"The head is of the log {head.log}, and this is the log {log}.")
     if head.epoch != (head.begun or 1):
         yield Damage(
             head.position, f"The head is in epoch {head.epoch}, but the last one that began is {head.begun or 1}."

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 import asyncpg
-import msgspec
 
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
@@ -16,6 +15,7 @@ from twofold.postgres_server import LOST, PostgresAddress
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
 from twofold.write_store.chain import shown
+from twofold.write_store.damage import KnownDamage, unlinked
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -30,8 +30,10 @@ from twofold.write_store.postgres.address import address_of
 from twofold.write_store.postgres.batch import Call, Known, types_of
 from twofold.write_store.postgres.connections import LogConnections, not_migrated
 from twofold.write_store.postgres.copies import PostgresCopies
+from twofold.write_store.postgres.early_check import checked_early
 from twofold.write_store.postgres.migrate import migrations
 from twofold.write_store.postgres.news import News, channel
+from twofold.write_store.postgres.raw_log import PostgresRawLog
 from twofold.write_store.postgres.refused import FORKED, AnotherEpoch, refused
 from twofold.write_store.postgres.retagging import retag_arguments
 from twofold.write_store.postgres.retention import CommandRetention
@@ -41,8 +43,6 @@ log = logging.getLogger(__name__)
 DAY = 86_400_000_000
 _READERS = 4
 _CHANGED_MEANWHILE = "TF006"
-_LONG_AGO = 1_000
-"""A condition on several tags that reaches back further than this is checked once before the lock is taken."""
 
 
 class PostgresWriteStore(PostgresCopies):
@@ -59,8 +59,11 @@ class PostgresWriteStore(PostgresCopies):
         self.identity = LogIdentity("", 0)
         self.problem: str | None = None
         self.exclusive = False
+        self.damage = KnownDamage()
+        self._check_reads = False
         self._world = world
         self._read_only = read_only
+        self.retention = int(retention_days * DAY)
         self._writing = LogConnections(address, world, 1, patience)
         self._reading = LogConnections(address, world, _READERS, patience)
         self._news = News(address, world, self._read_head)
@@ -80,6 +83,7 @@ class PostgresWriteStore(PostgresCopies):
         retention_days: float = 7.0,
         patience: float = 10.0,
         world: World | None = None,
+        check_reads: bool = False,
     ) -> "PostgresWriteStore":
         """The log a `postgresql://` URL names. Failures that pass are retried for `patience` seconds.
 
@@ -93,6 +97,7 @@ class PostgresWriteStore(PostgresCopies):
             patience=patience,
             world=world or RealWorld(),
         )
+        store._check_reads = check_reads
         try:
             await store._enter()
         except BaseException:
@@ -103,18 +108,23 @@ class PostgresWriteStore(PostgresCopies):
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         if self._read_only:
             raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
+        if self.damage:
+            self.damage.refuse_appends([(append.conditions, append.command_id) for append in batch])
         return await self._tasks.run(self._append(tuple(batch)))
 
     async def read(
         self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
     ) -> Slice:
-        page, _ = await self._tasks.run(self._read([AppendCondition(query, after)], None, limit, size))
-        return page
+        conditions = [AppendCondition(query, after)]
+        page, _ = await self._tasks.run(self._read(conditions, None, limit, size))
+        return await self._sound(conditions, page)
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
-        return await self._tasks.run(self._read(conditions, command_id, limit))
+        page, outcome = await self._tasks.run(self._read(conditions, command_id, limit))
+        self.damage.refuse_command(command_id)
+        return await self._sound(conditions, page), outcome
 
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
@@ -127,6 +137,9 @@ class PostgresWriteStore(PostgresCopies):
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         await self._tasks.run(self._retag(tags))
 
+    def raw_log(self) -> PostgresRawLog:
+        return PostgresRawLog(lambda function, *given: self._tasks.run(self._call(self._reading, function, *given)))
+
     async def close(self) -> None:
         await self._tasks.close(self._news.close, self._writing.close, self._reading.close)
 
@@ -135,7 +148,7 @@ class PostgresWriteStore(PostgresCopies):
     async def _append(self, batch: Sequence[Append]) -> list[Outcome]:
         self._refuse_if_lost()
         await self._retention.set_clock()
-        batch = [await self._checked_early(append) for append in batch]
+        batch = [await checked_early(append, self._news.head, self._first_match) for append in batch]
         outcomes: list[Outcome] = []
         while len(outcomes) < len(batch):
             rest = batch[len(outcomes) :] if outcomes else batch
@@ -167,21 +180,6 @@ class PostgresWriteStore(PostgresCopies):
             if self.identity.epoch == epoch:
                 return call.outcomes(answer)
 
-    async def _checked_early(self, append: Append) -> Append:
-        """The same append. Conditions on several tags that reach far back are checked here and then begin at the head.
-
-        All writers wait for one lock, so as much as possible is checked before it is taken.
-        """
-        far = self._news.head - _LONG_AGO
-        if not any(_reaches_back(condition, far) for condition in append.conditions):
-            return append
-        conditions: list[AppendCondition] = []
-        for condition in append.conditions:
-            page, _ = await self._read([condition], None, 1)
-            after = condition.after if page.events else max(condition.after, page.head)
-            conditions.append(AppendCondition(condition.query, after))
-        return msgspec.structs.replace(append, conditions=tuple(conditions))
-
     def _nonce(self) -> int:
         """A number that no other call has, in this process or another."""
         self._calls += 1
@@ -208,6 +206,17 @@ class PostgresWriteStore(PostgresCopies):
                 if self.identity.epoch != epoch:
                     continue
             return reading.slice_of(response, self._names, limit, size), response.outcome
+
+    async def _first_match(self, condition: AppendCondition) -> Slice:
+        return (await self._read([condition], None, 1))[0]
+
+    async def _sound(self, conditions: Sequence[AppendCondition], page: Slice) -> Slice:
+        """The same page. Unavailable where it touches damage."""
+        self.damage.refuse_page(conditions, page.events, page.upto)
+        if self._check_reads:
+            chains = await self.raw_log().chains(unlinked(page.events))
+            self.damage.refuse_broken(page.events, chains, self.identity.log)
+        return page
 
     async def _rows(self, space: str, keys: list[str] | None, limit: int | None) -> Mapping[str, LogRow]:
         while True:
@@ -277,6 +286,7 @@ class PostgresWriteStore(PostgresCopies):
     async def _enter(self) -> None:
         await self._rejoin()
         if not self._read_only:
+            self.damage.add(await self.raw_log().tail_damages(self.identity.log))
             ((number,),) = await self._call(self._writing, functions.ENTER)
             self._instance = f"{self._world.new_id()}/{number}"
             await self._retention.set_clock()
@@ -363,7 +373,3 @@ class PostgresWriteStore(PostgresCopies):
         if getattr(error, "sqlstate", None) == FORKED:
             self._stop_forked(str(error))
         return refused(self._address, error, writes=writes)
-
-
-def _reaches_back(condition: AppendCondition, far: Position) -> bool:
-    return condition.after < far and any(len(item.tags) > 1 for item in condition.query.items)

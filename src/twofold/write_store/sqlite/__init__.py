@@ -21,7 +21,7 @@ from twofold.sqlite_file import (
 from twofold.sqlite_lock import FileLock
 from twofold.world import RealWorld, World
 from twofold.write_store.command_clock import CommandClock
-from twofold.write_store.damage import KnownDamage
+from twofold.write_store.damage import KnownDamage, unlinked
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -76,11 +76,13 @@ class SqliteWriteStore:
         retention_days: float = 7.0,
         world: World | None = None,
         vfs: str | None = None,
+        check_reads: bool = False,
     ) -> None:
         self.problem: str | None = None
         self.exclusive = True
         self.damage = KnownDamage()
         self.retention = int(retention_days * DAY)
+        self._check_reads = check_reads
         self._path = os.path.abspath(path)
         self._log = log
         self._world: World = world or RealWorld()
@@ -124,6 +126,8 @@ class SqliteWriteStore:
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
+        if self.damage:
+            self.damage.refuse_appends([(append.conditions, append.command_id) for append in batch])
         outcomes = self._write(lambda writer: writer.append(batch))
         self._news.fire()
         return outcomes
@@ -163,14 +167,16 @@ class SqliteWriteStore:
         self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES
     ) -> Slice:
         self._check_files()
+        conditions = [AppendCondition(query, after)]
         with DiskErrors(self._path):
-            return self._reader.slice([AppendCondition(query, after)], limit, size)
+            return self._sound(conditions, self._reader.slice(conditions, limit, size))
 
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
         with DiskErrors(self._path):
-            page = self._reader.slice(conditions, limit)
+            page = self._sound(conditions, self._reader.slice(conditions, limit))
+            self.damage.refuse_command(command_id)
             if command_id is None:
                 return page, None
             known = self._reader.remembered([command_id]).get(command_id)
@@ -201,6 +207,16 @@ class SqliteWriteStore:
     async def content(self) -> AsyncGenerator[LogContent]:
         with DiskErrors(self._path):
             yield SqliteContent(self._read_connection, self._log_id)
+
+    def _sound(self, conditions: Sequence[AppendCondition], page: Slice) -> Slice:
+        """The same page. Unavailable where it touches damage."""
+        self.damage.refuse_page(conditions, page.events, page.upto)
+        if self._check_reads:
+            chains = {
+                position: chain_at(self._read_connection, self._log_id, position) for position in unlinked(page.events)
+            }
+            self.damage.refuse_broken(page.events, chains, self.identity.log)
+        return page
 
     def raw_log(self) -> SqliteRawLog:
         return SqliteRawLog(self._read_connection, self._log_id)

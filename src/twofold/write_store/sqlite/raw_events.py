@@ -44,7 +44,7 @@ _HEAD = """
 select l.position, l.chain, l.epoch,
        (select e.chain from events as e where e.log_id = l.log_id and e.position = l.position),
        (select min(e.position) from events as e where e.log_id = l.log_id and e.position > l.position),
-       (select max(p.epoch) from epochs as p where p.log_id = l.log_id)
+       (select max(p.epoch) from epochs as p where p.log_id = l.log_id), l.name
 from logs as l where l.log_id = ?
 """
 _ALL = 1 << 62

@@ -11,6 +11,7 @@ import apsw
 from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import Unavailable
 from twofold.write_store.chain import chain_start
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 
@@ -277,6 +278,12 @@ class LogReader:
         for position, type_id, version, payload, envelope, tags, chain in rows:
             if type_id not in names:
                 self.refresh_types()
+                if type_id not in names:
+                    raise Unavailable(
+                        f"The log is damaged at position {position}: the type of the event there has no name. Run "
+                        "`twofold verify`, then restore the log from a backup.",
+                        retry_after=60.0,
+                    )
             stored = StoredEnvelope(envelope, tags)
             events.append(RecordedEvent(position, names[type_id], version, payload, stored, chain))
             held += len(payload) + len(envelope) + len(tags)

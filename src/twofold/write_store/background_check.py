@@ -1,0 +1,49 @@
+"""The slow check of a log for damage, round after round, while its app runs."""
+
+import logging
+from collections.abc import Sequence
+
+from twofold.errors import Unavailable
+from twofold.world import World, microseconds
+from twofold.write_store.log_check import LogRange, checked_pages
+from twofold.write_store.port import Verifiable
+from twofold.write_store.verification import Damage, LogUnreadable
+
+log = logging.getLogger(__name__)
+
+_PAGE = 100
+_BETWEEN_ROUNDS = 60.0
+
+
+async def check_forever(store: Verifiable, world: World, events_per_second: int) -> None:
+    """Check the whole log again and again, so many events a second at most, until this is cancelled.
+
+    Damage that is found is refused by all reads of the store from then on. The files themselves are not checked.
+    """
+    while True:
+        try:
+            await _check_once(store, world, _PAGE / events_per_second)
+        except Unavailable as error:
+            log.warning("The log could not be checked for damage: %s", error)
+        await world.sleep(_BETWEEN_ROUNDS)
+
+
+async def _check_once(store: Verifiable, world: World, pause: float) -> None:
+    try:
+        head = (await store.raw_log().head()).position
+    except LogUnreadable as error:
+        _note(store, [Damage(0, f"The head of the log cannot be read: {error}.")])
+        return
+    pages = checked_pages(
+        store, LogRange(1, head, head), page=_PAGE, now=lambda: microseconds(world.now()), files=False
+    )
+    async for page in pages:
+        _note(store, page.damages)
+        await world.sleep(pause)
+
+
+def _note(store: Verifiable, damages: Sequence[Damage]) -> None:
+    before = store.damage.count
+    store.damage.add(damages)
+    if store.damage.count > before:
+        log.error("%s", store.damage.problem)
