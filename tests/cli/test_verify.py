@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.cli.command_line_helpers import APP, run, run_json, serving
+from twofold.write_store.chain import chain_start, content_digest, link
 
 
 @pytest.fixture
@@ -38,6 +39,31 @@ def test_damage_is_named_with_its_position_and_ends_with_3(folder: Path) -> None
     assert done.returncode == 3
     assert "The event at 4 does not fit the chain" in done.stdout
     assert "The event at 7 is missing." in done.stdout
+
+
+def test_a_log_that_was_rewritten_and_linked_again_does_not_have_the_digest_that_was_kept(folder: Path) -> None:
+    code, answer = run_json(folder, "verify", "--to", "4")
+    digest = answer["data"]["digest"]
+    code, answer = run_json(folder, "verify", "--expect", f"4:{digest}")
+    assert (code, answer["data"]["damages"]) == (0, [])
+    with sqlite3.connect(folder / "data" / "log.db") as log:
+        log.execute("update events set payload = cast(replace(payload, 'n3', 'n5') as blob) where position = 3")
+        log.execute("delete from event_tags where position = 3 and tag = 'note:n3'")
+        ((name, type, version),) = log.execute(
+            "select l.name, y.name, e.version from events e join logs l on true"
+            " join event_types y on y.type_id = e.type_id where e.position = 3"
+        ).fetchall()
+        log.execute("update events set tags = cast(replace(tags, 'n3', 'n5') as blob) where position = 3")
+        log.execute("insert into event_tags select log_id, 'note:n5', type_id, position from events where position = 3")
+        chain = chain_start(name)
+        for position, head, payload in log.execute("select position, envelope, payload from events order by position"):
+            chain = link(chain, content_digest(type, version, head, payload))
+            log.execute("update events set chain = ? where position = ?", (chain, position))
+        log.execute("update logs set chain = ?", (chain,))
+    code, answer = run_json(folder, "verify")
+    assert (code, answer["data"]["damages"]) == (0, []), "it fits itself"
+    code, answer = run_json(folder, "verify", "--expect", f"4:{digest}")
+    assert (code, [damage["position"] for damage in answer["data"]["damages"]]) == (3, [4])
 
 
 def test_a_range_is_verified_alone(folder: Path) -> None:

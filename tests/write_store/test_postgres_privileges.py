@@ -18,7 +18,17 @@ from twofold.write_store.port import Append, Appended, RowWrite
 from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.postgres.migrate import migrate
 
-TABLES = ["log_head", "epochs", "event_types", "events", "event_tags", "commands", "rows", "migrations"]
+TABLES = [
+    "log_head",
+    "epochs",
+    "event_types",
+    "events",
+    "event_tags",
+    "commands",
+    "command_clock",
+    "rows",
+    "migrations",
+]
 PASSWORD = "s3cr3t:/?#[]@%&=+ ä'\"\\"
 
 

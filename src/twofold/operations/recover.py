@@ -10,8 +10,7 @@ from twofold.domain.events import Position
 from twofold.errors import Conflict, ForkedHistory, WiringError
 from twofold.read_store.port import Checkpoint, ReadStore
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
-from twofold.write_store.chain import chain_start, shown
-from twofold.write_store.history import check_history
+from twofold.write_store.history import check_history, digest_at
 from twofold.write_store.port import Append, EpochStore, Outcome, WriteStore
 
 MAX_SHOWN = 1_000
@@ -179,7 +178,7 @@ async def _lost(write_store: WriteStore, copy: WriteStore) -> tuple[Position, li
     # Where the chains are equal, everything before is equal: so the last common position can be searched for in halves.
     while low < high:
         middle = (low + high + 1) // 2
-        if await _chain_at(write_store, middle) == await _chain_at(copy, middle):
+        if await digest_at(write_store, middle) == await digest_at(copy, middle):
             low = middle
         else:
             high = middle - 1
@@ -190,10 +189,3 @@ async def _lost(write_store: WriteStore, copy: WriteStore) -> tuple[Position, li
         lost += [LostEvent(event.position, event.type, event.metadata.command_id) for event in page.events]
         position = page.upto
     return low, lost, end - low
-
-
-async def _chain_at(write_store: WriteStore, position: Position) -> str:
-    if not position:
-        return shown(chain_start(write_store.identity.log))
-    (event,) = (await write_store.read(ALL_EVENTS, position - 1, limit=1)).events
-    return shown(event.chain)

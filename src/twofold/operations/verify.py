@@ -1,14 +1,15 @@
 """The check of a whole log or a part of it for damage, and of its events against the code that is to read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from twofold.app import App
 from twofold.domain.events import Position, RecordedEvent
-from twofold.errors import InvalidMessage, Unavailable, UnreadableEvent, WiringError
+from twofold.errors import ForkedHistory, InvalidMessage, Unavailable, UnreadableEvent, WiringError
 from twofold.operations.progress import OnProgress, no_progress
 from twofold.world import World, microseconds
+from twofold.write_store.history import check_history, digest_at
 from twofold.write_store.log_check import LogRange, checked_pages
 from twofold.write_store.port import Verifiable, WriteStore
 from twofold.write_store.verification import Damage, LogUnreadable, RawEvent
@@ -39,7 +40,8 @@ class UnreadableType(msgspec.Struct, frozen=True):
 class VerifyResult(msgspec.Struct, frozen=True):
     """What was checked, and what is wrong.
 
-    `first` and `last` are the positions of the range, `head` that of the log at the start. `events`, `entries` and
+    `first` and `last` are the positions of the range, `digest` is that of the chain at `last`, `head` the position of
+    the head at the start. `events`, `entries` and
     `commands` count what was read. `damages` are the first ones, `damage_count` counts all.
     """
 
@@ -47,6 +49,7 @@ class VerifyResult(msgspec.Struct, frozen=True):
     epoch: int
     first: Position
     last: Position
+    digest: str
     head: Position
     events: int
     entries: int
@@ -68,10 +71,12 @@ async def verify(
     app: App | None = None,
     first: Position = 1,
     last: Position | None = None,
+    expected: Mapping[Position, str] | None = None,
     on_progress: OnProgress = no_progress,
 ) -> VerifyResult:
     """Check the events of a log from `first` to `last` (its end), beside a running writer.
 
+    `expected` are digests that were kept elsewhere, by position: they show a log that was rewritten and linked again.
     With an `app` also whether its code can read every payload, and gives it the tags that are stored. WiringError where
     the store cannot be checked, or the range is empty. What is damaged is in the result.
     """
@@ -100,12 +105,15 @@ async def verify(
         if reader is not None:
             for raw in page.events:
                 reader.read(raw)
+    for position, digest in (expected or {}).items():
+        found.add(await _other_digest(write_store, position, digest))
     identity = write_store.identity
     return VerifyResult(
         log=identity.log,
         epoch=identity.epoch,
         first=first,
         last=end,
+        digest=await digest_at(write_store, end),
         head=head,
         events=counts["events"],
         entries=counts["index"],
@@ -114,6 +122,15 @@ async def verify(
         damage_count=found.count,
         unreadable=list(reader.unreadable.values()) if reader is not None else [],
     )
+
+
+async def _other_digest(write_store: WriteStore, position: Position, digest: str) -> list[Damage]:
+    """Damage where the log has another digest at a position than was kept elsewhere."""
+    try:
+        await check_history(write_store, write_store.identity.stamp(digest), position)
+    except ForkedHistory as error:
+        return [Damage(position, f"The log is not the one that was expected. {error}")]
+    return []
 
 
 class _Findings:

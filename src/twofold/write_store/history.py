@@ -44,6 +44,17 @@ async def check_history(write_store: WriteStore, stamp: str, position: Position)
     return page.head
 
 
+async def digest_at(write_store: WriteStore, position: Position) -> str:
+    """The digest of the chain at a position; empty where no event is, or a damaged one."""
+    if not position:
+        return shown(chain_start(write_store.identity.log))
+    try:
+        events = (await write_store.read(ALL_EVENTS, position - 1, limit=1)).events
+    except Unavailable:
+        return ""
+    return shown(events[0].chain) if events and events[0].position == position else ""
+
+
 async def read_up_to(write_store: WriteStore, query: EventQuery, after: Position, limit: int, to: Position) -> Slice:
     """A page of the events after a position that ends at `to` at the latest. Unavailable if there is none before."""
     page = await write_store.read(query, after, limit)

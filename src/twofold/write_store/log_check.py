@@ -1,6 +1,6 @@
 """The check of a log, page by page: its head, events, index, remembered commands and files."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from twofold.domain.events import Position
@@ -136,7 +136,9 @@ class _Remembered:
         return await self._compared([self._open] if self._open is not None else [])
 
     async def _compared(self, commands: Sequence[_EventsOfCommand]) -> list[Damage]:
-        rows = await self._raw.remembered([each.command_id for each in commands]) if commands else {}
+        rows: Mapping[str, tuple[Position, int]] = {}
+        if commands:
+            rows = await self._raw.remembered([each.command_id for each in commands])
         oldest = self._oldest()
         found: list[Damage] = []
         for each in commands:

@@ -135,10 +135,7 @@ class LogIdentity(msgspec.Struct, frozen=True):
         return f"{self.log}.{self.epoch}.{digest}"
 
     def holds(self, stamp: str, position: Position) -> bool:
-        """Whether a position that was stored with `stamp` can belong to this history, by log and epoch.
-
-        Whether it does, the chain at that position says: see `history.py`.
-        """
+        """Whether a position stored with `stamp` can be of this history, by log and epoch. See also `history.py`."""
         stored = StampParts.of(stamp)
         if stored is None or stored.log != self.log or stored.epoch > self.epoch:
             return False
@@ -367,6 +364,7 @@ class HasSnapshots(Protocol):
 
     def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
         """The log at the moment at which the context begins, over a connection of its own."""
+        ...
 
 
 @runtime_checkable
@@ -382,6 +380,7 @@ class SealedLog(LogSnapshot, Protocol):
 
     def damages(self, after: Position, chain: bytes) -> Iterator[Damage]:
         """What is wrong with the events after a position, where the log has `chain`."""
+        ...
 
     def close(self) -> None:
         """Release the file."""

@@ -1,7 +1,7 @@
 """What is wrong with a log, judged from its raw rows: events, index, remembered commands and head."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -194,7 +194,9 @@ def _range(first: Position, last: Position) -> str:
 def _damage(raw: RawEvent, chain: bytes) -> str | None:
     if raw.type is None:
         return "has a type without a name"
-    if not all(isinstance(each, bytes) for each in (raw.payload, raw.stored.head, raw.stored.tags, raw.chain)):
+    # A damaged row may hold another type than the one that was written.
+    columns: list[Any] = [raw.payload, raw.stored.head, raw.stored.tags, raw.chain]
+    if not all(isinstance(column, bytes) for column in columns):
         return "is not stored as bytes"
     expected = link(chain, content_digest(raw.type, raw.version, raw.stored.head, raw.payload))
     if raw.chain != expected:

@@ -138,7 +138,10 @@ class PostgresWriteStore(PostgresCopies):
         await self._tasks.run(self._retag(tags))
 
     def raw_log(self) -> PostgresRawLog:
-        return PostgresRawLog(lambda function, *given: self._tasks.run(self._call(self._reading, function, *given)))
+        async def call(function: functions.Function, *given: Any) -> Sequence[functions.ResultRow]:
+            return await self._tasks.run(self._call(self._reading, function, *given))
+
+        return PostgresRawLog(call)
 
     async def close(self) -> None:
         await self._tasks.close(self._news.close, self._writing.close, self._reading.close)

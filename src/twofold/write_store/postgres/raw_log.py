@@ -48,27 +48,29 @@ class PostgresRawLog:
         raise LogUnreadable("the row of the table log_head is missing")
 
     async def events(self, after: Position, limit: int) -> Sequence[RawEvent]:
-        found = [
+        found: list[tuple[int, RawEvent]] = [
             (type_id, RawEvent(position, type, version, payload, StoredEnvelope(envelope, tags), chain))
             for position, type_id, type, version, payload, envelope, tags, chain in await self._call(
                 EVENTS, after, limit
             )
         ]
         # In a later snapshot than the events: tags are only added, so what was read of them must be there.
-        wanted = [
+        wanted: list[tuple[str, int, int]] = [
             (tag, type_id, number)
             for number, (type_id, raw) in enumerate(found)
-            for tag in stored_tags(raw.stored.tags) or ()
+            for tag in stored_tags(raw.stored.tags) or list[str]()
         ]
         missing: dict[int, list[str]] = {}
-        asked = [entry for entry in wanted if _NUL not in entry[0]]
-        for tag, _, number in (entry for entry in wanted if _NUL in entry[0]):
-            missing.setdefault(number, []).append(tag)
+        asked: list[tuple[str, int, int]] = [entry for entry in wanted if _NUL not in entry[0]]
+        for tag, _, number in wanted:
+            if _NUL in tag:
+                missing.setdefault(number, []).append(tag)
         positions = [found[number][1].position for _, _, number in asked]
-        lacking = await self._call(UNINDEXED, [tag for tag, _, _ in asked], [kind for _, kind, _ in asked], positions)
-        for (at,) in lacking:
-            tag, _, number = asked[at - 1]
-            missing.setdefault(number, []).append(tag)
+        lacking = await self._call(UNINDEXED, [entry[0] for entry in asked], [entry[1] for entry in asked], positions)
+        for row in lacking:
+            number: int = row[0]
+            entry = asked[number - 1]
+            missing.setdefault(entry[2], []).append(entry[0])
         return [raw._replace(unindexed=missing.get(number, ())) for number, (_, raw) in enumerate(found)]
 
     async def index(self, after: TagEntry | None, limit: int) -> Sequence[TagEntry]:
