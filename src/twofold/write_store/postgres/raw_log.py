@@ -68,8 +68,8 @@ class PostgresRawLog:
         positions = [found[number][1].position for _, _, number in asked]
         lacking = await self._call(UNINDEXED, [entry[0] for entry in asked], [entry[1] for entry in asked], positions)
         for row in lacking:
-            number: int = row[0]
-            entry = asked[number - 1]
+            asked_at: int = row[0]
+            entry = asked[asked_at - 1]
             missing.setdefault(entry[2], []).append(entry[0])
         return [raw._replace(unindexed=missing.get(number, ())) for number, (_, raw) in enumerate(found)]
 
