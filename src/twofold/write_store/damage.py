@@ -117,6 +117,6 @@ def refuse_gap(after: Position, positions: Sequence[Position], upto: Position) -
 
 
 def _may_match(query: EventQuery, damage: Damage) -> bool:
-    """Whether a damaged event may be one that a query selects. Its type is not trusted."""
+    """Whether a damaged event may be one that a query selects. Its type is not trusted, and its tags may be unknown."""
     tags = damage.tags
-    return tags is None or any(tags.issuperset(item.tags) for item in query.items)
+    return any(tags is None or tags.issuperset(item.tags) for item in query.items)
