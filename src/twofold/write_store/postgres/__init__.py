@@ -307,7 +307,9 @@ class PostgresWriteStore(PostgresCopies):
         where the server is in an older epoch than this process knows, or than `at_least`: an old primary.
         """
         connections = self._reading if self._read_only else self._writing
-        states = await self._call(connections, functions.STATE, self._news.head)
+        # The chain is compared at this position. Meanwhile other calls may see more.
+        seen = self._news.known
+        states = await self._call(connections, functions.STATE, seen.position)
         if not states:
             # `twofold migrate` was interrupted.
             raise not_migrated(self._address)
@@ -315,22 +317,23 @@ class PostgresWriteStore(PostgresCopies):
         moved = state[4]
         if moved is not None and not self._read_only:
             await self._call(self._writing, functions.RAISE_EPOCH, state[1], moved)
-            (state,) = await self._call(connections, functions.STATE, self._news.head)
+            seen = self._news.known
+            (state,) = await self._call(connections, functions.STATE, seen.position)
         name, epoch, head, migrated, _, epochs, afters, chain, known_chain = state
         if migrated < len(migrations(self._address.schema)):
             raise not_migrated(self._address)
         forks = tuple(zip(epochs, afters, strict=True))
-        known, seen = self.identity, self._news.known
+        known = self.identity
         at_least = max(at_least, known.epoch)
         if epoch < at_least and known.log in ("", name):
             await self._leave(epoch, at_least)
         now = LogIdentity(name, epoch, forks)
-        if known.log and not now.holds(known.stamp(""), seen.position):
+        if known.log and not now.holds(known.stamp(""), self._news.head):
             common = min((after for began, after in forks if began > known.epoch), default=0)
             self.problem = (
-                f"The log {name} has lost events: this process has seen position {seen.position:,}, but epoch {epoch} "
-                f"continues after {common:,}. Find out which acknowledged events are lost, then restart the process. "
-                "Read models that are ahead of the log are refused and must be rebuilt."
+                f"The log {name} has lost events: this process has seen position {self._news.head:,}, but epoch "
+                f"{epoch} continues after {common:,}. Find out which acknowledged events are lost, then restart the "
+                "process. Read models that are ahead of the log are refused and must be rebuilt."
                 if known.log == name
                 else f"The server at {self._address.shown} now has the log {name}, not {known.log}. Restart the "
                 "process."
