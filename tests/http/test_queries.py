@@ -35,6 +35,7 @@ def test_a_name_that_is_repeated_makes_a_list(http: httpx.Client) -> None:
     token = deposit(http, "list-2")
     query = {"account_ids": ["list-1", "list-2", "nobody"], "order": "down", "since": "2020-01-31", "position": token}
     body = http.get("/queries/balances", params=query).json()
+    assert "answer" in body, body
     assert {row["account_id"] for row in body["answer"]} == {"list-1", "list-2"}
 
 

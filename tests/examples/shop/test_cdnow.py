@@ -75,9 +75,11 @@ async def test_the_replay_ends_at_the_known_totals_even_when_it_is_interrupted(t
         assert progress[-1] == (6_919, 6_919)
         assert await totals_of(app) == TOTALS
         assert await replay(app) == 0
-        page = (await app.ask(BestCustomers(size=1))).value
+        page = (await app.ask(BestCustomers(size=1), position=app.token((await app.status()).head), timeout=60)).value
         assert (page.items[0].customer_id, page.items[0].orders) == ("cdnow-1901", 56)
-        days = (await app.ask(RevenueByDay(size=1_000))).value.items
+        # Another projection than that of the totals, with a checkpoint of its own.
+        token = app.token((await app.status()).head)
+        days = (await app.ask(RevenueByDay(size=1_000), position=token, timeout=60)).value.items
         assert sum(day.revenue_cents for day in days) == TOTALS.revenue_cents
         assert sum(day.orders for day in days) == TOTALS.orders
         assert not (tmp_path / "outbox").exists(), "customers of 1997 were sent mail"
