@@ -177,6 +177,21 @@ def _retire(descriptor: int) -> None:
         return
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     _retired.setdefault(_inode_of(descriptor), []).append(descriptor)
+    _close_unused()
+
+
+def close_unused_descriptors() -> None:
+    """Close the descriptors of released locks whose files have no connection in this process any more.
+
+    To be called after a connection was closed later than its lock was released.
+    """
+    with descriptors_change:
+        _close_unused()
+
+
+def _close_unused() -> None:
+    if not _retired:
+        return
     for inode, count in _open_descriptors().items():
         if count == len(_retired.get(inode, ())):
             for unused in _retired.pop(inode):

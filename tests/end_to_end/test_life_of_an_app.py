@@ -13,6 +13,7 @@ from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.policy import Policy
 from twofold.errors import Unavailable, WiringError
+from twofold.write_store.chain import chain_digest
 
 
 def in_memory() -> App:
@@ -28,8 +29,10 @@ async def test_a_command_that_is_written_while_the_app_stops_gets_its_receipt() 
     await asyncio.sleep(0)
     await app.stop()
     receipts = await asyncio.gather(*sent)
-    assert (await running.write_store.read(ALL_EVENTS)).head == 3
-    assert [(receipt.position, receipt.token) for receipt in receipts] == [(n, f"main.1.{n}") for n in (1, 2, 3)]
+    events = (await running.write_store.read(ALL_EVENTS)).events
+    expected = [(event.position, f"main.1.{chain_digest(event.chain)}.{event.position}") for event in events]
+    assert [(receipt.position, receipt.token) for receipt in receipts] == expected
+    assert [event.position for event in events] == [1, 2, 3]
 
 
 async def test_an_app_that_runs_is_not_started_again() -> None:

@@ -108,3 +108,39 @@ async def test_line_ends_within_a_payload_do_not_end_the_line_of_a_stream(app: A
     (frame,) = [part for part in text.split("\n\n") if "event: event" in part]
     (data,) = [line for line in frame.splitlines() if line.startswith("data: ")]
     assert json.loads(data.removeprefix("data: "))["data"] == {"text": "a\nb"}
+
+
+@pytest.mark.parametrize(("last", "expected"), [("0", []), ("2", [3, 4]), ("9", [1, 2, 3, 4])])
+async def test_a_page_can_start_some_positions_before_the_head(
+    app: App, inside: httpx.AsyncClient, last: str, expected: list[int]
+) -> None:
+    await put(app, b"1", b"2", b"3", b"4")
+    page = msgspec.json.decode((await inside.get("/events", params={"last": last})).content, type=EventPage)
+    assert positions(page) == expected
+    await put(app, b"5")
+    later = msgspec.json.decode((await inside.get("/events", params={"after": page.token})).content, type=EventPage)
+    assert positions(later) == [5]
+
+
+@pytest.mark.parametrize("last", ["-1", "x", "1.0", "", "1000000001", "\uff19"])
+async def test_a_start_before_the_head_is_a_number_of_positions(inside: httpx.AsyncClient, last: str) -> None:
+    answer = problem(await inside.get("/events", params={"last": last}), 400)
+    assert (answer["field"], answer["detail"]) == ("last", "last is a whole number from 0 to 1000000000.")
+
+
+async def test_a_page_does_not_start_at_two_places(app: App, inside: httpx.AsyncClient) -> None:
+    await put(app, b"1")
+    token = (await inside.get("/events")).json()["token"]
+    answer = problem(await inside.get("/events", params={"last": "1", "after": token}), 400)
+    assert (answer["field"], "Send one of them" in answer["detail"]) == ("last", True)
+
+
+async def test_a_stream_starts_some_positions_before_the_head_once_and_then_goes_on_where_it_was(
+    app: App, inside: httpx.AsyncClient
+) -> None:
+    await put(app, b"1", b"2", b"3")
+    token = (await inside.get("/events", params={"limit": 1})).json()["token"]
+    await put(app, b'{"{')  # what is damaged ends a stream, so that this test can read all of it
+    first = await inside.get("/events", params={"last": "2"}, headers=STREAM)
+    again = await inside.get("/events", params={"last": "2"}, headers=STREAM | {"Last-Event-ID": token})
+    assert [text.text.count("event: event") for text in (first, again)] == [1, 2]

@@ -85,7 +85,7 @@ async def test_a_log_that_is_read_is_not_replaced(log: str, tmp_path: Path) -> N
 async def test_a_log_that_cannot_be_read_is_replaced_only_when_told_and_is_kept(log: str, tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"no database, and longer than the header of one" * 100)
     with pytest.raises(
-        WiringError, match=r"cannot be read, so nobody knows what would be lost.*file is not a database"
+        WiringError, match=r"cannot be read, so it is unknown what would be lost.*file is not a database"
     ):
         await restored(tmp_path / "set", log)
     result = await restored(tmp_path / "set", log, replace=True)

@@ -1,25 +1,29 @@
 """`GET /events`: the log, page by page, or as a stream as it grows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twofold.app import App
 from twofold.codec.edge import printable
-from twofold.domain.event_query import EventQuery, QueryItem
+from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import InvalidMessage
 from twofold.http.budgets import SMALL, Holding
 from twofold.http.event_records import event_record, page_in_pieces, undamaged
 from twofold.http.exchange import Exchange, Handler, pieces_of
-from twofold.http.parameters import QueryParameter, limit_of
+from twofold.http.parameters import QueryParameter, limit_of, whole_number
 from twofold.http.streams import OPENING, Frames, frame
 from twofold.http.wire import Wire
-from twofold.write_store.chain import shown
+from twofold.write_store.chain import chain_digest
 from twofold.write_store.port import Slice
 
 MAX_EVENTS = 1_000
+MAX_LAST = 1_000_000_000
+"""The most positions before the head at which a page or a stream may start."""
 
 _PARAMETERS = {
     "after": QueryParameter("after"),
+    "last": QueryParameter("last"),
     "type": QueryParameter("type", many=True),
     "tag": QueryParameter("tag", many=True),
     "limit": QueryParameter("limit"),
@@ -35,14 +39,14 @@ def events_handler(wire: Wire) -> Handler:
         fields = wire.parameters(exchange, _PARAMETERS)
         query = _query(app, fields.get("type", []), fields.get("tag", []))
         limit = limit_of(fields, MAX_EVENTS)
+        start = _start(fields, exchange.text(b"last-event-id") if exchange.wants_stream else None)
         holding = wire.budgets.answers.begin()
         if exchange.wants_stream:
-            token = exchange.text(b"last-event-id") or fields.get("after")
-            await wire.streams.serve(exchange, _following(wire, query, token, holding), holding)
+            await wire.streams.serve(exchange, _following(wire, query, start, holding), holding)
             return
         with holding.cut_off_here():
             with wire.quotas.reads:
-                after = await wire.in_time(_after(app, fields.get("after")))
+                after = await wire.in_time(_after(app, start))
                 page = await wire.in_time(_read(wire, holding, query, after, limit, wire.limits.events_bytes))
             await _send(wire, exchange, page)
 
@@ -53,7 +57,7 @@ async def _send(wire: Wire, exchange: Exchange, page: Slice) -> None:
     events = undamaged(page.events)
     whole = len(events) == len(page.events)
     upto, chain = (page.upto, page.chain) if whole else (events[-1].position, events[-1].chain)
-    token = wire.app.token(upto, shown(chain))
+    token = wire.app.token(upto, chain_digest(chain))
     headers = [(b"twofold-position", token.encode())]
     pieces = page_in_pieces(events, token, more=upto < page.head)
     if _size(events) <= SMALL:
@@ -68,15 +72,15 @@ async def _send(wire: Wire, exchange: Exchange, page: Slice) -> None:
     await exchange.finish()
 
 
-async def _following(wire: Wire, query: EventQuery, token: str | None, holding: Holding) -> Frames:
+async def _following(wire: Wire, query: EventQuery, start: str | int, holding: Holding) -> Frames:
     app = wire.app
-    after = await _after(app, token)
+    after = await _after(app, start)
     yield OPENING
     while True:
         page = await _read(wire, holding, query, after, MAX_EVENTS, _STREAM_BYTES)
         events = undamaged(page.events)
         for event in events:
-            yield frame("event", event_record(event), app.token(event.position, shown(event.chain)))
+            yield frame("event", event_record(event), app.token(event.position, chain_digest(event.chain)))
         if len(events) < len(page.events):
             after = events[-1].position
             continue
@@ -103,8 +107,22 @@ def _size(events: Sequence[RecordedEvent]) -> int:
     return sum(len(event.payload) for event in events)
 
 
-async def _after(app: App, token: str | None) -> Position:
-    return await app.position_of(token, "after") if token else 0
+def _start(fields: Mapping[str, Any], last_event_id: str | None) -> str | int:
+    """Where to start: a token, "" for the first event, or how many positions before the head."""
+    after, last = fields.get("after", ""), fields.get("last")
+    if last is None:
+        return last_event_id or after
+    if after:
+        raise InvalidMessage("`last` and `after` each say where to start. Send one of them.", field="last")
+    count = whole_number(last, "last", 0, MAX_LAST)
+    # A client that reconnects goes on where it was.
+    return last_event_id or count
+
+
+async def _after(app: App, start: str | int) -> Position:
+    if isinstance(start, int):
+        return max(0, (await app.log(NO_EVENTS)).head - start)
+    return await app.position_of(start, "after") if start else 0
 
 
 def _query(app: App, types: list[str], tags: list[str]) -> EventQuery:

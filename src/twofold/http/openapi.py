@@ -10,7 +10,7 @@ from twofold.errors import WiringError
 from twofold.health import HealthReport
 from twofold.http.command_routes import WAIT_FOR, names_to_wait_for
 from twofold.http.event_records import EventPage, EventRecord
-from twofold.http.event_routes import MAX_EVENTS
+from twofold.http.event_routes import MAX_EVENTS, MAX_LAST
 from twofold.http.examples import example_of, resolved
 from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits
@@ -135,7 +135,9 @@ def _own_paths(parts: Json, events: list[str]) -> Json:
     tag: Json = {"type": "string", "pattern": "^[^:]+:.+$"}
     text = "All of these tags, each `kind:value`."
     tags = _parameter("tag", "query", _many(tag), explode=True, description=text)
-    of_log = [_parameter("after", "query", _TOKEN), types, tags, _limit(MAX_EVENTS)]
+    count: Json = {"type": "integer", "minimum": 0, "maximum": MAX_LAST}
+    last = _parameter("last", "query", count, description="Start this many positions before the head.")
+    of_log = [_parameter("after", "query", _TOKEN), last, types, tags, _limit(MAX_EVENTS)]
     page = _streamed(parts["EventPage"], "Events in order; as a stream, event `event` as the log grows.")
     status = _streamed(parts["Status"], "The status; as a stream, event `status` once a second.", position=False)
     alive = _json(parts["Alive"], "The process answers.")

@@ -78,10 +78,14 @@ def read_parameters(raw: bytes, known: Mapping[str, QueryParameter], limits: Lim
 
 def limit_of(fields: Mapping[str, Any], most: int) -> int:
     """The parameter `limit`, 100 if it is not there. InvalidMessage unless it is a number from 1 to `most`."""
-    limit: str = fields.get("limit", "100")
-    if not (limit.isascii() and limit.isdigit() and len(limit) <= 6 and 1 <= int(limit) <= most):
-        raise InvalidMessage(f"limit is a whole number from 1 to {most}.", field="limit")
-    return int(limit)
+    return whole_number(fields.get("limit", "100"), "limit", 1, most)
+
+
+def whole_number(text: str, name: str, least: int, most: int) -> int:
+    """The number in a parameter. InvalidMessage unless it is a whole number from `least` to `most`."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise InvalidMessage(f"{name} is a whole number from {least} to {most}.", field=name)
+    return int(text)
 
 
 def _pairs(raw: bytes, limits: Limits) -> list[tuple[str, str]]:

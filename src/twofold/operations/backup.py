@@ -28,7 +28,7 @@ from twofold.operations.log_copy import copy_after
 from twofold.operations.progress import OnProgress
 from twofold.stores import copy_read_models, create_sealed_log, open_sealed_log
 from twofold.world import World
-from twofold.write_store.chain import chain_start, shown
+from twofold.write_store.chain import chain_digest, chain_start
 from twofold.write_store.port import CopiesFile, HasSnapshots, LogIdentity, LogSnapshot, WriteStore
 
 _LOCK = "lock"
@@ -107,7 +107,7 @@ async def _add_to(write_store: HasSnapshots, folder: Path, work: BackupWork) -> 
         log=manifest.log,
         epoch=manifest.epoch,
         position=manifest.position,
-        digest=shown(snapshot.chain),
+        digest=chain_digest(snapshot.chain),
         added_after=after,
         added_size=part.bytes,
         parts=len(manifest.parts),
@@ -177,7 +177,7 @@ async def _continued(before: Manifest | None, snapshot: LogSnapshot, folder: Pat
     if chain.hex() != digest or not snapshot.identity.holds(stamp, position):
         raise ForkedHistory(
             f"The log {before.log} has another history than the backup in {folder}: its chain at position {position} "
-            f"is {shown(chain)}, not {shown(bytes.fromhex(digest))}. {begin_another}"
+            f"is {chain_digest(chain)}, not {chain_digest(bytes.fromhex(digest))}. {begin_another}"
         )
     return position, chain
 

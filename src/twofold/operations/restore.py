@@ -208,7 +208,7 @@ def _refuse_loss(target: Target, present: _Present, manifest: Manifest, order: R
     where = shown(order.write_store)
     if target.problem is not None:
         raise WiringError(
-            f"What is in {where} cannot be read, so nobody knows what would be lost: {target.problem} With --replace "
+            f"What is in {where} cannot be read, so it is unknown what would be lost: {target.problem} With --replace "
             "it is replaced, and kept beside the restored log."
         )
     if (lost := present.lost) is not None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from twofold.domain.events import RecordedEvent
 
 LENGTH = 32
-SHOWN = 8
+DIGEST_BYTES = 8
 """Bytes of the chain that are stored with a position: enough to tell histories apart that nobody forged."""
 
 
@@ -46,6 +46,6 @@ def chain_after(chain: bytes, event: RecordedEvent) -> bytes:
     return link(chain, content_digest(event.type, event.version, event.stored_envelope.head, event.payload))
 
 
-def shown(chain: bytes) -> str:
+def chain_digest(chain: bytes) -> str:
     """The digest of a chain: its first bytes, as hexadecimal digits. It is stored and shown with a position."""
-    return chain[:SHOWN].hex()
+    return chain[:DIGEST_BYTES].hex()

@@ -3,7 +3,7 @@
 from twofold.domain.event_query import ALL_EVENTS, EventQuery
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory, Unavailable
-from twofold.write_store.chain import chain_start, shown
+from twofold.write_store.chain import chain_digest, chain_start
 from twofold.write_store.port import Slice, StampParts, WriteStore
 
 UNCHECKED = "-"
@@ -36,9 +36,9 @@ async def check_history(write_store: WriteStore, stamp: str, position: Position)
             f"It was reached in epoch {stored.epoch} of the log {here.log}, and a later epoch began before position "
             f"{position}."
         )
-    if stored.digest not in (UNCHECKED, shown(chain)):
+    if stored.digest not in (UNCHECKED, chain_digest(chain)):
         raise ForkedHistory(
-            f"The log {here.log} has another history: its chain at position {position} is {shown(chain)}, not "
+            f"The log {here.log} has another history: its chain at position {position} is {chain_digest(chain)}, not "
             f"{stored.digest}."
         )
     return page.head
@@ -47,12 +47,12 @@ async def check_history(write_store: WriteStore, stamp: str, position: Position)
 async def digest_at(write_store: WriteStore, position: Position) -> str:
     """The digest of the chain at a position; empty where no event is, or a damaged one."""
     if not position:
-        return shown(chain_start(write_store.identity.log))
+        return chain_digest(chain_start(write_store.identity.log))
     try:
         events = (await write_store.read(ALL_EVENTS, position - 1, limit=1)).events
     except Unavailable:
         return ""
-    return shown(events[0].chain) if events and events[0].position == position else ""
+    return chain_digest(events[0].chain) if events and events[0].position == position else ""
 
 
 async def read_up_to(write_store: WriteStore, query: EventQuery, after: Position, limit: int, to: Position) -> Slice:
@@ -108,7 +108,7 @@ class HistoryCheck:
     async def check(self, name: str, stamp: str, position: Position) -> str:
         """The digest of the log at the checkpoint of a read model. ForkedHistory where the log does not hold it."""
         if not position:
-            return shown(chain_start(self._write_store.identity.log))
+            return chain_digest(chain_start(self._write_store.identity.log))
         try:
             await check_history(self._write_store, stamp, position)
         except ForkedHistory as error:

@@ -10,7 +10,7 @@ from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
-from twofold.write_store.chain import shown
+from twofold.write_store.chain import chain_digest
 from twofold.write_store.damage import KnownDamage
 from twofold.write_store.verification import CommandRow, Damage, HeadRow, RawEvent, TagEntry
 
@@ -91,7 +91,7 @@ class Appended(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def digest(self) -> str:
         """The digest of the chain at `position`."""
-        return shown(self.chain)
+        return chain_digest(self.chain)
 
     def _compared(self) -> tuple[Position, int, bool]:
         return self.position, self.count, self.repeated
@@ -116,7 +116,7 @@ class Slice(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> str:
         """The digest of the chain at `upto`."""
-        return shown(self.chain)
+        return chain_digest(self.chain)
 
 
 class LogIdentity(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 
 from twofold.domain.envelope import StoredEnvelope, decode_envelope, encode_tags
 from twofold.domain.events import Position
-from twofold.write_store.chain import chain_start, content_digest, link, shown
+from twofold.write_store.chain import chain_digest, chain_start, content_digest, link
 
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, TypeError)
 _decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -200,7 +200,9 @@ def _damage(raw: RawEvent, chain: bytes) -> str | None:
         return "is not stored as bytes"
     expected = link(chain, content_digest(raw.type, raw.version, raw.stored.head, raw.payload))
     if raw.chain != expected:
-        return f"does not fit the chain: its bytes give {shown(expected)}, and {shown(raw.chain)} is stored"
+        return (
+            f"does not fit the chain: its bytes give {chain_digest(expected)}, and {chain_digest(raw.chain)} is stored"
+        )
     try:
         tags = decode_envelope(raw.stored).tags
     except _NOT_DECODED as error:

@@ -18,7 +18,7 @@ from twofold.sqlite_file import (
     refuse_network_file_system,
     refuse_old_sqlite,
 )
-from twofold.sqlite_lock import FileLock
+from twofold.sqlite_lock import FileLock, close_unused_descriptors
 from twofold.world import World
 
 APPLICATION_ID = 0x54465657
@@ -139,3 +139,4 @@ class SqliteConnections:
             self._idle.append(reader)
         else:
             reader.close()
+            close_unused_descriptors()

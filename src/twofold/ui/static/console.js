@@ -84,7 +84,7 @@ function draw() {
   while (stream.children.length > STREAM_LENGTH) stream.lastElementChild.remove();
   say("latest", open.at(-1).type);
   say("head", number(Math.max(open.at(-1).position, before?.head ?? 0)));
-  if (skipped) say("skipped", `${number(skipped)} more came too fast to show.`);
+  if (skipped) say("skipped", `${number(skipped)} more events are not shown.`);
   if (open.some((event) => Date.now() - Date.parse(event.time) < 60_000)) {
     pulse("ui-command", "box-command", "command-write", "box-write", "write-sync");
   }
@@ -178,21 +178,15 @@ function followStatus() {
   });
 }
 
-async function followEvents() {
-  const json = async (path) => (await fetch(path, { headers: { Accept: "application/json" } })).json();
-  const [{ head }, first] = await Promise.all([json("/status"), json("/events?limit=1")]);
-  // A token ends in its position. Only this page relies on that: the API has no other way to start near the end.
-  const at = (position) => first.token.replace(/\d+$/, String(Math.max(0, position)));
-  let after = at(head - FRESH);
-  const events = stream(() => `/events?after=${encodeURIComponent(after)}`, "event", (event, token) => {
-    const behind = (before?.head ?? 0) - event.position;
-    after = token || after;
+function followEvents() {
+  let latest = 0; // position of the newest event that arrived
+  const events = stream(() => `/events?last=${FRESH}`, "event", (event) => {
+    const head = before?.head ?? 0;
+    if (event.position <= latest && head >= latest) return; // a stream that starts again repeats a few
+    if (latest && event.position > latest + 1) skipped += event.position - latest - 1;
+    latest = event.position;
     addEvent(event);
-    if (behind > TOO_FAR) {
-      skipped += behind - FRESH;
-      after = at(before.head - FRESH);
-      events.restart();
-    }
+    if (head - latest > TOO_FAR) events.restart();
   });
 }
 

@@ -14,7 +14,7 @@ from twofold.errors import TwofoldError, Unavailable
 from twofold.postgres_server import LOST, PostgresAddress
 from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
-from twofold.write_store.chain import shown
+from twofold.write_store.chain import chain_digest
 from twofold.write_store.damage import KnownDamage, unlinked
 from twofold.write_store.port import (
     PAGE_BYTES,
@@ -242,7 +242,9 @@ class PostgresWriteStore(PostgresCopies):
         self._refuse_behind(response.head, known)
         chain = response.chain if response.head == known.position else response.known_chain
         if known.position and chain is not None and chain != known.chain:
-            self._stop_forked(f"its chain at position {known.position:,} is {shown(chain)}, not {shown(known.chain)}")
+            self._stop_forked(
+                f"its chain at position {known.position:,} is {chain_digest(chain)}, not {chain_digest(known.chain)}"
+            )
         self._news.observe(Known(response.head, response.chain))
         return True
 
@@ -341,7 +343,7 @@ class PostgresWriteStore(PostgresCopies):
             self._refuse_if_lost()
         self._refuse_behind(head, seen)
         if seen.position and known_chain != seen.chain:
-            self._stop_forked(f"its chain at position {seen.position:,} is not {shown(seen.chain)}")
+            self._stop_forked(f"its chain at position {seen.position:,} is not {chain_digest(seen.chain)}")
         if known.epoch != epoch:
             self._types, self._names = {}, {}
         self.identity = now

@@ -10,7 +10,7 @@ from twofold.domain.envelope import encode_head, encode_tags
 from twofold.domain.event_query import AppendCondition, QueryItem
 from twofold.domain.events import NewEvent, Position
 from twofold.errors import CommandIdReused, Conflict
-from twofold.write_store.chain import SHOWN, content_digest
+from twofold.write_store.chain import DIGEST_BYTES, content_digest
 from twofold.write_store.port import Append, Appended, Outcome, RowWrite
 
 _encode_json = msgspec.json.Encoder().encode
@@ -70,7 +70,7 @@ class Call:
                 epoch,
                 self._nonce,
                 known.position,
-                known.chain[:SHOWN],
+                known.chain[:DIGEST_BYTES],
                 *self._commands,
                 *self._columns,
                 *self._tags,

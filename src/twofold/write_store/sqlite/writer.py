@@ -8,7 +8,7 @@ from twofold.domain.envelope import encode_head, encode_tags
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position
 from twofold.errors import CommandIdReused, Conflict, ForkedHistory
-from twofold.write_store.chain import content_digest, link, shown
+from twofold.write_store.chain import chain_digest, content_digest, link
 from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, Head, LogReader
@@ -85,8 +85,9 @@ class LogWriter:
         known, stored = self._reader.head(), self._reader.stored_head()
         if stored != known:
             raise ForkedHistory(
-                f"This process has written up to position {known.position} ({shown(known.chain)}), but the file is at "
-                f"{stored.position} ({shown(stored.chain)}): it was changed by something else while it was in use."
+                f"This process has written up to position {known.position} ({chain_digest(known.chain)}), but the "
+                f"file is at {stored.position} ({chain_digest(stored.chain)}): it was changed by something else while "
+                "it was in use."
             )
         return stored
 
