@@ -66,7 +66,7 @@ def own_server() -> Iterator[Server]:
     """A server for these requests alone: they also pause projections, which other tests ask."""
     server = Server()
     yield server
-    server.close()
+    server.stop()
 
 
 @schema.parametrize()

@@ -27,13 +27,13 @@ async def pong(event: Counted) -> Ignore:
     return Ignore(event.counters)
 
 
-def policies(*reactions: Callable[..., Awaitable[Any]], **options: Any) -> Module:
-    """The counters with a policy for each reaction, under its name."""
+def policies(*reactions: Callable[..., Awaitable[Any]], alone: bool = False, **options: Any) -> Module:
+    """The counters with a policy for each reaction, under its name; `alone` leaves out the projection."""
     return Module(
         "counters",
         events=[Counted, Ended, Ignored],
         decisions=[count, ignore],
-        projections=[Projection("totals", add_up, key=CounterId)],
+        projections=[] if alone else [Projection("totals", add_up, key=CounterId)],
         policies=[Policy(react.__name__, react, **options) for react in reactions],
     )
 
