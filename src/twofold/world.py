@@ -11,6 +11,9 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+_CLOCK_MAY_BE_SET = 30.0
+"""Seconds after which a wait for a moment compares with the wall clock again, in case that was set meanwhile."""
+
 
 class World(Protocol):
     """What the runtime needs from its environment."""
@@ -39,6 +42,20 @@ class World(Protocol):
         """The result of `waiting`, or TimeoutError (and `waiting` cancelled) after `seconds`."""
         ...
 
+    async def poll(self, change: asyncio.Event, seconds: float) -> None:
+        """Return when `change` is set, and after about `seconds`, to look for changes that set nothing.
+
+        Unlike `sleep` and `within`, nothing has to happen at that moment: a clock that jumps need not stop there.
+        """
+        ...
+
+    async def until(self, moment: int, change: asyncio.Event) -> None:
+        """Return when `change` is set, or the wall clock has reached a moment, also where that clock is set meanwhile.
+
+        The moment is in microseconds since 1970 in UTC.
+        """
+        ...
+
 
 class RealWorld:
     """The real clock, ids and waiting."""
@@ -62,6 +79,16 @@ class RealWorld:
         # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which `waiting` is done.
         async with asyncio.timeout(seconds):
             return await waiting
+
+    async def poll(self, change: asyncio.Event, seconds: float) -> None:
+        try:
+            await self.within(seconds, change.wait())
+        except TimeoutError:
+            return
+
+    async def until(self, moment: int, change: asyncio.Event) -> None:
+        while not change.is_set() and (left := moment - microseconds(self.now())) > 0:
+            await self.poll(change, min(left / 1_000_000, _CLOCK_MAY_BE_SET))
 
 
 def microseconds(moment: datetime) -> int:

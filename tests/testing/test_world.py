@@ -2,11 +2,14 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from tests.sample_domains.counters import Count, Counted, Ended, Ignore, Ignored, count, ignore
+from twofold import App, Later, Module, Policy
 from twofold.testing import FrozenWorld
-from twofold.world import World
+from twofold.world import RealWorld, World, microseconds
 
 
 def test_time_stands_still_and_ids_follow_from_the_seed() -> None:
@@ -50,6 +53,89 @@ async def test_who_sleeps_again_is_woken_again_on_the_way() -> None:
     await world.advance(3)
     assert ticks == [1, 2, 3]
     task.cancel()
+
+
+async def test_a_clock_that_jumps_stops_where_a_task_sleeps_and_not_where_one_polls() -> None:
+    world = FrozenWorld()
+    seen: list[tuple[str, float]] = []
+
+    async def poll() -> None:
+        while True:
+            await world.poll(asyncio.Event(), 0.5)
+            seen.append(("polled", world.monotonic()))
+
+    async def wait(seconds: float) -> None:
+        await world.until(microseconds(world.now() + timedelta(seconds=seconds)), asyncio.Event())
+        seen.append(("woken", world.monotonic()))
+
+    tasks = [asyncio.create_task(task) for task in (poll(), wait(3600), wait(86_400 * 400))]
+    await world.advance(86_400 * 365)
+    assert seen == [("woken", 3600), ("polled", 3600), ("polled", 86_400 * 365)]
+    assert await world.jump() == 86_400 * 35
+    assert seen[3:] == [("woken", 86_400 * 400), ("polled", 86_400 * 400)]
+    assert await world.jump() == 0
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_change_ends_a_poll_and_a_wait_for_a_moment() -> None:
+    world = FrozenWorld()
+    change = asyncio.Event()
+    tasks = [
+        asyncio.create_task(world.poll(change, 5)),
+        asyncio.create_task(world.until(microseconds(world.now()) + 5, change)),
+    ]
+    await world.settle()
+    assert not any(task.done() for task in tasks)
+    change.set()
+    await asyncio.gather(*tasks)
+    assert (world.monotonic(), world.sleeping) == (0, 0)
+    await world.until(microseconds(world.now()), asyncio.Event())
+
+
+async def test_in_the_real_world_a_wait_for_a_moment_ends_also_where_the_wall_clock_is_put_forward() -> None:
+    class PutForward(RealWorld):
+        ahead = timedelta(0)
+
+        def now(self) -> datetime:
+            return super().now() + self.ahead
+
+        async def poll(self, change: asyncio.Event, seconds: float) -> None:
+            assert seconds <= 30
+            self.ahead += timedelta(seconds=3600)
+
+    world = PutForward()
+    await world.until(microseconds(world.now()) + 3_600_000_000, asyncio.Event())
+    assert world.ahead == timedelta(seconds=3600)
+
+
+async def test_a_year_of_a_quiet_app_has_few_moments_and_its_timers_are_on_time(tmp_path: Path) -> None:
+    world = FrozenWorld(datetime(2024, 1, 1, tzinfo=UTC))
+    polls = 0
+    poll = world.poll
+
+    async def counted(change: asyncio.Event, seconds: float) -> None:
+        nonlocal polls
+        polls += 1
+        await poll(change, seconds)
+
+    world.poll = counted  # type: ignore[method-assign]
+
+    async def remind(event: Counted) -> Later:
+        return Later(Ignore(event.counters), after=timedelta(days=100))
+
+    module = Module(
+        "counters", events=[Counted, Ended, Ignored], decisions=[count, ignore], policies=[Policy("remind", remind)]
+    )
+    async with App(module, write_store=f"sqlite:///{tmp_path}/log.db", read_store="memory:", world=world) as app:
+        await app.send(Count(["a"]))
+        await world.advance(86_400 * 366)
+        recorded = (await app.log()).events
+    assert [(event.type, event.metadata.time) for event in recorded] == [
+        ("counted", microseconds(datetime(2024, 1, 1, tzinfo=UTC))),
+        ("ignored", microseconds(datetime(2024, 4, 10, tzinfo=UTC))),
+    ]
+    assert polls < 200
 
 
 async def test_no_sleep_lets_others_run_without_time() -> None:

@@ -19,8 +19,6 @@ FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """Seconds before the first retry of what is unavailable for a policy, and at most between any two."""
 _SECOND = 1_000_000
-_LONGEST_WAIT = 30.0
-"""Seconds between two looks at the wall clock: it may be put forward, or the machine may have slept."""
 _ATTEMPTS_BEFORE_PARKED = 5
 """A due command that failed so many times is shown as parked. It is retried all the same."""
 
@@ -90,12 +88,9 @@ class DueCommands:
             if not self._queue:
                 await self._changed.wait()
                 continue
-            wait = (self._queue[0][0] - microseconds(self._world.now())) / _SECOND
-            if wait > 0:
-                try:
-                    await self._world.within(min(wait, _LONGEST_WAIT), self._changed.wait())
-                except TimeoutError:
-                    continue
+            at = self._queue[0][0]
+            if at > microseconds(self._world.now()):
+                await self._world.until(at, self._changed)
             else:
                 await self._send_next()
 

@@ -152,7 +152,7 @@ class Synchronization:
     async def _run(self) -> None:
         wake = self.wake.next
         while True:
-            await wait_for(wake, self._pause, self._world)
+            await self._world.poll(wake, self._pause)
             wake = self.wake.next
             try:
                 await self.update()

@@ -248,9 +248,9 @@ class Worker:
     async def _step(self) -> None:
         self._waiting = not self._held()
         if self._waiting:
-            await self._world.sleep(self._limits.poll_seconds)
+            await self._world.poll(self._wake.next, self._limits.poll_seconds)
             return
-        rests = [self._limits.poll_seconds, *await self._retry_pending()]
+        retries = await self._retry_pending()
         now = self._world.monotonic()
         ready = [run for run in self.runs if run.ready(now)]
         if not ready:
@@ -261,10 +261,7 @@ class Worker:
             for run in ready:
                 if run.position <= position:
                     run.went_on(live=True)
-            rests += [run.rests_until - now for run in self.runs if run not in ready]
-            rest = min(rests)
-            # If there is more to do at once, other tasks of this loop have a turn first.
-            await (self._pages.wait(position, rest) if rest > 0 else self._world.sleep(0))
+            await self._wait(position, [*retries, *(run.rests_until - now for run in self.runs if run not in ready)])
             return
         self._pages.read_ahead(page)
         began = self._world.monotonic()
@@ -281,6 +278,19 @@ class Worker:
         # written meanwhile comes as one page, and is saved in one transaction.
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
+
+    async def _wait(self, position: Position, rests: Sequence[float]) -> None:
+        """Wait for events after a position, at most until the first of these rests, in seconds, is over."""
+        rest = min(rests, default=None)
+        if rest is not None and rest <= 0:
+            # There is more to do at once, but other tasks of this loop have a turn first.
+            await self._world.sleep(0)
+            return
+        events = self._pages.wait(position, self._limits.poll_seconds)
+        try:
+            await (events if rest is None else self._world.within(rest, events))
+        except TimeoutError:
+            return
 
     async def _retry_pending(self) -> list[float]:
         """Let each follower do one of its pending retries. The seconds until more are due."""

@@ -8,6 +8,8 @@ from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from twofold.world import microseconds
+
 T = TypeVar("T")
 
 _SEEDS = uuid.UUID("c4b1c9f0-30a2-5d7e-8a64-0b3a6f4e2d51")
@@ -25,6 +27,7 @@ class FrozenWorld:
         self._ids = itertools.count(1)
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._polling: list[tuple[float, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self._passed)
@@ -59,20 +62,68 @@ class FrozenWorld:
                 task.cancel()
                 await asyncio.wait([task])
 
+    async def poll(self, change: asyncio.Event, seconds: float) -> None:
+        alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = self._passed + seconds, alarm
+        self._polling.append(entry)
+        try:
+            await _first(change, alarm)
+        finally:
+            alarm.cancel()
+            self._polling.remove(entry)
+
+    async def until(self, moment: int, change: asyncio.Event) -> None:
+        left = moment - microseconds(self.now())
+        if left > 0:
+            alarm = self._alarm(left / 1_000_000)
+            try:
+                await _first(change, alarm)
+            finally:
+                alarm.cancel()
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass. Tasks that sleep until then are woken, in order, each at its own moment.
 
-        Woken tasks run until they wait again. If they sleep again within these seconds, they are woken again.
+        Woken tasks run until they wait again. If they sleep again within these seconds, they are woken again. The clock
+        jumps from one such moment to the next. Tasks that poll are woken after a jump only: so a year in which nothing
+        happens takes no longer than a second.
         """
         until = self._passed + seconds
         await self.settle()
-        while self._sleepers and self._sleepers[0][0] <= until:
-            moment, _, alarm = heapq.heappop(self._sleepers)
-            if not alarm.done():
-                self._passed = max(self._passed, moment)
-                _ring(alarm)
+        while (moment := self._next()) is not None and moment <= until:
+            await self._ring_next()
+        await self._jump(until)
+
+    async def jump(self) -> float:
+        """Let time pass until the next task that sleeps is woken. How many seconds passed: 0 where none sleeps."""
+        await self.settle()
+        before, moment = self._passed, self._next()
+        if moment is not None:
+            await self._ring_next()
+        return self._passed - before
+
+    def _next(self) -> float | None:
+        """When the next task that sleeps is to be woken."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
+
+    async def _ring_next(self) -> None:
+        moment, _, alarm = heapq.heappop(self._sleepers)
+        await self._jump(moment, alarm)
+
+    async def _jump(self, moment: float, alarm: "asyncio.Future[None] | None" = None) -> None:
+        jumped = moment > self._passed
+        self._passed = max(self._passed, moment)
+        if alarm is not None:
+            _ring(alarm)
+            await self.settle()
+        if jumped:
+            due = [polling for at, polling in self._polling if at <= self._passed]
+            for polling in due:
+                _ring(polling)
+            if due:
                 await self.settle()
-        self._passed = until
 
     async def settle(self) -> None:
         """Let every task that can run do so, without time passing."""
@@ -96,6 +147,16 @@ async def _turn() -> None:
     turned: asyncio.Future[None] = loop.create_future()
     loop.call_soon(_ring, turned)
     await turned
+
+
+async def _first(change: asyncio.Event, alarm: "asyncio.Future[None]") -> None:
+    """Return when `change` is set, or at the alarm."""
+    changed = asyncio.ensure_future(change.wait())
+    try:
+        either: set[asyncio.Future[Any]] = {changed, alarm}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        changed.cancel()
 
 
 def _ring(alarm: "asyncio.Future[None]") -> None:

@@ -10,7 +10,7 @@ import asyncpg
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, connect
-from twofold.signal import Signal, wait_for
+from twofold.signal import Signal
 from twofold.world import World
 from twofold.write_store.postgres.batch import Known
 
@@ -65,7 +65,7 @@ class News:
                 left = deadline - self._world.monotonic()
                 if left <= 0:
                     return
-                await wait_for(self._moved.next, left, self._world)
+                await self._world.poll(self._moved.next, left)
         finally:
             self._waiting -= 1
 
@@ -102,7 +102,7 @@ class News:
                 # Callers that wait will read and get the error. Here it only means to try again.
                 log.debug("The head cannot be read at present: %s", error)
             pause = _SHORTEST_POLL if self.head > before else min(2 * pause, _LONGEST_POLL)
-            await wait_for(self._hint, pause, self._world)
+            await self._world.poll(self._hint, pause)
 
     async def _listen(self) -> None:
         while True:

@@ -10,7 +10,7 @@ import apsw
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory, Unavailable, WiringError
-from twofold.signal import Signal, wait_for
+from twofold.signal import Signal
 from twofold.sqlite_file import (
     DiskErrors,
     FileIdentity,
@@ -196,7 +196,7 @@ class SqliteWriteStore:
                 return
         # Another process may be the writer. It cannot wake this one, so the head is polled.
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
-        await wait_for(news, step, self._world)
+        await self._world.poll(news, step)
 
     def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
         if self._write_connection is None:
