@@ -17,7 +17,8 @@ from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.errors import ForkedHistory, InvalidMessage, Rejected, Unavailable, WiringError
-from twofold.projections import Projections
+from twofold.online_move import MoveStatus, OnlineMove
+from twofold.projections import Projections, names_late
 from twofold.query_service.answer import QueryResult, QueryService
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.receipt import Answer, Receipt
@@ -35,10 +36,11 @@ from twofold.synchronization.projector import ProjectorIO
 from twofold.synchronization.service import NodeOptions, Synchronization
 from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
-from twofold.write_store.background_check import check_forever
+from twofold.write_store.background_check import check_current_log
+from twofold.write_store.current_log import CurrentLog
 from twofold.write_store.history import UNCHECKED, HistoryCheck, check_history
 from twofold.write_store.inventory import check_log
-from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice, Verifiable, WriteStore
+from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice
 
 
 class App:
@@ -103,11 +105,12 @@ class App:
         except BaseException:
             await write_store.close()
             raise
-        running = self._assemble(write_store, read_store, None if maintenance is None else frozenset(maintenance))
+        current = CurrentLog(write_store, self.world)
+        running = self._assemble(current, read_store, None if maintenance is None else frozenset(maintenance))
         try:
             await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
-            self.queries.begin(write_store, running.history)
+            self.queries.begin(current, running.history)
             self._running = running
             await running.start()
         except BaseException:
@@ -156,7 +159,8 @@ class App:
         refuse_runtime_id(command_id, "command_id")
         origin = {"actor": actor, "correlation_id": correlation_id, "causation_id": causation_id}
         receipt = await self._handle(running, command, command_id, **origin)
-        late = await self._late(followers, receipt.position, wait_seconds) if followers else []
+        longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
+        late = await names_late(self.projections, followers, receipt.position, longest) if followers else []
         return msgspec.structs.replace(receipt, late=late) if late else receipt
 
     async def send_from_policy(
@@ -236,9 +240,26 @@ class App:
         `serve` does it. Damage found is in the health report, and what touches it is Unavailable. Returns at once where
         the log is in memory, or the setting is 0.
         """
-        write_store, rate = self._open().write_store, self.settings.verify_events_per_second
-        if rate and isinstance(write_store, Verifiable):
-            await check_forever(write_store, self.world, rate)
+        if rate := self.settings.verify_events_per_second:
+            await check_current_log(self._open().write_store, self.world, rate)
+
+    async def move_to(self, write_store: str) -> MoveStatus:
+        """Move the log to another write store, an empty one, and go on there. Commands wait for a moment at the end.
+
+        What was copied before is continued. WiringError where it cannot be moved there, Conflict while it is moved
+        elsewhere, Unavailable where a store cannot be reached; then the app uses its log as before. If the caller is
+        cancelled, the move goes on.
+        """
+        return await self.move.run(write_store)
+
+    @property
+    def move(self) -> OnlineMove:
+        """The move of the log of the running app: begun without waiting for its end, and how far it is."""
+        return self._open().move
+
+    async def _log_moved(self, write_store: str) -> None:
+        self.settings = msgspec.structs.replace(self.settings, write_store=write_store)
+        await self._open().synchronization.log_replaced()
 
     async def status(self) -> Status:
         """How the app is doing, measured from the log and the checkpoints.
@@ -312,7 +333,7 @@ class App:
             ) from error
         return int(number)
 
-    def _assemble(self, write_store: WriteStore, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
+    def _assemble(self, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
         """The parts over these stores, put together. `session` holds the names of a maintenance session."""
         settings, world, wiring = self.settings, self.world, self.wiring
         folds = Folds(write_store, self.events, settings.cached_folds)
@@ -367,18 +388,9 @@ class App:
             history=history,
             projections=frozenset(self.models),
             synchronization=synchronization,
+            move=OnlineMove(write_store, settings, world, self._log_moved),
             maintenance=session is not None,
         )
-
-    async def _late(self, names: list[str], position: Position, seconds: float | None) -> list[str]:
-        try:
-            late = await self.projections.late(
-                names, position, self.settings.wait_seconds if seconds is None else seconds
-            )
-        except Unavailable:
-            # The command is written, even if a read store is away: its sender must not get an error.
-            return names
-        return [name for name in names if name in late]
 
     def _open(self) -> Runtime:
         if self._running is None:

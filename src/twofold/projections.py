@@ -183,3 +183,13 @@ def _checked(reason: str) -> str:
         raise InvalidMessage(f"A reason may have at most {MAX_REASON} characters.", field="reason")
     check_text(reason, "reason")
     return reason
+
+
+async def names_late(projections: Projections, names: Sequence[str], position: Position, timeout: float) -> list[str]:
+    """Those of these names that are late after `timeout` seconds; all of them where a store cannot be reached."""
+    try:
+        late = await projections.late(names, position, timeout)
+    except Unavailable:
+        # The command is written, even if a read store is away: its sender must not get an error.
+        return list(names)
+    return [name for name in names if name in late]

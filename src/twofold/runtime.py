@@ -9,17 +9,18 @@ from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory, Unavailable
+from twofold.online_move import OnlineMove
 from twofold.read_store.port import ReadStore
 from twofold.synchronization.service import Synchronization
+from twofold.write_store.current_log import CurrentLog
 from twofold.write_store.history import HistoryCheck
-from twofold.write_store.port import WriteStore
 
 
 @dataclass(kw_only=True)
 class Runtime:
     """A started app: its stores, the command side and the synchronization. `maintenance`: it runs for one task only."""
 
-    write_store: WriteStore
+    write_store: CurrentLog
     read_store: ReadStore
     batcher: Batcher
     commands: CommandService
@@ -27,6 +28,7 @@ class Runtime:
     history: HistoryCheck
     projections: frozenset[str]
     synchronization: Synchronization
+    move: OnlineMove
     maintenance: bool
     head_at_start: Position = 0
 
@@ -49,5 +51,6 @@ class Runtime:
     async def stop(self) -> None:
         # If one part fails to stop, or this is cancelled, the others are stopped all the same.
         async with AsyncExitStack() as parts:
-            for stop in (self.write_store.close, self.read_store.close, self.batcher.stop, self.synchronization.stop):
+            stores = self.write_store.close, self.read_store.close
+            for stop in (*stores, self.batcher.stop, self.synchronization.stop, self.move.stop):
                 parts.push_async_callback(stop)

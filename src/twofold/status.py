@@ -118,7 +118,7 @@ async def measure(
             commands_refused=runtime.commands.problem or runtime.history.problem,
             read_models_unreadable=stores.read_models_unreadable,
             supervision=runtime.synchronization.problem,
-            log_damaged=runtime.write_store.damage.problem if isinstance(runtime.write_store, Verifiable) else None,
+            log_damaged=log.damage.problem if isinstance(log := runtime.write_store.present, Verifiable) else None,
         )
     )
     return Measured(head, followers, builds, health)

@@ -10,8 +10,9 @@ from twofold.errors import WiringError
 from twofold.read_store.port import ReadStore
 from twofold.settings import Settings
 from twofold.world import World
+from twofold.write_store.log_content import LogCopy, SealedLog
 from twofold.write_store.migration import MigrationResult
-from twofold.write_store.port import EmptyLog, LogIdentity, SealedLog, WriteStore
+from twofold.write_store.port import LogIdentity, WriteStore
 
 _POSTGRESQL = ("postgresql", "postgres")
 _SCRATCH_CACHE_BYTES = 8_388_608
@@ -100,13 +101,35 @@ def open_sealed_log(path: str) -> SealedLog:
 
 
 def create_sealed_log(
-    path: str, identity: LogIdentity, head: int, chain: bytes, world: World
-) -> AbstractAsyncContextManager[EmptyLog]:
-    """A new log file to be filled. It is on disk and sealed when the context ends without error."""
-    log: AbstractAsyncContextManager[EmptyLog] = _adapter("twofold.write_store.sqlite.sealed_file").sealed(
-        path, identity, head, chain, world
+    path: str, identity: LogIdentity, after: int, chain: bytes, world: World
+) -> AbstractAsyncContextManager[LogCopy]:
+    """A new log file to be filled with the events after a position, where the log has `chain`.
+
+    It is complete, on disk and sealed when the context ends without error.
+    """
+    log: AbstractAsyncContextManager[LogCopy] = _adapter("twofold.write_store.sqlite.sealed_file").sealed(
+        path, identity, after, chain, world
     )
     return log
+
+
+def open_log_copy(
+    url: str, identity: LogIdentity | None, place: str, world: World
+) -> AbstractAsyncContextManager[LogCopy]:
+    """The copy that a URL names of the log `identity` at a place: begun where nothing is, else continued.
+
+    With the identity None it is only continued. WiringError where anything else is there, or another process has it.
+    """
+    copy: AbstractAsyncContextManager[LogCopy]
+    scheme = _scheme(url)
+    if scheme == "memory":
+        raise WiringError("A log is not copied into memory: it would be lost when the process ends.")
+    if scheme in _POSTGRESQL:
+        copy = _adapter("twofold.write_store.postgres.copying").opened_copy(url, identity, place)
+    else:
+        path = _sqlite_path(url, f"{_SQLITE} or postgresql://user@host/database")
+        copy = _adapter("twofold.write_store.sqlite.copying").opened_copy(path, identity, place, world)
+    return copy
 
 
 async def copy_read_models(path: str, copy: str, world: World) -> None:
@@ -149,6 +172,12 @@ def shown(url: str) -> str:
     if parts.scheme == "sqlite":
         return os.path.abspath(url[len("sqlite:///") :])
     return without_password(url)
+
+
+def place_of(url: str) -> str:
+    """The URL of a store as other processes can use it, without its password."""
+    path = sqlite_path_of(url)
+    return without_password(url) if path is None else f"sqlite:///{os.path.abspath(path)}"
 
 
 def without_password(url: str) -> str:

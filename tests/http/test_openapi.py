@@ -84,7 +84,7 @@ def test_every_path_is_described(http: httpx.Client) -> None:
         *("/projections", "/projections/rebuild", "/projections/{name}", "/projections/{name}/actions"),
         "/projections/{name}/parked",
         *(f"/projections/{{name}}/{verb}" for verb in VERBS),
-        *("/events", "/status", "/metrics", "/health/live", "/health/ready"),
+        *("/log", "/log/move", "/events", "/status", "/metrics", "/health/live", "/health/ready"),
     }
 
 

@@ -39,7 +39,7 @@ main()
 """
 _KILLED_IN_THE_COPY = """
 import os, signal, sys
-from twofold.write_store.{store}.moving import {log}
+from twofold.write_store.{store}.copying import {log}
 
 async def killed(self, *_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -110,21 +110,21 @@ async def test_a_restore_killed_at_any_step_leaves_the_old_log_or_the_new_one(tm
     assert not (tmp_path / "target.db.restoring").exists()
 
 
-@pytest.mark.parametrize("method", ["add_events", "add_commands", "add_rows"])
+@pytest.mark.parametrize("method", ["add_events", "add_commands", "set_rows"])
 async def test_a_restore_into_a_file_killed_in_the_copy_changes_nothing(tmp_path: Path, method: str) -> None:
     url, target = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/target.db"
     await filled_log(url, 8)
     await backed_up(url, tmp_path / "set")
     await filled_log(target, 4)
     old = await events_at(target)
-    script = _KILLED_IN_THE_COPY.format(store="sqlite", log="SqliteEmptyLog", method=method)
+    script = _KILLED_IN_THE_COPY.format(store="sqlite", log="SqliteLogCopy", method=method)
     arguments = ("restore", "--from", str(tmp_path / "set"), "--to", target, "--replace")
     assert await asyncio.to_thread(run, script, *arguments) == -signal.SIGKILL
     assert await events_at(target) == old
     assert (await restored(tmp_path / "set", target, replace=True)).position == 8
 
 
-@pytest.mark.parametrize("method", ["add_events", "add_commands", "add_rows"])
+@pytest.mark.parametrize("method", ["add_events", "add_commands", "set_rows"])
 async def test_a_restore_into_postgresql_killed_in_the_copy_changes_nothing(
     postgres_newest: Postgres, tmp_path: Path, method: str
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_restore_into_postgresql_killed_in_the_copy_changes_nothing(
     await backed_up(url, tmp_path / "set")
     await filled_log(target, 4)
     old = await events_at(target)
-    script = _KILLED_IN_THE_COPY.format(store="postgres", log="PostgresEmptyLog", method=method)
+    script = _KILLED_IN_THE_COPY.format(store="postgres", log="PostgresLogCopy", method=method)
     arguments = ("restore", "--from", str(tmp_path / "set"), "--to", target, "--replace")
     assert await asyncio.to_thread(run, script, *arguments) == -signal.SIGKILL
     assert await events_at(target) == old

@@ -14,10 +14,11 @@ from tests.sample_domains.bank import ChainedBalanceOf, Deposit, StatementOf, an
 from tests.servers.postgres import Postgres
 from tests.write_store.postgres_helpers import fresh_log
 from twofold.errors import Rejected
-from twofold.operations import move
+from twofold.operations.move import move
 from twofold.settings import Settings
 from twofold.stores import open_write_store
 from twofold.world import RealWorld
+from twofold.write_store import log_copier
 from twofold.write_store.inline_state import read_inline_state
 from twofold.write_store.port import WriteStore
 
@@ -42,13 +43,10 @@ async def test_rows_survive_the_way_to_postgresql_and_back(
     rows, noted = await stored(write_store), await read_inline_state(write_store)
     assert len(rows["balances"]) > 7
     await write_store.close()
-    monkeypatch.setattr(move, "PAGE", page)
+    monkeypatch.setattr(log_copier, "PAGE", page)
     for before, after in pairwise(urls):
-        source, target = await opened(before), await opened(after)
-        done = await move.move(source, target)
+        done = await move(before, after, RealWorld())
         assert done.rows >= len(rows["balances"])
-        await source.close()
-        await target.close()
         write_store = await opened(after)
         assert (await stored(write_store), await read_inline_state(write_store)) == (rows, noted)
         async with Services(write_store, TWO) as services:
@@ -62,10 +60,7 @@ async def test_an_app_goes_on_with_its_rows_where_its_log_was_moved(tmp_path: Pa
     before, after = f"sqlite:///{tmp_path}/log.db", await fresh_log(postgres_newest.dsn)
     async with bank_app(before) as app:
         await app.send(Deposit("a", 100))
-    source, target = await opened(before), await opened(after)
-    await move.move(source, target)
-    await source.close()
-    await target.close()
+    await move(before, after, RealWorld())
     async with bank_app(after) as app:
         assert (await app.ask(ChainedBalanceOf("a"))).value.cents == 100
         receipt = await app.send(Deposit("a", 10))

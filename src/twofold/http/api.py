@@ -16,6 +16,7 @@ from twofold.http.event_routes import events_handler
 from twofold.http.exchange import ClientGone, Exchange, Route, too_large
 from twofold.http.health_routes import answer_live, ready_handler, status_handler
 from twofold.http.limits import took_too_long
+from twofold.http.log_routes import log_routes
 from twofold.http.metrics import metrics_handler
 from twofold.http.openapi import describe
 from twofold.http.problems import UNEXPECTED, HttpRefused, is_bug
@@ -25,7 +26,7 @@ from twofold.http.security import HEADERS, Trust
 from twofold.http.wire import Wire
 
 _OURS = frozenset(
-    {"commands", "queries", "events", "projections", "status", "health", "metrics", "openapi.json", "docs"}
+    {"commands", "queries", "events", "log", "projections", "status", "health", "metrics", "openapi.json", "docs"}
 )
 """First words of paths that no mounted page may use, so that a misspelt command gets a problem, not a page."""
 
@@ -184,6 +185,7 @@ def _routes(wire: Wire) -> dict[str, Route]:
         **{f"/commands/{name}": Route("POST", command_handler(wire, name)) for name in app.wiring.commands},
         **{f"/queries/{name}": Route("GET", query_handler(wire, name)) for name in app.queries.by_name},
         **projection_routes(wire),
+        **log_routes(wire),
         "/events": Route("GET", events_handler(wire)),
         "/status": Route("GET", status_handler(wire)),
         "/metrics": Route("GET", metrics_handler(wire)),

@@ -14,10 +14,12 @@ from twofold.http.event_routes import MAX_EVENTS, MAX_LAST
 from twofold.http.examples import example_of, resolved
 from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits
+from twofold.http.log_routes import LogReport, MoveBody
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
 from twofold.http.query_routes import QueryAnswer
+from twofold.online_move import MoveStatus
 from twofold.receipt import Receipt
 from twofold.status import Status
 
@@ -43,7 +45,8 @@ def describe(app: App, limits: Limits) -> Json:
     commands = dict(app.wiring.commands)
     queries = {name: function.query for name, function in app.queries.by_name.items()}
     answers = {name: function.returns for name, function in app.queries.by_name.items()}
-    own = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord, *BODIES_AND_ANSWERS]
+    own: list[type] = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord]
+    own += [LogReport, MoveBody, MoveStatus, *BODIES_AND_ANSWERS]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
@@ -63,7 +66,8 @@ def describe(app: App, limits: Limits) -> Json:
     for name, kind in queries.items():
         answer = _answer(answer_schemas[name], shared)
         paths[f"/queries/{name}"] = _query(name, kind, query_schemas[name], answer)
-    paths |= _own_paths(parts, sorted(app.wiring.events)) | _projection_paths(parts, shared, app)
+    paths |= _own_paths(parts, sorted(app.wiring.events)) | _log_paths(parts, shared)
+    paths |= _projection_paths(parts, shared, app)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -154,6 +158,16 @@ def _own_paths(parts: Json, events: list[str]) -> Json:
     not_ready = paths["/health/ready"]["get"]["responses"]["503"]["content"]["application/problem+json"]
     not_ready["schema"] = {"$ref": "#/components/schemas/NotReady"}
     return paths
+
+
+def _log_paths(parts: Json, shared: Json) -> Json:
+    report, moved = _json(parts["LogReport"], "The log."), _json(parts["MoveStatus"], "How far the move is.")
+    body = {"schema": parts["MoveBody"], "example": example_of(parts["MoveBody"], shared)}
+    codes = "400 403 408 409 413 415 431 500 503"
+    return {
+        "/log": _operation("log", "Log", "Which log the app uses, and its move", report, _READING_CODES),
+        "/log/move": _operation("move-log", "Log", "Move the log to another write store", moved, codes, **body),
+    }
 
 
 def _projection_paths(parts: Json, shared: Json, app: App) -> Json:

@@ -24,12 +24,13 @@ from twofold.operations.backup_manifest import (
 )
 from twofold.operations.backup_set import ARCHIVE, refuse_changed, write_archive
 from twofold.operations.durable_files import digest_of, put_in_place, refuse_other_than_file, sync
-from twofold.operations.log_copy import copy_after
 from twofold.operations.progress import OnProgress
 from twofold.stores import copy_read_models, create_sealed_log, open_sealed_log
 from twofold.world import World
 from twofold.write_store.chain import chain_digest, chain_start
-from twofold.write_store.port import CopiesFile, HasSnapshots, LogIdentity, LogSnapshot, WriteStore
+from twofold.write_store.log_content import CopiesFile, HasSnapshots, LogSnapshot
+from twofold.write_store.log_copier import Pace, copy_all
+from twofold.write_store.port import LogIdentity, WriteStore
 
 _LOCK = "lock"
 _OWNER_ONLY_FOLDER = 0o700
@@ -225,9 +226,8 @@ async def _filled_part(
     if after == 0 and isinstance(snapshot, CopiesFile):
         await snapshot.copy_to(str(partial), work.on_progress)
     else:
-        identity, head = snapshot.identity, snapshot.head
-        async with create_sealed_log(str(partial), identity, head, snapshot.chain, work.world) as part:
-            await copy_after(snapshot, part, after, chain, head, work.on_progress)
+        async with create_sealed_log(str(partial), snapshot.identity, after, chain, work.world) as part:
+            await copy_all(snapshot, part, (snapshot.head, snapshot.chain), Pace(work.on_progress, work.world))
     with closing(open_sealed_log(str(partial))) as log:
         damage = next(log.damages(after, chain), None)
         if damage is not None:

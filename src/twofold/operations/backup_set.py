@@ -21,7 +21,8 @@ from twofold.operations.backup_manifest import (
 )
 from twofold.operations.durable_files import digest_of, put_in_place, refuse_other_than_file, refuse_without_room, sync
 from twofold.stores import open_sealed_log
-from twofold.write_store.port import LogRow, RememberedCommand, SealedLog
+from twofold.write_store.log_content import RememberedCommand, SealedLog
+from twofold.write_store.port import LogRow
 
 ARCHIVE = ".tar"
 _BLOCK = 1_048_576

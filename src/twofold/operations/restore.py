@@ -13,12 +13,12 @@ from twofold.domain.events import Position
 from twofold.errors import TwofoldError, WiringError
 from twofold.operations.backup_manifest import DamagedBackup, Manifest
 from twofold.operations.backup_set import BackupContent, opened_backup
-from twofold.operations.log_copy import CopyCounts, copy_after, refuse_other_content
 from twofold.operations.progress import OnProgress, no_progress
 from twofold.operations.restore_target import FileTarget, ReplacedFile, Target, opened_target
 from twofold.stores import open_sealed_log, refuse_damaged_read_models, shown
 from twofold.world import World
 from twofold.write_store.chain import chain_start
+from twofold.write_store.log_copier import CopyCounts, Pace, copy_all
 from twofold.write_store.port import LogIdentity, WriteStore
 
 
@@ -106,7 +106,7 @@ async def restore(
         if not order.replace:
             _refuse_loss(target, present, manifest, order)
         identity = _next_identity(manifest, present.epoch)
-        counts = await _fill(target, (manifest, content), identity, present.head, on_progress)
+        counts = await _fill(target, (manifest, content), identity, present.head, Pace(on_progress, world))
         return RestoreResult(
             manifest.log,
             identity.epoch,
@@ -151,7 +151,9 @@ async def _drill(
         try:
             with ReplacedFile(str(restored)) as file:
                 target = FileTarget(f"sqlite:///{restored}", file, world)
-                counts = await _fill(target, (manifest, content), _next_identity(manifest, 0), 0, on_progress)
+                counts = await _fill(
+                    target, (manifest, content), _next_identity(manifest, 0), 0, Pace(on_progress, world)
+                )
             with closing(open_sealed_log(str(restored))) as log:
                 damage = next(log.damages(0, chain_start(manifest.log)), None)
             if manifest.read_models is not None:
@@ -231,14 +233,12 @@ async def _fill(
     source: tuple[Manifest, BackupContent],
     identity: LogIdentity,
     expected: Position,
-    on_progress: OnProgress,
+    pace: Pace,
 ) -> CopyCounts:
     manifest, content = source
-    head, chain, start = manifest.position, bytes.fromhex(manifest.chain), chain_start(manifest.log)
-    async with target.filling(identity, head, chain, expected) as empty:
+    end = manifest.position, bytes.fromhex(manifest.chain)
+    async with target.filling(identity, expected) as copy:
         try:
-            counts = await copy_after(content, empty, 0, start, head, on_progress)
+            return await copy_all(content, copy, end, pace)
         except WiringError as error:
             raise DamagedBackup(f"The backup is damaged. {error}") from error
-        await refuse_other_content(empty, start, head, chain)
-    return counts

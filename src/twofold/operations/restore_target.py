@@ -15,7 +15,9 @@ from twofold.sqlite_file import leave_write_ahead_log
 from twofold.sqlite_lock import FileLock
 from twofold.stores import create_sealed_log, open_write_store, shown, sqlite_path_of
 from twofold.world import World
-from twofold.write_store.port import EmptyLog, LogIdentity, Replaceable, WriteStore
+from twofold.write_store.chain import chain_start
+from twofold.write_store.log_content import LogCopy, Replaceable
+from twofold.write_store.port import LogIdentity, WriteStore
 
 _FILES_BESIDE = ("-wal", "-shm")
 
@@ -30,9 +32,7 @@ class Target(Protocol):
         """The log that is there; None where there is none, or it cannot be read."""
         ...
 
-    def filling(
-        self, identity: LogIdentity, head: Position, chain: bytes, expected: Position
-    ) -> AbstractAsyncContextManager[EmptyLog]:
+    def filling(self, identity: LogIdentity, expected: Position) -> AbstractAsyncContextManager[LogCopy]:
         """The new log, to be filled. It replaces the present one, at `expected`, when the context ends without error.
 
         Until then, and after an error or a kill, what was there is there.
@@ -77,14 +77,12 @@ class ServerTarget:
             await log.close()
 
     @asynccontextmanager
-    async def filling(
-        self, identity: LogIdentity, head: Position, chain: bytes, expected: Position
-    ) -> AsyncGenerator[EmptyLog]:
+    async def filling(self, identity: LogIdentity, expected: Position) -> AsyncGenerator[LogCopy]:
         async with self._opened() as log:
             if not isinstance(log, Replaceable):
                 raise WiringError(f"A log cannot be restored into {shown(self._url)}. Name a file or a schema.")
-            async with log.replacing(identity, head, chain, expected) as empty:
-                yield empty
+            async with log.replacing(identity, expected) as copy:
+                yield copy
                 _replace_read_models(self._read_models)
 
 
@@ -120,12 +118,10 @@ class FileTarget:
                 await log.close()
 
     @asynccontextmanager
-    async def filling(
-        self, identity: LogIdentity, head: Position, chain: bytes, expected: Position
-    ) -> AsyncGenerator[EmptyLog]:
+    async def filling(self, identity: LogIdentity, expected: Position) -> AsyncGenerator[LogCopy]:
         path = str(self._file.new)
-        async with create_sealed_log(path, identity, head, chain, self._world) as empty:
-            yield empty
+        async with create_sealed_log(path, identity, 0, chain_start(identity.log), self._world) as copy:
+            yield copy
         _replace_read_models(self._read_models)
         self._file.replace(damaged=self.problem is not None)
         self.kept = self._file.kept

@@ -58,6 +58,15 @@ class Membership:
         self._renewed = self._world.monotonic()
         self._heartbeats = asyncio.create_task(self.heartbeat_loop(), name="twofold-heartbeats")
 
+    async def log_replaced(self, exclusive: bool) -> None:
+        """The log is another one now, to which only this process can write, or others as well."""
+        if exclusive != self._exclusive:
+            if exclusive:
+                await self.stop_heartbeat()
+                await self.leave()
+            self._exclusive = exclusive
+            await self.enter()
+
     async def rejoin(self) -> None:
         """Come back as a new node after an eviction."""
         await self.stop_heartbeat()

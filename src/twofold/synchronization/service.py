@@ -121,6 +121,10 @@ class Synchronization:
         # A node without a row owns nothing: its leases are free.
         await self.membership.leave()
 
+    async def log_replaced(self) -> None:
+        """Go on with the log that has replaced the one before: other nodes may come to it, or none can."""
+        await self.membership.log_replaced(self._write_store.exclusive)
+
     async def update(self) -> None:
         """Read the cluster state and the checkpoints once, and do what follows from them for this node."""
         if self.membership.evicted:

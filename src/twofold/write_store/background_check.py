@@ -1,10 +1,12 @@
 """The slow check of a log for damage, round after round, while its app runs."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
 from twofold.errors import Unavailable
 from twofold.world import World, microseconds
+from twofold.write_store.current_log import CurrentLog
 from twofold.write_store.log_check import LogRange, checked_pages
 from twofold.write_store.port import Verifiable
 from twofold.write_store.verification import Damage, LogUnreadable
@@ -26,6 +28,18 @@ async def check_forever(store: Verifiable, world: World, events_per_second: int)
         except Unavailable as error:
             log.warning("The log could not be checked for damage: %s", error)
         await world.sleep(_BETWEEN_ROUNDS)
+
+
+async def check_current_log(current: CurrentLog, world: World, events_per_second: int) -> None:
+    """The same for the log of a running app, which may be replaced. Returns where it is in memory."""
+    while isinstance(present := current.present, Verifiable):
+        replaced = current.replaced.next
+        checking = asyncio.create_task(check_forever(present, world, events_per_second), name="twofold-verify-log")
+        try:
+            await replaced.wait()
+        finally:
+            checking.cancel()
+            await asyncio.wait([checking])
 
 
 async def _check_once(store: Verifiable, world: World, pause: float) -> None:

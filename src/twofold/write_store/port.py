@@ -1,7 +1,6 @@
 """What every write store promises. `twofold.testing.write_store_contract` proves it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -12,7 +11,7 @@ from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.chain import chain_digest
 from twofold.write_store.damage import KnownDamage
-from twofold.write_store.verification import CommandRow, Damage, HeadRow, RawEvent, TagEntry
+from twofold.write_store.verification import CommandRow, HeadRow, RawEvent, TagEntry
 
 PAGE_BYTES = 4_194_304
 """Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
@@ -159,17 +158,30 @@ class StampParts(NamedTuple):
         return cls(log, int(epoch), digest)
 
 
-class WriteStore(Protocol):
+class LogState(Protocol):
+    """Which log a write store has, and whether it can be written."""
+
+    @property
+    def identity(self) -> LogIdentity:
+        """Which history its positions belong to."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why no append is possible until a restart, in a sentence; None while appends are possible."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether only this process can write to the log. If so, leases of other processes have expired."""
+        ...
+
+
+class WriteStore(LogState, Protocol):
     """The log. Positions are 1, 2, 3, … in commit order; a reader that has seen p has seen all before p.
 
     All methods raise Unavailable where the store cannot be reached. Appends raise it where the store has a `problem`.
     """
-
-    identity: LogIdentity
-    problem: str | None
-    """Why no append is possible until a restart, in a sentence; None while appends are possible."""
-    exclusive: bool
-    """Whether only this process can write to the log. If so, leases of other processes have expired."""
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         """Write a batch, in one durable transaction unless the store has to split it. Outcomes are in the same order.
@@ -282,117 +294,4 @@ class Verifiable(Protocol):
 
     def raw_log(self) -> RawLog:
         """The rows as they are stored."""
-        ...
-
-
-class RememberedCommand(msgspec.Struct, frozen=True):
-    """What is remembered of a command id. `recorded_at` is in microseconds, by the clock of command ids."""
-
-    command_id: str
-    request_hash: bytes
-    position: Position
-    count: int
-    recorded_at: int
-
-
-class LogContent(Protocol):
-    """Everything a log holds, page by page."""
-
-    async def events(self, after: Position, limit: int) -> Sequence[RecordedEvent]:
-        """Events after a position, in order: at most `limit`, and about `PAGE_BYTES` of them."""
-        ...
-
-    async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
-        """Remembered commands after a command id, in the order of their bytes."""
-        ...
-
-    async def spaces(self) -> Sequence[str]:
-        """The spaces that have rows, in order."""
-        ...
-
-    async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
-        """Rows of one space after a key, in the order of their bytes; None: from the first one."""
-        ...
-
-
-class EmptyLog(LogContent, Protocol):
-    """A log that is being imported. It is stored when its context ends without error; it can be read before."""
-
-    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
-        """Write events at the positions they have, which are the next ones."""
-        ...
-
-    async def add_commands(self, commands: Sequence[RememberedCommand]) -> None:
-        """Remember commands."""
-        ...
-
-    async def add_rows(self, space: str, rows: Mapping[str, LogRow]) -> None:
-        """Write rows, with the versions they have."""
-        ...
-
-
-@runtime_checkable
-class Movable(Protocol):
-    """A write store whose log can be moved to another write store: `twofold move` needs it of both."""
-
-    identity: LogIdentity
-
-    def content(self) -> AbstractAsyncContextManager[LogContent]:
-        """All that the log holds, within the context."""
-        ...
-
-    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
-        """Import a log under its identity, up to `head`, where it has `chain`, all or nothing. Open the store again.
-
-        WiringError where this store is not empty.
-        """
-        ...
-
-
-class LogSnapshot(LogContent, Protocol):
-    """Everything a log holds at one moment. Commands go on meanwhile. `schema` is the version of its schema."""
-
-    identity: LogIdentity
-    head: Position
-    chain: bytes
-    schema: int
-
-
-@runtime_checkable
-class HasSnapshots(Protocol):
-    """A write store whose log can be read as it is at one moment: `twofold backup` needs it."""
-
-    def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
-        """The log at the moment at which the context begins, over a connection of its own."""
-        ...
-
-
-@runtime_checkable
-class CopiesFile(Protocol):
-    """A snapshot that can be copied as a file, which is much faster than event by event."""
-
-    async def copy_to(self, path: str, on_progress: Callable[[int, int], None]) -> None:
-        """Write a log file with the content of this snapshot, which no process has open. Progress counts pages."""
-
-
-class SealedLog(LogSnapshot, Protocol):
-    """A log file that nothing writes any more: a part of a backup. It may begin after position 0."""
-
-    def damages(self, after: Position, chain: bytes) -> Iterator[Damage]:
-        """What is wrong with the events after a position, where the log has `chain`."""
-        ...
-
-    def close(self) -> None:
-        """Release the file."""
-        ...
-
-
-@runtime_checkable
-class Replaceable(Protocol):
-    """A write store whose log can be replaced in one transaction: `twofold restore --replace` needs it."""
-
-    def replacing(
-        self, identity: LogIdentity, head: Position, chain: bytes, expected: Position
-    ) -> AbstractAsyncContextManager[EmptyLog]:
-        """As `Movable.importing`, in place of a log with the head `expected`. Conflict, unchanged, at another one."""
         ...

@@ -16,6 +16,7 @@ from twofold.uncancellable import UncancellableTasks
 from twofold.world import RealWorld, World
 from twofold.write_store.chain import chain_digest
 from twofold.write_store.damage import KnownDamage, unlinked
+from twofold.write_store.log_content import LogUse, moved_to
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -316,12 +317,13 @@ class PostgresWriteStore(PostgresCopies):
             # `twofold migrate` was interrupted.
             raise not_migrated(self._address)
         (state,) = states
+        self._refuse_use(LogUse(*state[9:]))
         moved = state[4]
         if moved is not None and not self._read_only:
             await self._call(self._writing, functions.RAISE_EPOCH, state[1], moved)
             seen = self._news.known
             (state,) = await self._call(connections, functions.STATE, seen.position)
-        name, epoch, head, migrated, _, epochs, afters, chain, known_chain = state
+        name, epoch, head, migrated, _, epochs, afters, chain, known_chain, _, _ = state
         if migrated < len(migrations(self._address.schema)):
             raise not_migrated(self._address)
         forks = tuple(zip(epochs, afters, strict=True))
@@ -348,6 +350,14 @@ class PostgresWriteStore(PostgresCopies):
             self._types, self._names = {}, {}
         self.identity = now
         self._news.observe(Known(head, chain))
+
+    def _refuse_use(self, used: LogUse) -> None:
+        """WiringError where this is not a log to be opened; Unavailable for good where it was moved meanwhile."""
+        here = self._address.shown
+        if used.use == "moved" and self.identity.log and not self._read_only:
+            self.problem = moved_to(here, used.place)
+            self._refuse_if_lost()
+        used.refuse(here, read_only=self._read_only)
 
     async def _leave(self, epoch: int, newer: int) -> NoReturn:
         """Close the connections and raise Unavailable: the next request looks for another server."""

@@ -57,7 +57,11 @@ APPEND = Function(
     ),
     ("bigint", "bigint", "bytea", "bytea[]", "int[]", "int[]", "bytea[]", "bigint[]", "int[]", "bigint[]", "bytea[]"),
 )
-STATE = Function("state", ("bigint",), ("text", "int", "bigint", "int", "text", "int[]", "bigint[]", "bytea", "bytea"))
+STATE = Function(
+    "state",
+    ("bigint",),
+    ("text", "int", "bigint", "int", "text", "int[]", "bigint[]", "bytea", "bytea", "text", "text"),
+)
 ROWS = Function("rows_of", ("text", "text[]", "text", "bigint"), ("text", "bytea", "bigint", "int"))
 TYPES = Function("types", (), ("int", "text"))
 TAGS = Function("tags_of", ("bigint[]",), ("bigint", "bytea"))
@@ -67,6 +71,8 @@ RAISE_EPOCH = Function("raise_epoch", ("int", "text"), ("int",))
 NUMBER_TYPES = Function("number_types", ("text[]",), ("int", "text"))
 ADVANCE_CLOCK = Function("advance_clock", ("bigint",), ("bigint",))
 FORGET_COMMANDS = Function("forget_commands", ("bigint", "int"), ("bigint",))
+CLOSE_LOG = Function("close_log", (), ("int",))
+SEAL = Function("seal", ("int", "text"), ("int",))
 RETAG = Function("retag", ("bigint[]", "bytea[]", "bytea[]", "int[]", "text[]"), ("bigint",))
 
 

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from twofold.domain.events import Position
 from twofold.errors import Conflict
 from twofold.postgres_server import PostgresAddress
-from twofold.write_store.port import EmptyLog, LogIdentity
-from twofold.write_store.postgres.moving import begun, connected
+from twofold.write_store.port import LogIdentity
+from twofold.write_store.postgres.content import connected
+from twofold.write_store.postgres.copying import PostgresLogCopy, begin_replacement
 
 _TABLES = ("epochs", "event_types", "events", "event_tags", "commands", "rows")
 _GUARDED = ("epochs", "events", "event_tags")
@@ -16,9 +17,9 @@ _GUARDED = ("epochs", "events", "event_tags")
 
 @asynccontextmanager
 async def replacing(
-    address: PostgresAddress, identity: LogIdentity, head: Position, chain: bytes, expected: Position
-) -> AsyncGenerator[EmptyLog]:
-    """A log to be filled in place of the one that is there, in one transaction that ends with this context.
+    address: PostgresAddress, identity: LogIdentity, expected: Position
+) -> AsyncGenerator[PostgresLogCopy]:
+    """A copy to be filled in place of the log that is there, in one transaction that ends with this context.
 
     Readers and writers of the old log wait meanwhile. Then they find that its epoch has ended.
     """
@@ -35,4 +36,6 @@ async def replacing(
         await connection.execute(f"truncate {', '.join(f'{schema}.{table}' for table in _TABLES)} restart identity")
         for table in _GUARDED:
             await connection.execute(f"alter table {schema}.{table} enable trigger refuse_change")
-        yield await begun(connection, address, identity, head, chain)
+        copy = await begin_replacement(connection, address, identity.log)
+        yield copy
+        await copy.complete(identity)

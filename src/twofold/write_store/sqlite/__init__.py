@@ -1,8 +1,9 @@
 """The log in one SQLite file: durable, one writer, any number of readers beside it."""
 
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TypeVar
 
 import apsw
@@ -22,23 +23,21 @@ from twofold.sqlite_lock import FileLock
 from twofold.world import RealWorld, World
 from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.damage import KnownDamage, unlinked
+from twofold.write_store.log_content import ClosedLog, LogSnapshot, moved_to
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
     Appended,
-    EmptyLog,
-    LogContent,
     LogIdentity,
     LogRow,
-    LogSnapshot,
     Outcome,
     Slice,
 )
+from twofold.write_store.sqlite.content import identity_of, use_of
 from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
-from twofold.write_store.sqlite.moving import SqliteContent, importing
 from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
-from twofold.write_store.sqlite.snapshot import reading_snapshot
+from twofold.write_store.sqlite.snapshot import closed_log, reading_snapshot
 from twofold.write_store.sqlite.writer import LogWriter
 from twofold.write_store.verification import LogUnreadable, damages, head_damages
 
@@ -112,8 +111,8 @@ class SqliteWriteStore:
             apply_migrations(self._write_connection, self._path, new_log_name(log, self._world))
         self._read_connection = open_connection(self._path, readonly=True, vfs=vfs)
         refuse_old_schema(self._read_connection, self._path)
-        log_id, identity = _identity(self._read_connection, log)
-        self.identity = identity
+        log_id, self.identity = _identity(self._read_connection, log)
+        use_of(self._read_connection, log_id).refuse(self._path, read_only=self._lock is None)
         self._file = FileIdentity(self._path)
         # SQLite keeps it beside the file that a symbolic link points to.
         self._write_ahead_log = FileIdentity(f"{os.path.realpath(self._path)}-wal")
@@ -198,16 +197,6 @@ class SqliteWriteStore:
         step = timeout if self._writer is not None else min(timeout, _READER_POLL)
         await self._world.poll(news, step)
 
-    def importing(self, identity: LogIdentity, head: Position, chain: bytes) -> AbstractAsyncContextManager[EmptyLog]:
-        if self._write_connection is None:
-            raise Unavailable(f"{self._path} was opened for reading only.")
-        return importing(self._write_connection, self._log_id, self._path, identity, head, chain)
-
-    @asynccontextmanager
-    async def content(self) -> AsyncGenerator[LogContent]:
-        with DiskErrors(self._path):
-            yield SqliteContent(self._read_connection, self._log_id)
-
     def _sound(self, conditions: Sequence[AppendCondition], page: Slice) -> Slice:
         """The same page. Unavailable where it touches damage."""
         self.damage.refuse_page(conditions, page.events, page.upto)
@@ -222,7 +211,15 @@ class SqliteWriteStore:
         return SqliteRawLog(self._read_connection, self._log_id)
 
     def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
-        return reading_snapshot(self._path, lambda connection: _identity(connection, self._log), self._world)
+        return reading_snapshot(self._path, partial(_identity, log=self._log), self._world)
+
+    def closed(self) -> AbstractAsyncContextManager[ClosedLog]:
+        identify = partial(_identity, log=self._log)
+        return closed_log(self._path, identify, self._world, self._seal)
+
+    def _seal(self, place: str) -> None:
+        self._write(lambda writer: writer.begin_epoch(place))
+        self.problem = moved_to(self._path, place)
 
     async def close(self) -> None:
         self._release()
@@ -264,12 +261,10 @@ class SqliteWriteStore:
 
 
 def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
-    sql = "select log_id, name, epoch from logs where name like ? || '-%'"
     with_logs = connection.execute("select 1 from sqlite_schema where name = 'logs'").fetchone() is not None
-    for log_id, name, epoch in connection.execute(sql, (log,)) if with_logs else ():
-        sql = "select epoch, after from epochs where log_id = ? order by epoch"
-        forks: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
-        return log_id, LogIdentity(name, epoch, tuple(forks))
+    sql = "select log_id from logs where name like ? || '-%'"
+    for (log_id,) in connection.execute(sql, (log,)) if with_logs else ():
+        return log_id, identity_of(connection, log_id)
     raise WiringError(
         f"There is no log '{log}' in {connection.filename}. Name the file of a log, or open it once for writing."
     )

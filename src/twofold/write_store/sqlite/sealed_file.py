@@ -9,9 +9,10 @@ from twofold.domain.events import Position
 from twofold.errors import WiringError
 from twofold.sqlite_file import DiskErrors, open_connection, open_immutable, seal
 from twofold.world import World
-from twofold.write_store.port import EmptyLog, LogIdentity
+from twofold.write_store.port import LogIdentity
+from twofold.write_store.sqlite.content import SqliteContent, identity_of, use_of
+from twofold.write_store.sqlite.copying import SqliteLogCopy, begin_copy
 from twofold.write_store.sqlite.migrate import STEPS, apply_migrations, is_log, new_log_name, schema_version
-from twofold.write_store.sqlite.moving import SqliteContent, importing
 from twofold.write_store.sqlite.raw_events import raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.verification import Damage, damages
@@ -33,6 +34,7 @@ class SealedLog(SqliteContent):
                 connection.close()
                 raise
         self.identity, self.head, self.chain, self.schema = identity, head, chain, SCHEMA
+        self.use = use_of(connection, log_id)
         super().__init__(connection, log_id)
 
     def damages(self, after: Position, chain: bytes) -> Iterator[Damage]:
@@ -47,15 +49,22 @@ class SealedLog(SqliteContent):
 
 @asynccontextmanager
 async def sealed(
-    path: str, identity: LogIdentity, head: Position, chain: bytes, world: World
-) -> AsyncGenerator[EmptyLog]:
-    """A new log file to be filled. It is on disk and sealed when the context ends without error."""
+    path: str, identity: LogIdentity, after: Position, chain: bytes, world: World
+) -> AsyncGenerator[SqliteLogCopy]:
+    """A new log file to be filled with the events after a position, where the log has `chain`.
+
+    It is complete, on disk and sealed when the context ends without error.
+    """
     with DiskErrors(path), closing(open_connection(path)) as connection:
         connection.execute("pragma synchronous = full").fetchall()
         apply_migrations(connection, path, new_log_name("main", world))
-        (log_id,) = connection.execute("select log_id from logs").fetchone() or (0,)
-        async with importing(connection, log_id, path, identity, head, chain) as empty:
-            yield empty
+        (log_id,) = next(connection.execute("select log_id from logs"))
+        begin_copy(connection, log_id, identity, (after, chain), "")
+        copy = SqliteLogCopy(connection, log_id)
+        # One commit for all: nothing else reads the file before it is sealed.
+        async with copy.transaction():
+            yield copy
+            await copy.complete(identity)
         seal(connection)
 
 
@@ -69,9 +78,6 @@ def _head_of(connection: apsw.Connection, path: str) -> tuple[int, LogIdentity, 
     logs = connection.execute("select count(*) from logs").get
     if connection.execute(sql).get or logs != 1:
         raise WiringError(f"{path} was not made by Twofold: it has views or triggers, or not exactly one log.")
-    row: tuple[int, str, int] = next(connection.execute("select log_id, name, epoch from logs"))
-    log_id, name, epoch = row
-    sql = "select epoch, after from epochs where log_id = ? order by epoch"
-    forks: list[tuple[int, int]] = list(connection.execute(sql, (log_id,)))
+    log_id: int = next(connection.execute("select log_id from logs"))[0]
     head, chain = LogReader(connection, log_id, Catalogue()).stored_head()
-    return log_id, LogIdentity(name, epoch, tuple(forks)), head, chain
+    return log_id, identity_of(connection, log_id), head, chain

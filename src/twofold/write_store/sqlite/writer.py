@@ -109,9 +109,15 @@ class LogWriter:
         # The last position of a tag may have changed.
         self._tail = _Tail(self._tail.head)
 
-    def begin_epoch(self) -> None:
-        """Begin the next epoch after the head. It is on disk when this returns. apsw.Error where it fails."""
+    def begin_epoch(self, moved_to: str | None = None) -> None:
+        """Begin the next epoch after the head. It is on disk when this returns. apsw.Error where it fails.
+
+        With `moved_to` this log ends there: it was moved to that place.
+        """
         with self._connection:
+            if moved_to is not None:
+                sql = "update logs set use = 'moved', place = ? where log_id = ?"
+                self._connection.execute(sql, (moved_to, self._log_id))
             self._connection.execute("update logs set epoch = epoch + 1 where log_id = ?", (self._log_id,))
             self._connection.execute(
                 "insert into epochs (log_id, epoch, after) select log_id, epoch, position from logs where log_id = ?",

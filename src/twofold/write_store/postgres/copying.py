@@ -1,0 +1,200 @@
+"""A log in PostgreSQL that is a copy of another one, until it is complete. As the role that owns it."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import WiringError
+from twofold.postgres_server import Connection, PostgresAddress
+from twofold.write_store.chain import chain_start
+from twofold.write_store.log_content import RememberedCommand
+from twofold.write_store.port import LogIdentity, LogRow
+from twofold.write_store.postgres import functions
+from twofold.write_store.postgres.address import address_of
+from twofold.write_store.postgres.connections import not_migrated
+from twofold.write_store.postgres.content import PostgresContent, connected
+from twofold.write_store.postgres.migrate import migrations
+
+# No process knows the epoch of a copy, so one that had opened the empty log cannot append to it.
+_BEGIN = """
+update {schema}.log_head
+   set name = $1, epoch = 0, position = 0, chain = $2, use = 'copy', place = $3, settled = null
+"""
+_GO_ON = "update {schema}.log_head set epoch = 0, use = 'copy', place = $1, settled = null"
+_HEAD = "select name, position, chain, settled from {schema}.log_head"
+_IN_USE = """
+select h.name, h.use,
+       h.position + (select count(*) from {schema}.epochs) > 0
+       or exists (select from {schema}.commands) or exists (select from {schema}.rows)
+  from {schema}.log_head h for update of h
+"""
+_COMMANDS = """
+insert into {schema}.commands (command_id, request_hash, position, count, recorded_at, nonce)
+select c.*, 0 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::int[], $5::bigint[]) as c on conflict do nothing
+"""
+_ROWS = """
+insert into {schema}.rows (space, key, value, version)
+select $1, r.* from unnest($2::text[], $3::bytea[], $4::bigint[]) as r
+on conflict (space, key) do update set value = excluded.value, version = excluded.version
+"""
+_EPOCHS = """
+insert into {schema}.epochs (epoch, after, cause)
+select e.*, 'the log was copied here with it' from unnest($1::int[], $2::bigint[]) as e on conflict do nothing
+"""
+_COMPLETE = """
+update {schema}.log_head
+   set epoch = $1, use = 'log', place = '', settled = null,
+       timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8),
+       cluster = (select system_identifier::text from pg_control_system())
+"""
+
+
+class PostgresLogCopy(PostgresContent):
+    """A log that is being filled, over one connection."""
+
+    def __init__(self, connection: Connection, address: PostgresAddress) -> None:
+        super().__init__(connection, address)
+        self.identity = LogIdentity("", 0)
+        self.head: Position = 0
+        self.chain = b""
+        self.settled: Position | None = None
+        self._types: dict[str, int] = {}
+
+    async def begin(self) -> None:
+        """Read how far it is."""
+        ((name, self.head, self.chain, self.settled),) = await self._connection.fetch(self._sql(_HEAD))
+        forks = await self._connection.fetch(self._sql("select epoch, after from {schema}.epochs order by epoch"))
+        epoch = max((number for number, _ in forks), default=1)
+        self.identity = LogIdentity(name, epoch, tuple((number, after) for number, after in forks))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[None]:
+        before = self.head, self.chain, self.settled, self._types
+        try:
+            async with self._connection.transaction():
+                yield
+        except BaseException:
+            self.head, self.chain, self.settled, self._types = before
+            raise
+
+    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
+        if not events:
+            return
+        new = {event.type for event in events} - self._types.keys()
+        if new:
+            numbered = await self._call(functions.NUMBER_TYPES, sorted(new))
+            self._types = {name: type_id for type_id, name in numbered}
+        rows: list[tuple[Any, ...]] = []
+        tags: list[tuple[Any, ...]] = []
+        for event in events:
+            type_id = self._types[event.type]
+            stored = event.stored_envelope
+            rows.append((event.position, type_id, event.version, event.payload, stored.head, stored.tags, event.chain))
+            tags += [(tag, type_id, event.position) for tag in event.tags]
+        columns = ("position", "type_id", "version", "payload", "envelope", "tags", "chain")
+        async with self.transaction():
+            await self._copy("events", columns, rows)
+            await self._copy("event_tags", ("tag", "type_id", "position"), tags)
+            sql = "update {schema}.log_head set position = $1, chain = $2, settled = null"
+            await self._connection.execute(self._sql(sql), events[-1].position, events[-1].chain)
+        self.head, self.chain, self.settled = events[-1].position, events[-1].chain, None
+
+    async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
+        if not commands:
+            return 0
+        done: str = await self._connection.execute(
+            self._sql(_COMMANDS),
+            [command.command_id for command in commands],
+            [command.request_hash for command in commands],
+            [command.position for command in commands],
+            [command.count for command in commands],
+            [command.recorded_at for command in commands],
+        )
+        await self._call(functions.ADVANCE_CLOCK, max(command.recorded_at for command in commands))
+        return int(done.rpartition(" ")[2])
+
+    async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:
+        written = {key: row for key, row in rows.items() if row is not None}
+        deleted = [key for key, row in rows.items() if row is None]
+        if written:
+            values, versions = [row.value for row in written.values()], [row.version for row in written.values()]
+            await self._connection.execute(self._sql(_ROWS), space, list(written), values, versions)
+        if deleted:
+            sql = "delete from {schema}.rows where space = $1 and key = any ($2)"
+            await self._connection.execute(self._sql(sql), space, deleted)
+
+    async def settle(self, identity: LogIdentity) -> None:
+        await self._identify(identity)
+        await self._connection.execute(self._sql("update {schema}.log_head set settled = position"))
+        self.settled = self.head
+
+    async def complete(self, identity: LogIdentity) -> None:
+        async with self.transaction():
+            # The role may have another default.
+            await self._connection.execute("set local synchronous_commit = on")
+            await self._identify(identity)
+            await self._connection.execute(self._sql(_COMPLETE), identity.epoch)
+
+    async def _identify(self, identity: LogIdentity) -> None:
+        epochs, afters = [epoch for epoch, _ in identity.forks], [after for _, after in identity.forks]
+        await self._connection.execute(self._sql(_EPOCHS), epochs, afters)
+        self.identity = identity
+
+    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
+        await self._connection.copy_records_to_table(table, schema_name=self._schema, columns=columns, records=records)
+
+
+@asynccontextmanager
+async def opened_copy(url: str, identity: LogIdentity | None, place: str) -> AsyncGenerator[PostgresLogCopy]:
+    """The copy at an address of the log `identity` at a place: begun in an empty log, or continued.
+
+    With the identity None it is only continued. WiringError where anything else is there.
+    """
+    address = address_of(url)
+    if address.pgbouncer:
+        raise WiringError(f"A log cannot be copied through a pooler. Name the server itself, not {address.shown}.")
+    async with connected(address) as connection:
+        await _enter(connection, address, identity, place)
+        copy = PostgresLogCopy(connection, address)
+        await copy.begin()
+        yield copy
+
+
+async def _enter(connection: Connection, address: PostgresAddress, identity: LogIdentity | None, place: str) -> None:
+    schema = address.schema
+    if not await connection.fetchval("select to_regclass($1) is not null", f"{schema}.log_head"):
+        raise not_migrated(address)
+    applied = await connection.fetchval(f"select max(number) from {schema}.migrations")
+    if applied < len(migrations(schema)):
+        raise not_migrated(address)
+    # One copier at a time, until its connection ends.
+    if not await connection.fetchval("select pg_try_advisory_lock(hashtext('twofold copy'), hashtext($1))", schema):
+        raise WiringError(f"Another process copies a log to {address.shown}. Stop it, or wait for its end.")
+    async with connection.transaction():
+        found = await connection.fetchrow(_IN_USE.replace("{schema}", schema))
+        if found is None:
+            raise not_migrated(address)
+        name, use, filled = found
+        if identity is None:
+            if use != "copy":
+                raise WiringError(f"{address.shown} is not a copy that is to be completed.")
+        elif use == "log" and not filled:
+            start = chain_start(identity.log)
+            await connection.execute(_BEGIN.replace("{schema}", schema), identity.log, start, place)
+        elif use == "log" or name != identity.log:
+            raise WiringError(
+                f"The log at {address.shown} is not empty. Move into a new schema: add ?schema=NAME to the URL, and "
+                "create it with `twofold migrate`."
+            )
+        else:
+            # A copy that is continued, or the log that was moved before and is now moved back.
+            await connection.execute(_GO_ON.replace("{schema}", schema), place)
+
+
+async def begin_replacement(connection: Connection, address: PostgresAddress, log: str) -> PostgresLogCopy:
+    """A copy of a log, in a schema that was emptied in the transaction of the connection."""
+    await connection.execute(_BEGIN.replace("{schema}", address.schema), log, chain_start(log), "")
+    copy = PostgresLogCopy(connection, address)
+    await copy.begin()
+    return copy

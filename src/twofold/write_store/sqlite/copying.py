@@ -1,0 +1,192 @@
+"""A log in SQLite that is a copy of another one, until it is complete."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import WiringError
+from twofold.sqlite_file import DiskErrors, open_connection, refuse_network_file_system, refuse_old_sqlite
+from twofold.sqlite_lock import FileLock
+from twofold.world import World
+from twofold.write_store.chain import chain_start
+from twofold.write_store.log_content import RememberedCommand
+from twofold.write_store.port import LogIdentity, LogRow
+from twofold.write_store.sqlite.content import SqliteContent, identity_of, use_of
+from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name
+from twofold.write_store.sqlite.reader import EVERY_EVENT
+
+_HAS_CONTENT = """
+select position + epoch - 1 + exists (select 1 from commands where log_id = ?1)
+       + exists (select 1 from rows where log_id = ?1)
+from logs where log_id = ?1
+"""
+_BEGIN = """
+update logs set name = ?2, epoch = ?3, position = ?4, chain = ?5, use = 'copy', place = ?6, settled = null
+where log_id = ?1
+"""
+_EVENT = """
+insert into events (log_id, position, type_id, version, payload, envelope, tags, chain) values (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
+_COMMAND = """
+insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
+on conflict (log_id, command_id) do nothing
+"""
+_ROW = """
+insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
+on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
+"""
+_TO_THE_END = """
+update commands set arrival = (select max(arrival) + 1 from commands) where log_id = ? and command_id = ?
+"""
+
+
+class SqliteLogCopy(SqliteContent):
+    """A log that is being filled, over a connection that writes."""
+
+    def __init__(self, connection: apsw.Connection, log_id: int) -> None:
+        super().__init__(connection, log_id)
+        self.identity = identity_of(connection, log_id)
+        sql = "select position, chain, settled from logs where log_id = ?"
+        row: tuple[Position, bytes, Position | None] = next(connection.execute(sql, (log_id,)))
+        self.head: Position = row[0]
+        self.chain: bytes = row[1]
+        self.settled: Position | None = row[2]
+        sql = "select name, type_id from event_types where log_id = ?"
+        self._types: dict[str, int] = dict(connection.execute(sql, (log_id,)))
+        self._newest = (0, "")
+        """When the newest command id of those added here was recorded, and the id."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[None]:
+        before: tuple[Position, bytes, Position | None] = self.head, self.chain, self.settled
+        types = dict(self._types)
+        try:
+            # A savepoint within another transaction; a transaction otherwise.
+            with self._connection:
+                yield
+        except BaseException:
+            self.head, self.chain, self.settled = before
+            self._types = types
+            raise
+
+    async def add_events(self, events: Sequence[RecordedEvent]) -> None:
+        log_id = self._log_id
+        rows: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
+        tags: list[tuple[int, str, int, int]] = []
+        for event in events:
+            type_id = self._types.get(event.type) or self._add_type(event.type)
+            stored = event.stored_envelope
+            rows.append(
+                (log_id, event.position, type_id, event.version, event.payload, stored.head, stored.tags, event.chain)
+            )
+            tags += [(log_id, tag, type_id, event.position) for tag in (EVERY_EVENT, *event.tags)]
+        self._connection.executemany(_EVENT, rows)
+        self._connection.executemany(_TAG, tags)
+        if events:
+            self.head, self.chain, self.settled = events[-1].position, events[-1].chain, None
+            sql = "update logs set position = ?, chain = ?, settled = null where log_id = ?"
+            self._connection.execute(sql, (self.head, self.chain, log_id))
+
+    async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
+        rows = [(self._log_id, *msgspec.structs.astuple(command)) for command in commands]
+        self._newest = max([self._newest, *((command.recorded_at, command.command_id) for command in commands)])
+        async with self.transaction():
+            before = self._connection.total_changes()
+            self._connection.executemany(_COMMAND, rows)
+            return self._connection.total_changes() - before
+
+    async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:
+        written = [(self._log_id, space, key, row.value, row.version) for key, row in rows.items() if row is not None]
+        deleted = [(self._log_id, space, key) for key, row in rows.items() if row is None]
+        async with self.transaction():
+            self._connection.executemany(_ROW, written)
+            sql = "delete from rows where log_id = ? and space = ? and key = ?"
+            self._connection.executemany(sql, deleted)
+
+    async def settle(self, identity: LogIdentity) -> None:
+        self._identify(identity)
+        self._connection.execute("update logs set settled = position where log_id = ?", (self._log_id,))
+        self.settled = self.head
+
+    async def complete(self, identity: LogIdentity) -> None:
+        async with self.transaction():
+            # The clock of command ids goes on from the one that came last.
+            self._connection.execute(_TO_THE_END, (self._log_id, self._newest[1]))
+            self._identify(identity)
+            sql = "update logs set use = 'log', place = '', settled = null where log_id = ?"
+            self._connection.execute(sql, (self._log_id,))
+
+    def _identify(self, identity: LogIdentity) -> None:
+        log_id = self._log_id
+        self._connection.executemany(
+            "insert into epochs (log_id, epoch, after) values (?, ?, ?) on conflict do nothing",
+            [(log_id, *fork) for fork in identity.forks],
+        )
+        self._connection.execute("update logs set epoch = ? where log_id = ?", (identity.epoch, log_id))
+        self.identity = identity
+
+    def _add_type(self, name: str) -> int:
+        self._types[name] = number = len(self._types) + 1
+        insert = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
+        self._connection.execute(insert, (self._log_id, number, name))
+        return number
+
+
+def begin_copy(
+    connection: apsw.Connection, log_id: int, identity: LogIdentity, start: tuple[Position, bytes], place: str
+) -> None:
+    """Make an empty log a copy of another one, which is at a place, and whose events begin after a position."""
+    with connection:
+        connection.execute("delete from event_types where log_id = ?", (log_id,))
+        connection.execute(_BEGIN, (log_id, identity.log, identity.epoch, *start, place))
+
+
+@asynccontextmanager
+async def opened_copy(
+    path: str, identity: LogIdentity | None, place: str, world: World
+) -> AsyncGenerator[SqliteLogCopy]:
+    """The copy in a file of the log `identity` at a place, begun in a new file or continued. None: only continued.
+
+    WiringError where the file has anything else, or another process has it open.
+    """
+    refuse_old_sqlite()
+    refuse_network_file_system(path)
+    if identity is None:
+        _refuse_missing(path)
+    with DiskErrors(path):
+        lock = FileLock(path)
+        try:
+            with closing(open_connection(path)) as connection:
+                connection.execute("pragma synchronous = full; pragma secure_delete = on").fetchall()
+                apply_migrations(connection, path, new_log_name("main", world))
+                (log_id,) = next(connection.execute("select log_id from logs"))
+                _enter(connection, log_id, path, identity, place)
+                yield SqliteLogCopy(connection, log_id)
+        finally:
+            lock.release()
+
+
+def _refuse_missing(path: str) -> None:
+    if not Path(path).exists():
+        raise WiringError(f"There is no copy in {path}.")
+
+
+def _enter(connection: apsw.Connection, log_id: int, path: str, identity: LogIdentity | None, place: str) -> None:
+    present, used = identity_of(connection, log_id), use_of(connection, log_id)
+    if identity is None:
+        if used.use != "copy":
+            raise WiringError(f"{path} is not a copy that is to be completed.")
+        return
+    if used.use == "log" and not connection.execute(_HAS_CONTENT, (log_id,)).get:
+        begin_copy(connection, log_id, identity, (0, chain_start(identity.log)), place)
+    elif used.use == "log" or present.log != identity.log:
+        raise WiringError(f"The log {path} is not empty. Move into a new file.")
+    else:
+        # A copy that is continued, or the log that was moved before and is now moved back.
+        sql = "update logs set use = 'copy', place = ?, settled = null where log_id = ?"
+        connection.execute(sql, (place, log_id))
