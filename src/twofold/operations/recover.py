@@ -1,6 +1,7 @@
 """Accepting a log as it is: read models of another history are dropped or replaced, and a new epoch begins."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -10,7 +11,7 @@ from twofold.domain.events import Position
 from twofold.errors import Conflict, ForkedHistory, WiringError
 from twofold.read_store.port import Checkpoint, ReadStore
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations
-from twofold.write_store.history import check_history, digest_at
+from twofold.write_store.history import check_history, digest_at, last_common_position
 from twofold.write_store.port import Append, EpochStore, Outcome, WriteStore
 
 MAX_SHOWN = 1_000
@@ -174,18 +175,12 @@ async def _lost(write_store: WriteStore, copy: WriteStore) -> tuple[Position, li
     if copy.identity.log != write_store.identity.log:
         raise WiringError(f"The copy is of the log {copy.identity.log}, not of {write_store.identity.log}.")
     end = (await copy.read(NO_EVENTS)).head
-    low, high = 0, min((await write_store.read(NO_EVENTS)).head, end)
-    # Where the chains are equal, everything before is equal: so the last common position can be searched for in halves.
-    while low < high:
-        middle = (low + high + 1) // 2
-        if await digest_at(write_store, middle) == await digest_at(copy, middle):
-            low = middle
-        else:
-            high = middle - 1
+    both = min((await write_store.read(NO_EVENTS)).head, end)
+    common = await last_common_position(partial(digest_at, write_store), partial(digest_at, copy), both)
     lost: list[LostEvent] = []
-    position = low
+    position = common
     while position < end and len(lost) < MAX_SHOWN:
         page = await copy.read(ALL_EVENTS, position, min(_PAGE, MAX_SHOWN - len(lost)))
         lost += [LostEvent(event.position, event.type, event.metadata.command_id) for event in page.events]
         position = page.upto
-    return low, lost, end - low
+    return common, lost, end - common

@@ -3,12 +3,13 @@
 import shutil
 import tempfile
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
+from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError, WiringError
 from twofold.operations.backup_manifest import DamagedBackup, Manifest
@@ -17,7 +18,8 @@ from twofold.operations.progress import OnProgress, no_progress
 from twofold.operations.restore_target import FileTarget, ReplacedFile, Target, opened_target
 from twofold.stores import open_sealed_log, refuse_damaged_read_models, shown
 from twofold.world import World
-from twofold.write_store.chain import chain_start
+from twofold.write_store.chain import chain_digest, chain_start
+from twofold.write_store.history import digest_at, last_common_position
 from twofold.write_store.log_copier import CopyCounts, Pace, copy_all
 from twofold.write_store.port import LogIdentity, WriteStore
 
@@ -186,24 +188,15 @@ async def _present(log: WriteStore | None, manifest: Manifest, content: BackupCo
     name = log.identity.log
     if name != manifest.log:
         return _Present(head, 0, LostEvents(name, 1, head) if head else None)
-    common = await _common_position(log, head, manifest, content)
+    both = min(head, manifest.position)
+    common = await last_common_position(partial(digest_at, log), partial(_digest_in, content), both)
     lost = LostEvents(name, common + 1, head) if common < head else None
     return _Present(head, log.identity.epoch, lost)
 
 
-async def _common_position(log: WriteStore, head: Position, manifest: Manifest, content: BackupContent) -> Position:
-    """The last position up to which a log and a backup hold the same events."""
-    # As the chain at a position stands for all events up to it, it is the same up to there and another one after it.
-    same, other = 0, min(head, manifest.position) + 1
-    while other - same > 1:
-        middle = (same + other) // 2
-        here = (await log.read(ALL_EVENTS, middle - 1, limit=1)).events
-        there = await content.events(middle - 1, 1)
-        if here and there and here[0].chain == there[0].chain:
-            same = middle
-        else:
-            other = middle
-    return same
+async def _digest_in(content: BackupContent, position: Position) -> str:
+    events = await content.events(position - 1, 1)
+    return chain_digest(events[0].chain) if events else ""
 
 
 def _refuse_loss(target: Target, present: _Present, manifest: Manifest, order: RestoreOrder) -> None:

@@ -54,12 +54,10 @@ class CurrentLog:
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         await self._begin()
         try:
-            if self._changed is not None:
-                for append in batch:
-                    for row in append.rows:
-                        self._changed.setdefault(row.space, {})[row.key] = None
             return await self.present.append(batch)
         finally:
+            # Afterwards: a snapshot that began before the commit does not have these rows, and the next one must.
+            self._note_rows(batch)
             self._end()
 
     async def read(
@@ -141,6 +139,12 @@ class CurrentLog:
     def ignore_rows(self) -> None:
         """Note no rows any more."""
         self._changed = None
+
+    def _note_rows(self, batch: Sequence[Append]) -> None:
+        if self._changed is not None:
+            for append in batch:
+                for row in append.rows:
+                    self._changed.setdefault(row.space, {})[row.key] = None
 
     async def _begin(self) -> None:
         while self._opening is not None:

@@ -1,10 +1,15 @@
 """The chain at a position of a log: checks of stored positions, and pages that end where a caller needs it."""
 
+from collections.abc import Awaitable, Callable
+
 from twofold.domain.event_query import ALL_EVENTS, EventQuery
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory, Unavailable
 from twofold.write_store.chain import chain_digest, chain_start
 from twofold.write_store.port import Slice, StampParts, WriteStore
+
+DigestAt = Callable[[Position], Awaitable[str]]
+"""The digest of the chain of one log at a position; empty where it has no event there, or a damaged one."""
 
 UNCHECKED = "-"
 """In place of a digest: whatever event stands at the position."""
@@ -53,6 +58,23 @@ async def digest_at(write_store: WriteStore, position: Position) -> str:
     except Unavailable:
         return ""
     return chain_digest(events[0].chain) if events and events[0].position == position else ""
+
+
+async def last_common_position(here: DigestAt, there: DigestAt, upto: Position) -> Position:
+    """The last position, at most `upto`, up to which two logs hold the same events.
+
+    The chain at a position stands for all events up to it: so they are the same up to one position, and from there on
+    they differ. It is found by bisection.
+    """
+    same, other = 0, upto + 1
+    while other - same > 1:
+        middle = (same + other) // 2
+        digest = await here(middle)
+        if digest and digest == await there(middle):
+            same = middle
+        else:
+            other = middle
+    return same
 
 
 async def read_up_to(write_store: WriteStore, query: EventQuery, after: Position, limit: int, to: Position) -> Slice:
