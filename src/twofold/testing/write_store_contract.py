@@ -12,6 +12,7 @@ from twofold.errors import CommandIdReused, Conflict
 from twofold.testing.race import PRIZES, race
 from twofold.testing.write_store_model import (
     HISTORIES,
+    IN_TURN_HISTORIES,
     METADATA,
     QUERIES,
     TAGS,
@@ -23,7 +24,7 @@ from twofold.testing.write_store_model import (
     put,
     query,
 )
-from twofold.testing.write_store_rows import RowsContract
+from twofold.testing.write_store_turns import TurnsContract
 from twofold.write_store.chain import chain_after, chain_start
 from twofold.write_store.port import PAGE_BYTES, Append, Appended, LogRow, Outcome, RowWrite, Slice, WriteStore
 
@@ -33,7 +34,7 @@ PATIENCE = 10.0
 ODD_TAGS = ("a:b:c", "q:'", 'q:"', "q:%", "q:_", "q:\\", "q:🦊", "q:ßß é", "q:;--", "q:" + "x" * 256, "q: ", "q:[*?]")
 
 
-class WriteStoreContract(RowsContract):
+class WriteStoreContract(TurnsContract):
     """What every write store promises. Subclass it; `opened` opens a new store."""
 
     rounds = 200
@@ -329,11 +330,20 @@ class WriteStoreContract(RowsContract):
     def test_any_history_comes_out_as_in_a_plain_list(self, history: list[list[Append]], selected: EventQuery) -> None:
         asyncio.run(self._relive(history, selected))
 
+    @settings(
+        max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(history=IN_TURN_HISTORIES, selected=QUERIES)
+    def test_any_history_of_appends_in_turn_comes_out_as_in_a_plain_list(
+        self, history: list[list[Append]], selected: EventQuery
+    ) -> None:
+        asyncio.run(self._relive(history, selected))
+
     async def _relive(self, history: list[list[Append]], selected: EventQuery) -> None:
         model = LogModel()
         async with self.opened() as store:
             for batch in history:
-                assert [as_tuple(outcome) for outcome in await store.append(batch)] == [model.append(a) for a in batch]
+                assert [as_tuple(outcome) for outcome in await store.append(batch)] == model.batch(batch)
             for space in ("checkpoints", "timers", "never"):
                 rows = {key: (row.value, row.version) for key, row in (await store.rows(space)).items()}
                 assert rows == model.rows.get(space, {})

@@ -33,14 +33,23 @@ class LogModel:
     def head(self) -> Position:
         return len(self.events)
 
-    def append(self, append: Append) -> tuple[object, ...]:
-        """`("appended", position, count, repeated)`, `("conflict",)` or `("reused",)`."""
+    def batch(self, batch: Sequence[Append]) -> list[tuple[object, ...]]:
+        """The outcomes of a batch: `("appended", position, count, repeated)`, `("conflict",)` or `("reused",)` each."""
+        before = self.head
+        outcomes: list[tuple[object, ...]] = []
+        for append in batch:
+            written = [outcomes[place][0] == "appended" and not outcomes[place][3] for place in append.rests_on or ()]
+            outcomes.append(self._append(append, self.head if append.rests_on is None else before, all(written)))
+        return outcomes
+
+    def _append(self, append: Append, unseen: Position, rests: bool) -> tuple[object, ...]:
         known = self.commands.get(append.command_id or "")
         if append.command_id is not None and known is not None:
             request_hash, position, count = known
             return ("appended", position, count, True) if request_hash == append.request_hash else ("reused",)
         rows_hold = all(map(self._is_at, append.rows)) and all(map(self._is_at, append.guards))
-        if self.matching(append.conditions) or not rows_hold:
+        newer = [entry for entry in self.matching(append.conditions) if entry.position <= unseen]
+        if newer or not rows_hold or not rests:
             return ("conflict",)
         for event in append.events:
             self.events.append(LogEntry(self.head + 1, event))
@@ -98,10 +107,11 @@ def append(
     command_id: str | None = None,
     rows: Sequence[RowWrite] = (),
     guards: Sequence[RowGuard] = (),
+    rests_on: tuple[int, ...] | None = None,
 ) -> Append:
     """An append of these events."""
     request_hash = b"one" if command_id else b""
-    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows), tuple(guards))
+    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows), tuple(guards), rests_on)
 
 
 async def put(
@@ -165,3 +175,23 @@ APPENDS = st.builds(
     guards=st.just(()) | st.lists(GUARDS, max_size=2).map(tuple),
 )
 HISTORIES = st.lists(st.lists(APPENDS, min_size=1, max_size=4), max_size=6)
+
+
+def in_turn(batch: Sequence[tuple[Append, frozenset[int]]]) -> list[Append]:
+    """A batch whose appends rest on some of those before them."""
+    return [
+        msgspec.structs.replace(append, rests_on=tuple(sorted(place for place in places if place < number)))
+        for number, (append, places) in enumerate(batch)
+    ]
+
+
+# Without command ids, guards and conditions on the rest of the batch, for which a store may split a batch.
+IN_TURN = st.builds(
+    Append,
+    metadata=st.just(METADATA),
+    events=st.lists(EVENTS, max_size=2).map(tuple),
+    conditions=st.lists(CONDITIONS, max_size=2).map(tuple),
+    rows=st.just(()) | st.lists(ROWS, max_size=1).map(tuple),
+)
+IN_TURN_BATCHES = st.lists(st.tuples(IN_TURN, st.frozensets(st.integers(0, 4), max_size=3)), min_size=1, max_size=6)
+IN_TURN_HISTORIES = st.lists(IN_TURN_BATCHES.map(in_turn), max_size=5)

@@ -21,6 +21,7 @@ from twofold.write_store.port import (
     RowGuard,
     RowWrite,
     Slice,
+    is_written,
 )
 
 
@@ -38,7 +39,9 @@ class MemoryWriteStore:
         self._news = Signal()
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        outcomes = [self._append_one(append) for append in batch]
+        before, outcomes = len(self._events), list[Outcome]()
+        for append in batch:
+            outcomes.append(self._append_one(append, before, outcomes))
         self._news.fire()
         return outcomes
 
@@ -85,12 +88,16 @@ class MemoryWriteStore:
         envelope = Envelope(event.id, tuple(sorted(tags.union(added))), event.metadata)
         return RecordedEvent(position, event.type, event.version, event.payload, envelope, event.chain)
 
-    def _append_one(self, append: Append) -> Outcome:
+    def _append_one(self, append: Append, before: Position, outcomes: Sequence[Outcome]) -> Outcome:
+        """The outcome of an append of a batch, from the head `before` the batch and the outcomes of those before it."""
         known = self._commands.get(append.command_id) if append.command_id else None
         if known is not None:
             return self._repeat(known, append)
-        if any(True for _ in self._matching(append.conditions)):
+        unseen = len(self._events) if append.rests_on is None else before
+        if any(event.position <= unseen for event in self._matching(append.conditions)):
             return Conflict("An event that this decision had not seen was written first.")
+        if not all(is_written(outcomes[place]) for place in append.rests_on or ()):
+            return Conflict("An append that this decision rests on was not written.")
         if not all(map(self._guard_holds, append.rows)) or not all(map(self._guard_holds, append.guards)):
             return Conflict("A row that this append depends on was changed first.")
         for event in append.events:

@@ -55,6 +55,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     """What one command writes, all or nothing: events, rows, and the command id itself.
 
     Without `command_id` (a follower's checkpoint) a repeat is not recognised.
+
+    `rests_on`: the places (from 0) of appends before it in the batch that it was decided on: it is written only if all
+    of them are. It has then seen what all appends before it in the batch write, and its conditions are about the log
+    before the batch. None: it was decided without them.
     """
 
     metadata: Metadata
@@ -64,6 +68,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     request_hash: bytes = b""
     rows: tuple[RowWrite, ...] = ()
     guards: tuple[RowGuard, ...] = ()
+    rests_on: tuple[int, ...] | None = None
 
 
 class Appended(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -98,6 +103,11 @@ class Appended(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 Outcome = Appended | Conflict | CommandIdReused
 """The outcome of one append of a batch. The errors are values here, to be raised to the caller of that append."""
+
+
+def is_written(outcome: Outcome) -> bool:
+    """Whether an append was written by this call: not refused, and not a repeat."""
+    return isinstance(outcome, Appended) and not outcome.repeated
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -187,8 +197,8 @@ class WriteStore(LogState, Protocol):
         """Write a batch, in one durable transaction unless the store has to split it. Outcomes are in the same order.
 
         Each append is checked as if those before it in the batch were already written: first its command id (a repeat
-        gets the first outcome, `repeated`; another request hash gets CommandIdReused), then conditions and row guards
-        (Conflict). When this returns, what is Appended has been synced to disk.
+        gets the first outcome, `repeated`; another request hash gets CommandIdReused), then conditions, row guards and
+        what it rests on (Conflict). When this returns, what is Appended has been synced to disk.
         """
         ...
 

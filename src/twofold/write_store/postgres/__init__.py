@@ -156,7 +156,7 @@ class PostgresWriteStore(PostgresCopies):
         outcomes: list[Outcome] = []
         while len(outcomes) < len(batch):
             rest = batch[len(outcomes) :] if outcomes else batch
-            outcomes += await self._write(rest)
+            outcomes += await self._write(rest, len(outcomes))
             # Before the next request: a fail-over that has lost these events must be noticed.
             appended = [Known(outcome.position, outcome.chain) for outcome in outcomes if isinstance(outcome, Appended)]
             self._news.observe(max(appended, default=Known(0, b"")))
@@ -164,8 +164,8 @@ class PostgresWriteStore(PostgresCopies):
         await self._retention.forget(len(batch))
         return outcomes
 
-    async def _write(self, batch: Sequence[Append]) -> list[Outcome]:
-        """The outcomes of the first appends of a batch, as many as fit into one call. Repeats use the same nonce."""
+    async def _write(self, batch: Sequence[Append], done: int) -> list[Outcome]:
+        """The outcomes of the next appends of a batch, as many as fit into one call. Repeats use the same nonce."""
         types, nonce, seen = types_of(batch), self._nonce(), self._news.head
         while True:
             epoch, known = self.identity.epoch, self._news.known
@@ -173,7 +173,8 @@ class PostgresWriteStore(PostgresCopies):
                 if not types <= self._types.keys():
                     self._add_types(await self._call(self._writing, functions.NUMBER_TYPES, sorted(types)), epoch)
                     continue
-                call = Call(batch, self._types, nonce, seen, recorded_at=self._retention.clock.now())
+                now = self._retention.clock.now()
+                call = Call(batch, self._types, nonce, seen, recorded_at=now, done=done)
                 (answer,) = await self._call(
                     self._writing, functions.APPEND, *call.arguments(epoch, known), check=call.check
                 )

@@ -32,12 +32,22 @@ class Call:
 
     A call ends where an append depends on one before it in a way the server cannot see: the same command id, other
     guards, a guard of a row that is written, or a condition on positions the log has not reached yet.
+
+    `done` appends of the batch were in earlier calls. An append that rests on one of them is refused.
     """
 
     def __init__(
-        self, batch: Sequence[Append], types: Mapping[str, int], nonce: int, seen: Position, *, recorded_at: int
+        self,
+        batch: Sequence[Append],
+        types: Mapping[str, int],
+        nonce: int,
+        seen: Position,
+        *,
+        recorded_at: int,
+        done: int = 0,
     ) -> None:
         self.count = 0
+        self._done = done
         self._recorded_at = recorded_at
         self._nonce = nonce
         self._types = types
@@ -54,13 +64,15 @@ class Call:
         self._wide: list[dict[str, Any]] = []
         self._rows: tuple[Columns, ...] = ([], [], [], [], [], [], [])
         self._guards = batch[0].guards
-        alone = len(batch) == 1
+        rivalry = any(append.rests_on is None and append.conditions for append in batch[1:])
         for append in batch:
             if self.count and self._must_wait(append, seen):
                 break
-            if self.count and not self._note_rivals(append):
+            if append.rests_on is not None:
+                self._note_rests(append.rests_on)
+            elif self.count and not self._note_rivals(append):
                 break
-            self._add(append, keep=not alone)
+            self._add(append, keep=rivalry)
 
     def arguments(self, epoch: int, known: Known) -> Sequence[Any]:
         """The arguments of `append`, by a process that has seen the log up to `known`."""
@@ -126,7 +138,7 @@ class Call:
             append.command_id in self._ids
             or append.guards != self._guards
             or any((guard.space, guard.key) in self._entries for guard in append.guards)
-            or any(condition.after > seen for condition in append.conditions)
+            or (append.rests_on is None and any(condition.after > seen for condition in append.conditions))
         )
 
     def _add(self, append: Append, *, keep: bool) -> None:
@@ -143,6 +155,8 @@ class Call:
             self._add_probes(condition, number)
         for row in append.rows:
             self._add_row(row, number)
+        if append.command_id is not None:
+            self._ids.add(append.command_id)
         if keep:
             self._keep(append, number)
 
@@ -186,13 +200,17 @@ class Call:
         self._entries[row.space, row.key] = len(self._rows[0])
 
     def _keep(self, append: Append, number: int) -> None:
-        """Remember what a later append of this call may depend on."""
-        if append.command_id is not None:
-            self._ids.add(append.command_id)
+        """Remember the events that may break the conditions of a later append of this call."""
         for event in append.events:
             self._events.append((number, event))
             for tag in (None, *event.tags):
                 self._by_tag.setdefault((tag, event.type), []).append(number)
+
+    def _note_rests(self, places: Sequence[int]) -> None:
+        """Note the appends that the next one rests on: as negative numbers, and 0 for one of an earlier call."""
+        of, rivals = self._rivals
+        of.extend([self.count + 1] * len(places))
+        rivals.extend([min(0, self._done - place - 1) for place in places])
 
     def _note_rivals(self, append: Append) -> bool:
         """Note the earlier appends whose events would break these conditions. False if they are too many."""

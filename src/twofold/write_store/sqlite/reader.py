@@ -160,9 +160,10 @@ class LogReader:
             return Head(position, chain)
         raise LookupError(self.log_id)
 
-    def any_match(self, condition: AppendCondition) -> bool:
-        """Whether any event matches a condition."""
-        return bool(self._positions([(item, condition.after) for item in condition.query.items], 1))
+    def any_match(self, condition: AppendCondition, upto: Position) -> bool:
+        """Whether any event up to a position matches a condition."""
+        positions = self._positions([(item, condition.after) for item in condition.query.items], 1)
+        return any(position <= upto for position in positions)
 
     def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
         """The request hash and outcome of each of these command ids that is known."""

@@ -10,7 +10,7 @@ from twofold.domain.events import Position
 from twofold.errors import CommandIdReused, Conflict, ForkedHistory
 from twofold.write_store.chain import chain_digest, content_digest, link
 from twofold.write_store.command_clock import CommandClock
-from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite
+from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, is_written
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, Head, LogReader
 from twofold.write_store.sqlite.retag import retag
 
@@ -63,13 +63,12 @@ class LogWriter:
             ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
             pending = _Pending(self._unchanged_head(), self._reader.remembered(ids), self._clock.now())
-            outcomes = [self._append_one(append, pending) for append in batch]
+            for append in batch:
+                pending.outcomes.append(self._append_one(append, pending))
             self._flush(pending)
             self._prune(len(batch), pending.time)
             connection.execute("commit")
         except BaseException:
-            # The tail has seen events of this batch that are not written.
-            self._tail = _Tail(self._tail.head)
             self._catalogue.ids.clear()
             self._catalogue.names.clear()
             if connection.in_transaction:
@@ -77,8 +76,9 @@ class LogWriter:
             self._reader.refresh_types()
             raise
         self._tail.head = pending.head
+        self._tail.last.update(pending.last)
         self._catalogue.head = Head(pending.head, pending.chain)
-        return outcomes
+        return pending.outcomes
 
     def _unchanged_head(self) -> Head:
         """The head, which is still as this process left it. ForkedHistory where it is not."""
@@ -129,9 +129,12 @@ class LogWriter:
             known = pending.commands.get(append.command_id)
             if known is not None:
                 return _repeat(known, append)
+        in_turn = append.rests_on is not None
         for condition in append.conditions:
-            if self._breaks(condition, pending):
+            if self._breaks(condition, pending, in_turn=in_turn):
                 return Conflict("An event that this decision had not seen was written first.")
+        if append.rests_on and not all(is_written(pending.outcomes[place]) for place in append.rests_on):
+            return Conflict("An append that this decision rests on was not written.")
         if append.guards and not all(self._is_at(guard, pending) for guard in append.guards):
             return Conflict(_ROW_CHANGED)
         if append.rows:
@@ -147,19 +150,23 @@ class LogWriter:
             pending.events.append((self._log_id, position, type_id, version, payload, head, tags, chain))
             for tag in (EVERY_EVENT, *event.tags):
                 pending.tags.append((self._log_id, tag, type_id, position))
-                self._tail.last[tag, type] = position
+                pending.last[tag, type] = position
         outcome = Appended(pending.head, len(append.events), chain=pending.chain)
         if append.command_id is not None:
             pending.remember(append, outcome, self._log_id)
         return outcome
 
-    def _breaks(self, condition: AppendCondition, pending: "_Pending") -> bool:
-        if condition.after >= pending.head:
+    def _breaks(self, condition: AppendCondition, pending: "_Pending", *, in_turn: bool) -> bool:
+        """Whether an event from before the batch breaks a condition, or, unless `in_turn`, one of the batch."""
+        upto = pending.before if in_turn else pending.head
+        if condition.after >= upto:
             return False
         answer = self._tail.any_match(condition)
+        if not in_turn and answer is False:
+            answer = _last_match(pending.last, condition)
         if answer is None:
             self._flush(pending)
-            answer = self._reader.any_match(condition)
+            answer = self._reader.any_match(condition, upto)
         return answer
 
     def _is_at(self, guard: RowGuard, pending: "_Pending") -> bool:
@@ -211,7 +218,10 @@ class _Pending:
 
     def __init__(self, head: Head, commands: dict[str, tuple[bytes, Appended]], time: int) -> None:
         self.head, self.chain = head
+        self.before = head.position
         self.time = time
+        self.outcomes: list[Outcome] = []
+        self.last: dict[tuple[str, str], Position] = {}
         self.commands = commands
         self.events: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
@@ -232,7 +242,7 @@ class _Pending:
 
 
 class _Tail:
-    """The last position of each tag and type since this process began to write, or since the last `shorten`.
+    """The last committed position of each tag and type since this process began to write, or since the last `shorten`.
 
     There is one writer, so all later events are in here: most conditions depend on recent folds and are checked here
     without reading the file.
@@ -251,19 +261,21 @@ class _Tail:
 
     def any_match(self, condition: AppendCondition) -> bool | None:
         """Whether an event matches; None where only the file can tell."""
-        after = condition.after
-        if after < self._start:
+        return None if condition.after < self._start else _last_match(self.last, condition)
+
+
+def _last_match(last: Mapping[tuple[str, str], Position], condition: AppendCondition) -> bool | None:
+    """Whether one of these last positions of a tag and a type breaks a condition; None where they cannot tell."""
+    after = condition.after
+    for item in condition.query.items:
+        if not item.types:
             return None
-        last = self.last
-        for item in condition.query.items:
-            if not item.types:
-                return None
-            first, *others = item.tags or _NO_TAG
-            for type in item.types:
-                if last.get((first, type), 0) > after and all(last.get((tag, type), 0) > after for tag in others):
-                    # The positions of several tags may be of different events. Only the file tells if one has them all.
-                    return None if others else True
-        return False
+        first, *others = item.tags or _NO_TAG
+        for type in item.types:
+            if last.get((first, type), 0) > after and all(last.get((tag, type), 0) > after for tag in others):
+                # The positions of several tags may be of different events. Only the file tells if one has them all.
+                return None if others else True
+    return False
 
 
 def _repeat(known: tuple[bytes, Appended], append: Append) -> Outcome:
