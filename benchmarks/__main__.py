@@ -9,6 +9,7 @@ import msgspec
 from benchmarks import postgres, read_side
 from benchmarks.commands import commands, saturated, visible
 from benchmarks.harness import Result, show
+from benchmarks.hot import hot, postgres_hot
 from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
 from benchmarks.wire import parsing, wire
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "bulk": bulk,
     "loads": loads,
     "growth": growth,
+    "hot": hot,
     "inline": inline,
     "wire": wire,
     "parsing": parsing,
@@ -28,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "postgres-loads": postgres.loads,
     "postgres-growth": postgres.growth,
     "postgres-visible": postgres.visible,
+    "postgres-hot": postgres_hot,
     "postgres-wire": postgres.wire,
     "postgres-memory": postgres.memory,
     "views-catch-up": read_side.catch_up,

@@ -346,7 +346,7 @@ class App:
             queue=settings.queue_commands,
             queue_size=settings.queue_bytes,
         )
-        inline = InlineProjections(wiring, write_store, self.events, batcher, settings.cached_rows)
+        inline = InlineProjections(wiring, write_store, self.events, settings.cached_rows)
         command_limits = CommandLimits(
             settings.conflict_retries, settings.command_events, settings.event_bytes, settings.command_bytes
         )

@@ -44,7 +44,7 @@ class Services:
             write_store, self.folds, world, commands=512, size=4_194_304, queue=queue, queue_size=queue_size
         )
         messages = MessageCodec()
-        self.inline = InlineProjections(wiring, write_store, self.codec, self.batcher, 1_000)
+        self.inline = InlineProjections(wiring, write_store, self.codec, 1_000)
         parts = (wiring, self.folds, self.codec, messages, self.batcher, world, self.inline)
         limits = limits._replace(conflict_retries=retries)
         self.commands = CommandService(*parts, write_store=write_store, limits=limits)

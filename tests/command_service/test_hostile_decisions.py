@@ -189,5 +189,5 @@ async def test_nobody_waits_for_a_batcher_whose_stop_was_cancelled() -> None:
         outcomes = await asyncio.gather(under_way, queued, stopping, return_exceptions=True)
     assert [type(each) for each in outcomes] == [Unavailable, Unavailable, asyncio.CancelledError]
     with pytest.raises(Unavailable, match="stopping"):
-        await services.batcher.append(Append(metadata=None), ())  # type: ignore[arg-type]
+        await services.batcher.append(Append(metadata=None))  # type: ignore[arg-type]
     assert (await write_store.read(ALL_EVENTS)).head == 0

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from twofold.app import App
+from twofold.command_service.pending import PendingAppends
 from twofold.domain.decision import DecisionModel
 from twofold.domain.module import Module
 from twofold.domain.tags import Tag
@@ -132,9 +133,10 @@ async def test_exactly_one_of_sixty_four_racers_wins_each_of_two_hundred_rounds(
 
 @pytest.mark.parametrize("boundary", COMMANDS)
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_without_the_check_of_conditions_the_race_has_many_winners(
-    kind: str, boundary: str, tmp_path: Path
+async def test_without_turns_and_the_check_of_conditions_the_race_has_many_winners(
+    kind: str, boundary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(PendingAppends, "of", lambda *_: [])
     async with App(SHOWS, write_store=url(kind, tmp_path), read_store="memory:") as app:
         running = app._running
         assert running is not None

@@ -7,19 +7,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from twofold.command_service.folds import Folds
-from twofold.errors import TwofoldError, Unavailable
+from twofold.command_service.pending import PendingAppend
+from twofold.errors import Conflict, TwofoldError, Unavailable
 from twofold.world import World
-from twofold.write_store.port import Append, Appended, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome, WriteStore, is_written
 
 log = logging.getLogger(__name__)
 
 
+def _ignore(again: bool) -> None:
+    """Nobody needs to know that an append failed."""
+
+
 class _Waiting(NamedTuple):
     append: Append
-    events: Sequence[object]
+    pending: PendingAppend | None
     size: int
     answer: "asyncio.Future[Outcome]"
-    failed: Callable[[], None]
+    failed: Callable[[bool], None]
 
 
 class Batcher:
@@ -64,33 +69,49 @@ class Batcher:
         if self._task is not None:
             await self._task
 
-    async def append(
-        self, append: Append, events: Sequence[object] = (), failed: Callable[[], None] = lambda: None
-    ) -> Outcome:
-        """The outcome of `append`, which writes `events` in encoded form.
+    async def append(self, append: Append) -> Outcome:
+        """The outcome of an append that no decision made, and that writes no events.
 
-        `failed` is called where it was not written, or may not have been, before any caller of the batch continues.
         Unavailable where too many commands wait, or the store cannot be reached.
         """
+        self.refuse(append)
+        return await self._put(append, None, _ignore)
+
+    def put(self, pending: PendingAppend, failed: Callable[[bool], None]) -> "asyncio.Future[Outcome]":
+        """The future outcome of a decided append. It is queued when this returns. Call `refuse` before.
+
+        `failed` is called where it was not written, or may not have been, before any caller of the batch continues:
+        with True if it has to be decided again.
+        """
+        return self._put(pending.append, pending, failed)
+
+    def refuse(self, append: Append) -> None:
+        """Unavailable where this append cannot be queued."""
         if self._closing or self._task is None:
             raise Unavailable("The command service is stopping. Send the command again.")
         # Appends without a command id are the runtime's own: leases, checkpoints, heartbeats. If they were refused,
         # other nodes would take over the work of this node just because it is busy.
-        if len(self._queue) >= self._queue_limit and append.command_id is not None:
+        if append.command_id is None:
+            return
+        if len(self._queue) >= self._queue_limit:
             raise Unavailable(
                 f"{len(self._queue)} commands are waiting to be written. Send the command again in a moment."
             )
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        size = sum(len(event.payload) for event in append.events)
-        if self._queue and self._queue_size + size > self._queue_size_limit and append.command_id is not None:
+        if self._queue and self._queue_size + _size(append) > self._queue_size_limit:
             raise Unavailable(
                 f"{self._queue_size} bytes of events are waiting to be written, and `queue_bytes` allows "
                 f"{self._queue_size_limit}. Send the command again in a moment."
             )
+
+    def _put(
+        self, append: Append, pending: PendingAppend | None, failed: Callable[[bool], None]
+    ) -> "asyncio.Future[Outcome]":
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        size = _size(append)
         self._queue_size += size
-        self._queue.append(_Waiting(append, events, size, answer, failed))
+        self._queue.append(_Waiting(append, pending, size, answer, failed))
         self._wake.set()
-        return await answer
+        return answer
 
     async def _run(self) -> None:
         try:
@@ -98,11 +119,9 @@ class Batcher:
         finally:
             # Also after a failure or a cancellation: no caller may wait for a batch that is never written.
             self._closing = True
-            _answer_all(
-                self._queue,
-                Unavailable("The command service stopped before it wrote this command. Send it again."),
-            )
+            queue = [*self._queue]
             self._queue.clear()
+            self._fail(queue, Unavailable("The command service stopped before it wrote this command. Send it again."))
 
     async def _write_batches(self) -> None:
         while True:
@@ -113,37 +132,30 @@ class Batcher:
                 await self._wake.wait()
                 continue
             batch = self._next_batch()
+            if not batch:
+                continue
             try:
                 outcomes = await self._write_store.append([waiting.append for waiting in batch])
             except TwofoldError as error:
                 self.refusal = str(error)
-                _answer_all(batch, error)
+                self._fail(batch, error)
                 continue
             except asyncio.CancelledError:
-                _answer_all(batch, Unavailable("The command service was stopped; the command may have been written."))
+                self._fail(batch, Unavailable("The command service was stopped; the command may have been written."))
                 raise
             except Exception as error:
                 log.exception("The write store raised an unexpected error")
                 self.refusal = f"The write store failed ({error!r}); the command may have been written."
-                _answer_all(batch, Unavailable(self.refusal))
+                self._fail(batch, Unavailable(self.refusal))
                 continue
-            if any(isinstance(outcome, Appended) and not outcome.repeated for outcome in outcomes):
+            if any(is_written(outcome) for outcome in outcomes):
                 self.written_at, self.refusal = self._world.monotonic(), None
-            answered = list(zip(batch, outcomes, strict=True))
-            for waiting, outcome in answered:
-                if isinstance(outcome, Appended) and not outcome.repeated:
-                    self._folds.wrote(waiting.append, waiting.events, outcome)
-                else:
-                    waiting.failed()
-            # Callers that have to decide again continue first, before the next commands of the others. If not, commands
-            # for a busy consistency boundary would lose again and again.
-            for waiting, outcome in sorted(answered, key=lambda pair: isinstance(pair[1], Appended)):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(outcome)
+            self._answer(batch, outcomes)
             # Let these callers queue their next appends before the next batch is taken.
             await self._world.sleep(0)
 
     def _next_batch(self) -> list[_Waiting]:
+        """What is written next. Appends of the runtime come first: their guards differ, and a batch has one set."""
         batch: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < self._commands:
@@ -152,14 +164,63 @@ class Batcher:
             batch.append(self._queue.popleft())
             size += batch[-1].size
         self._queue_size -= size
-        return batch
+        ready = [waiting for waiting in batch if waiting.pending is None]
+        for waiting in batch:
+            if waiting.pending is not None:
+                append = self._folds.send(waiting.pending, len(ready))
+                if append is None:
+                    self._refuse_undermined(waiting)
+                else:
+                    ready.append(waiting if append is waiting.append else waiting._replace(append=append))
+        return ready
 
+    def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        answered = list(zip(batch, outcomes, strict=True))
+        complete = True
+        for waiting, outcome in answered:
+            self._folds.settle(waiting.pending, outcome)
+            if not isinstance(outcome, Appended) or outcome.repeated:
+                complete = complete and waiting.pending is None
+                waiting.failed(isinstance(outcome, Conflict) and not waiting.answer.done())
+        if not complete:
+            self._remove_undermined()
+        # Callers that have to decide again continue first, before the next commands of the others.
+        for waiting, outcome in sorted(answered, key=lambda pair: isinstance(pair[1], Appended)):
+            if not waiting.answer.done():
+                waiting.answer.set_result(outcome)
 
-def _answer_all(batch: Iterable[_Waiting], error: TwofoldError) -> None:
-    for waiting in batch:
-        waiting.failed()
+    def _fail(self, batch: Iterable[_Waiting], error: TwofoldError) -> None:
+        """Answer these with an error. What rests on them is decided again."""
+        batch = list(batch)
+        for waiting in batch:
+            self._folds.settle(waiting.pending, None)
+            waiting.failed(False)
+        self._remove_undermined()
+        for waiting in batch:
+            if not waiting.answer.done():
+                # Each caller raises its own error: a shared one would collect the tracebacks of all.
+                own = Unavailable(*error.args)
+                own.__cause__ = error
+                waiting.answer.set_exception(own)
+
+    def _remove_undermined(self) -> None:
+        """Take from the queue what rests on an append that was not written, in order."""
+        kept: deque[_Waiting] = deque()
+        for waiting in self._queue:
+            if waiting.pending is not None and waiting.pending.undermined:
+                self._queue_size -= waiting.size
+                self._refuse_undermined(waiting)
+            else:
+                kept.append(waiting)
+        self._queue = kept
+
+    def _refuse_undermined(self, waiting: _Waiting) -> None:
+        conflict = Conflict("An append that this decision rests on was not written.")
+        self._folds.settle(waiting.pending, conflict)
+        waiting.failed(not waiting.answer.done())
         if not waiting.answer.done():
-            # Each caller raises its own error: a shared one would collect the tracebacks of all.
-            own = Unavailable(*error.args)
-            own.__cause__ = error
-            waiting.answer.set_exception(own)
+            waiting.answer.set_result(conflict)
+
+
+def _size(append: Append) -> int:
+    return sum([len(event.payload) for event in append.events])

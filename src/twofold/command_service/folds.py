@@ -1,62 +1,77 @@
-"""Folded decision models: a cache of states, and how they are brought up to date."""
+"""Folded decision models: a cache of states, how they are brought up to date, and what pending appends add to them."""
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from twofold.codec import EventCodec
+from twofold.command_service.fold_reads import PAGE, FoldedState, SharedReads, conditions
+from twofold.command_service.pending import PendingAppend, PendingAppends, SeenBoundary, concerns, rests_of, state_after
 from twofold.domain.decision import Fold
 from twofold.domain.envelope import Envelope
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position, RecordedEvent
-from twofold.write_store.port import Append, Appended, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome, WriteStore
 
 log = logging.getLogger(__name__)
-
-PAGE = 5_000
-"""Events read at once, so that folding a long history needs little memory."""
 
 _ANY = ""
 
 
-class FoldedState(NamedTuple):
-    """A state, and the position up to which it has seen all events of its boundary."""
+class PendingStates(NamedTuple):
+    """States that have also seen the events of all pending appends, and what exactly each has seen."""
 
-    state: Any
-    upto: Position
+    states: dict[Fold, Any]
+    seen: dict[Fold, SeenBoundary]
 
 
 class _Era:
-    """A part of the log that only this process wrote, up to and including `upto`."""
+    """A part of the log that only this process wrote: after `start`, up to and including `upto`."""
 
-    __slots__ = ("upto",)
+    __slots__ = ("start", "upto")
 
-    def __init__(self, upto: Position) -> None:
-        self.upto = upto
+    def __init__(self, start: Position) -> None:
+        self.start = start
+        self.upto = start
 
 
 class _CachedState:
-    """A cached state. As long as its era lasts, it sees every event and is as new as the era."""
+    """A cached state. As long as its era lasts, it sees every event and is as new as the era.
 
-    __slots__ = ("era", "state", "upto")
+    `tip` is the state after the pending appends up to the number `tip_number`, those in `rests` and what they rest on.
+    Appends up to the number `sent` may have been written before the state was read, so that it may have seen them.
+    """
 
-    def __init__(self, state: Any, upto: Position, era: _Era | None) -> None:
+    __slots__ = ("era", "rests", "sent", "state", "tip", "tip_number", "upto")
+
+    def __init__(self, state: Any, upto: Position, era: _Era, sent: int) -> None:
         self.state = state
         self.upto = upto
         self.era = era
+        self.sent = sent
+        self.reset()
 
     def folded(self) -> FoldedState:
-        return FoldedState(self.state, self.upto if self.era is None else max(self.upto, self.era.upto))
+        return FoldedState(self.state, max(self.upto, self.era.upto))
+
+    def reset(self) -> None:
+        """Forget what pending appends add. It is added again when the state is needed."""
+        self.tip = self.state
+        self.tip_number = 0
+        self.rests: tuple[PendingAppend, ...] = ()
 
 
 class Folds:
     """A bounded cache of folded states: the least recently used one is removed first.
 
-    What this process writes is folded into the cached states. If the positions it gets are not contiguous, another
-    process has written: the era ends, and the cached states stay as they are. So a cached state may be old. That is
-    safe: every decision made on it carries an append condition "nothing newer than this state has seen", and answers
-    that append nothing are given only after `refresh`.
+    What this process writes is folded into the cached states. A state that a written decision rested on stays valid:
+    the conditions of its append held, so no other event of its boundary came in between. All others stay valid as long
+    as this process writes alone. If the positions it gets are not contiguous, another process has written: the era
+    ends. So a cached state may be old. That is safe: every decision made on it carries an append condition "nothing
+    newer than this state has seen", and answers that append nothing are given only after the log was read.
     """
 
     def __init__(self, write_store: WriteStore, codec: EventCodec, size: int) -> None:
@@ -64,23 +79,80 @@ class Folds:
         self._codec = codec
         self._size = size
         self._cached: OrderedDict[Fold, _CachedState] = OrderedDict()
-        self._current: dict[str, dict[Fold, _CachedState]] = {}
+        self._by_tag: dict[str, dict[Fold, _CachedState]] = {}
+        self._pinned: dict[Fold, int] = {}
         self._era = _Era(0)
+        self._pending = PendingAppends()
+        self._reads = SharedReads(self._bring_up_to_date)
 
-    async def load(self, folds: Sequence[Fold]) -> dict[Fold, FoldedState]:
-        """The state of each fold, perhaps an old one. Folds that are not cached are read from the log."""
-        cached = self._cached
-        known: dict[Fold, FoldedState] = {}
+    # The states to decide on
+
+    def present(self, folds: Sequence[Fold]) -> PendingStates | None:
+        """The state of each fold, perhaps an old one; None where one has to be loaded first."""
+        states: dict[Fold, Any] = {}
+        seen: dict[Fold, SeenBoundary] = {}
         for fold in folds:
-            entry = cached.get(fold)
-            if entry is not None:
-                cached.move_to_end(fold)
-                known[fold] = entry.folded()
-        if len(known) < len(folds):
-            fresh = {fold: FoldedState(fold.model.initial(fold.tags), 0) for fold in folds if fold not in known}
-            refreshed, _ = await self.refresh(fresh)
-            known |= refreshed
-        return known
+            cached = self._cached.get(fold)
+            if cached is None or self._catch_up(fold, cached) is not None:
+                return None
+            self._cached.move_to_end(fold)
+            states[fold] = cached.tip
+            upto, era_upto = cached.upto, cached.era.upto
+            seen[fold] = SeenBoundary(cached, upto if upto > era_upto else era_upto, cached.rests)
+        return PendingStates(states, seen)
+
+    async def load(self, folds: Sequence[Fold]) -> PendingStates:
+        """The state of each fold. Folds that are not cached are read from the log. Decide without awaiting anything."""
+        self.pin(folds)
+        try:
+            while True:
+                missing = {
+                    fold: FoldedState(fold.model.initial(fold.tags), 0) for fold in folds if fold not in self._cached
+                }
+                if missing:
+                    await self._reads.read(missing)
+                states = self.present(folds)
+                if states is not None:
+                    return states
+                for fold in folds:
+                    cached = self._cached.get(fold)
+                    pending = None if cached is None else self._catch_up(fold, cached)
+                    if pending is not None:
+                        await pending.wait()
+        finally:
+            self.unpin(folds)
+
+    async def renew(self, seen: Mapping[Fold, SeenBoundary]) -> None:
+        """Read what is newer than a decision has seen, unless the cached states are newer already."""
+        old: dict[Fold, FoldedState] = {}
+        for fold, boundary in seen.items():
+            cached = self._cached.get(fold)
+            # A cached state that is not newer may be the one that was too old, and would fail again and again.
+            if cached is not None and cached.folded().upto <= boundary.after:
+                old[fold] = cached.folded()
+        if old:
+            await self._reads.read(old)
+
+    def _catch_up(self, fold: Fold, cached: _CachedState) -> PendingAppend | None:
+        """Add what is pending to a cached state. The append to wait for first, if there is one."""
+        for pending in self._pending.of(fold, cached.tip_number):
+            if fold.model.takes_recorded or pending.number <= cached.sent:
+                if any(True for _ in pending.events_of(fold)):
+                    return pending
+            else:
+                try:
+                    state, found = state_after(fold, cached.tip, pending)
+                except Exception:
+                    # If the event is written, the log is read, and the next command gets the error.
+                    log.debug("%s failed on an event that is not written yet", fold.model.name, exc_info=True)
+                    return pending
+                if found:
+                    cached.tip = state
+                    cached.rests = (pending,) if fold in pending.seen else (*cached.rests, pending)
+            cached.tip_number = pending.number
+        return None
+
+    # Reading the log
 
     async def refresh(
         self, folded: Mapping[Fold, FoldedState], command_id: str | None = None
@@ -103,66 +175,212 @@ class Folds:
                 self._keep(states)
                 return states, outcome
 
-    def wrote(self, append: Append, events: Sequence[object], outcome: Appended) -> None:
-        """Fold what this process has just written into the cached states. Called in order of position."""
+    async def confirm(self, seen: Mapping[Fold, SeenBoundary], command_id: str) -> tuple[bool, Appended | None]:
+        """Whether a decision that rests on pending appends was made on all events before one moment of the log.
+
+        The moment is the one at which the last of these appends was written. Also the outcome of a command id.
+        """
+        rests = rests_of(seen)
+        for rest in rests:
+            await rest.wait()
+        moment = max((rest.position or 0 for rest in rests), default=0)
+        if not self._resolve(seen):
+            return False, None
+        page, outcome = await self._write_store.newer(boundary_conditions(seen), command_id, 1)
+        if not page.events or page.events[0].position > moment:
+            return True, outcome
+        await self.renew(seen)
+        return False, outcome
+
+    async def _bring_up_to_date(self, states: Mapping[Fold, FoldedState]) -> None:
+        """Read what is newer than these states, or than the cached ones where those are newer, into the cache."""
+        newest = dict(states)
+        for fold, state in states.items():
+            cached = self._cached.get(fold)
+            if cached is not None and cached.folded().upto > state.upto:
+                newest[fold] = cached.folded()
+        newest, _ = await self.refresh(newest)
+        # What this process has written during the read may be missing.
+        while any(upto < self._era.upto for _, upto in newest.values()):
+            newest, _ = await self.refresh(newest)
+
+    def _apply(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
+        by_tag: dict[str, list[Fold]] = {}
+        for fold in states:
+            by_tag.setdefault(_index(fold), []).append(fold)
+        for recorded in events:
+            event = self._codec.decode(recorded)
+            for tag in (_ANY, *recorded.tags):
+                for fold in by_tag.get(tag, ()):
+                    state, upto = states[fold]
+                    if recorded.position > upto and concerns(fold, event, recorded.tags):
+                        states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto)
+
+    # What this process writes
+
+    def begin(self, append: Append, events: Sequence[object], states: PendingStates) -> PendingAppend:
+        """A pending append that was decided on these states, which `present` has returned just now."""
+        pending = PendingAppend(append, events, states.seen)
+        self._pending.add(pending)
+        return pending
+
+    def send(self, pending: PendingAppend, place: int) -> Append | None:
+        """The append for its place in a batch; None where it cannot be written, since what it rests on was not."""
+        self._pending.last_sent = pending.number
+        pending.place = place
+        if not pending.rests:
+            return pending.append
+        if not self._resolve(pending.seen):
+            return None
+        places = sorted(rest.place for rest in rests_of(pending.seen) if not rest.settled and rest.place is not None)
+        return msgspec.structs.replace(
+            pending.append, conditions=boundary_conditions(pending.seen), rests_on=tuple(places)
+        )
+
+    def settle(self, pending: PendingAppend | None, outcome: Outcome | None) -> None:
+        """Note the outcome of an append; None: it is not known. Called in the order of positions.
+
+        `pending` is None for an append of the runtime, which writes no events.
+        """
+        if pending is not None:
+            self._pending.remove(pending)
+        if not isinstance(outcome, Appended) or outcome.repeated:
+            if pending is not None:
+                pending.settle(None)
+                for cached in self._with_tags(pending.tags):
+                    cached.reset()
+            return
         before = outcome.position - outcome.count
         if before != self._era.upto:
             self._era = _Era(before)
-            self._current.clear()
-        for i, (new, event) in enumerate(zip(append.events, events, strict=True), before + 1):
-            envelope = Envelope(new.id, new.tags, append.metadata)
-            self._advance(event, RecordedEvent(i, new.type, new.version, new.payload, envelope))
+        if pending is not None:
+            self._advance(pending, before)
         self._era.upto = outcome.position
+        if pending is not None:
+            for fold, seen in pending.seen.items():
+                kept = self._cached.get(fold)
+                if kept is not None and kept is seen.cached and kept.upto < outcome.position:
+                    kept.upto, kept.era = outcome.position, self._era
+            pending.settle(outcome.position)
 
-    def _apply(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
-        for recorded in events:
-            event = self._codec.decode(recorded)
-            for fold, (state, upto) in states.items():
-                if recorded.position > upto and _concerns(fold, event, recorded):
-                    states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto)
+    def _resolve(self, seen: Mapping[Fold, SeenBoundary]) -> bool:
+        """Move what a decision has seen beyond the written appends that it rests on. False if one is not written.
 
-    def _advance(self, event: object, recorded: RecordedEvent) -> None:
-        for tag in (_ANY, *recorded.tags):
-            for fold, entry in list(self._current.get(tag, {}).items()):
-                if recorded.position > entry.upto and _concerns(fold, event, recorded):
-                    try:
-                        entry.state = fold.model.evolve(entry.state, event, recorded)
-                    except Exception:
-                        # The event is written. The next command that needs this fold reads the log and gets the error.
-                        log.exception("%s failed on an event just written", fold.model.name)
-                        self._forget(fold)
+        Also false if other processes may have written to a fold before an append that did not depend on that fold.
+        """
+        for fold, boundary in seen.items():
+            for rest in boundary.rests:
+                own = rest.seen.get(fold)
+                checked = own is not None and own.base <= boundary.after
+                if rest.failed or not (checked or own is None):
+                    return False
+                if rest.position is not None:
+                    if not (checked or self._era.start <= boundary.after):
+                        return False
+                    boundary.after = max(boundary.after, rest.position)
+                elif own is not None:
+                    boundary.after = max(boundary.after, own.after)
+        return True
+
+    def _advance(self, pending: PendingAppend, before: Position) -> None:
+        touched: dict[Fold, list[int]] = {}
+        for i, (new, event) in enumerate(zip(pending.append.events, pending.events, strict=True)):
+            for tag in (_ANY, *new.tags):
+                of_tag = self._by_tag.get(tag)
+                if of_tag is None:
+                    continue
+                for fold, cached in of_tag.items():
+                    if before + i >= cached.upto and concerns(fold, event, new.tags):
+                        touched.setdefault(fold, []).append(i)
+        for fold, places in touched.items():
+            cached = self._cached[fold]
+            seen = pending.seen.get(fold)
+            if (seen is None or seen.cached is not cached) and cached.folded().upto < self._era.start:
+                # Other events of this fold may have come before these.
+                self._forget(fold)
+                continue
+            cached.era = self._era
+            if cached.rests and cached.rests[-1] is pending:
+                cached.state, cached.rests = cached.tip, ()
+            else:
+                self._advance_one(fold, cached, pending, before, places)
+
+    def _advance_one(
+        self, fold: Fold, cached: _CachedState, pending: PendingAppend, before: Position, places: Iterable[int]
+    ) -> None:
+        try:
+            for i in places:
+                recorded = _recorded(pending.append, i, before) if fold.model.takes_recorded else None
+                cached.state = fold.model.evolve(cached.state, pending.events[i], recorded)
+        except Exception:
+            # The event is written. The next command that needs this fold reads the log and gets the error.
+            log.exception("%s failed on an event just written", fold.model.name)
+            self._forget(fold)
+            return
+        if cached.tip_number < pending.number:
+            cached.reset()
+        else:
+            cached.rests = tuple([rest for rest in cached.rests if rest is not pending])
+
+    # The cache
 
     def _keep(self, states: Mapping[Fold, FoldedState]) -> None:
         for fold, (state, upto) in states.items():
-            known = self._cached.get(fold)
-            if known is not None and known.folded().upto > upto:
+            cached = self._cached.get(fold)
+            # A state that has not seen what this process has written meanwhile must not be updated by later events.
+            if upto < self._era.upto or (cached is not None and cached.folded().upto > upto):
+                continue
+            if cached is not None and cached.state is state:
+                cached.upto, cached.era = upto, self._era
                 continue
             self._forget(fold)
-            # A state that has not seen the events written meanwhile must not be updated by later events.
-            era = self._era if upto >= self._era.upto else None
-            entry = self._cached[fold] = _CachedState(state, upto, era)
-            if era is not None:
-                self._current.setdefault(_index(fold), {})[fold] = entry
+            kept = self._cached[fold] = _CachedState(state, upto, self._era, self._pending.last_sent)
+            self._by_tag.setdefault(_index(fold), {})[fold] = kept
+        self._evict()
+
+    def pin(self, folds: Iterable[Fold]) -> None:
+        """Keep these folds in the cache, however small it is, until `unpin`."""
+        for fold in folds:
+            self._pinned[fold] = self._pinned.get(fold, 0) + 1
+
+    def unpin(self, folds: Iterable[Fold]) -> None:
+        """Let these folds go again."""
+        for fold in folds:
+            self._pinned[fold] -= 1
+            if not self._pinned[fold]:
+                del self._pinned[fold]
+        self._evict()
+
+    def _evict(self) -> None:
         while len(self._cached) > self._size:
-            self._forget(next(iter(self._cached)))
+            oldest = next((fold for fold in self._cached if fold not in self._pinned), None)
+            if oldest is None:
+                return
+            self._forget(oldest)
 
     def _forget(self, fold: Fold) -> None:
         self._cached.pop(fold, None)
         tag = _index(fold)
-        of_tag = self._current.get(tag)
+        of_tag = self._by_tag.get(tag)
         if of_tag is not None:
             of_tag.pop(fold, None)
             if not of_tag:
-                del self._current[tag]
+                del self._by_tag[tag]
+
+    def _with_tags(self, tags: Iterable[str]) -> Iterator[_CachedState]:
+        for tag in tags:
+            yield from self._by_tag.get(tag, {}).values()
 
 
-def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:
-    """The append conditions of a decision on these states: one for each fold."""
-    return tuple([AppendCondition(EventQuery((fold.item,)), upto) for fold, (_, upto) in states.items()])
+def boundary_conditions(seen: Mapping[Fold, SeenBoundary]) -> tuple[AppendCondition, ...]:
+    """The append conditions of a decision that has seen this: one for each fold."""
+    return tuple([AppendCondition(EventQuery((fold.item,)), boundary.after) for fold, boundary in seen.items()])
 
 
-def _concerns(fold: Fold, event: object, recorded: RecordedEvent) -> bool:
-    return type(event) in fold.model.events and all(tag in recorded.tags for tag in fold.tags)
+def _recorded(append: Append, i: int, before: Position) -> RecordedEvent:
+    new = append.events[i]
+    envelope = Envelope(new.id, new.tags, append.metadata)
+    return RecordedEvent(before + i + 1, new.type, new.version, new.payload, envelope)
 
 
 def _index(fold: Fold) -> str:

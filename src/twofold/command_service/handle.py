@@ -9,8 +9,11 @@ import msgspec
 from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
-from twofold.command_service.folds import FoldedState, Folds, conditions
+from twofold.command_service.fold_reads import FoldedState
+from twofold.command_service.folds import Folds, PendingStates, boundary_conditions
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
+from twofold.command_service.pending import PendingAppend
+from twofold.command_service.turns import Turn, Turns
 from twofold.domain.decision import Context, Fold
 from twofold.domain.envelope import Metadata
 from twofold.domain.events import NewEvent, Position
@@ -56,8 +59,24 @@ class Written(NamedTuple):
     digest: str
 
 
-_Decide = Callable[[Mapping[Fold, FoldedState]], Sequence[object]]
-"""A decision about one command, as a function of the states alone."""
+class _CommandRequest(NamedTuple):
+    """One command: what is written whatever it decides, and the decision, as a function of the states alone."""
+
+    append: Append
+    decide: Callable[[Mapping[Fold, Any]], Sequence[object]]
+    name: str
+
+    @property
+    def command_id(self) -> str:
+        return self.append.command_id or ""
+
+
+class _DecidedWrites(NamedTuple):
+    """What a decision writes: its events as they are stored and as they will be read, and the inline rows with them."""
+
+    stored: tuple[NewEvent, ...]
+    events: list[object]
+    inline: InlineWrites
 
 
 class CommandService:
@@ -85,6 +104,7 @@ class CommandService:
         self._limits = limits
         self._folds = folds
         self._write_store = write_store
+        self._turns = Turns()
         self._secret = b""
 
     @property
@@ -130,7 +150,7 @@ class CommandService:
         request_hash = self._messages.request_hash(decision.command.__name__, command)
         now = self._world.now()
         metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor, depth)
-        request = Append(metadata, (), (), command_id, request_hash, tuple(rows))
+        append = Append(metadata, (), (), command_id, request_hash, tuple(rows))
         prepare = self._wiring.prepare.get(type(command))
         try:
             if prepare is not None:
@@ -140,53 +160,135 @@ class CommandService:
             # External facts may have changed since. A command that was written gets its receipt when it is sent again.
             _, done = await self._folds.refresh({}, command_id)
             if done is not None:
-                return await self._repeat(request)
+                return await self._repeat(append)
             raise
 
-        def decide(states: Mapping[Fold, FoldedState]) -> Sequence[object]:
-            context = Context(command_id, now, actor, secret=self._secret)
-            return decision.decide(command, boundary, _states(states), context)
+        def decide(states: Mapping[Fold, Any]) -> Sequence[object]:
+            return decision.decide(command, boundary, states, Context(command_id, now, actor, secret=self._secret))
 
-        return await self._append(request, decide, await self._folds.load(boundary.folds), decision.name)
+        turn = self._turns.arrive(boundary.folds)
+        try:
+            return await self._in_turn(_CommandRequest(append, decide, decision.name), turn)
+        finally:
+            if turn.pinned:
+                self._folds.unpin(turn.folds)
+            turn.leave()
 
-    async def _append(self, request: Append, decide: _Decide, folded: Mapping[Fold, FoldedState], name: str) -> Written:
-        """Decide on these states, or on newer ones, until the result can be appended to `request`."""
-        command_id = request.command_id or ""
-        for attempt in range(self._limits.conflict_retries + 1):
-            if attempt:
-                folded = await self._newer(folded)
-                await self._check_rows(request.rows)
-            if attempt > 1:
-                await self._inline.check()
+    async def _in_turn(self, request: _CommandRequest, turn: Turn) -> Written:
+        """Decide when the command is next, on what all before it write, until the result is written."""
+        conflicts = 0
+        while conflicts <= self._limits.conflict_retries:
+            first = self._turns.is_first(turn)
+            states = (self._folds.present(turn.folds) if first else None) or await self._states(turn)
             try:
-                written, inline = await self._written(decide(folded), command_id)
+                decided = await self._decided(request, states.states, turn)
             except Exception:
-                # Rejected, or an error. Both may depend on states that are old or are of different moments.
-                newest, done = await self._folds.refresh(folded, command_id)
+                # Rejected, or an error. Both may depend on states that are old, of different moments, or never written.
+                turn.leave()
+                final, done = await self._is_final(request, states)
                 if done is not None:
-                    return await self._repeat(request)
-                if not _came_further(folded, newest):
+                    return await self._repeat(request.append)
+                if final:
                     raise
-                written, inline = await self._written(decide(newest), command_id)
-                folded = newest
-            append = Append(
-                request.metadata,
-                tuple([stored for stored, _ in written]),
-                conditions(folded),
-                command_id,
-                request.request_hash,
-                inline.writes + request.rows,
-                self._inline.guards,
-            )
-            outcome = await self._inline.append(append, [event for _, event in written], inline)
+                continue
+            if turn.waiting and not self._is_present(states):
+                # Rows were read meanwhile, and a command that shares no fold has written to one of these.
+                continue
+            pending, answer = self._queue(request, states, decided, turn)
+            outcome = await answer
             if isinstance(outcome, Appended):
-                return _written(command_id, outcome)
+                if not decided.inline.failed:
+                    decided.inline.succeed()
+                return _written(request.command_id, outcome)
             if isinstance(outcome, CommandIdReused):
                 raise outcome
+            if pending.undermined:
+                # An earlier command of this process failed. That one reads what is newer.
+                continue
+            conflicts += 1
+            await turn.come()
+            await self._folds.renew(pending.seen)
+            await self._check_rows(request.append.rows)
+            if conflicts > 1:
+                await self._inline.check()
         raise Conflict(
-            f"{name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
+            f"{request.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
             "Send the command again."
         )
+
+    async def _states(self, turn: Turn) -> PendingStates:
+        """The states to decide on, when no earlier command waits. Nothing is awaited after they are known."""
+        while True:
+            if not self._turns.is_first(turn):
+                await turn.come()
+                states = self._folds.present(turn.folds)
+                if states is not None:
+                    return states
+            turn.join()
+            if not turn.pinned:
+                turn.pinned = True
+                self._folds.pin(turn.folds)
+            states = await self._folds.load(turn.folds)
+            if self._turns.is_first(turn):
+                return states
+
+    async def _decided(self, request: _CommandRequest, states: Mapping[Fold, Any], turn: Turn) -> _DecidedWrites:
+        written = self._written(request.decide(states), request.command_id)
+        events = [event for _, event in written]
+        if self._inline.must_read(events):
+            turn.join()
+        return _DecidedWrites(tuple([stored for stored, _ in written]), events, await self._inline.rows(events))
+
+    def _is_present(self, states: PendingStates) -> bool:
+        """Whether these are still the states that the next command has to be decided on."""
+        present = self._folds.present(tuple(states.states))
+        return present is not None and all(present.states[fold] is state for fold, state in states.states.items())
+
+    async def _is_final(self, request: _CommandRequest, states: PendingStates) -> tuple[bool, Appended | None]:
+        """Whether a decision that failed on these states fails at one moment of the log, and what was written before.
+
+        If not, the newest states are in the cache. Raises what the decision raises on the newest states.
+        """
+        if any(boundary.rests for boundary in states.seen.values()):
+            return await self._folds.confirm(states.seen, request.command_id)
+        folded = {fold: FoldedState(state, states.seen[fold].after) for fold, state in states.states.items()}
+        newest, done = await self._folds.refresh(folded, request.command_id)
+        if done is not None:
+            return False, done
+        if all(newest[fold].state is state for fold, state in states.states.items()):
+            # A fold that saw no new event keeps its object.
+            return True, None
+        decided = request.decide({fold: state for fold, (state, _) in newest.items()})
+        await self._inline.rows([event for _, event in self._written(decided, request.command_id)])
+        return False, None
+
+    def _queue(
+        self, request: _CommandRequest, states: PendingStates, decided: _DecidedWrites, turn: Turn
+    ) -> "tuple[PendingAppend, asyncio.Future[Outcome]]":
+        """Queue what was decided. The next command is decided on it."""
+        first = request.append
+        append = Append(
+            first.metadata,
+            decided.stored,
+            boundary_conditions(states.seen),
+            first.command_id,
+            first.request_hash,
+            rows=decided.inline.writes + first.rows,
+            guards=self._inline.guards,
+            rests_on=(),
+        )
+        self._batcher.refuse(append)
+        pending = self._folds.begin(append, decided.events, states)
+        self._inline.begin(decided.inline)
+
+        def failed(again: bool) -> None:
+            decided.inline.fail()
+            if again:
+                turn.join()
+
+        answer = self._batcher.put(pending, failed)
+        turn.leave()
+        return pending, answer
 
     async def _check_rows(self, rows: Sequence[RowWrite]) -> None:
         """Conflict where a row is not as expected: then no other decision could be appended with these rows either."""
@@ -195,10 +297,8 @@ class CommandService:
             if (0 if present is None else present.version) != row.expected:
                 raise Conflict(f"The row '{row.key}' of '{row.space}', which is written with the command, was changed.")
 
-    async def _written(
-        self, decided: Sequence[object], command_id: str
-    ) -> tuple[list[tuple[NewEvent, object]], InlineWrites]:
-        """The events to write, each as it is stored and as it will be read, and the inline rows to write with them."""
+    def _written(self, decided: Sequence[object], command_id: str) -> list[tuple[NewEvent, object]]:
+        """The events to write, each as it is stored and as it will be read."""
         limits = self._limits
         if len(decided) > limits.command_events:
             raise _too_much(f"This command makes {len(decided)} events", "command_events", limits.command_events)
@@ -213,21 +313,12 @@ class CommandService:
             if size > limits.command_bytes:
                 raise _too_much("The events of this command have more bytes", "command_bytes", limits.command_bytes)
             events.append((stored, read))
-        return events, await self._inline.rows([event for _, event in events])
+        return events
 
-    async def _repeat(self, request: Append) -> Written:
+    async def _repeat(self, append: Append) -> Written:
         """The first outcome of a command id that was used before. CommandIdReused for another request."""
-        outcome = await self._batcher.append(msgspec.structs.replace(request, rows=()), ())
-        return _written(request.command_id or "", _appended(outcome))
-
-    async def _newer(self, folded: Mapping[Fold, FoldedState]) -> Mapping[Fold, FoldedState]:
-        """Folds newer than those a decision failed on: from the cache if all are newer there, else from the log."""
-        cached = await self._folds.load(tuple(folded))
-        # A cached state that is not newer may be the one that was too old, and would fail again and again.
-        if all(cached[fold].upto > upto for fold, (_, upto) in folded.items()):
-            return cached
-        refreshed, _ = await self._folds.refresh(folded)
-        return refreshed
+        outcome = await self._batcher.append(msgspec.structs.replace(append, rows=()))
+        return _written(append.command_id or "", _appended(outcome))
 
 
 def _too_much(what: str, setting: str, limit: int) -> InvalidMessage:
@@ -257,15 +348,6 @@ def _check_ids(command_id: str, **others: str | None) -> None:
     for field, text in others.items():
         if text is not None:
             check_text(text, field)
-
-
-def _states(folded: Mapping[Fold, FoldedState]) -> dict[Fold, Any]:
-    return {fold: state for fold, (state, _) in folded.items()}
-
-
-def _came_further(before: Mapping[Fold, FoldedState], after: Mapping[Fold, FoldedState]) -> bool:
-    """Whether any state is another object: a fold that saw no new event keeps its object."""
-    return any(after[fold].state is not folded.state for fold, folded in before.items())
 
 
 def _written(command_id: str, outcome: Appended) -> Written:

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 from twofold.codec import EventCodec
 from twofold.codec.edge import check_text
-from twofold.command_service.batcher import Batcher
 from twofold.command_service.inline_build import InlineBuild
 from twofold.domain.module import Wiring
 from twofold.errors import FunctionFailed, Unavailable
 from twofold.write_store.inline_state import InlineFailure, InlineProjection, InlineRow, list_version
-from twofold.write_store.port import Append, Outcome, RowGuard, RowWrite, WriteStore
+from twofold.write_store.port import RowGuard, RowWrite, WriteStore
 
 _NOT_READY = "The inline projections are still being built. Send the command again in a moment."
 _OUTDATED = (
@@ -32,18 +31,26 @@ class _KeyedEvent(NamedTuple):
 class InlineWrites:
     """Rows that are written together with events. `failed`: they are not written, nor any writes that build on them."""
 
-    __slots__ = ("_dependents", "failed", "writes")
+    __slots__ = ("_dependents", "failed", "folded", "folded_on", "writes")
 
-    def __init__(self, writes: tuple[RowWrite, ...] = ()) -> None:
+    def __init__(
+        self,
+        writes: tuple[RowWrite, ...] = (),
+        folded: Mapping[RowKey, InlineRow] | None = None,
+        folded_on: Sequence["_LatestRow"] = (),
+    ) -> None:
         self.writes = writes
         self.failed = False
+        self.folded = folded or {}
+        self.folded_on = folded_on
         self._dependents: list[InlineWrites] = []
 
-    def depend_on(self, rows: Iterable["_LatestRow"]) -> None:
-        """Fail if the writes fail that made these rows."""
-        for row in rows:
+    def begin(self) -> None:
+        """From now on fail if the writes fail that made the rows that these were folded on."""
+        for row in self.folded_on:
             if row.by is not None:
                 row.by._dependents.append(self)
+        self.folded_on = ()
 
     def fail(self) -> None:
         """Mark these writes, and all that build on them, as failed."""
@@ -57,6 +64,7 @@ class InlineWrites:
     def succeed(self) -> None:
         """The rows are stored: release what is not needed any more."""
         self._dependents = []
+        self.folded = {}
         self.writes = ()
 
 
@@ -68,18 +76,16 @@ class _LatestRow(NamedTuple):
 
 
 class InlineProjections:
-    """The appends that write rows of inline projections, and a cache of these rows.
+    """The rows of inline projections that commands write, and a cache of these rows.
 
-    A row is cached as the last append that was given to the batcher leaves it, written or not. So the next command
+    A row is cached as the last append that was queued leaves it, written or not. So the next command
     can fold on it and share its commit. That is safe because a row is written only on exactly the bytes it was folded
     from: if an append fails, those that build on it fail too and are decided again on stored rows. All of them are
     marked at the moment of the failure. If each command marked only its own, a command could go on with rows that
     another command has yet to mark, in turns, without end.
     """
 
-    def __init__(
-        self, wiring: Wiring, write_store: WriteStore, events: EventCodec, batcher: Batcher, size: int
-    ) -> None:
+    def __init__(self, wiring: Wiring, write_store: WriteStore, events: EventCodec, size: int) -> None:
         inline = [InlineProjection(bound) for bound in wiring.projections.values() if bound.lifecycle == "inline"]
         self.problem: str | None = _NOT_READY
         self.guards: tuple[RowGuard, ...] = ()
@@ -90,7 +96,6 @@ class InlineProjections:
                 self._by_event.setdefault(event, []).append(projection)
         self._write_store = write_store
         self._events = events
-        self._batcher = batcher
         self._size = size
         self._cached: OrderedDict[RowKey, _LatestRow] = OrderedDict()
         self._history = write_store.identity
@@ -119,8 +124,12 @@ class InlineProjections:
         if self.problem is not None:
             raise Unavailable(self.problem, retry_after=10.0)
 
+    def must_read(self, events: Sequence[object]) -> bool:
+        """Whether `rows` may wait for the write store."""
+        return any(type(event) in self._by_event for event in events)
+
     async def rows(self, events: Sequence[object]) -> InlineWrites:
-        """The writes of the rows that `events` change. Give them to `append` without awaiting anything in between.
+        """The writes of the rows that `events` change. Call `begin` with them without awaiting anything in between.
 
         FunctionFailed where a projection fails on an event: then nothing may be written.
         """
@@ -136,17 +145,11 @@ class InlineProjections:
                 f"{failure.what}. Fix the projection, or decide other events.",
             ) from cause
 
-    async def append(self, append: Append, events: Sequence[object], rows: InlineWrites) -> Outcome:
-        """The outcome of `append`. Rows that were not written are removed from the cache."""
-        try:
-            outcome = await self._batcher.append(append, events, rows.fail)
-        except Unavailable:
-            # Also where it was not even queued.
-            rows.fail()
-            raise
-        if not rows.failed:
-            rows.succeed()
-        return outcome
+    def begin(self, rows: InlineWrites) -> None:
+        """The rows will be written with an append that is queued now. So the next command can fold on them."""
+        rows.begin()
+        for key, row in rows.folded.items():
+            self._cache(key, _LatestRow(row, rows))
 
     async def _rows(self, work: Sequence[_KeyedEvent]) -> InlineWrites:
         if not work:
@@ -164,13 +167,8 @@ class InlineProjections:
             before = await self._read(projections)
             after = _folded(work, before)
         rows = {key: projection.write(key[1], after[key]) for key, projection in projections.items()}
-        writes = InlineWrites(
-            tuple([RowWrite(*key, row.value, before[key].row.version, row.version) for key, row in rows.items()])
-        )
-        writes.depend_on(before.values())
-        for key, row in rows.items():
-            self._cache(key, _LatestRow(row, writes))
-        return writes
+        writes = [RowWrite(*key, row.value, before[key].row.version, row.version) for key, row in rows.items()]
+        return InlineWrites(tuple(writes), rows, tuple(before.values()))
 
     def _keyed(self, events: Iterable[object]) -> list[_KeyedEvent]:
         return [

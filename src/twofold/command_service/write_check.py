@@ -50,6 +50,6 @@ class WriteCheck:
             row = (await self._write_store.rows(SPACE, [_KEY])).get(_KEY)
             self._version = 0 if row is None else row.version
         metadata = Metadata(microseconds(self._world.now()), SPACE, SPACE)
-        outcome = await self._batcher.append(Append(metadata, rows=(RowWrite(SPACE, _KEY, b"", self._version),)), ())
+        outcome = await self._batcher.append(Append(metadata, rows=(RowWrite(SPACE, _KEY, b"", self._version),)))
         # Where another node wrote the row meanwhile, the store takes writes.
         self._version = self._version + 1 if isinstance(outcome, Appended) else None

@@ -68,7 +68,7 @@ class BoundModel:
         evolve: Callable[..., Any] | None = getattr(self.state, "evolve", None)
         if evolve is None:
             raise WiringError(f"{self.name}: {self.state.__name__} has no `evolve`. Add `def evolve(self, event: …)`.")
-        self.events, self._takes_recorded = _evolve_hints(evolve, self.state)
+        self.events, self.takes_recorded = _evolve_hints(evolve, self.state)
         self._id_fields = _fields_for_ids(self.state, self.kinds)
         self.types = tuple(self._stored_name(event, names, readers) for event in self.events)
         self._evolve = evolve
@@ -81,10 +81,10 @@ class BoundModel:
         values = {kind: tag.partition(":")[2] for kind, tag in zip(self.kinds, tags, strict=True)}
         return self.state(**{name: read(values[kind]) for name, (kind, read) in self._id_fields.items()})
 
-    def evolve(self, state: Any, event: object, recorded: RecordedEvent) -> Any:
-        """The state after one more event."""
+    def evolve(self, state: Any, event: object, recorded: RecordedEvent | None) -> Any:
+        """The state after one more event. Without `recorded` only where the model does not take it."""
         try:
-            after = self._evolve(state, event, recorded) if self._takes_recorded else self._evolve(state, event)
+            after = self._evolve(state, event, recorded) if self.takes_recorded else self._evolve(state, event)
         except TwofoldError:
             raise
         except BaseException as error:
@@ -99,7 +99,7 @@ class BoundModel:
 
     def fold(self, state: Any, past: Iterable[tuple[object, RecordedEvent]]) -> Any:
         """The state after many more events."""
-        if self._takes_recorded:
+        if self.takes_recorded:
             for event, recorded in past:
                 state = self.evolve(state, event, recorded)
             return state

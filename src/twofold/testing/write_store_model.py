@@ -111,7 +111,16 @@ def append(
 ) -> Append:
     """An append of these events."""
     request_hash = b"one" if command_id else b""
-    return Append(METADATA, events, tuple(conditions), command_id, request_hash, tuple(rows), tuple(guards), rests_on)
+    return Append(
+        METADATA,
+        events,
+        tuple(conditions),
+        command_id,
+        request_hash,
+        rows=tuple(rows),
+        guards=tuple(guards),
+        rests_on=rests_on,
+    )
 
 
 async def put(

@@ -1,0 +1,89 @@
+"""The order in which the commands of one process are decided that share a fold."""
+
+import asyncio
+from bisect import insort
+from collections.abc import Sequence
+
+from twofold.domain.decision import Fold
+
+
+class Turn:
+    """The place of one command in the order of arrival, for each of its folds. `number` counts up with the arrivals."""
+
+    __slots__ = ("_turns", "_wake", "folds", "number", "pinned", "waiting")
+
+    def __init__(self, turns: "Turns", number: int, folds: Sequence[Fold]) -> None:
+        self._turns = turns
+        self._wake: asyncio.Future[None] | None = None
+        self.number = number
+        self.folds = folds
+        self.waiting = False
+        self.pinned = False
+        """Whether its folds are kept in the cache for it."""
+
+    def __lt__(self, other: "Turn") -> bool:
+        return self.number < other.number
+
+    def join(self) -> None:
+        """From now on commands that arrived later wait for this one."""
+        if not self.waiting:
+            self.waiting = True
+            self._turns.add(self)
+
+    def leave(self) -> None:
+        """Let the next ones go on."""
+        if self.waiting:
+            self.waiting = False
+            self._turns.remove(self)
+
+    async def come(self) -> None:
+        """Return once no earlier command that shares a fold waits."""
+        while not self._turns.is_first(self):
+            self.join()
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+
+    def wake(self) -> None:
+        """Look again whether it is first."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Turns:
+    """Commands that wait to be decided: for a read of the log, or to be decided again after a failure.
+
+    A command that need not wait is decided at once, so most of the time nobody is in here.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Fold, list[Turn]] = {}
+        self._last = 0
+
+    def arrive(self, folds: Sequence[Fold]) -> Turn:
+        """The turn of a command that arrives now."""
+        self._last += 1
+        return Turn(self, self._last, folds)
+
+    def is_first(self, turn: Turn) -> bool:
+        """Whether no command that arrived earlier waits for one of its folds."""
+        if self._waiting:
+            for fold in turn.folds:
+                waiting = self._waiting.get(fold)
+                if waiting is not None and waiting[0] < turn:
+                    return False
+        return True
+
+    def add(self, turn: Turn) -> None:
+        """Let this command wait."""
+        for fold in turn.folds:
+            insort(self._waiting.setdefault(fold, []), turn)
+
+    def remove(self, turn: Turn) -> None:
+        """Remove a command that need not wait any more, and wake those that are first now."""
+        for fold in turn.folds:
+            waiting = self._waiting[fold]
+            waiting.remove(turn)
+            if waiting:
+                waiting[0].wake()
+            else:
+                del self._waiting[fold]
