@@ -352,7 +352,7 @@ class Folds:
         self._evict()
 
     def _evict(self) -> None:
-        while len(self._cached) > self._size:
+        while len(self._cached) > max(self._size, len(self._pinned)):
             oldest = next((fold for fold in self._cached if fold not in self._pinned), None)
             if oldest is None:
                 return

@@ -181,7 +181,7 @@ class CommandService:
             first = self._turns.is_first(turn)
             states = (self._folds.present(turn.folds) if first else None) or await self._states(turn)
             try:
-                decided = await self._decided(request, states.states, turn)
+                decided = await self._decided(request, states, turn)
             except Exception:
                 # Rejected, or an error. Both may depend on states that are old, of different moments, or never written.
                 turn.leave()
@@ -191,8 +191,7 @@ class CommandService:
                 if final:
                     raise
                 continue
-            if turn.waiting and not self._is_present(states):
-                # Rows were read meanwhile, and a command that shares no fold has written to one of these.
+            if decided is None:
                 continue
             pending, answer = self._queue(request, states, decided, turn)
             outcome = await answer
@@ -232,12 +231,17 @@ class CommandService:
             if self._turns.is_first(turn):
                 return states
 
-    async def _decided(self, request: _CommandRequest, states: Mapping[Fold, Any], turn: Turn) -> _DecidedWrites:
-        written = self._written(request.decide(states), request.command_id)
+    async def _decided(self, request: _CommandRequest, states: PendingStates, turn: Turn) -> _DecidedWrites | None:
+        """What the command writes; None if the states changed while rows were read."""
+        written = self._written(request.decide(states.states), request.command_id)
         events = [event for _, event in written]
-        if self._inline.must_read(events):
-            turn.join()
-        return _DecidedWrites(tuple([stored for stored, _ in written]), events, await self._inline.rows(events))
+        stored = tuple([stored for stored, _ in written])
+        if not self._inline.must_read(events):
+            return _DecidedWrites(stored, events, InlineWrites())
+        turn.join()
+        rows = await self._inline.rows(events)
+        # A command that shares no fold may have written events of these folds meanwhile.
+        return _DecidedWrites(stored, events, rows) if self._is_present(states) else None
 
     def _is_present(self, states: PendingStates) -> bool:
         """Whether these are still the states that the next command has to be decided on."""
