@@ -48,7 +48,7 @@ async def _never_idle() -> None:
 
 def _commits(app: object) -> int:
     """How many batches the log has taken, as it counts them itself."""
-    write_store = app._running.write_store  # type: ignore[attr-defined]
+    write_store = app._running.write_store.present  # type: ignore[attr-defined]
     return int(write_store._read_connection.execute("select appends from logs").get)
 
 

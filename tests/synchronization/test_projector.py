@@ -223,7 +223,7 @@ async def test_lost_notifications_cost_no_more_than_the_polling_interval(
     async with app_in(tmp_path, poll_seconds=0.05) as app:
         running = app._running
         assert running is not None
-        write_store: Any = running.write_store
+        write_store: Any = running.write_store.present
         await settled(app)
         # Whoever waits for news waits on an event that nobody will set.
         monkeypatch.setattr(write_store, "_news", asyncio.Event())

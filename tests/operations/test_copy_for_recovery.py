@@ -1,0 +1,85 @@
+"""A copy that is kept beside a running app: taken into use without its log, it is right as of its last event."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.operations.backup_helpers import filled_log
+from tests.operations.moving_bank_helpers import Callers, check_moved, moving_bank, place_for, until
+from twofold import WiringError
+from twofold.log_moving import movable, take_into_use
+from twofold.operations.move import keep_copy, move
+from twofold.operations.progress import no_progress
+from twofold.settings import Settings
+from twofold.stores import open_log_copy, open_write_store
+from twofold.world import RealWorld
+from twofold.write_store.log_copier import Pace, copy_events
+
+
+@pytest.mark.parametrize(("source", "target"), [("sqlite", "postgresql"), ("postgresql", "sqlite")])
+async def test_a_copy_kept_under_load_has_rows_and_commands_as_of_its_last_event(
+    source: str, target: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    log = await place_for(source, "log", tmp_path, request)
+    copy = await place_for(target, "copy", tmp_path, request)
+    rounds: list[int] = []
+    problems: list[Exception] = []
+    async with moving_bank(log) as app:
+        callers = Callers(app)
+        async with callers.running():
+            await callers.more(50)
+            following = asyncio.ensure_future(keep_copy(log, copy, RealWorld(), rounds.append, problems.append))
+            await until(lambda: len(rounds) >= 4)
+            following.cancel()
+            await asyncio.wait([following])
+            await callers.more(50)
+        following = asyncio.ensure_future(keep_copy(log, copy, RealWorld(), rounds.append, problems.append))
+        before = len(rounds)
+        await until(lambda: len(rounds) > before)
+        following.cancel()
+        await asyncio.wait([following])
+    assert problems == []
+    assert rounds == sorted(rounds)
+    identity, head = await take_into_use(copy, RealWorld())
+    assert (head, identity.forks[-1]) == (rounds[-1], (identity.epoch, head))
+    kept = {key: receipt for key, receipt in callers.receipts.items() if receipt.position <= head}
+    assert len(kept) > 50
+    async with moving_bank(copy) as app:
+        await check_moved(app, kept)
+
+
+async def test_a_copy_that_was_stopped_while_it_caught_up_is_not_taken_into_use(tmp_path: Path) -> None:
+    url, copied = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/copy.db"
+    await filled_log(url, 5)
+    log = await open_write_store(url, Settings(), RealWorld(), read_only=True)
+    async with movable(log).snapshot() as snapshot, open_log_copy(copied, log.identity, url, RealWorld()) as copy:
+        await copy_events(snapshot, copy, snapshot.head, Pace(no_progress, RealWorld()))
+    await log.close()
+    with pytest.raises(WiringError, match="but not the command ids and rows that belong to them"):
+        await take_into_use(copied, RealWorld())
+    assert (await move(url, copied, RealWorld())).head == 5
+
+
+async def test_a_copy_whose_log_has_lost_events_is_not_continued(tmp_path: Path) -> None:
+    url, copied = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/copy.db"
+    await filled_log(url, 5)
+    following = asyncio.ensure_future(keep_copy(url, copied, RealWorld(), lambda _: following.cancel(), _fail))
+    await asyncio.wait([following])
+    (tmp_path / "log.db").rename(tmp_path / "lost.db")
+    await filled_log(url, 3)
+    with pytest.raises(WiringError, match="is not empty"):
+        await keep_copy(url, copied, RealWorld(), lambda _: None, _fail)
+    assert (await take_into_use(copied, RealWorld()))[1] == 5
+
+
+async def test_a_log_that_was_moved_is_not_followed(tmp_path: Path) -> None:
+    url, moved = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/moved.db"
+    await filled_log(url, 5)
+    await move(url, moved, RealWorld())
+    with pytest.raises(WiringError, match="was moved to"):
+        await keep_copy(url, f"sqlite:///{tmp_path}/copy.db", RealWorld(), lambda _: None, _fail)
+
+
+def _fail(error: Exception) -> None:
+    raise AssertionError from error
