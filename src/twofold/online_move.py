@@ -66,6 +66,11 @@ class OnlineMove:
         """Which log the app uses now."""
         return self._log.identity
 
+    @property
+    def replaced(self) -> asyncio.Event:
+        """Set when the app uses another log. `status` says where it is."""
+        return self._log.replaced.next
+
     def start(self, url: str) -> asyncio.Task[MoveStatus]:
         """Begin to move the log to a URL; the task of the move, whose result is the last status.
 

@@ -39,6 +39,10 @@ def test_a_running_serve_moves_its_log_and_the_next_one_starts_at_the_new_place(
             report = json.load(answer)
         assert (report["place"], report["epoch"], report["head"]) == (f"sqlite:///{tmp_path}/new.db", 2, 6)
         assert report["move"] == status
+        busy = run(
+            tmp_path, "parked", "retry", "app:app", "pages", "k", "--write-store", "sqlite:///new.db", *STORES[2:]
+        )
+        assert f"--url {url}" in busy.stderr, busy.stderr
         stop(process, signal.SIGTERM)
     old = run(tmp_path, "serve", "app:app", "--port", "0", *STORES)
     assert (old.returncode, f"was moved to sqlite:///{tmp_path}/new.db" in old.stderr) == (2, True), old.stderr

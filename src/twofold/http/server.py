@@ -53,10 +53,13 @@ async def serve(
     api = asgi(app, mounts, limits=limits, trust=trust)
     listener = listen(host, port, expose=expose)
 
+    tasks: list[asyncio.Task[None]] = []
+
     def announce(address: str) -> None:
         # Commands on this machine name it when they find the stores in use.
         for url in (app.settings.write_store, app.settings.read_store):
             announce_address(url, address)
+        tasks.append(asyncio.create_task(_announce_moves(app, address), name="twofold-announce"))
         if started is not None:
             started(address)
 
@@ -75,14 +78,24 @@ async def serve(
                 # By then every request in progress has reached its own deadline.
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.request_seconds) + 1,
             )
-            verifying = asyncio.create_task(app.verify_forever(), name="twofold-verify")
+            tasks.append(asyncio.create_task(app.verify_forever(), name="twofold-verify"))
             try:
                 await _Server(config, api, notice_seconds, announce).serve(sockets=[listener])
             finally:
-                verifying.cancel()
-                await asyncio.wait([verifying])
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
     finally:
         listener.close()
+
+
+async def _announce_moves(app: App, address: str) -> None:
+    """Announce the address for each write store to which the log is moved, until this is cancelled."""
+    while True:
+        await app.move.replaced.wait()
+        status = app.move.status
+        assert status is not None
+        announce_address(status.place, address)
 
 
 def run(serving: Coroutine[Any, Any, None]) -> None:
