@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from benchmarks import postgres, read_side
+from benchmarks import postgres, queries, read_side
 from benchmarks.commands import commands, saturated, visible
 from benchmarks.harness import Result, show
 from benchmarks.hot import hot, postgres_hot
@@ -39,6 +39,8 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "views-rebuild": read_side.rebuild,
     "views-lag": read_side.lag,
     "views-memory": read_side.memory,
+    "queries-by-key": queries.by_key,
+    "queries-parked": queries.parked,
 }
 
 

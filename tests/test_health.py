@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from twofold.health import (
-    MAX_PARKED_SHOWN,
     MAX_PROBLEMS_SHOWN,
     BuildStatus,
     FollowerStatus,
@@ -20,6 +19,7 @@ from twofold.health import (
     partition_status,
     stopping,
 )
+from twofold.read_store.parked_summary import MAX_PARKED_SHOWN
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import Pause
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import msgspec
 
 from twofold.domain.events import Position
+from twofold.read_store.parked_summary import MAX_PARKED_SHOWN
 from twofold.read_store.partition import parked_event
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import Pause
@@ -22,7 +23,6 @@ _WORST: Sequence[State] = get_args(State)
 LAG_SECONDS = 30.0
 """A follower without an objective that is further behind than this is reported."""
 _STOPPING = "This process is about to stop."
-MAX_PARKED_SHOWN = 20
 MAX_PROBLEMS_SHOWN = 20
 
 

@@ -239,7 +239,7 @@ def _builds(runtime: Runtime, checkpoints: Sequence[Checkpoint], head: Position)
                 generation,
                 version=build.version,
                 state=build.state,
-                partitions=[(each.progress.position, each.progress.parked) for each in group],
+                partitions=[(each.progress.position, each.parked) for each in group],
                 head=head,
                 rate=min(synchronization.stalls.rate(unit) for unit in mine),
                 owner=owners.pop() if len(owners) == 1 else None,

@@ -130,6 +130,27 @@ async def test_a_key_that_is_set_aside_does_not_pose_as_fresh(tmp_path: Path) ->
         assert everything.parked == ["bad"], "a list that may hold the old row must say so"
 
 
+async def test_of_many_parked_keys_each_is_refused_and_the_first_are_named(tmp_path: Path) -> None:
+    keys = [f"c{n:02}" for n in range(30)]
+
+    def failing(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total | None:
+        if isinstance(event, Counted) and event.by == 13:
+            raise ArithmeticError("thirteen")
+        return add_up(row, event, counter)
+
+    async with app_in(tmp_path, counters(failing), fold_retries=0, breaker_keys=0) as app:
+        await app.send(Count([*keys, "good"], 1))
+        for key in keys:
+            receipt = await app.send(Count([key], 13))
+        await settled(app)
+        for key in keys:
+            with pytest.raises(Unavailable, match=f"'{key}' of 'totals' is parked"):
+                await app.ask(TotalOf(key), position=receipt.token)
+        answer = await app.ask(TotalOf("good"), position=receipt.token)
+        assert (answer.value.total, answer.parked, answer.parked_count) == (1, keys[:20], 30)
+        assert (await app.ask(TotalOf(keys[-1]))).value.total == 1, "who asks for no position gets the row as it is"
+
+
 class Largest(Totals, frozen=True):
     size: int = 3
     after: str | None = None

@@ -38,7 +38,7 @@ def step(
 async def whole_at(store: PostgresReadStore, *, model: ReadModel = ORDERS, partition: Partition = WHOLE) -> int:
     """The position of a partition. AssertionError where its rows or parked keys are not just those of that position."""
     async with store.snapshot() as snapshot:
-        reached = next(each.progress for each in await snapshot.checkpoints() if each.partition == partition)
+        reached = next(each for each in await snapshot.checkpoints() if each.partition == partition)
         found = await snapshot.find(model, {}, limit=10_000)
         by_index: dict[str, Order] = {}
         for customer in ("ann", "bob"):
@@ -47,7 +47,7 @@ async def whole_at(store: PostgresReadStore, *, model: ReadModel = ORDERS, parti
             by_index |= dict(of_one.rows)
     rows = {key: row for key, row in found.rows if partition.holds(key)}
     assert {key: row for key, row in by_index.items() if partition.holds(key)} == rows
-    position = reached.position
+    position = reached.progress.position
     kept = step(position - 1, model=model, partition=partition) if position else Change(model, LOG, 0, 0, 0)
     assert rows == {key: each.row for key, each in kept.rows.items() if each.row is not None}
     parked = {each.key: each.position for each in reached.parked}

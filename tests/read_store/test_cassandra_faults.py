@@ -32,9 +32,10 @@ from tests.servers.cassandra import Cassandra, fresh_keyspace
 from twofold.errors import Conflict
 from twofold.read_store.cassandra import CassandraReadStore
 from twofold.read_store.cassandra.errors import OutcomeUnknown
+from twofold.read_store.parked_summary import summary_of
 from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, VersionedRow
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
+from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, parked_keys, progress
 
 ROOT = Path(__file__).parents[2]
 _generations = itertools.count(1)
@@ -229,9 +230,12 @@ async def test_a_checkpoint_whose_answer_was_lost_is_moved_once(url: str, when: 
 
         with patch.object(store._connection, "decide", losing):
             parked = {"p": Parked("p", 4, "no", 9)}
-            await store.save(Change(ORDERS, LOG, 0, 4, 7, at(4, {"a": Order()}), parked, epoch=1))
+            summary = summary_of(parked)
+            change = Change(ORDERS, LOG, 0, 4, 7, at(4, {"a": Order()}), parked, epoch=1, summary=summary)
+            await store.save(change)
         assert asked == (1 if when == "at once" else 2)
-        assert await progress(store, ORDERS) == Progress(4, LOG, 7, (parked["p"],))
+        assert await progress(store, ORDERS) == Progress(4, LOG, 7, summary)
+        assert await parked_keys(store, ORDERS) == (parked["p"],)
 
 
 async def test_a_later_epoch_that_saves_nothing_shuts_out_whoever_is_writing(url: str) -> None:
@@ -284,10 +288,10 @@ async def test_more_parked_keys_than_one_statement_takes_are_kept_and_cleared(ur
     async with _opened(url) as store:
         await store.prepare([ORDERS])
         await store.save(Change(ORDERS, LOG, 0, 5, 0, {}, parked))
-        assert (await progress(store, ORDERS)).parked == tuple(parked.values())
+        assert await parked_keys(store, ORDERS) == tuple(parked.values())
         with pytest.raises(Conflict):
             await store.save(Change(ORDERS, LOG, 0, 6, 0, {}, dict.fromkeys(parked)))
-        assert len((await progress(store, ORDERS)).parked) == 450
+        assert len(await parked_keys(store, ORDERS)) == 450
         await store.save(Change(ORDERS, LOG, 5, 6, 0, {}, dict.fromkeys(parked)))
         assert await progress(store, ORDERS) == Progress(6, LOG, 0)
 

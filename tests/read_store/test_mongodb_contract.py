@@ -8,6 +8,7 @@ import pytest
 
 from tests.servers.mongodb import ReplicaSet, fresh_database
 from twofold.read_store.mongodb import MongoReadStore
+from twofold.read_store.parked_summary import ParkedSummary
 from twofold.read_store.port import Change, Parked, Progress, ReadStore
 from twofold.testing.read_store_contract import ReadStoreContract
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, keep
@@ -41,7 +42,8 @@ async def test_a_snapshot_holds_the_moment_of_its_first_question_still(mongodb_u
         assert await before.progress(ORDERS) == Progress(1, LOG, 0)
         async with store.snapshot() as after:
             assert [key for key, _ in (await after.find(ORDERS, {}, limit=9)).rows] == ["a", "c", "d"]
-            assert (await after.progress(ORDERS)).parked == (Parked("p", 3, "no", 0),)
+            assert (await after.progress(ORDERS)).parked == ParkedSummary(1, ("p",))
+            assert (await before.is_parked(ORDERS, "p"), await after.is_parked(ORDERS, "p")) == (False, True)
     await store.close()
 
 

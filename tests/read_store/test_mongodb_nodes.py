@@ -15,6 +15,7 @@ from twofold.read_store.mongodb import MongoReadStore
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.mongodb.rows import MongoTable
 from twofold.read_store.mongodb.saving import write_rows
+from twofold.read_store.parked_summary import ParkedSummary
 from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, ReadModel, VersionedRow
 from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, keys, loaded, progress
@@ -194,7 +195,7 @@ async def test_a_reader_reads_beside_the_writer_and_writes_nothing(mongodb_url: 
             assert await keys(reader, ORDERS, {"customer": "ann"}, order_by="total") == ["a", "b"]
             assert await loaded(reader, ORDERS, ["a"]) == {"a": Order("ann")}
             await writer.save(Change(ORDERS, LOG, 2, 3, 7, {"c": VersionedRow(Order("ann"), 3)}))
-            assert await progress(reader, ORDERS) == Progress(3, LOG, 7, (Parked("p", 1, "no", 0),))
+            assert await progress(reader, ORDERS) == Progress(3, LOG, 7, ParkedSummary(1, ("p",)))
             assert await keys(reader, ORDERS) == ["a", "b", "c"]
         for refused in (
             reader.save(Change(ORDERS, LOG, 3, 4, 0)),
@@ -222,7 +223,7 @@ async def test_partitions_are_saved_by_nodes_at_once_each_as_if_it_were_alone(mo
     await asyncio.gather(*(save_all(node, part) for node, part in zip(nodes, parts, strict=True)))
     found = await nodes[0].checkpoints()
     assert [(each.partition, each.progress.position) for each in found] == [(part, 50) for part in parts]
-    assert [len(each.progress.parked) for each in found] == [50] * 4
+    assert [len(each.parked) for each in found] == [50] * 4
     assert len(await keys(nodes[0], model)) == 200
     for node in nodes:
         await node.close()

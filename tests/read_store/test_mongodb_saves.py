@@ -18,7 +18,7 @@ from twofold.errors import Conflict
 from twofold.read_store.mongodb.checkpoints import MongoCheckpoints
 from twofold.read_store.mongodb.saving import write_rows
 from twofold.read_store.port import Change, Parked, RawRow, ReadStore, VersionedRow
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, loaded, progress
+from twofold.testing.read_store_rows import LOG, ORDERS, Order, found_rows, keep, loaded, parked_keys, progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +109,7 @@ async def test_a_zombie_that_writes_late_changes_nothing_that_can_be_seen(mongod
         await is_fold(store, 150)
         with pytest.raises(Conflict):
             await zombie.save(Change(ORDERS, LOG, 150, 151, 0, {}, {"p": None}, epoch=1))
-        assert (await progress(store, ORDERS)).parked == tuple(parked.values())
+        assert await parked_keys(store, ORDERS) == tuple(parked.values())
 
 
 async def test_parked_keys_of_a_later_epoch_stay_as_they_are_whatever_an_earlier_one_writes(mongodb_url: str) -> None:
@@ -121,9 +121,9 @@ async def test_parked_keys_of_a_later_epoch_stay_as_they_are_whatever_an_earlier
         # As if it had got past the look at the checkpoint before.
         with patch.object(MongoCheckpoints, "begin_save", _nothing), pytest.raises(Conflict):
             await store.save(Change(ORDERS, LOG, 4, 6, 0, {}, {"p": None, "q": first, "r": None}, epoch=1))
-        assert (await progress(store, ORDERS)).parked == (second,)
+        assert await parked_keys(store, ORDERS) == (second,)
         await store.save(Change(ORDERS, LOG, 5, 5, 0, {}, {"p": None, "q": first}, epoch=2))
-        assert [each.error for each in (await progress(store, ORDERS)).parked] == ["first"]
+        assert [each.error for each in await parked_keys(store, ORDERS)] == ["first"]
 
 
 async def _nothing(*_: object) -> None:
@@ -214,7 +214,7 @@ async def test_a_save_whose_answer_is_lost_is_no_conflict(mongodb_url: str, mong
             await store.save(Change(ORDERS, LOG, position, position + 1, 0, rows, parked))
             assert (await progress(store, ORDERS)).position == position + 1
             assert (await store.load(ORDERS, ["a"]))["a"].position == position + 1
-            assert [each.error for each in (await progress(store, ORDERS)).parked] == [command]
+            assert [each.error for each in await parked_keys(store, ORDERS)] == [command]
 
 
 @pytest.mark.parametrize("how", [{"closeConnection": True}, {"errorCode": 10107}, {"errorCode": 11602}])

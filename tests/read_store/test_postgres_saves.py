@@ -17,7 +17,7 @@ from twofold.errors import Conflict, Unavailable
 from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Checkpoint, ReadModel, VersionedRow
 from twofold.read_store.postgres import PostgresReadStore
-from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, progress
+from twofold.testing.read_store_rows import LOG, ORDERS, Order, at, found_rows, keys, loaded, parked_keys, progress
 from twofold.world import RealWorld
 
 SAVING = b"with moved as"
@@ -264,7 +264,7 @@ async def test_a_zombie_waits_for_who_took_over_and_leaves_no_row_behind(
     with pytest.raises(Conflict, match="later epoch than 1"):
         await zombie
     assert await found_rows(other, ORDERS) == [("a", Order("bob")), ("gone", Order())]
-    assert (await progress(other, ORDERS)).parked == ()
+    assert await parked_keys(other, ORDERS) == ()
     (reached,) = await other.checkpoints()
     assert reached == Checkpoint("orders", 1, msgspec.structs.replace(reached.progress, position=1), epoch=2)
     await other.close()

@@ -33,6 +33,7 @@ from twofold.testing.read_store_rows import (
     keep,
     keys,
     loaded,
+    parked_keys,
     progress,
 )
 
@@ -67,7 +68,7 @@ async def test_rows_checkpoint_and_parked_keys_survive_closing(path: Path) -> No
     second = SqliteReadStore(path)
     await second.prepare([ORDERS])
     assert await found_rows(second, ORDERS, {"customer": "ann"}) == [("a", Order("ann", 1))]
-    assert (await progress(second, ORDERS)).parked == (Parked("p", 4, "no", 1),)
+    assert await parked_keys(second, ORDERS) == (Parked("p", 4, "no", 1),)
     await second.close()
 
 

@@ -255,7 +255,7 @@ class StoreReader:
 
 def _part(unit: WorkUnit, checkpoint: Checkpoint) -> _Part:
     progress = checkpoint.progress
-    return _Part(unit, progress.position, progress.stamp, progress.parked)
+    return _Part(unit, progress.position, progress.stamp, checkpoint.parked)
 
 
 def _recorded(look: _Look) -> Iterator[tuple[tuple[str, int], Generation]]:

@@ -109,7 +109,7 @@ class RowInspector:
     async def _before_rows(self) -> None:
         """Read the checkpoints: the rows read next are no older."""
         self._checkpoints = await self._read_checkpoints()
-        self._parked = {parked.key for checkpoint in self._checkpoints for parked in checkpoint.progress.parked}
+        self._parked = {parked.key for checkpoint in self._checkpoints for parked in checkpoint.parked}
 
     async def _after_rows(self) -> None:
         """Read the head: the rows read before are no newer."""
@@ -121,7 +121,7 @@ class RowInspector:
         checkpoints = [at for at in checkpoints if (at.name, at.generation) == (self.name, self.generation)]
         if not checkpoints:
             raise UnknownMessage(f"There is no generation {self.generation} of '{self.name}'.", field="name")
-        self.parked_events = events_among(key.key for each in checkpoints for key in each.progress.parked)
+        self.parked_events = events_among(key.key for each in checkpoints for key in each.parked)
         if any(each.progress.position > self._head for each in checkpoints):
             # Read after the checkpoints: then none of them can be ahead of it.
             self._head = (await self._write_store.read(NO_EVENTS)).head

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from hashlib import blake2b
-from heapq import nsmallest
 from typing import Any, NamedTuple, get_args, get_origin, is_typeddict
 
 import msgspec
@@ -19,7 +18,7 @@ from twofold.errors import FunctionFailed, TwofoldError, Unavailable, UnknownMes
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.view import View
-from twofold.read_store.partition import ParkedEvent, parked_event
+from twofold.read_store.parked_summary import merged_summary
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
 from twofold.signal import Signal, wait_for
 from twofold.world import World
@@ -30,7 +29,6 @@ _encode = msgspec.json.Encoder().encode
 _POLL = 0.05
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
-MAX_PARKED_SHOWN = 20
 
 
 class QueryFunction(NamedTuple):
@@ -55,7 +53,8 @@ class ViewSource(NamedTuple):
 class QueryResult(NamedTuple):
     """An answer, the position it reflects (its lowest checkpoint), and the first of the parked keys of its read models.
 
-    `stamp` was stored with that position; it is empty where nothing was. `parked_count` counts all parked keys.
+    `stamp` was stored with that position; it is empty where nothing was. `parked_count` counts all parked keys: if they
+    are too many to name, one that is parked in several read models of the query counts once for each.
     """
 
     value: Any
@@ -238,14 +237,8 @@ async def _call(
     at_least: Position,
 ) -> QueryResult:
     lowest = min(progress.values(), key=lambda now: now.position, default=Progress(at_least, "", 0))
-    parked = {name: frozenset(entry.key for entry in now.parked) for name, now in progress.items()}
     views: dict[str, View[Any]] = {
-        name: View(
-            model,
-            snapshot,
-            refuse=parked[name] if at_least else frozenset(),
-            lacking=[each for each in _events(parked[name]) if each.position <= at_least],
-        )
+        name: View(model, snapshot, parked=progress[name].parked, at_least=at_least)
         for name, (model, snapshot) in sources.items()
     }
     label = f"The query function {function.function.__qualname__}"
@@ -257,20 +250,9 @@ async def _call(
         raise failed(label, error) from error
     if function.classes and not isinstance(value, function.classes):
         raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {_shown(function.returns)}")
-    keys = frozenset[str]().union(*parked.values())
-    return QueryResult(
-        value, lowest.position, lowest.stamp, tuple(nsmallest(MAX_PARKED_SHOWN, keys, key=_order)), len(keys)
-    )
-
-
-def _events(parked: Iterable[str]) -> list[ParkedEvent]:
-    """The parked events among the parked keys."""
-    return [event for key in parked if (event := parked_event(key)) is not None]
-
-
-def _order(parked: str) -> tuple[bool, str]:
-    """Events come first: every row may lack them."""
-    return parked_event(parked) is None, parked
+    # Two views may be of one read model.
+    parked = merged_summary({sources[name].model.name: now.parked for name, now in progress.items()}.values())
+    return QueryResult(value, lowest.position, lowest.stamp, parked.first, parked.count)
 
 
 def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:

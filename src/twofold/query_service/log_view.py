@@ -44,6 +44,10 @@ class LogView(abc.ABC):
         """The head of the log."""
         return Progress(self.head, self.log.identity.stamp(self.digest), 0)
 
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        """False: there is no follower that parks keys."""
+        return False
+
     def _refuse(self) -> NoReturn:
         name, lifecycle = self.projection.name, self.projection.lifecycle
         raise UndeclaredAccess(

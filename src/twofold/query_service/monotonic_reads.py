@@ -92,4 +92,4 @@ def _position(model: Lagging) -> Position:
 
 
 def _is_blocked(checkpoint: Checkpoint) -> bool:
-    return any(parked.position > checkpoint.progress.position for parked in checkpoint.progress.parked)
+    return any(parked.position > checkpoint.progress.position for parked in checkpoint.parked)

@@ -1,13 +1,14 @@
 """Views: what a query function can read of a read model."""
 
-from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable
-from twofold.read_store.partition import ParkedEvent
+from twofold.read_store.parked_summary import NOTHING_PARKED, ParkedSummary
+from twofold.read_store.partition import parked_event
 from twofold.read_store.port import Native, ReadModel, Snapshot
 
 R = TypeVar("R")
@@ -24,20 +25,24 @@ class Page(msgspec.Struct, Generic[R], frozen=True):
 
 
 class View(Generic[R]):
-    """Reads one read model within one snapshot; rows come back as the type the projection folds."""
+    """Reads one read model within one snapshot; rows come back as the type the projection folds.
+
+    Where the caller asked for a position (`at_least`), rows that lack a `parked` event are refused.
+    """
 
     def __init__(
         self,
         model: ReadModel,
         snapshot: Snapshot,
         *,
-        refuse: frozenset[str] = frozenset(),
-        lacking: Sequence[ParkedEvent] = (),
+        parked: ParkedSummary = NOTHING_PARKED,
+        at_least: Position = 0,
     ) -> None:
         self._model = model
         self._snapshot = snapshot
-        self._refuse = refuse
-        self._lacking = lacking
+        self._parked = parked if at_least else NOTHING_PARKED
+        events = map(parked_event, self._parked.events)
+        self._lacking = [event for event in events if event is not None and event.position <= at_least]
 
     async def get(self, key: object) -> R | None:
         """The row of a key, or None. `key` has the type of the projection's keys, or is its text.
@@ -46,7 +51,7 @@ class View(Generic[R]):
         caller asked for and that may change this row. InvalidMessage where it cannot be text.
         """
         text = key_text(key)
-        if text in self._refuse:
+        if self._parked.count and await self._is_parked(text):
             raise Unavailable(
                 f"The row '{text}' of '{self._model.name}' is parked after a failing event and is not up to date.",
                 retry_after=30.0,
@@ -89,6 +94,10 @@ class View(Generic[R]):
         if not 1 <= size <= MAX_FIND:
             raise InvalidMessage(f"A page has 1 to {MAX_FIND} rows, not {size}.", field="size")
         return await self._find(filters, order_by, size, after)
+
+    async def _is_parked(self, key: str) -> bool:
+        named = key in self._parked.first
+        return named or (not self._parked.complete and await self._snapshot.is_parked(self._model, key))
 
     async def _find(self, filters: dict[str, Any], order_by: str | None, limit: int, cursor: str | None) -> Page[R]:
         descending = order_by is not None and order_by.startswith("-")

@@ -12,10 +12,11 @@ from twofold.read_store.corruption import RawRowReader, raw_row
 from twofold.read_store.partition import Partition, shares
 from twofold.read_store.partition_state import (
     PartitionState,
+    changed_state,
     check_expected,
     checkpoints_of,
-    merged_state,
     progress_of,
+    repartitioned,
 )
 from twofold.read_store.port import (
     Change,
@@ -80,7 +81,7 @@ class MemoryReadStore:
 
     async def save(self, change: Change) -> None:
         table = prepared(self._tables, change.model)
-        check_expected(change, table.partitions.get(change.partition))
+        state = check_expected(change, table.partitions.get(change.partition))
         for new in change.rows.values():
             for column in table.columns.values() if new.row is not None else ():
                 column.of(new.row)
@@ -91,7 +92,7 @@ class MemoryReadStore:
                 _put(table.rows, key, None if new.row is None else VersionedRow(new.row, new.position, new.repair))
         for key, parked in change.parked.items():
             _put(table.parked, key, parked)
-        table.partitions[change.partition] = PartitionState(change.position, change.stamp, change.now, change.epoch)
+        table.partitions[change.partition] = changed_state(change, state)
         self._tables[change.model.name, change.model.generation] = table
 
     @asynccontextmanager
@@ -108,9 +109,9 @@ class MemoryReadStore:
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         table = prepared(self._tables, model).changeable()
-        state = merged_state(model, table.partitions, old, new)
+        states = repartitioned(model, table.partitions, old, new, table.parked)
         others = {partition: other for partition, other in table.partitions.items() if partition not in old}
-        table.partitions = others | dict.fromkeys(new, state)
+        table.partitions = others | states
         self._tables[model.name, model.generation] = table
 
     async def raw_rows(self, name: str, generation: int, after: str, limit: int) -> list[tuple[str, RawRow]]:
@@ -144,8 +145,10 @@ class _MemorySnapshot:
         return await find_page(access, fetch, lambda key: (key, table.rows[key].row))
 
     async def progress(self, model: ReadModel) -> Progress:
-        table = prepared(self._tables, model)
-        return progress_of(table.partitions, table.parked.values())
+        return progress_of(prepared(self._tables, model).partitions)
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        return key in prepared(self._tables, model).parked
 
     def native(self, model: ReadModel) -> Native:
         return Native({key: known.row for key, known in prepared(self._tables, model).rows.items()}, model.name)

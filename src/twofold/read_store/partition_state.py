@@ -8,17 +8,27 @@ import msgspec
 
 from twofold.domain.events import Position
 from twofold.errors import Conflict
+from twofold.read_store.parked_summary import (
+    NOTHING_PARKED,
+    ParkedSummary,
+    merged_summary,
+    summaries_by_partition,
+)
 from twofold.read_store.partition import Partition, same_slots
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress, ReadModel
 
 
 class PartitionState(msgspec.Struct, frozen=True):
-    """The checkpoint of a partition, as it was saved last. Stores keep the stamp of the log's history as `log`."""
+    """The checkpoint of a partition, as it was saved last. Stores keep the stamp of the log's history as `log`.
+
+    `parked` is the summary of the parked keys of the partition.
+    """
 
     position: Position = 0
     stamp: str = msgspec.field(default="", name="log")
     updated: int = 0
     epoch: int = 0
+    parked: ParkedSummary = NOTHING_PARKED
 
 
 S = TypeVar("S", bound=PartitionState)
@@ -26,11 +36,11 @@ Partitions = Sequence[Partition]
 States = Mapping[Partition, PartitionState]
 
 
-def progress_of(states: States, parked: Iterable[Parked]) -> Progress:
+def progress_of(states: States) -> Progress:
     """The progress of a generation: its lowest checkpoint. 0 where there are no partitions."""
     lowest = min(states.values(), key=attrgetter("position"), default=PartitionState())
     updated = max((state.updated for state in states.values()), default=0)
-    return Progress(lowest.position, lowest.stamp, updated, _by_key(parked))
+    return Progress(lowest.position, lowest.stamp, updated, merged_summary(state.parked for state in states.values()))
 
 
 def checkpoints_of(generations: Iterable[tuple[str, int, States, Iterable[Parked]]]) -> list[Checkpoint]:
@@ -40,13 +50,13 @@ def checkpoints_of(generations: Iterable[tuple[str, int, States, Iterable[Parked
         ordered = _by_key(parked)
         for partition, state in sorted(states.items()):
             own = tuple(key for key in ordered if partition.holds(key.key))
-            progress = Progress(state.position, state.stamp, state.updated, own)
-            checkpoints.append(Checkpoint(name, generation, progress, partition, state.epoch))
+            progress = Progress(state.position, state.stamp, state.updated, state.parked)
+            checkpoints.append(Checkpoint(name, generation, progress, partition, state.epoch, own))
     return checkpoints
 
 
-def check_expected(change: Change, state: PartitionState | None) -> None:
-    """Conflict where the partition of a change is not as the change expects it."""
+def check_expected(change: Change, state: PartitionState | None) -> PartitionState:
+    """The state of the partition of a change. Conflict where it is not as the change expects it."""
     if (
         state is None
         or state.position != change.before
@@ -54,6 +64,7 @@ def check_expected(change: Change, state: PartitionState | None) -> None:
         or state.epoch > change.epoch
     ):
         raise conflict(change, state)
+    return state
 
 
 def conflict(change: Change, state: PartitionState | None) -> Conflict:
@@ -67,13 +78,26 @@ def conflict(change: Change, state: PartitionState | None) -> Conflict:
     )
 
 
-def merged_state(model: ReadModel, states: Mapping[Partition, S], old: Partitions, new: Partitions) -> S:
-    """The state of the `new` partitions, if they can replace the `old` ones: see `ReadStoreMaintenance.repartition`."""
+def changed_state(change: Change, state: PartitionState) -> PartitionState:
+    """The state of a partition after a change, before which it was `state`."""
+    parked = state.parked if change.summary is None else change.summary
+    return PartitionState(change.position, change.stamp, change.now, change.epoch, parked)
+
+
+def repartitioned(
+    model: ReadModel, states: Mapping[Partition, S], old: Partitions, new: Partitions, parked: Iterable[str]
+) -> dict[Partition, S]:
+    """The states of the `new` partitions, if they can replace the `old` ones: see `ReadStoreMaintenance.repartition`.
+
+    `parked` are the parked keys of the generation.
+    """
     replaced = [states[partition] for partition in old if partition in states]
     places = {(state.position, state.stamp) for state in replaced}
     if len(replaced) < len(old) or len(places) != 1 or not same_slots(old, new):
         raise partitions_changed(model)
-    return msgspec.structs.replace(replaced[0], epoch=max(state.epoch for state in replaced))
+    merged = msgspec.structs.replace(replaced[0], epoch=max(state.epoch for state in replaced))
+    summaries = summaries_by_partition(parked, new)
+    return {partition: msgspec.structs.replace(merged, parked=summaries[partition]) for partition in new}
 
 
 def partitions_changed(model: ReadModel) -> Conflict:

@@ -8,6 +8,7 @@ import msgspec
 
 from twofold.domain.events import Position
 from twofold.errors import Unavailable
+from twofold.read_store.parked_summary import NOTHING_PARKED, ParkedSummary
 from twofold.read_store.partition import WHOLE, Partition
 
 
@@ -73,7 +74,7 @@ class Parked(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a read model has come: its checkpoint (the lowest of its partitions), and its parked keys.
+    """How far a read model has come: its checkpoint (the lowest of its partitions), and what is parked, in short.
 
     `stamp` names the history of the log that the position belongs to; "" if nothing was saved yet. `updated` is the
     time of the last save of any partition, in microseconds since 1970 in UTC.
@@ -82,17 +83,21 @@ class Progress(msgspec.Struct, frozen=True):
     position: Position
     stamp: str
     updated: int
-    parked: tuple[Parked, ...] = ()
+    parked: ParkedSummary = NOTHING_PARKED
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far one partition of one generation of a read model has come, and under which lease it was saved last."""
+    """How far one partition of one generation of a read model has come, and under which lease it was saved last.
+
+    `parked` are all parked keys of the partition, by key.
+    """
 
     name: str
     generation: int
     progress: Progress
     partition: Partition = WHOLE
     epoch: int = 0
+    parked: tuple[Parked, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -101,8 +106,8 @@ class Change(msgspec.Struct, frozen=True):
     `stamp` names the history of the log, `previous_stamp` the one the checkpoint still names (None: the same; ""
     matches only a checkpoint that was never saved). `before` is the checkpoint the change was made on, `epoch` the
     lease it was made under: the store refuses (Conflict) if checkpoint or history is not the present one, or a later
-    epoch has saved. `parked` replaces the parked keys it names; None means that the key is no longer parked. `now` is
-    in microseconds.
+    epoch has saved. `parked` replaces the parked keys it names; None means that the key is no longer parked. `summary`
+    is that of all parked keys of the partition after the change; None: the stored one stays. `now` is in microseconds.
     """
 
     model: ReadModel
@@ -115,6 +120,7 @@ class Change(msgspec.Struct, frozen=True):
     previous_stamp: str | None = None
     partition: Partition = WHOLE
     epoch: int = 0
+    summary: ParkedSummary | None = None
 
     @property
     def expected(self) -> str:
@@ -170,7 +176,14 @@ class Snapshot(Protocol):
         ...
 
     async def progress(self, model: ReadModel) -> Progress:
-        """Checkpoint and parked keys of a model, as of this snapshot."""
+        """Checkpoint of a model and the summary of its parked keys, as of this snapshot.
+
+        It costs the same however many keys are parked.
+        """
+        ...
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        """Whether a key is parked, as of this snapshot."""
         ...
 
     def native(self, model: ReadModel) -> Native:
@@ -221,7 +234,7 @@ class ReadStoreRows(Protocol):
     async def checkpoints(self) -> list[Checkpoint]:
         """How far each partition of every stored read model has come, by name, generation and partition.
 
-        Whether prepared in this process or not. Each lists the parked keys of its own partition.
+        Whether prepared in this process or not. Each lists all parked keys of its own partition.
         """
         ...
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from twofold.errors import Conflict, GenerationChanged, InvalidMessage, Unavailable
-from twofold.read_store.port import Checkpoint, Progress, ReadStore
+from twofold.read_store.port import Checkpoint, ReadStore
 from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterStateStore, Generation, Generations, OperatorAction, Versioned
 from twofold.synchronization.work_unit import work_unit_named
@@ -130,16 +130,6 @@ class Builds:
         await self._remove_leases(name)
         return gone
 
-    async def progress(self, name: str, generation: int) -> Progress:
-        """How far a generation has come: its lowest checkpoint, and all that is parked."""
-        checkpoints = await self._read_store.checkpoints()
-        mine = [at.progress for at in checkpoints if (at.name, at.generation) == (name, generation)]
-        if not mine:
-            return Progress(0, "", 0)
-        lowest = min(mine, key=lambda progress: progress.position)
-        parked = tuple(key for progress in mine for key in progress.parked)
-        return Progress(lowest.position, lowest.stamp, max(progress.updated for progress in mine), parked)
-
     async def _begin(self, name: str, actor: str | None) -> int:
         version = self._versions[name]
         for _ in range(_TRIES):
@@ -162,10 +152,10 @@ class Builds:
         )
         if lag:
             raise Unavailable(f"Generation {new} of '{name}' is {lag} events behind the one that serves.", lag=lag)
-        now, then = await self.progress(name, old), await self.progress(name, new)
-        parked = {parked.key: parked.position for parked in now.parked}
+        parked = {parked.key: parked.position for at in checkpoints if at.generation == old for parked in at.parked}
         # A row stays as it was before the event it is parked at: parked earlier is an older row.
-        worse = {each.key for each in then.parked if each.position < parked.get(each.key, math.inf)}
+        then = [parked for at in checkpoints if at.generation == new for parked in at.parked]
+        worse = {each.key for each in then if each.position < parked.get(each.key, math.inf)}
         if worse and not force:
             raise InvalidMessage(
                 f"Generation {new} of '{name}' has {len(worse)} parked keys that the one that serves does not have, or "

@@ -97,7 +97,7 @@ def read_model_progress(units: Sequence[WorkUnit], checkpoints: Sequence[Checkpo
         by_generation.setdefault((checkpoint.name, checkpoint.generation), []).append(checkpoint)
     progress: dict[WorkUnit, UnitProgress] = {}
     for unit in units:
-        mine = [c.progress for c in by_generation.get((unit.name, unit.generation), ()) if unit.covers(c)]
-        position = min((each.position for each in mine), default=0)
+        mine = [c for c in by_generation.get((unit.name, unit.generation), ()) if unit.covers(c)]
+        position = min((each.progress.position for each in mine), default=0)
         progress[unit] = UnitProgress(position, tuple(parked for each in mine for parked in each.parked))
     return progress

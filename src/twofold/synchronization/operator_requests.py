@@ -210,7 +210,7 @@ def _generation(state: ClusterState, request: Request, checkpoints: Sequence[Che
     parked = {
         checkpoint.generation
         for checkpoint in checkpoints
-        if checkpoint.name == request.name and any(p.key == request.key for p in checkpoint.progress.parked)
+        if checkpoint.name == request.name and any(p.key == request.key for p in checkpoint.parked)
     }
     with_key = [number for number in mine if number in parked] if request.what in ("retry", "skip") else []
     return next(iter(with_key or mine), 0)

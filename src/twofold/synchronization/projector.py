@@ -11,6 +11,7 @@ from twofold.domain.event_query import EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.projection import BoundProjection
 from twofold.errors import Conflict, Unavailable
+from twofold.read_store.parked_summary import ParkedNames
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel, ReadStore, VersionedRow
 from twofold.synchronization.event_parking import events_among
@@ -90,6 +91,8 @@ class Projector:
         self._retries = FoldRetries(parts, options.skips, self._write)
         self._stamp = ""
         self._digest = ""
+        self._names = ParkedNames()
+        self._summary_is_saved = False
         self._breaker = Breaker(options.breaker_keys, options.breaker_share)
 
     async def open(self) -> Position:
@@ -98,7 +101,8 @@ class Projector:
         progress = checkpoint.progress
         self._digest = await self._history.check(self.name, progress.stamp, progress.position)
         self._stamp = progress.stamp
-        known = {parked.key: parked for parked in progress.parked}
+        known = {parked.key: parked for parked in checkpoint.parked}
+        self._names, self._summary_is_saved = ParkedNames(known), False
         # A key that is parked beyond the checkpoint fails again on the way there, unless the partition waits for it.
         beyond = {key for key, parked in known.items() if parked.position > progress.position}
         blocking = {key: known[key] for key in beyond} if self._projection.parks == "partition" else {}
@@ -226,6 +230,8 @@ class Projector:
         now = microseconds(self._world.now())
         digest = self._digest if digest is None else digest
         stamp = self._write_store.identity.stamp(digest)
+        names = self._names.changed(parked)
+        changes = names is not self._names or not self._summary_is_saved
         change = Change(
             self._model,
             stamp,
@@ -237,13 +243,16 @@ class Projector:
             previous_stamp=self._stamp,
             partition=self._partition,
             epoch=self._epoch,
+            summary=names.summary if changes else None,
         )
         try:
             await self._read_store.save(change)
         except BaseException:
             # It may have been saved, or not: the rows in memory may be older than the stored ones.
             self._rows.forget()
+            self._summary_is_saved = False
             raise
+        self._names, self._summary_is_saved = names, True
         self._stamp, self._digest = stamp, digest
         self._rows.saved(rows)
 

@@ -29,6 +29,7 @@ from twofold.testing.read_store_rows import (
     keep,
     keys,
     loaded,
+    parked_keys,
     progress,
     sorted_dict,
 )
@@ -291,7 +292,7 @@ class ReadStoreContract(ReadStoreMaintenanceContract):
             assert await loaded(store, ORDERS, HOSTILE) == rows
             assert await keys(store, ORDERS) == sorted(HOSTILE)
             assert await keys(store, ORDERS, order_by="note") == sorted(HOSTILE)
-            assert [each.key for each in (await progress(store, ORDERS)).parked] == sorted(HOSTILE)
+            assert [each.key for each in await parked_keys(store, ORDERS)] == sorted(HOSTILE)
             for text in HOSTILE:
                 assert await keys(store, ORDERS, {"customer": text}) == [text]
                 assert await keys(store, ORDERS, {"customer": text, "note": text}) == [text]

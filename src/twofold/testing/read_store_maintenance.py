@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twofold.errors import Conflict
-from twofold.read_store.partition import WHOLE, Partition, shares
+from twofold.read_store.parked_summary import MAX_PARKED_SHOWN, ParkedSummary, summary_of
+from twofold.read_store.partition import WHOLE, ParkedEvent, Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, RawRow, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
+    HOSTILE,
     LOG,
     ORDERS,
     TEXT,
@@ -26,6 +28,7 @@ from twofold.testing.read_store_rows import (
     keep,
     keys,
     loaded,
+    parked_keys,
     progress,
 )
 
@@ -52,7 +55,8 @@ class ReadStoreMaintenanceContract(abc.ABC):
             await store.prepare([ORDERS, msgspec.structs.replace(ORDERS, generation=ORDERS.generation + 1)])
             await keep(store, ORDERS, {}, position=3, parked={"k": (parked := Parked("k", 3, "no", 9))})
             found = [(each.name, each.generation, each.progress) for each in await store.checkpoints()]
-            kept = Progress(3, LOG, 0, (parked,))
+            kept = Progress(3, LOG, 0, ParkedSummary(1, ("k",)))
+            assert [each.parked for each in await store.checkpoints()] == [(parked,), ()]
             assert found == [("orders", ORDERS.generation, kept), ("orders", ORDERS.generation + 1, Progress(0, "", 0))]
 
     @pytest.mark.parametrize(("before", "log"), [(0, LOG), (2, LOG), (8, LOG), (7, "log-b")])
@@ -81,10 +85,62 @@ class ReadStoreMaintenanceContract(abc.ABC):
         async with self.opened() as store:
             first, other = Parked("k", 3, "it 'broke'", 99), Parked("a", 4, "\U0001f4a5", 100, 2)
             await keep(store, ORDERS, {}, position=3, parked={"k": first, "a": other})
-            assert (await progress(store, ORDERS)).parked == (other, first)
+            assert await parked_keys(store, ORDERS) == (other, first)
+            assert (await progress(store, ORDERS)).parked == ParkedSummary(2, ("a", "k"))
             waiting = msgspec.structs.replace(first, waiting=1)
             await keep(store, ORDERS, {}, before=3, position=5, parked={"k": waiting, "a": None, "never": None})
-            assert (await progress(store, ORDERS)).parked == (waiting,)
+            assert await parked_keys(store, ORDERS) == (waiting,)
+            assert (await progress(store, ORDERS)).parked == ParkedSummary(1, ("k",))
+
+    async def test_progress_counts_all_parked_keys_and_names_the_first(self) -> None:
+        names = [f"k{n:03}" for n in range(100)]
+        event = ParkedEvent(9, WHOLE)
+        async with self.opened() as store:
+            await keep(store, ORDERS, {}, position=3, parked={key: Parked(key, 3, "no", 9) for key in reversed(names)})
+            first = tuple(names[:MAX_PARKED_SHOWN])
+            assert (await progress(store, ORDERS)).parked == ParkedSummary(100, first)
+            # A change without a summary keeps the one that is there.
+            await store.save(Change(ORDERS, LOG, 3, 4, 0))
+            assert (await progress(store, ORDERS)).parked == ParkedSummary(100, first)
+            changes = {"k000": None, event.key: Parked(event.key, 9, "no", 9)}
+            await keep(store, ORDERS, {}, before=4, position=9, parked=changes)
+            assert (await progress(store, ORDERS)).parked == ParkedSummary(
+                100, (event.key, *names[1:MAX_PARKED_SHOWN]), (event.key,)
+            )
+            await keep(store, ORDERS, {}, before=9, parked=dict.fromkeys([*names, event.key]))
+            assert await progress(store, ORDERS) == Progress(10, LOG, 0)
+
+    async def test_a_snapshot_tells_whether_a_key_is_parked(self) -> None:
+        other = msgspec.structs.replace(ORDERS, generation=2)
+        async with self.opened() as store:
+            await store.prepare([other])
+            await keep(store, ORDERS, {}, parked={key: Parked(key, 1, "no", 0) for key in ("a", "k", *HOSTILE)})
+            await keep(store, ORDERS, {}, before=1, parked={"a": None})
+            async with store.snapshot() as snapshot:
+                asked = ("a", "k", "K", "", "never", "x" * 5_000, *HOSTILE)
+                parked = [key for key in asked if await snapshot.is_parked(ORDERS, key)]
+                assert parked == ["k", *HOSTILE]
+                assert not await snapshot.is_parked(other, "k")
+
+    async def test_partitions_that_are_split_or_merged_count_their_own_parked_keys(self) -> None:
+        names = [f"k{n}" for n in range(60)]
+        event = ParkedEvent(5, Partition(0, 1))
+        async with self.opened() as store:
+            parked = {key: Parked(key, 5, "no", 0) for key in (*names, event.key)}
+            await keep(store, ORDERS, {}, position=5, parked=parked)
+            whole = (await progress(store, ORDERS)).parked
+            assert whole == summary_of(parked)
+            parts = shares(3)
+            await store.repartition(ORDERS, [WHOLE], parts)
+            assert [each.progress.parked for each in await store.checkpoints()] == [
+                summary_of(key for key in parked if part.holds(key)) for part in parts
+            ]
+            assert (await progress(store, ORDERS)).parked == whole
+            gone = next(key for key in names if parts[1].holds(key))
+            left = summary_of(key for key in parked if parts[1].holds(key) and key != gone)
+            await store.save(Change(ORDERS, LOG, 5, 5, 0, {}, {gone: None}, partition=parts[1], summary=left))
+            await store.repartition(ORDERS, parts, [WHOLE])
+            assert (await progress(store, ORDERS)).parked == summary_of(key for key in parked if key != gone)
 
     async def test_generations_and_models_are_strangers_to_one_another(self) -> None:
         async with self.opened() as store:
@@ -178,9 +234,9 @@ class ReadStoreMaintenanceContract(abc.ABC):
                 held = {key: Parked(key, 1, "no", 0, 3, 9) for key in "abcdefgh" if share.holds(key)}
                 await store.save(Change(model, LOG, 0, 1, 0, {}, held, partition=share))
             for each in await store.checkpoints():
-                assert [p.key for p in each.progress.parked] == [k for k in "abcdefgh" if each.partition.holds(k)]
-            assert [p.key for p in (await progress(store, model)).parked] == list("abcdefgh")
-            assert {(p.waiting, p.upto) for p in (await progress(store, model)).parked} == {(3, 9)}
+                assert [p.key for p in each.parked] == [k for k in "abcdefgh" if each.partition.holds(k)]
+            assert [p.key for p in await parked_keys(store, model)] == list("abcdefgh")
+            assert {(p.waiting, p.upto) for p in await parked_keys(store, model)} == {(3, 9)}
 
     async def test_a_partition_is_split_and_merged_where_it_stands(self) -> None:
         left, right = WHOLE.halves()

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from hypothesis import strategies as st
 
+from twofold.read_store.parked_summary import ParkedNames
 from twofold.read_store.port import Change, FindPage, Parked, Progress, ReadModel, ReadStore, VersionedRow
 
 LOG = "log-a"
@@ -109,7 +110,9 @@ async def keep(
     reached = before + 1 if position is None else position
     known = await loaded(store, model, list(rows))
     changed = {key: VersionedRow(row, reached, 0, (known[key],) if key in known else ()) for key, row in rows.items()}
-    await store.save(Change(model, LOG, before, reached, 0, changed, parked or {}))
+    names = ParkedNames(each.key for each in await parked_keys(store, model)) if parked else None
+    summary = names.changed(parked).summary if names and parked else None
+    await store.save(Change(model, LOG, before, reached, 0, changed, parked or {}, summary=summary))
 
 
 def at(position: int, rows: Mapping[str, Any]) -> dict[str, VersionedRow]:
@@ -154,6 +157,12 @@ async def progress(store: ReadStore, model: ReadModel) -> Progress:
     """Progress in a snapshot of its own."""
     async with store.snapshot() as snapshot:
         return await snapshot.progress(model)
+
+
+async def parked_keys(store: ReadStore, model: ReadModel) -> tuple[Parked, ...]:
+    """All parked keys of a model, by key."""
+    checkpoints = [at for at in await store.checkpoints() if (at.name, at.generation) == (model.name, model.generation)]
+    return tuple(sorted((parked for at in checkpoints for parked in at.parked), key=lambda parked: parked.key))
 
 
 async def all_pages(

@@ -14,15 +14,24 @@ import msgspec
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.cassandra.connection import CassandraConnection, CassandraRow, batch
 from twofold.read_store.cassandra.errors import OutcomeUnknown, TableMissing
+from twofold.read_store.parked_summary import stored_summary, summary_stored
 from twofold.read_store.partition import Partition
-from twofold.read_store.partition_state import PartitionState, check_expected, checkpoints_of, merged_state
-from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel
+from twofold.read_store.partition_state import (
+    PartitionState,
+    check_expected,
+    checkpoints_of,
+    progress_of,
+    repartitioned,
+)
+from twofold.read_store.port import Change, Checkpoint, Parked, Progress, ReadModel
 
 _PARKED = -1
 """In the column `first`, marks parked keys: they stay where they are when partitions change."""
 _PARKED_PER_STATEMENT = 200
 
-_COLUMNS = 'build, declared, seal, first, key, "end", log, position, epoch, updated, save, error, since, waiting, upto'
+_COLUMNS = (
+    'build, declared, seal, first, key, "end", log, position, epoch, updated, save, parked, error, since, waiting, upto'
+)
 _GENERATION = "model = ? and generation = ?"
 _PARTITION = f"{_GENERATION} and first = ? and key = ''"
 _UNCHANGED = "if build = ? and seal = null and \"end\" = ? and position = ? and epoch <= ? and log in (?, '')"
@@ -64,7 +73,7 @@ class CassandraCheckpoints:
         await self._connection.define(
             f"create table if not exists {self._table} (model text, generation bigint, first int, key text,"
             ' build text static, declared text static, seal text static, "end" int, log text, position bigint,'
-            " epoch bigint, updated bigint, save text, error text, since bigint,"
+            " epoch bigint, updated bigint, save text, parked text, error text, since bigint,"
             f" waiting bigint, upto bigint, primary key ((model, generation), first, key)) with id = {table_id}"
         )
 
@@ -86,6 +95,15 @@ class CassandraCheckpoints:
     async def state(self, name: str, generation: int, *, serial: bool = False) -> GenerationState:
         """All about a generation. `serial` first completes statements that are half-way through."""
         return _state(await self._connection.rows(self._select, name, generation, serial=serial))
+
+    async def progress(self, name: str, generation: int) -> Progress:
+        """How far a generation has come. Parked keys are not read."""
+        select = f"{self._select} and first > {_PARKED}"
+        return progress_of(_state(await self._connection.rows(select, name, generation)).partitions)
+
+    async def is_parked(self, name: str, generation: int, key: str) -> bool:
+        select = f"select key from {self._table} where {_GENERATION} and first = {_PARKED} and key = ?"
+        return bool(await self._connection.rows(select, name, generation, key))
 
     async def all(self) -> list[Checkpoint]:
         models: dict[tuple[str, int], list[CassandraRow]] = {}
@@ -119,7 +137,14 @@ class CassandraCheckpoints:
         for n, part in enumerate(earlier):
             # More keys than one statement takes: the earlier statements do not move the checkpoint.
             await self._step(change, build, {"save": f"{save}/{n}"}, part)
-        columns = {"position": change.position, "log": change.stamp, "epoch": change.epoch, "updated": change.now}
+        columns: dict[str, Any] = {
+            "position": change.position,
+            "log": change.stamp,
+            "epoch": change.epoch,
+            "updated": change.now,
+        }
+        if change.summary is not None:
+            columns["parked"] = stored_summary(change.summary)
         await self._step(change, build, {**columns, "save": save}, last)
 
     async def _step(
@@ -155,9 +180,13 @@ class CassandraCheckpoints:
     ) -> None:
         async def attempt() -> None:
             state = await self.state(model.name, model.generation, serial=True)
-            merged = msgspec.structs.replace(merged_state(model, state.partitions, old, new), save=save)
+            parked = [parked.key for parked in state.parked]
+            states = {
+                partition: msgspec.structs.replace(state, save=save)
+                for partition, state in repartitioned(model, state.partitions, old, new, parked).items()
+            }
             replaced = {partition.first: (partition.end, state.partitions[partition].save) for partition in old}
-            statements = self._replacing(model, replaced, new, merged)
+            statements = self._replacing(model, replaced, states)
             if not await self._decide(
                 model.name, model.generation, lambda state: _has_saved(state, new, save), *statements
             ):
@@ -166,20 +195,27 @@ class CassandraCheckpoints:
         await self._connection.retry(attempt, lambda error: isinstance(error, _Overtaken))
 
     def _replacing(
-        self, model: ReadModel, old: dict[int, tuple[int, str]], new: Sequence[Partition], state: PartitionCheckpoint
+        self,
+        model: ReadModel,
+        old: dict[int, tuple[int, str]],
+        new: Mapping[Partition, PartitionCheckpoint],
     ) -> Iterator[Statement]:
-        """The statements that give `state` to `new` partitions. Of the old ones, by `first`, their `end` and `save`."""
+        """The statements that write `new` partitions. Of the old ones, by `first`, their `end` and `save`."""
         where = (model.name, model.generation)
         unchanged = 'if "end" = ? and save = ?'
-        values = (state.stamp, state.position, state.epoch, state.updated, state.save)
-        for partition in new:
+        for partition, state in new.items():
+            values = (
+                *(state.stamp, state.position, state.epoch, state.updated, state.save),
+                stored_summary(state.parked),
+            )
             known = old.pop(partition.first, None)
             if known is None:
                 yield (self._insert, *where, partition.first, partition.end, *values)
             else:
                 # Not deleted and inserted: in one statement, the deletion would win.
                 update = (
-                    f'update {self._table} set "end" = ?, log = ?, position = ?, epoch = ?, updated = ?, save = ?'
+                    f'update {self._table} set "end" = ?, log = ?, position = ?, epoch = ?, updated = ?, save = ?,'
+                    " parked = ?"
                     f" where {_PARTITION} {unchanged}"
                 )
                 yield (update, partition.end, *values, *where, partition.first, *known)
@@ -189,8 +225,8 @@ class CassandraCheckpoints:
     @property
     def _insert(self) -> str:
         return (
-            f'insert into {self._table} (model, generation, first, key, "end", log, position, epoch, updated, save)'
-            " values (?, ?, ?, '', ?, ?, ?, ?, ?, ?)"
+            f'insert into {self._table} (model, generation, first, key, "end", log, position, epoch, updated, save,'
+            " parked) values (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)"
         )
 
     # Builds
@@ -199,7 +235,7 @@ class CassandraCheckpoints:
         """Make a build the first one of a generation, with these partitions. False if the generation has one."""
         where = (model.name, model.generation)
         update = f"update {self._table} set build = ?, declared = ?, seal = null where {_GENERATION} if build = null"
-        values = ("", 0, 0, 0, "")
+        values = ("", 0, 0, 0, "", "")
         inserts = [(self._insert, *where, partition.first, partition.end, *values) for partition in partitions]
         return await self._decide(
             *where, lambda state: state.build == build, (update, build, declared, *where), *inserts
@@ -264,10 +300,12 @@ def _state(rows: Iterable[CassandraRow]) -> GenerationState:
     partitions: dict[Partition, PartitionCheckpoint] = {}
     parked: list[Parked] = []
     for row in rows:
-        build, declared, seal, first, key, end, log, position, epoch, updated, save, *rest = row
+        build, declared, seal, first, key, end, log, position, epoch, updated, save, summary, *rest = row
         if first == _PARKED:
             error, since, waiting, upto = rest
             parked.append(Parked(key, position, error, since, waiting, upto))
         elif first is not None:
-            partitions[Partition(first, end)] = PartitionCheckpoint(position, log, updated, epoch, save)
+            partitions[Partition(first, end)] = PartitionCheckpoint(
+                position, log, updated, epoch, summary_stored(summary), save
+            )
     return GenerationState(build, declared or "", seal, partitions, parked)

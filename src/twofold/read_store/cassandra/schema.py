@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _COPIES = 3
 _KEYSPACES = "select keyspace_name from system_schema.keyspaces where keyspace_name = ?"
+_COLUMNS = "select column_name from system_schema.columns where keyspace_name = ? and table_name = 'checkpoints'"
 _TABLES = "select table_name from system_schema.tables where keyspace_name = ?"
 
 
@@ -56,6 +57,9 @@ async def _create_keyspace(connection: CassandraConnection) -> None:
         )
     if ("checkpoints",) not in await connection.rows(_TABLES, address.keyspace):
         await CassandraCheckpoints(connection).create()
+    elif ("parked",) not in await connection.rows(_COLUMNS, address.keyspace):
+        # Tables of an earlier version. The followers write the summaries when they start.
+        await connection.define(f"alter table {address.keyspace}.checkpoints add parked text")
 
 
 class CassandraSchema:

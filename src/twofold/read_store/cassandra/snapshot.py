@@ -9,7 +9,6 @@ from twofold.read_store.cassandra.connection import CassandraConnection
 from twofold.read_store.cassandra.finds import IndexedRow, find
 from twofold.read_store.cassandra.rows import access_name, text_of
 from twofold.read_store.cassandra.saving import CassandraTables
-from twofold.read_store.partition_state import progress_of
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
 
@@ -47,8 +46,11 @@ class CassandraSnapshot:
 
     async def progress(self, model: ReadModel) -> Progress:
         prepared(self._tables, model)
-        state = await self._checkpoints.state(model.name, model.generation)
-        return progress_of(state.partitions, state.parked)
+        return await self._checkpoints.progress(model.name, model.generation)
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        prepared(self._tables, model)
+        return await self._checkpoints.is_parked(model.name, model.generation, key)
 
     def native(self, model: ReadModel) -> Native:
         return Native(self._connection.session, prepared(self._tables, model).rows)

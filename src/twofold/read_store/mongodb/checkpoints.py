@@ -26,14 +26,16 @@ from twofold.read_store.partition_state import (
     PartitionState,
     checkpoints_of,
     conflict,
-    merged_state,
     partitions_changed,
     progress_of,
+    repartitioned,
 )
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress
 from twofold.world import World
 
 _PAUSE = 0.05
+_IS_PARKED = {"position": {"$exists": True}}
+"""Of documents in the collection of parked keys: it is not a mark of one that was parked."""
 
 
 class PartitionDocument(PartitionState, frozen=True):
@@ -142,8 +144,15 @@ class MongoCheckpoints:
         been declared with other columns.
         """
         save = save or self._world.new_id()
-        state = PartitionDocument(change.position, change.stamp, change.now, change.epoch, save)
-        step = {"$set": {f"partitions.{change.partition.name}": msgspec.to_builtins(state)}}
+        state = msgspec.to_builtins(
+            PartitionDocument(change.position, change.stamp, change.now, change.epoch, save=save)
+        )
+        # The summary is kept apart, so that a change without one does not touch it.
+        state.pop("parked")
+        if change.summary is not None:
+            state["parked"] = msgspec.to_builtins(change.summary)
+        path = f"partitions.{change.partition.name}"
+        step = {"$set": {f"{path}.{field}": value for field, value in state.items()}}
         if await self._step(self._documents, table, change, step):
             return
         document = await self.document(table.id)
@@ -154,16 +163,20 @@ class MongoCheckpoints:
     async def repartition(self, table: MongoTable, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         document = await self.document(table.id)
         known = document.parts if document else {}
-        state = msgspec.structs.replace(merged_state(table.model, known, old, new), entered="")
+        parked = [parked.key for parked in await self._parked(table.id)]
+        states = repartitioned(table.model, known, old, new, parked)
         layout = self._world.new_id()
         unchanged = {
             f"partitions.{partition.name}.{field}": stored
             for partition in old
             for field, stored in msgspec.to_builtins(known[partition]).items()
-            if field in ("position", "log", "epoch")
+            if field in ("position", "log", "epoch", "save")
         }
         step: dict[str, Any] = {
-            "$set": {f"partitions.{partition.name}": msgspec.to_builtins(state) for partition in new}
+            "$set": {
+                f"partitions.{partition.name}": msgspec.to_builtins(msgspec.structs.replace(state, entered=""))
+                for partition, state in states.items()
+            }
             | {"layout": layout}
         }
         if removed := [partition for partition in old if partition not in new]:
@@ -179,6 +192,12 @@ class MongoCheckpoints:
     async def remove(self, model_id: str) -> None:
         """Remove the document of a model: from now on no row of it can be saved."""
         await self._connection.retry(lambda: self._documents.delete_one({"_id": model_id}))
+
+    async def _parked(self, model_id: str) -> list[Parked]:
+        """The parked keys of a model."""
+        parked = self._connection.collection(PARKED, latest=True)
+        condition = {"_id": parked_ids(model_id), **_IS_PARKED}
+        return _by_model(await self._connection.retry(lambda: parked.find(condition).to_list()))[1].get(model_id, [])
 
     async def _under_way(self, table: MongoTable) -> set[str]:
         document = await self.document(table.id)
@@ -198,24 +217,22 @@ class MongoCheckpoints:
         return await self._connection.retry(lambda: documents.find_one_and_update(condition, step)) is not None
 
 
-async def read_checkpoints(connection: MongoConnection, model_id: str | None = None, session: Any = None) -> list[Any]:
-    """The documents of all models, or of one, and those of their parked keys: in one read."""
-    parked: MongoDocument = {"position": {"$exists": True}}
-    if model_id is not None:
-        parked["_id"] = parked_ids(model_id)
+async def read_checkpoints(connection: MongoConnection) -> list[Any]:
+    """The documents of all models, and those of their parked keys: in one read."""
     pipeline: list[MongoDocument] = [
-        {"$match": {} if model_id is None else {"_id": model_id}},
-        {"$unionWith": {"coll": PARKED, "pipeline": [{"$match": parked}]}},
+        {"$unionWith": {"coll": PARKED, "pipeline": [{"$match": _IS_PARKED}]}},
     ]
-    return await (await connection.collection(CHECKPOINTS).aggregate(pipeline, session=session)).to_list()
+    return await (await connection.collection(CHECKPOINTS).aggregate(pipeline)).to_list()
 
 
-def model_progress(documents: Iterable[MongoDocument]) -> Progress:
-    """The progress of one model, from its documents."""
-    models, parked = _by_model(documents)
-    if not models:
-        return Progress(0, "", 0)
-    return progress_of(models[0].parts, parked.get(models[0].id, ()))
+def model_progress(document: MongoDocument | None) -> Progress:
+    """The progress of one model, from its document."""
+    return progress_of({} if document is None else msgspec.convert(document, ModelDocument).parts)
+
+
+async def is_parked(connection: MongoConnection, model_id: str, key: str, session: Any) -> bool:
+    condition = {"_id": f"{model_id}/{key}", **_IS_PARKED}
+    return await connection.collection(PARKED).find_one(condition, session=session) is not None
 
 
 def all_checkpoints(documents: Iterable[MongoDocument]) -> list[Checkpoint]:

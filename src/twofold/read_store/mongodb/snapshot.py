@@ -7,11 +7,12 @@ from typing import Any, TypeVar, Unpack
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.access import check_access, fetch_until, find_page
-from twofold.read_store.mongodb.checkpoints import model_progress, read_checkpoints
+from twofold.read_store.mongodb.checkpoints import is_parked, model_progress
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.errors import SNAPSHOT_UNAVAILABLE
 from twofold.read_store.mongodb.finds import MongoFind
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
+from twofold.read_store.mongodb.schema_names import CHECKPOINTS
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
 
@@ -57,8 +58,12 @@ class MongoSnapshot:
 
     async def progress(self, model: ReadModel) -> Progress:
         """See `Snapshot.progress`. It is never behind the rows: it is of the same moment."""
-        read = partial(read_checkpoints, self._connection, prepared(self._tables, model).id, self._session)
-        return model_progress(await self._read(read))
+        model_id, documents = prepared(self._tables, model).id, self._connection.collection(CHECKPOINTS)
+        return model_progress(await self._read(lambda: documents.find_one({"_id": model_id}, session=self._session)))
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        read = partial(is_parked, self._connection, prepared(self._tables, model).id, key, self._session)
+        return await self._read(read)
 
     def native(self, model: ReadModel) -> Native:
         """The database, the name of the model's collection in it, and the session for reading in this snapshot.

@@ -107,7 +107,7 @@ class PostgresReadStore:
         )
         if not moved:
             records = await self._server.fetch(checkpoints.checkpoint_statement(table, change, self._schema))
-            present = checkpoints.CheckpointRow(*records[0]) if records else None
+            present = checkpoints.checkpoint_row(records[0]) if records else None
             saving.refuse(table, change, present, perhaps_done=perhaps_done)
 
     @asynccontextmanager

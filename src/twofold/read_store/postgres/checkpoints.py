@@ -1,29 +1,33 @@
 """Checkpoints and parked keys: read, and given to other partitions."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from operator import attrgetter
 from typing import Any, Literal
 
+from twofold.errors import Conflict
 from twofold.postgres_server import Connection
+from twofold.read_store.parked_summary import stored_summary, summary_stored
 from twofold.read_store.partition import Partition
-from twofold.read_store.partition_state import PartitionState, checkpoints_of
+from twofold.read_store.partition_state import PartitionState, checkpoints_of, repartitioned
+from twofold.read_store.partition_state import progress_of as progress_of_states
 from twofold.read_store.port import Change, Checkpoint, Parked, Progress
 from twofold.read_store.postgres.rows import CHECKPOINTS, PARKED, PostgresTable
 from twofold.read_store.postgres.rows_columns import Statement
-from twofold.read_store.postgres.schema_names import key_of, qualified, unescaped
+from twofold.read_store.postgres.schema_names import key_of, qualified, short_key, unescaped
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Takes SQL and its arguments."""
 
 _PROGRESS = """
-select lowest.position, lowest.log, lowest.updated,
-       key, whole_key, parked.position, error, since, waiting, upto
-from (select position, log, max(updated) over () as updated
-      from {checkpoints} where rows_in = $1 order by position limit 1) lowest
-left join {parked} parked on rows_in = $1
+select first, "end", position, log, updated, parked from {checkpoints} where rows_in = $1
+"""
+_IS_PARKED = """
+select 1 from {parked} where rows_in = $1 and key = $2
+"""
+_PARKED_KEYS = """
+select key, whole_key from {parked} where rows_in = $1
 """
 _CHECKPOINTS = """
-select rows_in, model, generation, first, "end", position, log, updated, epoch from {checkpoints}
+select rows_in, model, generation, first, "end", position, log, updated, epoch, parked from {checkpoints}
 """
 _PARKED = """
 select rows_in, key, whole_key, position, error, since, waiting, upto from {parked}
@@ -45,13 +49,24 @@ def checkpoint_statement(table: PostgresTable, change: Change, schema: str) -> S
     )
 
 
+def checkpoint_row(record: Sequence[Any]) -> CheckpointRow:
+    """What `checkpoint_statement` selected. The summary of parked keys is left out."""
+    position, log, updated, epoch, layout = record
+    return CheckpointRow(position, log, updated, epoch, layout=layout)
+
+
 async def progress_of(fetch: Fetch, schema: str, table: PostgresTable) -> Progress:
     records = await fetch(_sql(_PROGRESS, schema), table.rows_in)
-    if not records:
-        return Progress(0, "", 0)
-    position, log, updated = records[0][:3]
-    parked = [_parked(*record[3:]) for record in records if record[3] is not None]
-    return Progress(position, unescaped(log), updated, tuple(sorted(parked, key=attrgetter("key"))))
+    return progress_of_states(
+        {
+            Partition(first, end): PartitionState(position, unescaped(log), updated, parked=summary_stored(parked))
+            for first, end, position, log, updated, parked in records
+        }
+    )
+
+
+async def is_parked(fetch: Fetch, schema: str, table: PostgresTable, key: str) -> bool:
+    return bool(await fetch(_sql(_IS_PARKED, schema), table.rows_in, short_key(key)))
 
 
 async def all_checkpoints(fetch: Fetch, schema: str) -> list[Checkpoint]:
@@ -61,10 +76,10 @@ async def all_checkpoints(fetch: Fetch, schema: str) -> list[Checkpoint]:
     for rows_in, *record in await fetch(_sql(_PARKED, schema)):
         parked.setdefault(rows_in, []).append(_parked(*record))
     states: dict[tuple[str, int, str], dict[Partition, PartitionState]] = {}
-    for rows_in, model, generation, first, end, position, log, updated, epoch in await fetch(
+    for rows_in, model, generation, first, end, position, log, updated, epoch, summary in await fetch(
         _sql(_CHECKPOINTS, schema)
     ):
-        state = PartitionState(position, unescaped(log), updated, epoch)
+        state = PartitionState(position, unescaped(log), updated, epoch, summary_stored(summary))
         states.setdefault((unescaped(model), generation, rows_in), {})[Partition(first, end)] = state
     return checkpoints_of(
         (model, generation, own, parked.get(rows_in, ())) for (model, generation, rows_in), own in states.items()
@@ -79,7 +94,7 @@ async def repartition(
     "refused" where one of `old` is missing, or they are not all at one position of one log.
     """
     checkpoints = qualified(schema, CHECKPOINTS)
-    columns = 'rows_in, first, "end", model, generation, log, position, updated, epoch, layout'
+    columns = 'rows_in, first, "end", model, generation, log, position, updated, epoch, layout, parked'
     async with connection.transaction():
         records = await connection.fetch(
             f"select {columns} from {checkpoints} where rows_in = $1 order by first for update", table.rows_in
@@ -87,17 +102,26 @@ async def repartition(
         present = {Partition(record["first"], record["end"]): record for record in records}
         if not present.keys() & set(old) and present.keys() >= set(new):
             return "there"
-        if not present.keys() >= set(old) or len({(present[p]["position"], present[p]["log"]) for p in old}) != 1:
+        keys = await connection.fetch(_sql(_PARKED_KEYS, schema), table.rows_in)
+        known = {
+            p: PartitionState(row["position"], row["log"], row["updated"], row["epoch"]) for p, row in present.items()
+        }
+        try:
+            states = repartitioned(table.model, known, old, new, [key_of(*key) for key in keys])
+        except Conflict:
             return "refused"
-        one, epoch = present[old[0]], max(present[p]["epoch"] for p in old)
+        one = present[old[0]]
         await connection.execute(
             f"delete from {checkpoints} where rows_in = $1 and first = any($2::int[])",
             table.rows_in,
             [p.first for p in old],
         )
         await connection.executemany(
-            f"insert into {checkpoints} ({columns}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            [(*one[:1], p.first, p.end, *one[3:8], epoch, one["layout"]) for p in new],
+            f"insert into {checkpoints} ({columns}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            [
+                (*one[:1], p.first, p.end, *one[3:8], state.epoch, one["layout"], stored_summary(state.parked))
+                for p, state in states.items()
+            ],
         )
     return "done"
 

@@ -13,6 +13,7 @@ does not (a repair, a retry) waits: it is recorded as done, and followers would 
 from collections.abc import Mapping
 
 from twofold.errors import Unavailable
+from twofold.read_store.parked_summary import stored_summary
 from twofold.read_store.partition_state import conflict
 from twofold.read_store.port import Change, Parked
 from twofold.read_store.postgres.checkpoints import CheckpointRow
@@ -77,10 +78,11 @@ def refuse(table: PostgresTable, change: Change, present: CheckpointRow | None, 
 def _move(table: PostgresTable, change: Change, schema: str, arguments: Arguments) -> str:
     one = arguments.one
     epoch = one(change.epoch, "bigint")
+    summary = "" if change.summary is None else f", parked = {one(stored_summary(change.summary), 'text')}"
     return (
         f"update {qualified(schema, CHECKPOINTS)}"
         f" set position = {one(change.position, 'bigint')}, log = {one(escaped(change.stamp), 'text')},"
-        f" updated = {one(change.now, 'bigint')}, epoch = {epoch}"
+        f" updated = {one(change.now, 'bigint')}, epoch = {epoch}{summary}"
         f" where rows_in = {one(table.rows_in, 'text')} and first = {one(change.partition.first, 'int')}"
         f' and "end" = {one(change.partition.end, "int")} and position = {one(change.before, "bigint")}'
         f" and log in ('', {one(escaped(change.expected), 'text')}) and epoch <= {epoch}"

@@ -6,7 +6,8 @@ from typing import Any
 
 from twofold.postgres_server import Connection
 from twofold.read_store.corruption import decode_at_start
-from twofold.read_store.partition import shares
+from twofold.read_store.parked_summary import stored_summary, summary_of
+from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import VersionedRow
 from twofold.read_store.postgres.rows import CHECKPOINTS, KEY_AND_ROW, PARKED, PostgresTable
 from twofold.read_store.postgres.rows_columns import Arguments
@@ -29,6 +30,7 @@ create table if not exists {schema}.checkpoints (
     updated    bigint           not null,
     epoch      bigint           not null,
     layout     text             not null,
+    parked     text             not null default '',
     primary key (rows_in, first)
 ) with (fillfactor = 50);
 create table if not exists {schema}.parked (
@@ -71,6 +73,8 @@ async def identity_of(connection: Connection, schema: str, new: str | None) -> s
                 await connection.execute(f"create schema {quoted(schema)}")
             await connection.execute(_TABLES.replace("{schema}", quoted(schema)).replace("{new}", new))
         identity = await _identity(connection, schema)
+    elif new is not None:
+        await _add_summaries(connection, schema)
     return identity or ""
 
 
@@ -131,6 +135,24 @@ async def _identity(connection: Connection, schema: str) -> str | None:
         return None
     identity: str | None = await connection.fetchval(f"select id from {table}")
     return identity
+
+
+async def _add_summaries(connection: Connection, schema: str) -> None:
+    """Add the summaries of parked keys to a schema of an earlier version."""
+    checkpoints, parked = qualified(schema, CHECKPOINTS), qualified(schema, PARKED)
+    if PARKED in {name for (name,) in await connection.fetch(_COLUMNS, checkpoints)}:
+        return
+    async with alone(connection, schema):
+        await connection.execute(f"alter table {checkpoints} add column if not exists parked text not null default ''")
+        for rows_in, first, end in await connection.fetch(f'select rows_in, first, "end" from {checkpoints}'):
+            keys = await connection.fetch(f"select key, whole_key from {parked} where rows_in = $1", rows_in)
+            summary = summary_of(key for key in (key_of(*one) for one in keys) if Partition(first, end).holds(key))
+            await connection.execute(
+                f"update {checkpoints} set parked = $3 where rows_in = $1 and first = $2",
+                rows_in,
+                first,
+                stored_summary(summary),
+            )
 
 
 async def _create_partitions(connection: Connection, table: PostgresTable, schema: str) -> None:

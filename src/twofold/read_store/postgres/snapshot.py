@@ -8,7 +8,7 @@ from twofold.errors import Unavailable
 from twofold.postgres_server import Connection, closed_after
 from twofold.read_store.access import Access, check_access, fetch_until, find_page
 from twofold.read_store.port import Checkpoint, FindOptions, FindPage, Native, Progress, ReadModel
-from twofold.read_store.postgres.checkpoints import all_checkpoints, progress_of
+from twofold.read_store.postgres.checkpoints import all_checkpoints, is_parked, progress_of
 from twofold.read_store.postgres.connection import PostgresReadConnections
 from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated
 from twofold.read_store.postgres.finds import find_statements, needs_exact
@@ -72,6 +72,9 @@ class PostgresSnapshot:
 
     async def progress(self, model: ReadModel) -> Progress:
         return await progress_of(self._fetch, self._server.address.schema, prepared(self._tables, model))
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        return await is_parked(self._fetch, self._server.address.schema, prepared(self._tables, model), key)
 
     def native(self, model: ReadModel) -> Native:
         table = prepared(self._tables, model)

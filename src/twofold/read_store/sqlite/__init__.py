@@ -50,7 +50,7 @@ class SqliteReadStore:
             with DiskErrors(path):
                 if not read_only:
                     self._connection.pragma("cache_size", -(cache_bytes // 1_024))
-                    self._connection.execute(schema.TABLES).fetchall()
+                    schema.create_tables(self._connection)
                 self.identity = schema.identity_of(self._connection)
         except BaseException:
             self._connections.release_lock()

@@ -5,7 +5,8 @@ from typing import Any
 import apsw
 
 from twofold.read_store.corruption import decode_at_start
-from twofold.read_store.partition import shares
+from twofold.read_store.parked_summary import stored_summary, summary_of
+from twofold.read_store.partition import Partition, shares
 from twofold.read_store.port import VersionedRow
 from twofold.read_store.sqlite.rows import KEY_AND_ROW, SqliteTable, quoted, table_name
 
@@ -18,6 +19,7 @@ insert into identity select lower(hex(randomblob(16))) where not exists (select 
 create table if not exists checkpoints (
     model text not null, generation integer not null, first integer not null, "end" integer not null,
     log text not null, position integer not null, epoch integer not null, updated integer not null,
+    parked text not null default '',
     primary key (model, generation, first)
 ) without rowid, strict;
 create table if not exists parked (
@@ -30,9 +32,27 @@ create table if not exists parked (
 _PAGE = 1_000
 
 
+_HAS_SUMMARIES = "select 1 from pragma_table_info('checkpoints') where name = 'parked'"
+
+
+def create_tables(connection: apsw.Connection) -> None:
+    """Create the tables that all read models share. In a file of an earlier version, summaries are added."""
+    connection.execute(TABLES).fetchall()
+    if has_tables(connection):
+        return
+    connection.execute("begin immediate; alter table checkpoints add column parked text not null default ''")
+    states: list[Any] = connection.execute('select model, generation, first, "end" from checkpoints').fetchall()
+    for model, generation, first, end in states:
+        keys = connection.execute("select key from parked where model = ? and generation = ?", (model, generation))
+        summary = summary_of(key for (key,) in keys if Partition(first, end).holds(key))
+        update = "update checkpoints set parked = ? where model = ? and generation = ? and first = ?"
+        connection.execute(update, (stored_summary(summary), model, generation, first))
+    connection.execute("commit")
+
+
 def has_tables(connection: apsw.Connection) -> bool:
-    """Whether `TABLES` were created, as a reader may be there first."""
-    return connection.execute("select 1 from sqlite_schema where name = 'parked'").fetchone() is not None
+    """Whether `create_tables` was called, as a reader may be there first."""
+    return connection.execute(_HAS_SUMMARIES).fetchone() is not None
 
 
 def identity_of(connection: apsw.Connection) -> str:
@@ -86,7 +106,7 @@ def _create_partitions(connection: apsw.Connection, table: SqliteTable) -> None:
     sql = "select 1 from checkpoints where model = ? and generation = ?"
     if connection.execute(sql, generation).fetchone() is None:
         connection.executemany(
-            "insert into checkpoints values (?, ?, ?, ?, '', 0, 0, 0)",
+            "insert into checkpoints values (?, ?, ?, ?, '', 0, 0, 0, '')",
             [(*generation, partition.first, partition.end) for partition in shares(table.model.partitions)],
         )
 

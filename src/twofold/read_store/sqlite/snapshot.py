@@ -9,7 +9,7 @@ import apsw
 from twofold.read_store.access import check_access, fetch_until, find_page
 from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
-from twofold.read_store.sqlite.checkpoints import generation_progress
+from twofold.read_store.sqlite.checkpoints import generation_progress, is_parked
 from twofold.read_store.sqlite.finds import Statement, find_statements
 from twofold.read_store.sqlite.rows import SqliteTable
 from twofold.sqlite_file import DiskErrors
@@ -44,6 +44,11 @@ class SqliteSnapshot:
         prepared(self._tables, model)
         with DiskErrors(self._path):
             return generation_progress(self._reader, model.name, model.generation)
+
+    async def is_parked(self, model: ReadModel, key: str) -> bool:
+        prepared(self._tables, model)
+        with DiskErrors(self._path):
+            return is_parked(self._reader, model.name, model.generation, key)
 
     def native(self, model: ReadModel) -> Native:
         return Native(self._reader, prepared(self._tables, model).name)
