@@ -170,7 +170,7 @@ async def test_a_find_reads_few_pages_though_statistics_say_that_there_is_one_va
     await store.close()
 
 
-async def test_a_load_and_a_save_find_their_rows_by_key_though_their_plans_were_made_for_a_single_one(
+async def test_a_load_a_lookup_and_a_save_find_their_rows_by_key_though_their_plans_were_made_for_a_single_one(
     postgres: Postgres,
 ) -> None:
     store = await PostgresReadStore.open(f"{postgres.dsn}?schema={fresh_schema()}")
@@ -187,14 +187,19 @@ async def test_a_load_and_a_save_find_their_rows_by_key_though_their_plans_were_
 
     loading = await connection.prepare(f"explain (analyze, format json) {table.select_many}")
     saving = await connection.prepare(f"explain (analyze, format json) {changed(0)[0]}")
-    for each, arguments in ((loading, [["k"]]), (saving, changed(0)[1])):
+    looking = await connection.prepare(f"explain (analyze, format json) {table.lookup}")
+    for each, arguments in ((loading, [["k"]]), (looking, [table.rows_in, "k"]), (saving, changed(0)[1])):
         await each.fetchval(*arguments)
     await connection.execute(
         f"insert into {table.name} (key, row, position, repair)"
         " select 'k' || to_char(n, 'FM00000'), '{\"customer\": \"ann\"}', 1, 0 from generate_series(0, 20000) n"
         " on conflict do nothing"
     )
-    for each, arguments in ((loading, [[f"k{n:05}" for n in range(50)]]), (saving, changed(1)[1])):
+    for each, arguments in (
+        (loading, [[f"k{n:05}" for n in range(50)]]),
+        (looking, [table.rows_in, "k00107"]),
+        (saving, changed(1)[1]),
+    ):
         (found,) = json.loads(await each.fetchval(*arguments))
         scans = [node for node in nodes(found["Plan"]) if node.get("Relation Name") == table.rows_in]
         assert {node["Node Type"] for node in scans} <= {

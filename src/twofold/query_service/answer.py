@@ -17,6 +17,7 @@ from twofold.domain.type_hints import hints_of, union_members
 from twofold.errors import FunctionFailed, TwofoldError, Unavailable, UnknownMessage, WiringError, failed
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
+from twofold.query_service.one_row import OneRowView, SnapshotNeeded
 from twofold.query_service.view import View
 from twofold.read_store.parked_summary import merged_summary
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
@@ -93,6 +94,7 @@ class QueryService:
         self._monotonic = MonotonicReads(projections)
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
+        self._reading_more: set[str] = set()
         self._world = world
         self._moved = moved
         self._paused_because = paused_because
@@ -152,21 +154,72 @@ class QueryService:
         at_least: Position,
     ) -> QueryResult | Lagging:
         """The answer, or the read model that is too far behind for one."""
+        if len(function.views) == len(models) == 1 and function.name not in self._reading_more:
+            result = await self._answer_from_one_row(function, query, read_store, models, at_least)
+            if result is not None:
+                return result
         async with AsyncExitStack() as opened:
             sources = await self._open(function, read_store, models, opened)
             progress = {name: await snapshot.progress(model) for name, (model, snapshot) in sources.items()}
-            self._refuse_forked(sources, progress)
+            for name, now in progress.items():
+                self._refuse_forked(sources[name].model.name, now)
             lagging = _lagging(sources, progress, at_least)
             if lagging is not None:
                 return lagging
-            result = await _call(function, query, sources, progress, at_least)
+            views: dict[str, View[Any]] = {
+                name: View(model, snapshot, parked=progress[name].parked, at_least=at_least)
+                for name, (model, snapshot) in sources.items()
+            }
+            value = await _call(function, query, views)
             self._monotonic.answered(models)
-            return result
+            lowest = min(progress.values(), key=lambda now: now.position, default=Progress(at_least, "", 0))
+            # Two views may be of one read model.
+            parked = merged_summary({sources[name].model.name: now.parked for name, now in progress.items()}.values())
+            return QueryResult(value, lowest.position, lowest.stamp, parked.first, parked.count)
 
-    def _refuse_forked(self, sources: Mapping[str, ViewSource], progress: Mapping[str, Progress]) -> None:
+    async def _answer_from_one_row(
+        self,
+        function: QueryFunction,
+        query: object,
+        read_store: ReadStore,
+        models: Mapping[str, ReadModel],
+        at_least: Position,
+    ) -> QueryResult | Lagging | None:
+        """The answer if one row by its key is enough for it; None if the function has to be called with a snapshot."""
+        ((parameter, name),) = function.views.items()
+        view: OneRowView[Any] = OneRowView(models[name], read_store, at_least)
+        value = None
+        try:
+            value = await _call(function, query, {parameter: view})
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
+            if self._is_enough(function, name, view):
+                raise
+        now = view.progress
+        if now is not None and self._is_enough(function, name, view):
+            self._monotonic.answered(models)
+            return QueryResult(value, now.position, now.stamp, now.parked.first, now.parked.count)
+        behind = now is not None and now.position < at_least and not self._is_forked(name, now)
+        return Lagging(name, now.position, at_least) if now is not None and behind else None
+
+    def _is_enough(self, function: QueryFunction, name: str, view: OneRowView[Any]) -> bool:
+        """Whether a function got all it asked for from a view of one row, and the row is new enough."""
+        if view.reads_more:
+            self._reading_more.add(function.name)
+        now = view.progress
+        return now is not None and not view.needs_snapshot and not self._is_forked(name, now)
+
+    def _is_forked(self, name: str, now: Progress) -> bool:
+        try:
+            self._refuse_forked(name, now)
+        except Unavailable:
+            return True
+        return False
+
+    def _refuse_forked(self, name: str, now: Progress) -> None:
         if self._history is not None:
-            for parameter, now in progress.items():
-                self._history.refuse(sources[parameter].model.name, now.stamp, now.position)
+            self._history.refuse(name, now.stamp, now.position)
 
     async def _open(
         self, function: QueryFunction, read_store: ReadStore, models: Mapping[str, ReadModel], opened: AsyncExitStack
@@ -229,30 +282,17 @@ def _lagging(sources: Mapping[str, ViewSource], progress: Mapping[str, Progress]
     return min((model for model in models if model.position < at_least), key=lambda m: m.position, default=None)
 
 
-async def _call(
-    function: QueryFunction,
-    query: object,
-    sources: Mapping[str, ViewSource],
-    progress: Mapping[str, Progress],
-    at_least: Position,
-) -> QueryResult:
-    lowest = min(progress.values(), key=lambda now: now.position, default=Progress(at_least, "", 0))
-    views: dict[str, View[Any]] = {
-        name: View(model, snapshot, parked=progress[name].parked, at_least=at_least)
-        for name, (model, snapshot) in sources.items()
-    }
+async def _call(function: QueryFunction, query: object, views: Mapping[str, View[Any]]) -> Any:
     label = f"The query function {function.function.__qualname__}"
     try:
         value = await function.function(query, **views)
-    except (TwofoldError, asyncio.CancelledError, GeneratorExit):
+    except (TwofoldError, SnapshotNeeded, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
         raise failed(label, error) from error
     if function.classes and not isinstance(value, function.classes):
         raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {_shown(function.returns)}")
-    # Two views may be of one read model.
-    parked = merged_summary({sources[name].model.name: now.parked for name, now in progress.items()}.values())
-    return QueryResult(value, lowest.position, lowest.stamp, parked.first, parked.count)
+    return value
 
 
 def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:

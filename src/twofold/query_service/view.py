@@ -1,5 +1,6 @@
 """Views: what a query function can read of a read model."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -8,7 +9,7 @@ import msgspec
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, Unavailable
 from twofold.read_store.parked_summary import NOTHING_PARKED, ParkedSummary
-from twofold.read_store.partition import parked_event
+from twofold.read_store.partition import ParkedEvent, parked_event
 from twofold.read_store.port import Native, ReadModel, Snapshot
 
 R = TypeVar("R")
@@ -40,9 +41,10 @@ class View(Generic[R]):
     ) -> None:
         self._model = model
         self._snapshot = snapshot
-        self._parked = parked if at_least else NOTHING_PARKED
-        events = map(parked_event, self._parked.events)
-        self._lacking = [event for event in events if event is not None and event.position <= at_least]
+        self._parked = NOTHING_PARKED
+        self._lacking: Sequence[ParkedEvent] = ()
+        if at_least and parked.count:
+            self._refuse(parked, at_least)
 
     async def get(self, key: object) -> R | None:
         """The row of a key, or None. `key` has the type of the projection's keys, or is its text.
@@ -51,18 +53,8 @@ class View(Generic[R]):
         caller asked for and that may change this row. InvalidMessage where it cannot be text.
         """
         text = key_text(key)
-        if self._parked.count and await self._is_parked(text):
-            raise Unavailable(
-                f"The row '{text}' of '{self._model.name}' is parked after a failing event and is not up to date.",
-                retry_after=30.0,
-            )
-        for event in self._lacking:
-            if event.partition.holds(text):
-                raise Unavailable(
-                    f"The event at {event.position} is parked, and nobody can tell which row of '{self._model.name}' "
-                    f"it changes: the row '{text}' may not be up to date.",
-                    retry_after=30.0,
-                )
+        if self._parked.count:
+            await self._refuse_parked(text)
         return await self._snapshot.get(self._model, text)
 
     def native(self) -> Native:
@@ -94,6 +86,26 @@ class View(Generic[R]):
         if not 1 <= size <= MAX_FIND:
             raise InvalidMessage(f"A page has 1 to {MAX_FIND} rows, not {size}.", field="size")
         return await self._find(filters, order_by, size, after)
+
+    def _refuse(self, parked: ParkedSummary, at_least: Position) -> None:
+        """Refuse rows that lack one of these parked events, up to a position."""
+        self._parked = parked
+        events = map(parked_event, parked.events)
+        self._lacking = [event for event in events if event is not None and event.position <= at_least]
+
+    async def _refuse_parked(self, key: str) -> None:
+        if await self._is_parked(key):
+            raise Unavailable(
+                f"The row '{key}' of '{self._model.name}' is parked after a failing event and is not up to date.",
+                retry_after=30.0,
+            )
+        for event in self._lacking:
+            if event.partition.holds(key):
+                raise Unavailable(
+                    f"The event at {event.position} is parked, and nobody can tell which row of '{self._model.name}' "
+                    f"it changes: the row '{key}' may not be up to date.",
+                    retry_after=30.0,
+                )
 
     async def _is_parked(self, key: str) -> bool:
         named = key in self._parked.first

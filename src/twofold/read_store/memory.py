@@ -23,6 +23,7 @@ from twofold.read_store.port import (
     Checkpoint,
     FindOptions,
     FindPage,
+    Lookup,
     Native,
     Parked,
     Progress,
@@ -100,6 +101,11 @@ class MemoryReadStore:
         for table in self._tables.values():
             table.seen = True
         yield _MemorySnapshot(dict(self._tables))
+
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        table = prepared(self._tables, model)
+        known = table.rows.get(key)
+        return Lookup(progress_of(table.partitions), known and known.row)
 
     async def checkpoints(self) -> list[Checkpoint]:
         return checkpoints_of((*of, table.partitions, table.parked.values()) for of, table in self._tables.items())

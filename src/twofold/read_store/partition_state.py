@@ -38,6 +38,10 @@ States = Mapping[Partition, PartitionState]
 
 def progress_of(states: States) -> Progress:
     """The progress of a generation: its lowest checkpoint. 0 where there are no partitions."""
+    if len(states) == 1:
+        # The usual case, of each query.
+        (state,) = states.values()
+        return Progress(state.position, state.stamp, state.updated, state.parked)
     lowest = min(states.values(), key=attrgetter("position"), default=PartitionState())
     updated = max((state.updated for state in states.values()), default=0)
     return Progress(lowest.position, lowest.stamp, updated, merged_summary(state.parked for state in states.values()))

@@ -144,6 +144,13 @@ class FindPage(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class Lookup(msgspec.Struct, frozen=True, gc=False):
+    """The row of a key, or None, and the progress of its model."""
+
+    progress: Progress
+    row: Any | None
+
+
 class Native(msgspec.Struct, frozen=True):
     """A store's own client, for reads that the port does not offer. Writes through it break the store's promises.
 
@@ -208,10 +215,6 @@ class ReadStoreRows(Protocol):
     identity: str
     """A random text, made with the store and stored in it. Processes with the same identity share read models."""
 
-    async def prepare(self, models: Sequence[ReadModel]) -> None:
-        """Create tables and indexes for these models where they are missing. Safe to repeat."""
-        ...
-
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         """The rows of many keys in one read, as of the last save; absent keys are absent.
 
@@ -231,6 +234,13 @@ class ReadStoreRows(Protocol):
         """A view for reading. Close it soon."""
         ...
 
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        """What a query for one row by its key needs, in one request if the store allows it.
+
+        As if read in a snapshot of its own: first `progress`, then `get`.
+        """
+        ...
+
     async def checkpoints(self) -> list[Checkpoint]:
         """How far each partition of every stored read model has come, by name, generation and partition.
 
@@ -244,7 +254,11 @@ class ReadStoreRows(Protocol):
 
 
 class ReadStoreMaintenance(Protocol):
-    """Work on whole read models, beside the followers that write them: partitions, audits, removal."""
+    """Work on whole read models, beside the followers that write them: tables, partitions, audits, removal."""
+
+    async def prepare(self, models: Sequence[ReadModel]) -> None:
+        """Create tables and indexes for these models where they are missing. Safe to repeat."""
+        ...
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         """Replace `old` partitions by `new` ones, which hold the same keys, in one step.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twofold.errors import InvalidMessage, UndeclaredAccess, WiringError
 from twofold.read_store.port import Change, Parked, Progress, ReadModel
 from twofold.testing.read_store_maintenance import ReadStoreMaintenanceContract
+from twofold.testing.read_store_progress import ReadStoreProgressContract
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
@@ -36,7 +37,7 @@ from twofold.testing.read_store_rows import (
 from twofold.world import RealWorld
 
 
-class ReadStoreContract(ReadStoreMaintenanceContract):
+class ReadStoreContract(ReadStoreMaintenanceContract, ReadStoreProgressContract):
     """The rules of every read store. Subclass it, and open a new store in `opened`.
 
     Set `transactional` to False for a store that saves rows and checkpoint in several steps: it need not undo the rows

@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twofold.errors import Conflict
-from twofold.read_store.parked_summary import MAX_PARKED_SHOWN, ParkedSummary, summary_of
-from twofold.read_store.partition import WHOLE, ParkedEvent, Partition, shares
+from twofold.read_store.parked_summary import ParkedSummary
+from twofold.read_store.partition import WHOLE, Partition, shares
 from twofold.read_store.port import Change, Parked, Progress, RawRow, ReadStore, VersionedRow
 from twofold.testing.read_store_rows import (
     ANYTHING,
     EVERYTHING,
-    HOSTILE,
     LOG,
     ORDERS,
     TEXT,
@@ -91,56 +90,6 @@ class ReadStoreMaintenanceContract(abc.ABC):
             await keep(store, ORDERS, {}, before=3, position=5, parked={"k": waiting, "a": None, "never": None})
             assert await parked_keys(store, ORDERS) == (waiting,)
             assert (await progress(store, ORDERS)).parked == ParkedSummary(1, ("k",))
-
-    async def test_progress_counts_all_parked_keys_and_names_the_first(self) -> None:
-        names = [f"k{n:03}" for n in range(100)]
-        event = ParkedEvent(9, WHOLE)
-        async with self.opened() as store:
-            await keep(store, ORDERS, {}, position=3, parked={key: Parked(key, 3, "no", 9) for key in reversed(names)})
-            first = tuple(names[:MAX_PARKED_SHOWN])
-            assert (await progress(store, ORDERS)).parked == ParkedSummary(100, first)
-            # A change without a summary keeps the one that is there.
-            await store.save(Change(ORDERS, LOG, 3, 4, 0))
-            assert (await progress(store, ORDERS)).parked == ParkedSummary(100, first)
-            changes = {"k000": None, event.key: Parked(event.key, 9, "no", 9)}
-            await keep(store, ORDERS, {}, before=4, position=9, parked=changes)
-            assert (await progress(store, ORDERS)).parked == ParkedSummary(
-                100, (event.key, *names[1:MAX_PARKED_SHOWN]), (event.key,)
-            )
-            await keep(store, ORDERS, {}, before=9, parked=dict.fromkeys([*names, event.key]))
-            assert await progress(store, ORDERS) == Progress(10, LOG, 0)
-
-    async def test_a_snapshot_tells_whether_a_key_is_parked(self) -> None:
-        other = msgspec.structs.replace(ORDERS, generation=2)
-        async with self.opened() as store:
-            await store.prepare([other])
-            await keep(store, ORDERS, {}, parked={key: Parked(key, 1, "no", 0) for key in ("a", "k", *HOSTILE)})
-            await keep(store, ORDERS, {}, before=1, parked={"a": None})
-            async with store.snapshot() as snapshot:
-                asked = ("a", "k", "K", "", "never", "x" * 5_000, *HOSTILE)
-                parked = [key for key in asked if await snapshot.is_parked(ORDERS, key)]
-                assert parked == ["k", *HOSTILE]
-                assert not await snapshot.is_parked(other, "k")
-
-    async def test_partitions_that_are_split_or_merged_count_their_own_parked_keys(self) -> None:
-        names = [f"k{n}" for n in range(60)]
-        event = ParkedEvent(5, Partition(0, 1))
-        async with self.opened() as store:
-            parked = {key: Parked(key, 5, "no", 0) for key in (*names, event.key)}
-            await keep(store, ORDERS, {}, position=5, parked=parked)
-            whole = (await progress(store, ORDERS)).parked
-            assert whole == summary_of(parked)
-            parts = shares(3)
-            await store.repartition(ORDERS, [WHOLE], parts)
-            assert [each.progress.parked for each in await store.checkpoints()] == [
-                summary_of(key for key in parked if part.holds(key)) for part in parts
-            ]
-            assert (await progress(store, ORDERS)).parked == whole
-            gone = next(key for key in names if parts[1].holds(key))
-            left = summary_of(key for key in parked if parts[1].holds(key) and key != gone)
-            await store.save(Change(ORDERS, LOG, 5, 5, 0, {}, {gone: None}, partition=parts[1], summary=left))
-            await store.repartition(ORDERS, parts, [WHOLE])
-            assert (await progress(store, ORDERS)).parked == summary_of(key for key in parked if key != gone)
 
     async def test_generations_and_models_are_strangers_to_one_another(self) -> None:
         async with self.opened() as store:

@@ -16,7 +16,7 @@ from twofold.read_store.cassandra.saving import CassandraTables
 from twofold.read_store.cassandra.schema import CassandraSchema, identity_of
 from twofold.read_store.cassandra.snapshot import CassandraSnapshot
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.port import Change, Checkpoint, Lookup, RawRow, ReadModel, VersionedRow
 from twofold.read_store.refusals import prepared
 from twofold.world import RealWorld, World
 
@@ -81,6 +81,11 @@ class CassandraReadStore:
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[CassandraSnapshot]:
         yield CassandraSnapshot(self._connection, self._checkpoints, self._tables)
+
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        async with self.snapshot() as snapshot:
+            progress = await snapshot.progress(model)
+            return Lookup(progress, await snapshot.get(model, key))
 
     async def checkpoints(self) -> list[Checkpoint]:
         try:

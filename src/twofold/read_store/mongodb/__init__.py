@@ -16,7 +16,7 @@ from twofold.read_store.mongodb.saving import save
 from twofold.read_store.mongodb.schema_names import PARKED, id_of, parked_ids, rows_collection
 from twofold.read_store.mongodb.snapshot import MongoSnapshot, check_text
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.port import Change, Checkpoint, Lookup, RawRow, ReadModel, VersionedRow
 from twofold.read_store.refusals import prepared
 from twofold.uncancellable import uncancelled
 from twofold.world import RealWorld, World
@@ -90,6 +90,10 @@ class MongoReadStore:
             yield snapshot
         finally:
             await snapshot.end()
+
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        async with self.snapshot() as snapshot:
+            return await snapshot.lookup(model, key)
 
     @uncancelled
     async def checkpoints(self) -> list[Checkpoint]:

@@ -230,6 +230,18 @@ def model_progress(document: MongoDocument | None) -> Progress:
     return progress_of({} if document is None else msgspec.convert(document, ModelDocument).parts)
 
 
+async def checkpoint_and_row(
+    connection: MongoConnection, table: MongoTable, key: str, session: Any
+) -> tuple[MongoDocument | None, MongoDocument | None]:
+    """The document of a model, and that of one of its rows, in one read."""
+    row = {"coll": table.collection, "pipeline": [{"$match": {"_id": {"$eq": key}}}]}
+    pipeline: list[MongoDocument] = [{"$match": {"_id": table.id}}, {"$unionWith": row}]
+    cursor = await connection.collection(CHECKPOINTS).aggregate(pipeline, session=session)
+    documents: list[MongoDocument] = await cursor.to_list()
+    checkpoint = next((document for document in documents if "partitions" in document), None)
+    return checkpoint, next((document for document in documents if "partitions" not in document), None)
+
+
 async def is_parked(connection: MongoConnection, model_id: str, key: str, session: Any) -> bool:
     condition = {"_id": f"{model_id}/{key}", **_IS_PARKED}
     return await connection.collection(PARKED).find_one(condition, session=session) is not None

@@ -7,13 +7,13 @@ from typing import Any, TypeVar, Unpack
 
 from twofold.errors import InvalidMessage
 from twofold.read_store.access import check_access, fetch_until, find_page
-from twofold.read_store.mongodb.checkpoints import is_parked, model_progress
+from twofold.read_store.mongodb.checkpoints import checkpoint_and_row, is_parked, model_progress
 from twofold.read_store.mongodb.connection import MongoConnection
 from twofold.read_store.mongodb.errors import SNAPSHOT_UNAVAILABLE
 from twofold.read_store.mongodb.finds import MongoFind
 from twofold.read_store.mongodb.rows import MongoDocument, MongoTable
 from twofold.read_store.mongodb.schema_names import CHECKPOINTS
-from twofold.read_store.port import FindOptions, FindPage, Native, Progress, ReadModel
+from twofold.read_store.port import FindOptions, FindPage, Lookup, Native, Progress, ReadModel
 from twofold.read_store.refusals import prepared
 
 T = TypeVar("T")
@@ -35,6 +35,14 @@ class MongoSnapshot:
         check_text(model, key)
         document = await self._read(lambda: rows.find_one({"_id": key}, session=self._session))
         return None if document is None else table.row(document)
+
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        """The row of a key and the progress of its model, in one request."""
+        table = prepared(self._tables, model)
+        check_text(model, key)
+        read = partial(checkpoint_and_row, self._connection, table, key, self._session)
+        checkpoint, row = await self._read(read)
+        return Lookup(model_progress(checkpoint), None if row is None else table.row(row))
 
     async def find(self, model: ReadModel, filters: Mapping[str, Any], **options: Unpack[FindOptions]) -> FindPage:
         table = prepared(self._tables, model)

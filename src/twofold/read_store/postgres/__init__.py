@@ -13,7 +13,7 @@ from twofold.read_store import refusals
 from twofold.read_store.access import is_text
 from twofold.read_store.partition import Partition, same_slots
 from twofold.read_store.partition_state import partitions_changed
-from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.port import Change, Checkpoint, Lookup, RawRow, ReadModel, VersionedRow
 from twofold.read_store.postgres import checkpoints, inspection, saving, schema
 from twofold.read_store.postgres.connection import PostgresReadConnections
 from twofold.read_store.postgres.errors import DRIVER_ERRORS, translated
@@ -119,12 +119,19 @@ class PostgresReadStore:
             # The caller need not wait for it.
             _ = self.tasks.start(self._give_back(snapshot))
 
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        if self._address.pgbouncer or not is_text(key):
+            async with self.snapshot() as snapshot:
+                progress = await snapshot.progress(model)
+                return Lookup(progress, await snapshot.get(model, key))
+        return await self._look_up(prepared(self._tables, model), key)
+
     async def checkpoints(self) -> list[Checkpoint]:
         async with self.snapshot() as snapshot:
             return await snapshot.checkpoints()
 
     async def close(self) -> None:
-        await self.tasks.close(self._server.followers.close, self._server.snapshots.close)
+        await self.tasks.close(self._server.followers.close, self._server.lookups.close, self._server.snapshots.close)
 
     @uncancelled
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
@@ -163,6 +170,12 @@ class PostgresReadStore:
         self.identity = await self._server.maintain(
             lambda connection: schema.identity_of(connection, self._schema, new), longest=None
         )
+
+    @uncancelled
+    async def _look_up(self, table: PostgresTable, key: str) -> Lookup:
+        # One statement sees one moment.
+        *states, (*_, row) = await self._server.look_up((table.lookup, [table.rows_in, short_key(key)]))
+        return Lookup(checkpoints.progress(states), None if row is None else table.decode(row))
 
     # Snapshots
 

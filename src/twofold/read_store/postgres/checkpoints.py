@@ -1,6 +1,6 @@
 """Checkpoints and parked keys: read, and given to other partitions."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from twofold.errors import Conflict
@@ -56,11 +56,15 @@ def checkpoint_row(record: Sequence[Any]) -> CheckpointRow:
 
 
 async def progress_of(fetch: Fetch, schema: str, table: PostgresTable) -> Progress:
-    records = await fetch(_sql(_PROGRESS, schema), table.rows_in)
+    return progress(await fetch(_sql(_PROGRESS, schema), table.rows_in))
+
+
+def progress(records: Iterable[Sequence[Any]]) -> Progress:
+    """The progress of a generation, from records of its checkpoints as `PostgresTable.lookup` selects them."""
     return progress_of_states(
         {
             Partition(first, end): PartitionState(position, unescaped(log), updated, parked=summary_stored(parked))
-            for first, end, position, log, updated, parked in records
+            for first, end, position, log, updated, parked, *_ in records
         }
     )
 

@@ -21,9 +21,11 @@ PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
-"""Statements of followers use the primary key, however small the table was when the plan was made."""
+"""Statements of followers, and those for one row, use the primary key, however small the table was when planned."""
 
 _FOLLOWERS = 4
+_LOOKUPS = 8
+"""Connections for statements that read one row by its key."""
 _LONGEST_MAINTENANCE = 3_600.0
 _LARGE = 6
 """How many times `patience` a change may take: what is stopped too early would be stopped at every retry."""
@@ -52,6 +54,7 @@ class PostgresReadConnections:
         self.patience = patience
         plans = {**PLANS, "default_transaction_read_only": "on"} if read_only else PLANS
         self.followers = PostgresConnections(address, world, _FOLLOWERS, patience, plans)
+        self.lookups = PostgresConnections(address, world, min(snapshots, _LOOKUPS), patience, plans)
         self.snapshots = PostgresConnections(address, world, snapshots, patience)
 
     async def check_server(self) -> None:
@@ -97,6 +100,14 @@ class PostgresReadConnections:
 
     async def fetch(self, statement: Statement) -> Sequence[Any]:
         return await self.run(lambda connection: self.fetch_over(connection, statement))
+
+    async def look_up(self, statement: Statement) -> Sequence[Any]:
+        """The records of one statement for one row. It does not wait for followers. Not behind a pooler."""
+        sql, arguments = statement
+        try:
+            return await self.lookups.run(lambda connection: connection.fetch(sql, *arguments))
+        except DRIVER_ERRORS as error:
+            raise translated(self.address, error) from error
 
     async def fetch_if_there(self, statement: Statement) -> Sequence[Any]:
         """The records of one statement; none where the table does not exist."""

@@ -45,6 +45,12 @@ class PostgresTable:
             " row json not null, position bigint not null, repair int not null)"
         )
         self.select = f"select row::text from {self.name} where key = $1"
+        # The checkpoints of the model, and behind them the row or null.
+        self.lookup = (
+            f'select first, "end", position, log, updated, parked, null from {qualified(schema, CHECKPOINTS)}'
+            f" where rows_in = $1 union all select 0, 0, 0, '', 0, '',"
+            f" (select row::text from {self.name} where key = $2)"
+        )
         self.select_many = f"select {', '.join(KEY_AND_ROW)} from {self.name} where key = any($1::text[])"
         self.decode = row_decoder(model)
 

@@ -7,12 +7,13 @@ is why `synchronous = NORMAL` is enough here.
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
 from twofold.read_store import refusals
 from twofold.read_store.partition import Partition
-from twofold.read_store.port import Change, Checkpoint, RawRow, ReadModel, VersionedRow
+from twofold.read_store.port import Change, Checkpoint, Lookup, RawRow, ReadModel, VersionedRow
 from twofold.read_store.refusals import prepared
 from twofold.read_store.sqlite import checkpoints, inspection, schema
 from twofold.read_store.sqlite.connection import SqliteConnections
@@ -95,6 +96,16 @@ class SqliteReadStore:
         self._connections.check_file()
         async with self._connections.reader() as reader:
             yield SqliteSnapshot(self._path, reader, dict(self._tables))
+
+    async def lookup(self, model: ReadModel, key: str) -> Lookup:
+        self._connections.check_file()
+        table = prepared(self._tables, model)
+        with DiskErrors(self._path):
+            # One statement sees one moment.
+            parameters = (model.name, model.generation, key)
+            records: list[Any] = self._connection.execute(table.lookup, parameters).fetchall()
+        *states, (*_, row) = records
+        return Lookup(checkpoints.progress(states), None if row is None else table.decode(row))
 
     async def checkpoints(self) -> list[Checkpoint]:
         self._connections.check_file()

@@ -1,6 +1,6 @@
 """Checkpoints and parked keys in a SQLite file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -64,6 +64,16 @@ def repartition(
 
 def generation_progress(connection: apsw.Connection, name: str, generation: int) -> Progress:
     return progress_of(_states(connection, name, generation))
+
+
+def progress(records: Iterable[Sequence[Any]]) -> Progress:
+    """The progress of a generation, from the records that `SqliteTable.lookup` selects of its checkpoints."""
+    return progress_of(
+        {
+            Partition(first, end): PartitionState(position, log, updated, 0, summary_stored(parked))
+            for first, end, position, log, updated, parked, _ in records
+        }
+    )
 
 
 def is_parked(connection: apsw.Connection, name: str, generation: int, key: str) -> bool:

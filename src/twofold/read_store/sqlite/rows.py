@@ -43,6 +43,12 @@ class SqliteTable:
         # Writes the same rows again, with columns that were added since.
         self.fill = f"replace into {self.name} {values}"
         self.select = f"select row from {self.name} where key = ?"
+        # The checkpoints of the model, and behind them the row or null.
+        self.lookup = (
+            'select first, "end", position, log, updated, parked, null from checkpoints'
+            " where model = ? and generation = ? union all"
+            f" select 0, 0, 0, '', 0, '', (select row from {self.name} where key = ?)"
+        )
         # One statement for any number of keys; `cross join` makes the planner look each of them up.
         self.select_many = (
             "select stored.key, stored.row, stored.position, stored.repair"
