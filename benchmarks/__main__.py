@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "views-memory": read_side.memory,
     "queries-by-key": queries.by_key,
     "queries-parked": queries.parked,
+    "queries-during-rebuild": queries.during_rebuild,
 }
 
 

@@ -1,6 +1,7 @@
-"""Measures queries by key: beside the bare driver's select, and with many parked keys beside few."""
+"""Measures queries by key: beside the bare driver's select, with many parked keys, and during a rebuild."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -14,6 +15,7 @@ from pymongo import AsyncMongoClient
 from benchmarks.bank import WHOLE, Balance, BalanceOf, Deposit, bank
 from benchmarks.harness import Result, compare, result, run
 from benchmarks.postgres import durable_server
+from benchmarks.read_side import fill, until
 from tests.servers.mongodb import ReplicaSet, fresh_database, installed
 from tests.servers.postgres import fresh_schema
 from twofold import App
@@ -164,3 +166,51 @@ def parked(rounds: int, seconds: float) -> list[Result]:
             measure = f"{name}: query by key, 100,000 parked keys"
             found.append(result(measure, figures, "ours", "at_10", "ms", must=1.5, less=True))
         return found
+
+
+async def _asked(app: App, keys: int, going: Callable[[], bool]) -> list[float]:
+    """Milliseconds from when each of 200 queries a second was due to its answer, while `going`."""
+    spent: list[float] = []
+    due = time.perf_counter()
+    while going():
+        due += 0.005
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await app.ask(BalanceOf(f"a-{len(spent) * 7_919 % keys}"))
+        spent.append(1_000 * (time.perf_counter() - due))
+    return spent
+
+
+async def _rebuilding(folder: Path, events: int, seconds: float) -> dict[str, float]:
+    """The 99th percentile of a query by key, without other work and during a rebuild."""
+    write_store = await fill(folder, events, events)
+    async with bank(folder, WHOLE, write_store=write_store) as app:
+        await until(app, events)
+        end = time.perf_counter() + seconds
+        quiet = await _asked(app, events, lambda: time.perf_counter() < end)
+        (name,) = app.models
+        done = asyncio.Event()
+        asking = asyncio.create_task(_asked(app, events, lambda: not done.is_set()))
+        await app.projections.rebuild([name])
+        await until(app, events, at_least=2)
+        done.set()
+        busy = await asking
+        return {"quiet": _p99(quiet), "busy": _p99(busy)}
+
+
+def _p99(spent: list[float]) -> float:
+    return statistics.quantiles(spent, n=100)[98]
+
+
+def during_rebuild(rounds: int, seconds: float) -> list[Result]:
+    """200 queries by key a second on SQLite, while a read model of 200,000 events is rebuilt."""
+    events = 20_000 if seconds < 1 else 200_000
+    found: list[dict[str, float]] = []
+
+    def measured(folder: Path) -> float:
+        found.append(run(_rebuilding(folder, events, 2 * seconds)))
+        return found[-1]["busy"]
+
+    figures = compare(rounds, ours=measured)
+    figures["quiet"] = [each["quiet"] for each in found]
+    measure = f"SQLite: query by key, p99, during a rebuild of {events:,} events"
+    return [result(measure, figures, "ours", "quiet", "ms", must=5, less=True)]

@@ -62,7 +62,7 @@ def servers(*names: str) -> Iterator[dict[str, tuple[Views, Raw]]]:
 ALL = ("sqlite", "postgresql", "mongodb", "cassandra")
 
 
-async def _fill(folder: Path, events: int, keys: int, log: str | None = None) -> str:
+async def fill(folder: Path, events: int, keys: int, log: str | None = None) -> str:
     """The URL of a log with so many deposits: in SQLite, or in the PostgreSQL of a dsn."""
     app = bank(folder, WHOLE)
     url = f"sqlite:///{folder}/log.db" if log is None else await fresh_log(log)
@@ -79,27 +79,27 @@ async def _fill(folder: Path, events: int, keys: int, log: str | None = None) ->
 
 
 async def _catch_up(folder: Path, read_store: str, events: int, keys: int, log: str | None = None) -> float:
-    write_store = await _fill(folder, events, keys, log)
+    write_store = await fill(folder, events, keys, log)
     async with bank(folder, WHOLE, write_store=write_store, read_store=read_store) as app:
         began = time.perf_counter()
-        await _until(app, events)
+        await until(app, events)
         return events / (time.perf_counter() - began)
 
 
 async def _rebuild(folder: Path, read_store: str, events: int, keys: int) -> float:
     """Positions a second of a rebuild beside the generation that serves, from the request to its switch."""
-    write_store = await _fill(folder, events, keys)
+    write_store = await fill(folder, events, keys)
     async with bank(folder, WHOLE, write_store=write_store, read_store=read_store) as app:
-        await _until(app, events)
+        await until(app, events)
         (name,) = app.models
         began = time.perf_counter()
         await app.projections.rebuild([name])
-        await _until(app, events, at_least=2)
+        await until(app, events, at_least=2)
         await app.projections.switch(name)
         return events / (time.perf_counter() - began)
 
 
-async def _until(app: App, position: int, *, at_least: int = 1) -> None:
+async def until(app: App, position: int, *, at_least: int = 1) -> None:
     """Wait until what runs, and that is so many followers, has come to a position."""
     running = app._running
     assert running is not None
@@ -238,11 +238,11 @@ async def _measure_lag(name: str, read_store: Views, dsn: str, rate: int, second
 
 async def _memory(folder: Path, events: int) -> list[float]:
     """Resident megabytes while so many events are followed, at each tenth."""
-    write_store = await _fill(folder, events, events)
+    write_store = await fill(folder, events, events)
     seen: list[float] = []
     async with bank(folder, WHOLE, write_store=write_store, read_store=f"sqlite:///{folder}/views.db") as app:
         for tenth in range(1, 11):
-            await _until(app, events * tenth // 10)
+            await until(app, events * tenth // 10)
             seen.append(_resident())
     return seen
 

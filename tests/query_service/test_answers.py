@@ -352,3 +352,23 @@ async def test_a_query_that_reads_one_row_takes_one_request_and_any_other_a_snap
 
 async def at_head(app: App) -> bool:
     return all(follower.lag == 0 for follower in (await app.status()).followers)
+
+
+async def test_an_answer_comes_at_the_latest_when_its_timeout_has_passed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app_in(tmp_path) as app:
+        receipt = await app.send(Count(["a"], 1))
+        await settled(app)
+        assert app._running is not None
+        never = asyncio.Event()
+
+        async def hanging(*_: Any) -> Any:
+            await never.wait()
+
+        monkeypatch.setattr(app._running.read_store, "lookup", hanging)
+        asked = asyncio.create_task(app.ask(TotalOf("a"), position=receipt.token, timeout=0.01))
+        done, _ = await asyncio.wait([asked], timeout=60)
+        assert done
+        with pytest.raises(Unavailable, match="too slow or too busy"):
+            await asked

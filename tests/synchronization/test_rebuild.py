@@ -89,16 +89,19 @@ async def test_several_projections_are_rebuilt_in_one_pass_over_the_log(
         read: list[int] = []
         reading = cluster.log.read
 
-        async def watched(query: Any, after: int = 0, limit: int | None = None) -> Any:
+        async def watched(query: Any, after: int = 0, limit: int | None = None, *size: int) -> Any:
             if limit == 10:
                 read.append(after)
-            return await reading(query, after, limit)
+            return await reading(query, after, limit, *size)
 
         monkeypatch.setattr(cluster.log, "read", watched)
         await app.projections.rebuild(names)
         for name in names:
             await until(lambda n=name: built(app, n), "built")
-        assert [after for after in read if after < 200] == list(range(0, 200, 10)), "one pass, whoever it is for"
+        # A build that was begun before the others were on record begins again with them.
+        passes = [after for after in read if after < 200]
+        assert passes[-20:] == list(range(0, 200, 10))
+        assert passes.count(190) == 1, "one pass, whoever it is for"
 
 
 async def test_a_rebuild_runs_no_policy(tmp_path: Path) -> None:

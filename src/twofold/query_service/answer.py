@@ -2,10 +2,10 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from hashlib import blake2b
-from typing import Any, NamedTuple, get_args, get_origin, is_typeddict
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, is_typeddict
 
 import msgspec
 
@@ -26,8 +26,12 @@ from twofold.world import World
 from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import WriteStore
 
+T = TypeVar("T")
+
 _encode = msgspec.json.Encoder().encode
 _POLL = 0.05
+_GRACE = 1.0
+"""Seconds that reading may take at least, once the read models are new enough."""
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
 
@@ -113,9 +117,10 @@ class QueryService:
     async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
-        Unavailable, with the lag, where no read model is that new within `timeout` seconds, or where the row asked for
-        is parked. UnknownMessage where no query function takes the query. The function is called again where it fails
-        and another generation serves by then: the rows it read may have been dropped.
+        Unavailable, with the lag, where no read model is that new within `timeout` seconds; where reading it takes as
+        long again (and more than a second); or where the row asked for is parked. UnknownMessage where no query
+        function takes the query. The function is called again where it fails and another generation serves by then: the
+        rows it read may have been dropped.
         """
         function = self.function_of(type(query))
         deadline = self._world.monotonic() + timeout
@@ -125,7 +130,10 @@ class QueryService:
             lagging = await self._monotonic.lagging(models, read_store, self._log)
             if lagging is None:
                 try:
-                    result = await self._answer(function, query, read_store, models, at_least)
+                    attempt = self._answer(function, query, read_store, models, at_least)
+                    # Without a position there is nothing to wait for, and no timeout.
+                    latest = deadline + max(timeout, _GRACE)
+                    result = await (self._in_time(attempt, latest) if at_least else attempt)
                 except (Unavailable, WiringError):
                     if all(self._models[name] == model for name, model in models.items()):
                         raise
@@ -144,6 +152,15 @@ class QueryService:
                     lag=lag,
                 )
             await wait_for(moved, min(left, _POLL), self._world)
+
+    async def _in_time(self, attempt: Coroutine[Any, Any, T], latest: float) -> T:
+        try:
+            return await self._world.within(latest - self._world.monotonic(), attempt)
+        except TimeoutError as error:
+            raise Unavailable(
+                "The read store is too slow or too busy to answer in the time that the query may take. Send it again, "
+                "or give it more time."
+            ) from error
 
     async def _answer(
         self,

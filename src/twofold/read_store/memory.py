@@ -64,6 +64,8 @@ _Tables = dict[tuple[str, int], _MemoryTable]
 class MemoryReadStore:
     """A read store that loses everything when the process ends."""
 
+    save_events = 500
+
     def __init__(self) -> None:
         self.identity = RealWorld().new_id()
         self._tables: _Tables = {}

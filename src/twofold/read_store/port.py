@@ -215,6 +215,9 @@ class ReadStoreRows(Protocol):
     identity: str
     """A random text, made with the store and stored in it. Processes with the same identity share read models."""
 
+    save_events: int
+    """How many events to fold into one save at most. A store that works on the event loop delays all else meanwhile."""
+
     async def load(self, model: ReadModel, keys: Sequence[str]) -> dict[str, VersionedRow]:
         """The rows of many keys in one read, as of the last save; absent keys are absent.
 

@@ -52,7 +52,8 @@ class BuildKind:
             for unit, epoch in sorted(leases.items())
             for part in _partitions(unit, checkpoints)
         }
-        return Team(followers, limits.catch_up_page_events, limits.catch_up_page_events, decoded)
+        page = min(self._projections.io.read_store.save_events, limits.catch_up_page_events)
+        return Team(followers, page, page, decoded)
 
     async def skip(self, follower: Projector, key: str, at: Position, record: Sequence[RowWrite]) -> str | None:
         return await self._projections.skip(follower, key, at, record)

@@ -11,9 +11,12 @@ from twofold.domain.projection import BoundProjection
 from twofold.domain.tags import MAX_TAG_VALUE
 from twofold.errors import UnreadableEvent
 from twofold.read_store.port import CorruptRow, ReadModel, ReadStore, VersionedRow
+from twofold.world import World
 
 Work = tuple[RecordedEvent, object, str]
 ABSENT = VersionedRow(None, 0)
+STEP = 500
+"""Events that are decoded or folded without a turn for other tasks of the loop: about a millisecond."""
 
 
 class FoldFailed(Exception):
@@ -55,6 +58,18 @@ class KeyedEvents:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def parts(self, size: int) -> Iterator["KeyedEvents"]:
+        """The same in parts of a size, in order."""
+        for start in range(0, len(self.keys), size):
+            part = slice(start, start + size)
+            yield KeyedEvents(self.recorded[part], self.events[part], self.keys[part])
+
+    def extend(self, other: "KeyedEvents") -> None:
+        """Add all of another."""
+        self.recorded += other.recorded
+        self.events += other.events
+        self.keys += other.keys
+
     def where(self, holds: Callable[[str], bool]) -> "KeyedEvents":
         """The part with some of the keys."""
         left = KeyedEvents([], [], [])
@@ -94,11 +109,14 @@ class Rows:
     After a save that fails, or if another node may have saved, call `forget`.
     """
 
-    def __init__(self, projection: BoundProjection, model: ReadModel, read_store: ReadStore, most: int) -> None:
+    def __init__(
+        self, projection: BoundProjection, model: ReadModel, read_store: ReadStore, most: int, world: World
+    ) -> None:
         self._projection = projection
         self._model = model
         self._read_store = read_store
         self._most = most
+        self._world = world
         self._known: dict[str, VersionedRow] = {}
         self._knows_all = False
 
@@ -108,7 +126,10 @@ class Rows:
         self._knows_all = True
 
     async def fold(self, work: KeyedEvents, skips: frozenset[tuple[str, Position]]) -> dict[str, VersionedRow]:
-        """The rows that `work` changes. FoldFailed if a fold raises, or if the row of a key is corrupt."""
+        """The rows that `work` changes. FoldFailed if a fold raises, or if the row of a key is corrupt.
+
+        Other tasks of this loop have a turn again and again.
+        """
         try:
             rows = await self._load(work.keys)
         except CorruptRow as error:
@@ -120,7 +141,11 @@ class Rows:
             if found is None:
                 raise
             raise FoldFailed(found[2], found[0].position, error) from error
-        return fold_all(self._projection, work, rows, skips)
+        folding = PageFold(self._projection, rows, skips)
+        for part in work.parts(STEP):
+            folding.add(part)
+            await self._world.sleep(0)
+        return folding.changed()
 
     def saved(self, changed: dict[str, VersionedRow]) -> None:
         """Keep in memory what has been saved."""
@@ -169,37 +194,60 @@ def fold_all(
 
     An event that a row contains already, by the position of the row, is left out. So are `skips` (key, position).
     """
-    fold = projection.fold
-    under_way: dict[str, _Row] = {}
-    for recorded, event, key in work:
-        row = under_way.get(key)
-        if row is None:
-            kept = rows.get(key, ABSENT)
-            row = under_way[key] = _Row(kept.row, kept.position, kept.repair)
-        position, before = recorded.position, row.row
-        if position <= row.position or (skips and (key, position) in skips):
-            continue
-        if type(event) is EventFailed:
-            cause = event.__cause__ or event
-            raise FoldFailed(key, position, cause) from cause
-        try:
-            after = fold(before, event, key, recorded)
-        except BaseException as error:
-            # SystemExit, too: the function of an app must not end the process.
-            raise FoldFailed(key, position, error) from error
-        if before is not None:
-            if row.previous_rows is None:
-                row.previous_rows = [before]
-            else:
-                row.previous_rows.append(before)
-        elif after is None:
-            continue
-        row.row, row.position, row.changed = after, position, True
-    return {
-        key: VersionedRow(row.row, row.position, row.repair, tuple(row.previous_rows) if row.previous_rows else ())
-        for key, row in under_way.items()
-        if row.changed
-    }
+    folding = PageFold(projection, rows, skips)
+    folding.add(work)
+    return folding.changed()
+
+
+class PageFold:
+    """The fold of one page, step by step. See `fold_all`."""
+
+    def __init__(
+        self,
+        projection: BoundProjection,
+        rows: Mapping[str, VersionedRow],
+        skips: frozenset[tuple[str, Position]] = frozenset(),
+    ) -> None:
+        self._fold = projection.fold
+        self._rows = rows
+        self._skips = skips
+        self._under_way: dict[str, _Row] = {}
+
+    def add(self, work: Iterable[Work]) -> None:
+        """Fold the next events of the page."""
+        fold, rows, skips, under_way = self._fold, self._rows, self._skips, self._under_way
+        for recorded, event, key in work:
+            row = under_way.get(key)
+            if row is None:
+                kept = rows.get(key, ABSENT)
+                row = under_way[key] = _Row(kept.row, kept.position, kept.repair)
+            position, before = recorded.position, row.row
+            if position <= row.position or (skips and (key, position) in skips):
+                continue
+            if type(event) is EventFailed:
+                cause = event.__cause__ or event
+                raise FoldFailed(key, position, cause) from cause
+            try:
+                after = fold(before, event, key, recorded)
+            except BaseException as error:
+                # SystemExit, too: the function of an app must not end the process.
+                raise FoldFailed(key, position, error) from error
+            if before is not None:
+                if row.previous_rows is None:
+                    row.previous_rows = [before]
+                else:
+                    row.previous_rows.append(before)
+            elif after is None:
+                continue
+            row.row, row.position, row.changed = after, position, True
+
+    def changed(self) -> dict[str, VersionedRow]:
+        """The rows that have changed."""
+        return {
+            key: VersionedRow(row.row, row.position, row.repair, tuple(row.previous_rows) if row.previous_rows else ())
+            for key, row in self._under_way.items()
+            if row.changed
+        }
 
 
 def events_by_key(

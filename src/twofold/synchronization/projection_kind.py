@@ -79,7 +79,8 @@ class ProjectionKind:
     ) -> Team:
         options = projector_options(self.limits, self.limits.cached_rows)
         followers = {unit: self.projector(unit, epoch, skips, self.io, options) for unit, epoch in leases.items()}
-        return Team(followers, self.limits.page_events, self.limits.catch_up_page_events)
+        most = self.io.read_store.save_events
+        return Team(followers, min(most, self.limits.page_events), min(most, self.limits.catch_up_page_events))
 
     async def skip(self, follower: Projector, key: str, at: Position, record: Sequence[RowWrite]) -> str | None:
         """Put the skip on record. All nodes read that, and apply it to every generation of the same version.

@@ -17,6 +17,7 @@ from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel, ReadS
 from twofold.synchronization.event_parking import events_among
 from twofold.synchronization.fold_retries import FoldRetries, PartitionParts
 from twofold.synchronization.folding import (
+    STEP,
     EventFailed,
     FoldFailed,
     KeyedEvents,
@@ -33,8 +34,6 @@ from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import Slice, WriteStore
 
 log = logging.getLogger(__name__)
-
-_PAGE = 1_000
 
 
 class ProjectorIO(NamedTuple):
@@ -85,7 +84,7 @@ class Projector:
         self._partition = partition
         self._epoch = epoch
         self._retry_parked = options.retry_parked
-        self._rows = Rows(projection, model, io.read_store, options.cached_rows)
+        self._rows = Rows(projection, model, io.read_store, options.cached_rows, io.world)
         events = KeyEventReader(projection, io.write_store, io.decode)
         parts = PartitionParts(projection, model, io.read_store, partition, events, self._rows, io.world)
         self._retries = FoldRetries(parts, options.skips, self._write)
@@ -183,9 +182,7 @@ class Projector:
     async def _save(self, page: Slice, before: Position, parking: Mapping[str, Parked]) -> None:
         left_out = self._retries.skipped | {event.position for event in events_among(parking)}
         events = [each for each in page.events if each.position not in left_out] if left_out else page.events
-        work = events_by_key(self._projection, events, await self._decoded(events))
-        if self._partition != WHOLE:
-            work = work.where(self._partition.holds)
+        work = await self._work(events)
         parked: dict[str, Parked | None] = {**parking, **dict.fromkeys(self._retries.blocking)}
         if parking or self._retries.parked:
             work = self._without_parked(work, parked, parking)
@@ -194,14 +191,15 @@ class Projector:
         self._retries.passed(parked)
         self._breaker.count(folded=len(changed), parked=len(parking))
 
-    async def _decoded(self, events: Sequence[RecordedEvent]) -> list[Any]:
-        """The events in their present shape. On a large page, other tasks of this loop have a turn in between."""
-        decoded: list[Any] = []
-        for start in range(0, len(events), _PAGE):
-            if start:
-                await self._world.sleep(0)
-            decoded += decode_all(self._decode, events[start : start + _PAGE])
-        return decoded
+    async def _work(self, events: Sequence[RecordedEvent]) -> KeyedEvents:
+        """The events in their present shape, by the keys of this partition. Other tasks have turns meanwhile."""
+        work = KeyedEvents([], [], [])
+        for start in range(0, len(events), STEP):
+            part = events[start : start + STEP]
+            keyed = events_by_key(self._projection, part, decode_all(self._decode, part))
+            work.extend(keyed if self._partition == WHOLE else keyed.where(self._partition.holds))
+            await self._world.sleep(0)
+        return work
 
     def _without_parked(
         self, work: KeyedEvents, parked: dict[str, Parked | None], parking: Mapping[str, Parked]

@@ -59,7 +59,7 @@ class Worker:
         held: Callable[[], bool] = lambda: True,
     ) -> None:
         self.runs = [FollowerRun(unit, follower) for unit, follower in team.followers.items()]
-        self._pages = PageReader(write_store, team)
+        self._pages = PageReader(write_store, team, world)
         self._world = world
         self._limits = limits
         self._moved = moved

@@ -11,6 +11,7 @@ from twofold.read_store.parked_summary import MAX_PARKED_SHOWN, ParkedSummary, s
 from twofold.read_store.partition import WHOLE, ParkedEvent, Partition, shares
 from twofold.read_store.port import Change, Lookup, Parked, Progress, ReadStore
 from twofold.testing.read_store_rows import HOSTILE, LOG, ORDERS, Order, keep, progress
+from twofold.world import RealWorld
 
 
 class ReadStoreProgressContract(abc.ABC):
@@ -41,6 +42,7 @@ class ReadStoreProgressContract(abc.ABC):
 
     async def test_a_lookup_never_shows_a_row_older_than_its_position(self) -> None:
         async with self.opened() as store:
+            world = RealWorld()
             await keep(store, ORDERS, {"a": Order(total=1)})
 
             async def follow() -> None:
@@ -50,7 +52,7 @@ class ReadStoreProgressContract(abc.ABC):
             following = asyncio.create_task(follow())
             while not following.done():
                 # The store in memory does not wait for anything.
-                await asyncio.sleep(0)
+                await world.sleep(0)
                 found = await store.lookup(ORDERS, "a")
                 assert isinstance(found.row, Order)
                 assert found.row.total >= found.progress.position

@@ -27,6 +27,8 @@ class CassandraReadStore:
     All reads and writes wait for a majority of the copies in one datacenter.
     """
 
+    save_events = 5_000
+
     def __init__(self, connection: CassandraConnection, identity: str, *, read_only: bool, world: World) -> None:
         self.identity = identity
         self._connection = connection

@@ -29,6 +29,8 @@ class MongoReadStore:
     snapshot reads as of one moment: that of its first read, not that of its opening, which would need a read more.
     """
 
+    save_events = 5_000
+
     def __init__(self, connection: MongoConnection, *, read_only: bool, world: World) -> None:
         self.identity = ""
         self.tasks = connection.tasks

@@ -36,6 +36,8 @@ class PostgresReadStore:
     checkpoint tells whether it was carried out. Snapshots and followers have separate connections.
     """
 
+    save_events = 5_000
+
     def __init__(self, server: PostgresReadConnections) -> None:
         self.identity = ""
         self._server = server

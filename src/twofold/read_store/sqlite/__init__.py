@@ -17,6 +17,7 @@ from twofold.read_store.port import Change, Checkpoint, Lookup, RawRow, ReadMode
 from twofold.read_store.refusals import prepared
 from twofold.read_store.sqlite import checkpoints, inspection, schema
 from twofold.read_store.sqlite.connection import SqliteConnections
+from twofold.read_store.sqlite.connection_wal import WalMover
 from twofold.read_store.sqlite.rows import SqliteTable, table_name
 from twofold.read_store.sqlite.snapshot import SqliteSnapshot, Tables
 from twofold.sqlite_file import DiskErrors
@@ -32,6 +33,8 @@ class SqliteReadStore:
     `read_only` opens beside the process that writes, and raises Unavailable while there is no file yet. At most
     `snapshots` are open at a time; further ones wait. Unavailable as well once the file was deleted or replaced.
     """
+
+    save_events = 500
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class SqliteReadStore:
                     self._connection.pragma("cache_size", -(cache_bytes // 1_024))
                     schema.create_tables(self._connection)
                 self.identity = schema.identity_of(self._connection)
+                self._wal = None if read_only else WalMover(self._connection, path)
         except BaseException:
             self._connections.release_lock()
             raise
@@ -113,7 +117,12 @@ class SqliteReadStore:
             return checkpoints.all_checkpoints(self._connection)
 
     async def close(self) -> None:
-        self._connections.close()
+        wal, self._wal = self._wal, None
+        try:
+            if wal is not None:
+                await wal.close()
+        finally:
+            self._connections.close()
 
     async def repartition(self, model: ReadModel, old: Sequence[Partition], new: Sequence[Partition]) -> None:
         prepared(self._tables, model)
@@ -135,3 +144,5 @@ class SqliteReadStore:
         with self._connections.transaction() as connection:
             schema.drop(connection, name, generation)
         await self._connections.give_space_back(self._world)
+        if self._wal is not None:
+            await self._wal.move()

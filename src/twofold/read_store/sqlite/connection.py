@@ -73,8 +73,9 @@ class SqliteConnections:
                 raise
 
     async def give_space_back(self, world: World) -> None:
-        """Make the file smaller by its free pages, in steps between which other tasks have a turn.
+        """Give back the free pages of the file, in steps between which other tasks have a turn.
 
+        The file is smaller as soon as the write-ahead log is moved into it.
         Files that were created without `gives_space_back` keep them for new rows.
         """
         with DiskErrors(self.path):
@@ -85,7 +86,6 @@ class SqliteConnections:
                 before, free = free, self.main.pragma("freelist_count")
                 if free >= before:
                     break
-            self.main.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[apsw.Connection]:

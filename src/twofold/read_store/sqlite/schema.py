@@ -12,7 +12,7 @@ from twofold.read_store.sqlite.rows import KEY_AND_ROW, SqliteTable, quoted, tab
 
 TABLES = """
 pragma synchronous = normal;
-pragma wal_autocheckpoint = 4000;
+pragma wal_autocheckpoint = 0;
 pragma journal_size_limit = 67108864;
 create table if not exists identity (id text not null) strict;
 insert into identity select lower(hex(randomblob(16))) where not exists (select 1 from identity);
