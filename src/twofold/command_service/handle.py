@@ -181,7 +181,9 @@ class CommandService:
             first = self._turns.is_first(turn)
             states = (self._folds.present(turn.folds) if first else None) or await self._states(turn)
             try:
-                decided = await self._decided(request, states, turn)
+                made = self._decide(request, states.states)
+                read = self._inline.must_read(made.events)
+                decided = await self._with_rows(made, states, turn) if read else made
             except Exception:
                 # Rejected, or an error. Both may depend on states that are old, of different moments, or never written.
                 turn.leave()
@@ -231,17 +233,16 @@ class CommandService:
             if self._turns.is_first(turn):
                 return states
 
-    async def _decided(self, request: _CommandRequest, states: PendingStates, turn: Turn) -> _DecidedWrites | None:
-        """What the command writes; None if the states changed while rows were read."""
-        written = self._written(request.decide(states.states), request.command_id)
-        events = [event for _, event in written]
-        stored = tuple([stored for stored, _ in written])
-        if not self._inline.must_read(events):
-            return _DecidedWrites(stored, events, InlineWrites())
+    def _decide(self, request: _CommandRequest, states: Mapping[Fold, Any]) -> _DecidedWrites:
+        written = self._written(request.decide(states), request.command_id)
+        return _DecidedWrites(tuple([stored for stored, _ in written]), [event for _, event in written], InlineWrites())
+
+    async def _with_rows(self, decided: _DecidedWrites, states: PendingStates, turn: Turn) -> _DecidedWrites | None:
+        """The same with the rows of inline projections; None if the states changed while they were read."""
         turn.join()
-        rows = await self._inline.rows(events)
+        rows = await self._inline.rows(decided.events)
         # A command that shares no fold may have written events of these folds meanwhile.
-        return _DecidedWrites(stored, events, rows) if self._is_present(states) else None
+        return decided._replace(inline=rows) if self._is_present(states) else None
 
     def _is_present(self, states: PendingStates) -> bool:
         """Whether these are still the states that the next command has to be decided on."""
@@ -262,8 +263,8 @@ class CommandService:
         if all(newest[fold].state is state for fold, state in states.states.items()):
             # A fold that saw no new event keeps its object.
             return True, None
-        decided = request.decide({fold: state for fold, (state, _) in newest.items()})
-        await self._inline.rows([event for _, event in self._written(decided, request.command_id)])
+        decided = self._decide(request, {fold: state for fold, (state, _) in newest.items()})
+        await self._inline.rows(decided.events)
         return False, None
 
     def _queue(

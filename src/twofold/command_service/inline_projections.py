@@ -126,7 +126,7 @@ class InlineProjections:
 
     def must_read(self, events: Sequence[object]) -> bool:
         """Whether `rows` may wait for the write store."""
-        return any(type(event) in self._by_event for event in events)
+        return bool(self._by_event) and any(type(event) in self._by_event for event in events)
 
     async def rows(self, events: Sequence[object]) -> InlineWrites:
         """The writes of the rows that `events` change. Call `begin` with them without awaiting anything in between.

@@ -58,7 +58,7 @@ class PendingAppend:
         self.position: Position | None = None
         self.failed = False
         self._undermined = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[None]] | None = None
 
     @property
     def settled(self) -> bool:
@@ -80,23 +80,24 @@ class PendingAppend:
         """Return once it is settled."""
         if not self.settled:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+            self._waiting = [*(self._waiting or ()), future]
             await future
 
     def settle(self, position: Position | None) -> None:
         """Note where it was written; None: it was not written, or may not have been."""
-        self._undermined = self.undermined
-        # If not, each would keep all before it in memory.
-        for boundary in self.seen.values():
-            boundary.rests = ()
+        if self.rests:
+            self._undermined = self.undermined
+            # If not, each would keep all before it in memory.
+            for boundary in self.seen.values():
+                boundary.rests = ()
         if position is None:
             self.failed = True
         else:
             self.position = position
-        for future in self._waiting:
+        for future in self._waiting or ():
             if not future.done():
                 future.set_result(None)
-        self._waiting.clear()
+        self._waiting = None
 
 
 class PendingAppends:
