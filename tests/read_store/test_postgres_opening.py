@@ -16,7 +16,7 @@ from tests.servers.proxy import At, Proxy
 from tests.servers.server import wait_until
 from twofold.errors import Unavailable, WiringError
 from twofold.read_store.partition import WHOLE
-from twofold.read_store.port import Change, Checkpoint, Progress, ReadModel
+from twofold.read_store.port import Change, Checkpoint, Parked, Progress, ReadModel
 from twofold.read_store.postgres import PostgresReadStore
 from twofold.read_store.postgres import schema as schema_module
 from twofold.stores import open_read_store
@@ -300,3 +300,21 @@ async def test_a_generation_another_process_has_dropped_is_unavailable_here(url:
     await store.prepare([ORDERS])
     assert await keys(store, ORDERS) == []
     await other.close()
+
+
+async def test_a_schema_of_an_earlier_version_gets_the_summaries_of_its_parked_keys(postgres: Postgres) -> None:
+    schema = fresh_schema()
+    url = f"{postgres.dsn}?schema={schema}"
+    store = await PostgresReadStore.open(url)
+    parked = {f"k{n:02}": Parked(f"k{n:02}", 1, "no", 0) for n in range(30)}
+    await keep(store, ORDERS, {}, parked=parked)
+    expected = await progress(store, ORDERS)
+    await store.close()
+    connection = await asyncpg.connect(postgres.dsn)
+    await connection.execute(f"alter table {schema}.checkpoints drop column parked")
+    await connection.close()
+    again = await PostgresReadStore.open(url)
+    await again.prepare([ORDERS])
+    assert await progress(again, ORDERS) == expected
+    assert expected.parked.count == 30
+    await again.close()

@@ -320,3 +320,17 @@ async def test_a_dropped_generation_gives_its_space_back(path: Path, store: Sqli
     assert path.stat().st_size == store._connection.pragma("page_count") * store._connection.pragma("page_size")
     assert len(await keys(store, second)) == 3_000
     assert store._connection.execute("pragma integrity_check").get == "ok"
+
+
+async def test_a_file_of_an_earlier_version_gets_the_summaries_of_its_parked_keys(path: Path) -> None:
+    store = SqliteReadStore(path)
+    parked = {f"k{n:02}": Parked(f"k{n:02}", 1, "no", 0) for n in range(30)}
+    await keep(store, ORDERS, {}, parked=parked)
+    expected = await progress(store, ORDERS)
+    store._connection.execute("alter table checkpoints drop column parked").fetchall()
+    await store.close()
+    again = SqliteReadStore(path)
+    await again.prepare([ORDERS])
+    assert await progress(again, ORDERS) == expected
+    assert expected.parked.count == 30
+    await again.close()
