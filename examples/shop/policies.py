@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from shop.events import OrderPaid, OrderPlaced, OrderShipped
+from shop.events import OrderId, OrderPaid, OrderPlaced, OrderShipped
 from shop.orders import CancelUnpaidOrder
 from twofold import Context, Later, Module, Policy
 
@@ -17,7 +17,7 @@ def cancel_unpaid_orders(after: timedelta) -> Policy:
     async def cancel_when_unpaid(event: OrderPlaced) -> Later | None:
         return None if event.taken_over else Later(CancelUnpaidOrder(event.order_id), after)
 
-    return Policy("cancel-unpaid-orders", cancel_when_unpaid)
+    return Policy("cancel-unpaid-orders", cancel_when_unpaid, key=OrderId)
 
 
 def mail_customers(outbox: Path) -> Policy:
@@ -30,7 +30,8 @@ def mail_customers(outbox: Path) -> Policy:
                 send_once, outbox, context.command_id, f"To: {event.customer_id}\n\n{text}\n"
             )
 
-    return Policy("mail-customers", mail)
+    # The mails about one order in order, those about different orders at the same time.
+    return Policy("mail-customers", mail, key=OrderId)
 
 
 def mail_about(event: OrderPaid | OrderShipped) -> str | None:

@@ -335,7 +335,7 @@ class App:
 
     def _assemble(self, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
         """The parts over these stores, put together. `session` holds the names of a maintenance session."""
-        settings, world, wiring = self.settings, self.world, self.wiring
+        settings, world, wiring, messages = self.settings, self.world, self.wiring, self.messages
         folds = Folds(write_store, self.events, settings.cached_folds)
         batcher = Batcher(
             write_store,
@@ -350,7 +350,6 @@ class App:
         command_limits = CommandLimits(
             settings.conflict_retries, settings.command_events, settings.event_bytes, settings.command_bytes
         )
-        messages = self.messages
         commands = CommandService(
             wiring, folds, self.events, messages, batcher, world, inline, write_store=write_store, limits=command_limits
         )
@@ -361,10 +360,13 @@ class App:
             breaker_keys=settings.breaker_keys,
             breaker_share=settings.breaker_share,
             max_causation_depth=settings.max_causation_depth,
+            policy_concurrency=settings.policy_concurrency,
+            policy_breaker_keys=settings.policy_breaker_keys,
+            fold_retries=settings.fold_retries,
             # A maintenance session does one task. It leaves what is parked as it is.
             retry_parked=session is None,
         )
-        command_side = CommandSide(wiring.commands, messages, self.send_from_policy, batcher.append)
+        command_side = CommandSide(wiring.commands, messages, self.send_from_policy, batcher.append, self._moved)
         cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
         history = HistoryCheck(write_store)
         io = ProjectorIO(write_store, read_store, self.events.decode, world, history)

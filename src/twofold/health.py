@@ -11,6 +11,8 @@ from twofold.read_store.partition import parked_event
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import Pause
 from twofold.synchronization.follower import State
+from twofold.synchronization.outage import Outage
+from twofold.synchronization.policy_rows import RejectedCommand
 
 Level = Literal["not_ready", "degraded", "ready"]
 """`ready`: send requests. `degraded`: send requests, and an operator must act. `not_ready`: send no requests."""
@@ -50,7 +52,8 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `parked` names the first parked keys; `parked_count` counts all of them, `waiting_events` the events behind them.
     `freshness` is the objective in seconds, None if none is declared or known. `pause` says why it is paused, None if
-    it is not.
+    it is not. `outage` says what a policy waits for because it is away, None if it does not, or if another node runs
+    it. `rejected` are the last commands of a policy that a rule rejected, the newest first.
     """
 
     name: str
@@ -68,6 +71,8 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
     freshness: float | None
     partitions: tuple[PartitionStatus, ...]
     pause: Pause | None = None
+    outage: Outage | None = None
+    rejected: tuple[RejectedCommand, ...] = ()
 
     @property
     def paused(self) -> bool:
@@ -213,6 +218,8 @@ def follower_status(
     rate: float = 0.0,
     freshness: float | None = None,
     pause: Pause | None = None,
+    outage: Outage | None = None,
+    rejected: Sequence[RejectedCommand] = (),
 ) -> FollowerStatus:
     """How a follower is doing, put together from its partitions."""
     last = min(partitions, key=lambda partition: partition.position)
@@ -233,6 +240,8 @@ def follower_status(
         freshness=freshness,
         partitions=tuple(partitions),
         pause=pause,
+        outage=outage,
+        rejected=tuple(reversed(rejected))[:MAX_PARKED_SHOWN],
     )
 
 
@@ -334,12 +343,15 @@ def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[s
     if follower.pause is not None:
         yield "paused", f"{what}, at position {follower.position}: {follower.pause.sentence}"
         quiet = False
+    if follower.outage is not None and follower.pause is None:
+        yield "outside-away", f"{what}, at position {follower.position}: {follower.outage.sentence}"
+        quiet = False
     for partition in follower.partitions:
         which = f"{what} ({partition.partition})" if partition.partition and len(follower.partitions) > 1 else what
         if partition.state == "stopped":
             yield "stopped", f"{which} has stopped at position {partition.position}: {partition.error}"
             quiet = False
-        elif partition.lag and partition.state != "paused" and partition.stalled > seen.stall_seconds:
+        elif _stalls(follower, partition, seen):
             yield (
                 "stalled",
                 f"{which} has not moved from position {partition.position} for {partition.stalled:.0f} s, "
@@ -354,13 +366,18 @@ def _complaints(follower: FollowerStatus, seen: Observation) -> Iterator[tuple[s
     parked = follower.parked_count - sum(partition.blocking for partition in follower.partitions)
     if parked > 0:
         one = follower.parked[0]
-        events = follower.kind == "policy" or all(parked_event(each.key) for each in follower.parked)
+        events = all(parked_event(each.key) for each in follower.parked)
         noun = "event" if events else "key"
         yield (
             "parked",
             f"{what} has {parked} parked {noun}{'' if parked == 1 else 's'}. Fix what fails, then retry or skip them. "
             f"The first is {one.key}: {one.error}",
         )
+
+
+def _stalls(follower: FollowerStatus, partition: PartitionStatus, seen: Observation) -> bool:
+    waits = partition.state == "paused" or follower.outage is not None
+    return bool(partition.lag) and not waits and partition.stalled > seen.stall_seconds
 
 
 def _events(count: int) -> str:

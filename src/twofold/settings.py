@@ -53,6 +53,17 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         msgspec.Meta(gt=0, le=1, description="Share of the last keys that may fail before a projection stops; 1: all."),
     ] = 0.5
+    policy_concurrency: Annotated[
+        int,
+        msgspec.Meta(ge=1, description="Keys of a policy whose events are answered at the same time, on one node."),
+    ] = 64
+    policy_breaker_keys: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="Keys of a policy that may fail in a row before it waits, and probes; 0: it does not wait.",
+        ),
+    ] = 5
     cached_rows: Annotated[
         int, msgspec.Meta(ge=0, description="Rows a follower keeps in memory, so that it need not load them again.")
     ] = 20_000

@@ -24,6 +24,7 @@ from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.synchronization.follower import State
 from twofold.synchronization.follower_kind import UnitProgress
+from twofold.synchronization.policy_rows import RejectedCommand
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 from twofold.write_store.port import Verifiable, WriteStore
@@ -99,8 +100,9 @@ async def measure(
     parked = {unit: progress.parked for unit, progress in stores.progress.items()}
     units = {unit: _unit(runtime, unit, at, lags[at], parked.get(unit, ())) for unit, at in positions.items()}
     groups = _groups(units)
+    rejected = {unit.name: progress.rejected for unit, progress in stores.progress.items()}
     followers = [
-        _follower(runtime, group, units, parked, objectives)
+        _follower(runtime, group, units, parked, objectives, rejected)
         for group in groups
         if runtime.synchronization.serves(group[0])
     ]
@@ -200,6 +202,7 @@ def _follower(
     units: Mapping[WorkUnit, PartitionStatus],
     parked: Mapping[WorkUnit, Sequence[Parked]],
     objectives: Mapping[str, float | None],
+    rejected: Mapping[str, Sequence[RejectedCommand]],
 ) -> FollowerStatus:
     first, workers = group[0], runtime.synchronization.supervisor.workers
     return follower_status(
@@ -213,6 +216,8 @@ def _follower(
         ),
         freshness=objectives.get(first.name),
         pause=runtime.synchronization.pause_of(first.name),
+        outage=next((workers[unit].outage for unit in group if unit in workers), None),
+        rejected=rejected.get(first.name, ()) if first.generation is None else (),
     )
 
 

@@ -144,7 +144,7 @@ async def mail(event: NoteWritten) -> None:
         print(event.note_id, file=file)
 
 notes = Module(""",
-).replace("    queries=", "    policies=[Policy('mail', mail)],\n    queries=")
+).replace("    queries=", "    policies=[Policy('mail', mail, key=NoteId)],\n    queries=")
 """An app with effects outside, each of them a line in a file."""
 
 
@@ -156,10 +156,10 @@ def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: 
         wait_until(lambda: sent(tmp_path) == ["n1", "n5"], "mails")
         stop(process, signal.SIGTERM)
     (tmp_path / "repaired").touch()
-    done = run(tmp_path, "parked", "skip", "app:app", "mail", "parked:2")
+    done = run(tmp_path, "parked", "skip", "app:app", "mail", "note:n2")
     assert (done.returncode, done.stdout) == (0, "The event at 2 is skipped.\n")
     assert sent(tmp_path) == ["n1", "n5"]
-    done = run(tmp_path, "parked", "retry", "app:app", "mail", "parked:4")
+    done = run(tmp_path, "parked", "retry", "app:app", "mail", "note:n4")
     assert (done.returncode, done.stdout) == (0, "It is done.\n")
     assert sent(tmp_path) == ["n1", "n5", "n4"]
     with serving(tmp_path):

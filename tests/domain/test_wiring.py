@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -32,6 +32,7 @@ from twofold.domain.events import Event, RecordedEvent
 from twofold.domain.module import Module, Wiring
 from twofold.domain.policy import Policy
 from twofold.domain.projection import Projection
+from twofold.domain.tags import Tag
 from twofold.errors import WiringError
 
 EVENTS = [OrderPlaced, OrderPaid, OrderCancelled, Shipped]
@@ -53,8 +54,8 @@ def projecting(fold: Callable[..., Any], key: object = OrderId, **more: Any) -> 
     return lambda: wire(projections=[Projection("p", fold, key=key, **more)])
 
 
-def reacting(react: Callable[..., Any]) -> Callable[[], Wiring]:
-    return lambda: wire(policies=[Policy("p", react)])
+def reacting(react: Callable[..., Any], key: object = None) -> Callable[[], Wiring]:
+    return lambda: wire(policies=[Policy("p", react, key=key)])
 
 
 def preparing(*functions: Callable[..., Any]) -> Callable[[], Wiring]:
@@ -292,6 +293,18 @@ MISTAKES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "a policy that wants something else": (
         reacting(bad.wants_more),
         ["Policy('p'): parameter 'more' must be annotated RecordedEvent or Context"],
+    ),
+    "a policy whose key is no tag type": (
+        reacting(bad.reacts, key=str),
+        ["Policy('p'): `key` takes a tag type, for example OrderId"],
+    ),
+    "a policy whose key is a tag that an event does not carry": (
+        reacting(bad.reacts, key=Annotated[str, Tag("ship")]),
+        ["the tag 'ship', and OrderPlaced does not carry it exactly once", "Give OrderPlaced one field"],
+    ),
+    "a policy whose key is a name of what is parked": (
+        reacting(bad.reacts, key=Annotated[str, Tag("due")]),
+        ["`key` cannot be the tag 'due'"],
     ),
     "a prepare step for no decision": (
         preparing(bad.prepare_shipping),

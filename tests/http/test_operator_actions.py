@@ -68,17 +68,25 @@ async def test_a_parked_event_of_a_policy_is_retried_or_skipped(
 ) -> None:
     for _ in range(2):
         await deposit(inside, "poison")
-    await until(lambda: both_parked(inside), "parked")
-    again = await do(inside, "advisor", "retry", {"key": "parked:1"})
-    assert again["outcome"].startswith("It still fails: ConnectionError")
-    await do(inside, "advisor", "skip", {"key": "parked:1"})
+    await until(lambda: advisor_parked(inside, 1, 1), "parked")
+    again = await do(inside, "advisor", "retry", {"key": "account:poison"})
+    assert again["outcome"].startswith("It still fails: LookupError")
+    await do(inside, "advisor", "skip", {"key": "account:poison"})
+    await until(lambda: advisor_parked(inside, 2, 0), "on to the next")
     monkeypatch.setattr(bank, "POISONED", set())
-    assert (await do(inside, "advisor", "retry", {"key": "parked:2"}))["outcome"] == "It is done."
-    assert await parked(inside, "advisor") == []
+    await do(inside, "advisor", "retry", {"key": "account:poison"})
+    await until(lambda: advisor_goes_on(inside), "nothing is parked")
 
 
-async def both_parked(http: httpx.AsyncClient) -> bool:
-    return await parked(http, "advisor") == ["parked:1", "parked:2"]
+async def advisor_goes_on(http: httpx.AsyncClient) -> bool:
+    return not await parked(http, "advisor")
+
+
+async def advisor_parked(http: httpx.AsyncClient, position: int, waiting: int) -> bool:
+    entries = (await follower(http, "advisor"))["parked"]
+    return [(entry["key"], entry["position"], entry["waiting"]) for entry in entries] == [
+        ("account:poison", position, waiting)
+    ]
 
 
 @pytest.mark.parametrize("name", ["balances", "advisor"])

@@ -169,7 +169,7 @@ def balance_of(row: Balance | None, event: Deposited | Withdrawn, account_id: Ac
 
 async def advise(event: Deposited | Withdrawn) -> None:
     if event.account_id in POISONED:
-        raise ConnectionError("nobody answers the phone")
+        raise LookupError("nobody knows this customer")
 
 
 class ChainedBalance(Struct, frozen=True):
@@ -342,7 +342,10 @@ def bank(*projections: Projection, **more: Any) -> Module:
 def followed_bank(freshness: float | None = None, **more: Any) -> Module:
     """The bank with a projection and a policy that follow the log."""
     balances = Projection("balances", balance_of, key=AccountId, freshness=freshness)
-    return bank(balances, **{"queries": [one_balance, some_balances], "policies": [Policy("advisor", advise)]} | more)
+    return bank(
+        balances,
+        **{"queries": [one_balance, some_balances], "policies": [Policy("advisor", advise, key=AccountId)]} | more,
+    )
 
 
 INLINE_BANK = bank(INLINE_BALANCES, INLINE_TILL)

@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+from msgspec import Struct
+
 from tests.sample_domains.counter_app_helpers import until
-from tests.sample_domains.counters import Count, Counted, counters
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Ignored, count, counters
 from twofold.app import App
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
@@ -15,6 +17,34 @@ from twofold.testing import FrozenWorld
 
 MARK = 1_000
 """A policy answers with counts above this, so that it does not react to its own answers."""
+
+
+class Note(Struct, frozen=True):
+    """Notes an amount on one counter."""
+
+    counter: CounterId
+    by: int
+
+
+class Noted(Struct, frozen=True):
+    counter: CounterId
+    by: int
+
+
+def note(command: Note) -> Noted:
+    return Noted(command.counter, command.by)
+
+
+def notes(*amounts: int) -> list[Note]:
+    """A note for each amount, each on its own counter."""
+    return [Note(f"n-{by}", by) for by in amounts]
+
+
+def with_keys(react: Callable[..., Awaitable[Any]], **options: Any) -> Module:
+    """A policy that reacts to notes: many counters at the same time, the notes of one counter in order."""
+    policies = [Policy("answers", react, **({"key": CounterId} | options))]
+    events = [Noted, Counted, Ended, Ignored]
+    return Module("notes", events=events, decisions=[note, count], policies=policies)
 
 
 def with_policy(react: Callable[..., Awaitable[Any]], **options: Any) -> Module:

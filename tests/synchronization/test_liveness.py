@@ -41,6 +41,7 @@ class Liar:
 
     state = "up-to-date"
     error = None
+    outage = None
     ended = False
 
     def __init__(self, follower: Any) -> None:

@@ -7,7 +7,19 @@ from typing import Any
 
 from tests.sample_domains.counter_app_helpers import app_in
 from tests.sample_domains.counters import Count, Counted, Ended, counters
-from tests.synchronization.policy_helpers import MARK, answers, nothing_parked, passes, policy_of, react_to, with_policy
+from tests.synchronization.policy_helpers import (
+    MARK,
+    Noted,
+    answers,
+    notes,
+    nothing_parked,
+    parked_keys,
+    passes,
+    policy_of,
+    react_to,
+    with_keys,
+    with_policy,
+)
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Unavailable
 from twofold.testing import FrozenWorld
@@ -16,31 +28,29 @@ from twofold.testing import FrozenWorld
 async def test_a_reaction_that_fails_is_parked_and_retried_at_the_next_start(tmp_path: Path) -> None:
     broken = True
 
-    async def answer(event: Counted | Ended) -> Count | Later | None:
-        if isinstance(event, Ended) or event.by >= MARK:
-            return None
+    async def answer(event: Noted) -> Count | Later:
         if broken and event.by == 2:
-            raise ConnectionError("the mail server is away")
+            raise ValueError("there is no such mailbox")
         if event.by == 2:
             return Later(Count(["answers"], MARK + 2), timedelta(hours=1))
         return Count(["answers"], MARK + event.by)
 
-    async with app_in(tmp_path, with_policy(answer), fold_retries=1) as app:
-        for n in (1, 2, 3):
-            await app.send(Count(["a"], n))
+    async with app_in(tmp_path, with_keys(answer), fold_retries=1) as app:
+        for note in notes(1, 2, 3):
+            await app.send(note)
         await react_to(app)
         (parked,) = (await policy_of(app)).parked
-        assert "the mail server is away" in parked.error
+        assert "there is no such mailbox" in parked.error
         assert sorted(await answers(app)) == [MARK + 1, MARK + 3]
-    async with app_in(tmp_path, with_policy(answer)) as app:
+    async with app_in(tmp_path, with_keys(answer)) as app:
         assert len((await policy_of(app)).parked) == 1
     broken = False
-    async with app_in(tmp_path, with_policy(answer)) as app:
+    async with app_in(tmp_path, with_keys(answer)) as app:
         await nothing_parked(app)
     # A command for later is stored durably, even if it comes from a retry.
     world = FrozenWorld()
     world._start += timedelta(days=365 * 60)
-    async with app_in(tmp_path, with_policy(answer), world=world, poll_seconds=900) as app:
+    async with app_in(tmp_path, with_keys(answer), world=world, poll_seconds=900) as app:
         await passes(world, app, 1.0)
         assert sorted(await answers(app)) == [MARK + 1, MARK + 2, MARK + 3]
 
@@ -62,100 +72,65 @@ async def test_a_parked_event_stays_parked_while_the_policy_no_longer_takes_it(t
         await app.send(Count(["a"], 0))
         await app.send(Count(["a"], 7))
         await react_to(app)
-        assert [parked.position for parked in (await policy_of(app)).parked] == [1]
+        assert [(parked.position, parked.waiting) for parked in (await policy_of(app)).parked] == [(1, 1)]
     async with app_in(tmp_path, with_policy(counts_only)) as app:
         await react_to(app)
-        assert [parked.position for parked in (await policy_of(app)).parked] == [1]
+        assert [(parked.position, parked.waiting) for parked in (await policy_of(app)).parked] == [(1, 1)]
         assert seen == []
     async with app_in(tmp_path, with_policy(repaired)) as app:
         await nothing_parked(app)
-        assert seen == [0]
+        assert seen == [0, 7]
 
 
-async def test_an_app_starts_although_the_retry_of_a_parked_event_finds_the_outside_unavailable(tmp_path: Path) -> None:
-    away: Exception | None = ValueError("the mail server is away")
-
-    async def mail(event: Counted) -> None:
-        if away is not None:
-            raise away
-
-    async with app_in(tmp_path, with_policy(mail), fold_retries=0) as app:
-        await app.send(Count(["a"]))
-        await react_to(app)
-        assert (await policy_of(app)).parked
-    away = Unavailable("The mail server is away for a moment.")
-    world = FrozenWorld()
-    async with app_in(tmp_path, with_policy(mail), world=world, poll_seconds=900) as app:
-        assert (await app.send(Count(["a"]))).position == 2
-        await passes(world, app, 1)
-        assert (await policy_of(app)).parked
-        assert (await policy_of(app)).state == "retrying"
-        away = None
-        await passes(world, app, 2)
-        assert (await policy_of(app)).parked == ()
-        assert (await policy_of(app)).state == "up-to-date"
-
-
-async def test_a_parked_event_is_retried_while_the_outside_is_unavailable_without_new_events(
-    tmp_path: Path,
-) -> None:
-    """Each with its own growing delay: one that keeps failing delays neither the others nor new events."""
+async def test_what_is_parked_because_the_outside_is_away_is_retried_without_a_request(tmp_path: Path) -> None:
+    """Each key with its own growing delay: one that keeps failing delays neither the others nor new events."""
     seen: list[int] = []
     tried: Counter[int] = Counter()
-    away: dict[int, Exception] = {by: ValueError("a bug") for by in (1, 2, 3)}
+    away: dict[int, Exception] = {1: Unavailable("The bank of this customer is away.")}
 
-    async def mail(event: Counted) -> None:
+    async def mail(event: Noted) -> None:
         tried[event.by] += 1
         if event.by in away:
             raise away[event.by]
         seen.append(event.by)
 
-    async with app_in(tmp_path, with_policy(mail), fold_retries=0) as app:
-        for by in (1, 2, 3):
-            await app.send(Count(["a"], by))
-        await react_to(app)
-    away = {by: Unavailable("The mail server is away for a moment.") for by in (1, 2, 3)}
     world = FrozenWorld()
-    async with app_in(tmp_path, with_policy(mail), world=world, poll_seconds=900) as app:
-        await passes(world, app, 0.1)
-        del away[2], away[3]
-        await passes(world, app, 1)
-        assert (seen, len((await policy_of(app)).parked)) == ([2, 3], 1)
-        await app.send(Count(["a"], 4))
-        await passes(world, app, 0.1)
-        assert seen == [2, 3, 4]
+    async with app_in(tmp_path, with_keys(mail), world=world, poll_seconds=900, fold_retries=1) as app:
+        for by in range(1, 12):
+            await app.send(*notes(by))
+            await passes(world, app, 0.5)
+        assert (seen, await parked_keys(app)) == ([*range(2, 12)], ["counter:n-1"])
+        assert (await policy_of(app)).state == "up-to-date"
         before = tried[1]
         await passes(world, app, 3_600)
-        assert 60 <= tried[1] - before <= 70
+        assert 115 <= tried[1] - before <= 130
         del away[1]
         await passes(world, app, 60)
-        assert (seen, (await policy_of(app)).parked) == ([2, 3, 4, 1], ())
+        assert (seen, (await policy_of(app)).parked) == ([*range(2, 12), 1], ())
 
 
-async def test_a_parked_event_is_skipped_while_the_outside_is_unavailable_and_no_other_is_repeated(
-    tmp_path: Path,
-) -> None:
+async def test_a_parked_event_is_skipped_and_no_other_is_repeated(tmp_path: Path) -> None:
     seen: Counter[int] = Counter()
     away: list[Exception] = [ValueError("down")]
 
-    async def mail(event: Counted) -> None:
+    async def mail(event: Noted) -> None:
         if event.by == 3 and away:
             raise away[0]
         seen[event.by] += 1
 
-    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)]), fold_retries=0) as app:
-        for by in range(1, 7):
-            await app.send(Count(["a"], by))
+    async with app_in(tmp_path, with_keys(mail), fold_retries=0) as app:
+        for note in notes(*range(1, 7)):
+            await app.send(note)
         await react_to(app)
     before = dict(seen)
     away = [Unavailable("The mail server is away for a moment.")]
-    async with app_in(tmp_path, counters(policies=[Policy("answers", mail)])) as app:
+    async with app_in(tmp_path, with_keys(mail)) as app:
         # Other events are handled meanwhile.
-        await app.send(Count(["a"], 7))
+        await app.send(*notes(7))
         await react_to(app)
-        act = await app.projections.skip("answers", "parked:3")
+        act = await app.projections.skip("answers", "counter:n-3")
         assert (act.done, act.position) == (True, 3)
-        await app.send(Count(["a"], 8))
+        await app.send(*notes(8))
         await react_to(app)
         assert (await policy_of(app)).parked == ()
     assert seen == before | {7: 1, 8: 1}
@@ -185,7 +160,7 @@ async def test_a_skip_of_a_policy_is_done_and_recorded_or_neither(tmp_path: Path
             return await append(new)
 
         reactor._storage._append_rows = fails  # type: ignore[attr-defined]
-        act = await app.projections.skip("answers", "parked:2")
+        act = await app.projections.skip("answers", "all")
         assert (act.done, act.position) == (True, 2)
         assert next(lost, None) is None
     broken.clear()

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 
 from tests.sample_domains.counter_app_helpers import app_in, until
-from tests.sample_domains.counters import Count, Counted, Ended, Ignored, count, counters
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Ignored, count, counters
 from tests.synchronization.policy_helpers import (
     MARK,
+    Noted,
     answers,
+    note,
+    notes,
     parked_keys,
     react_to,
+    with_keys,
     with_policy,
 )
 from twofold.app import App
@@ -26,6 +30,7 @@ from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Conflict, Unavailable
+from twofold.synchronization.policy_rows import OWNERS, Answered
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.synchronization.reactor import Reactor
@@ -46,10 +51,11 @@ async def test_each_event_is_answered_once_through_restarts(tmp_path: Path) -> N
             assert sorted(await answers(app)) == [MARK + n + 1 for n in range(start + 10)]
 
 
-async def test_a_crash_between_the_effect_and_the_checkpoint_repeats_the_key_and_no_effect(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("written", [0, 1, 2], ids=["no command", "one command", "both commands"])
+async def test_a_crash_after_some_commands_sends_the_others_and_repeats_the_key_of_the_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """A system outside is called again with the same idempotency key; the log holds the command once."""
+    """A system outside is called again with the same idempotency key; the log holds each command once."""
     calls: list[tuple[str, int]] = []
     accepted: dict[str, int] = {}
 
@@ -60,28 +66,36 @@ async def test_a_crash_between_the_effect_and_the_checkpoint_repeats_the_key_and
         accepted.setdefault(context.command_id, event.by)
         return [Count(["answers"], MARK + event.by), Count(["answers"], 2 * MARK + event.by)]
 
-    for crash in range(4):
+    real = PolicyStorage.send
+
+    async def send(self: PolicyStorage, position: int, answered: Answered, *rest: Any) -> Any:
+        if answered.sent > written:
+            raise Unavailable("died before this command")
+        return await real(self, position, answered, *rest)
+
+    async def save(*_: Any, **__: Any) -> None:
+        raise Unavailable("died before the checkpoint")
+
+    for crash in range(3):
         async with app_in(tmp_path, with_policy(answer), page_events=2) as app:
-            running = app._running
-            assert running is not None
-            reactor: Any = running.synchronization.workers[-1].follower
+            await react_to(app)
+            with monkeypatch.context() as patched:
+                patched.setattr(PolicyStorage, "send", send)
+                patched.setattr(PolicyStorage, "save", save)
+                await app.send(Count(["a"], crash + 1))
 
-            async def dies(*_: Any) -> None:
-                raise asyncio.CancelledError
+                async def crashed(app: App = app, by: int = crash + 1) -> bool:
+                    found = [each for each in await answers(app) if each % MARK == by]
+                    return len(found) == written and any(called == by for _, called in calls)
 
-            await app.send(Count(["a"], 2 * crash + 1))
-            await app.send(Count(["a"], 2 * crash + 2))
-            monkeypatch.setattr(reactor._storage, "save", dies)
-            worker = running.synchronization.workers[-1]
-            await app.send(Count(["b"], 0))
-            await until(lambda worker=worker: worker._task is not None and worker._task.done(), "dead")
+                await until(crashed, "as far as it comes")
+                await app.stop()
     async with app_in(tmp_path, with_policy(answer)) as app:
         await react_to(app)
-        assert sorted(await answers(app)) == sorted(
-            [MARK + n for n in range(1, 9)] + [2 * MARK + n for n in range(1, 9)]
-        )
-    assert sorted(accepted.values()) == list(range(1, 9)), "the outside world accepted an effect twice, or not at all"
-    assert max(Counter(calls).values()) > 1, "no reaction was repeated: the crash came too late"
+        assert sorted(await answers(app)) == sorted([MARK + n for n in (1, 2, 3)] + [2 * MARK + n for n in (1, 2, 3)])
+    assert sorted(accepted.values()) == [1, 2, 3], "the outside world accepted an effect twice, or not at all"
+    repeated = max(Counter(calls).values()) > 1
+    assert repeated == (written < 2), "what is answered completely is not answered again; what is not, is"
 
 
 async def test_a_deleted_read_database_does_not_run_a_policy_again(tmp_path: Path) -> None:
@@ -168,25 +182,26 @@ async def test_what_the_earlier_owner_commits_while_the_next_one_opens_is_still_
     await log.append([Append(Metadata(1, "c", "c"), (app.events.encode(Counted(["a"], 1), "c", 0),))])
     rows, once = log.rows, iter([True])
 
-    async def between(space: str, *rest: Any) -> Any:
+    async def before_it_takes_over(space: str, *rest: Any) -> Any:
         before = await rows(space, *rest)
-        if space == "policy:answers" and next(once, False):
-            # The earlier owner saves a page in one commit: its checkpoint, and what is due.
+        if space == OWNERS and next(once, False):
+            # The earlier owner saves in one commit: its checkpoint, and what is due.
             await first.apply(await log.read(first.query, at), at)
+            await until(lambda: first._storage.position == 1, "saved")
         return before
 
-    log.rows = between  # type: ignore[method-assign]
-    position = await second.open()
+    log.rows = before_it_takes_over  # type: ignore[method-assign]
+    assert await second.open() == 1
     log.rows = rows  # type: ignore[method-assign]
-    if position == at:
-        # It has read the state from before that page: it cannot save anything, and has to open again.
-        with pytest.raises(Conflict):
-            await second.apply(await log.read(second.query, at), at)
-        await second.open()
-    assert {key for _, key, _ in second._due._queue} == {
-        key for key in await rows("policy:answers") if key.startswith("due:")
-    }
-    assert len(second._due._queue) == 1
+    due = {key for key in await rows("policy:answers") if key.startswith("due:")}
+    assert {entry.key for entry in second._due.queue.entries()} == due
+    assert len(due) == 1
+    # From here on the earlier owner writes nothing.
+    await log.append([Append(Metadata(1, "d", "d"), (app.events.encode(Counted(["a"], 2), "d", 0),))])
+    await first.apply(await log.read(first.query, 1), 1)
+    with pytest.raises(Conflict):
+        await until(lambda: first.retry_pending(1), "refused")
+    assert {key for key in await rows("policy:answers") if key.startswith("due:")} == due
     await first.close()
     await second.close()
 
@@ -200,14 +215,14 @@ def reactor_of(app: App, log: MemoryWriteStore) -> Reactor:
 
     wiring = app.wiring
     storage = PolicyStorage("answers", log, append, app.world)
-    sender = CommandSender("answers", wiring.commands, MessageCodec(), send, 100)
+    sender = CommandSender("answers", wiring.commands, MessageCodec(), send, 100, app.world)
     return Reactor(wiring.policies["answers"], storage, app.events, sender, app.world)
 
 
 async def test_a_reaction_that_is_cancelled_from_within_is_parked_like_any_that_fails(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    async def answer(event: Counted) -> None:
+    async def answer(event: Noted) -> None:
         if event.by == 13:
             # A client library may cancel a task that it started itself.
             task = asyncio.create_task(asyncio.Event().wait())
@@ -215,27 +230,27 @@ async def test_a_reaction_that_is_cancelled_from_within_is_parked_like_any_that_
             await task
         seen.append(event.by)
 
-    async with app_in(tmp_path, counters(policies=[Policy("answers", answer)]), fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count(["a"], by))
+    async with app_in(tmp_path, with_keys(answer), fold_retries=0) as app:
+        for note in notes(1, 13, 3):
+            await app.send(note)
         await react_to(app)
-        assert (seen, await parked_keys(app)) == ([1, 3], ["parked:2"])
+        assert (seen, await parked_keys(app)) == ([1, 3], ["counter:n-13"])
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
 async def test_a_policy_that_would_end_the_process_parks_its_event(tmp_path: Path, error: BaseException) -> None:
     seen: list[int] = []
 
-    async def answer(event: Counted) -> None:
+    async def answer(event: Noted) -> None:
         if event.by == 13:
             raise error
         seen.append(event.by)
 
-    async with app_in(tmp_path, counters(policies=[Policy("answers", answer)]), fold_retries=0) as app:
-        for by in (1, 13, 3):
-            await app.send(Count(["a"], by))
+    async with app_in(tmp_path, with_keys(answer), fold_retries=0) as app:
+        for note in notes(1, 13, 3):
+            await app.send(note)
         await react_to(app)
-        assert (seen, await parked_keys(app)) == ([1, 3], ["parked:2"])
+        assert (seen, await parked_keys(app)) == ([1, 3], ["counter:n-13"])
 
 
 @pytest.mark.parametrize("answer", [7, "count", [Count(["b"], MARK), 7], Later(7, timedelta(1)), Counted([], 1)])
@@ -253,13 +268,15 @@ async def test_a_policy_that_returns_no_command_is_named_with_what_it_returned(t
 
 
 @pytest.mark.parametrize("error", [ValueError("seven"), Unavailable("a service"), SystemExit(3)])
-async def test_an_event_that_a_policy_cannot_read_is_parked_by_position(tmp_path: Path, error: BaseException) -> None:
-    async with app_in(tmp_path, counters(policies=[Policy("answers", answer_nothing)])) as app:
+async def test_an_event_that_a_policy_cannot_read_parks_the_key_of_its_stored_tag(
+    tmp_path: Path, error: BaseException
+) -> None:
+    async with app_in(tmp_path, with_keys(answer_nothing)) as app:
         await react_to(app)
-    old = Module("counters", events=[Counted, Ended, Ignored], decisions=[count])
+    old = Module("notes", events=[Noted, Counted, Ended, Ignored], decisions=[note, count])
     async with app_in(tmp_path, old) as app:
-        for by in (1, 13, 3):
-            await app.send(Count(["a"], by))
+        for command in notes(1, 13, 3):
+            await app.send(command)
     bad, seen = {13}, set[int]()
 
     def upcast(fields: dict[str, Any]) -> dict[str, Any]:
@@ -267,21 +284,20 @@ async def test_an_event_that_a_policy_cannot_read_is_parked_by_position(tmp_path
             raise error
         return fields
 
-    async def answer(event: Counted) -> None:
+    async def answer(event: Noted) -> None:
         seen.add(event.by)
 
-    events = [Event(Counted, version=2, upcasters={1: upcast}), Ended, Ignored]
-    new = Module("counters", events=events, decisions=[count], policies=[Policy("answers", answer)])
+    events = [Event(Noted, version=2, upcasters={1: upcast}), Counted, Ended, Ignored]
+    new = Module("notes", events=events, decisions=[note], policies=[Policy("answers", answer, key=CounterId)])
     async with app_in(tmp_path, new, fold_retries=0) as app:
         await react_to(app)
-        assert (seen, await parked_keys(app)) == ({1, 3}, ["parked:2"])
-        assert (await app.projections.retry("answers", "parked:2")).outcome.startswith(
-            "It still fails: UnreadableEvent"
-        )
+        assert (seen, await parked_keys(app)) == ({1, 3}, ["counter:n-13"])
+        action = await app.projections.retry("answers", "counter:n-13")
+        assert action.outcome.startswith("It still fails: UnreadableEvent")
         bad.clear()
-        assert (await app.projections.retry("answers", "parked:2")).outcome == "It is done."
+        assert (await app.projections.retry("answers", "counter:n-13")).outcome == "It is done."
         assert seen == {1, 3, 13}
 
 
-async def answer_nothing(event: Counted) -> None:
+async def answer_nothing(event: Noted) -> None:
     return None

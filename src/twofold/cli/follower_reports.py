@@ -27,7 +27,7 @@ from twofold.settings import Settings
 from twofold.status import lag_of
 from twofold.synchronization.cluster_state import ClusterState, Generation, Pause, read_cluster_state
 from twofold.synchronization.follower import State
-from twofold.synchronization.policy_storage import policy_checkpoints
+from twofold.synchronization.policy_rows import RejectedCommand, policy_progress
 from twofold.synchronization.stall_detector import StallDetector
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -59,6 +59,7 @@ class _Part(NamedTuple):
     position: Position
     stamp: str
     parked: Sequence[Parked]
+    rejected: Sequence[RejectedCommand] = ()
 
 
 class _Look(NamedTuple):
@@ -144,8 +145,10 @@ class StoreReader:
         for each in await self._read_store.checkpoints():
             unit = WorkUnit("projection", each.name, each.generation, each.partition)
             parts.setdefault((each.name, each.generation), []).append(_part(unit, each))
-        for name, (position, parked) in (await policy_checkpoints(self._write_store)).items():
-            parts[name, None] = [_Part(WorkUnit("policy", name), position, "", parked)]
+        for name, progress in (await policy_progress(self._write_store)).items():
+            parts[name, None] = [
+                _Part(WorkUnit("policy", name), progress.position, "", progress.parked, progress.rejected)
+            ]
         if self._app is not None:
             models, policies = self._app.models, self._app.wiring.policies
             parts = {key: each for key, each in parts.items() if key[0] in (policies if key[1] is None else models)}
@@ -206,6 +209,7 @@ class StoreReader:
             rate=sum(self._detector.rate(part.unit) for part in parts),
             freshness=objective,
             pause=look.pause(name),
+            rejected=[command for part in parts for command in part.rejected],
         )
 
     async def _partition(self, look: _Look, part: _Part) -> PartitionStatus:

@@ -139,6 +139,7 @@ def _lines(overview: Overview) -> list[str]:
         lines.append(f"{health.problem_count - len(health.problems):,} more problems.")
     for each in overview.followers:
         lines += _parked_lines(each.name, each.parked, each.parked_count)
+        lines += _rejected_lines(each)
     for build in overview.builds:
         lines += _parked_lines(f"{build.name}, generation {build.generation}", build.parked, build.parked_count)
     return [printable(line) for line in lines]
@@ -150,6 +151,14 @@ def _parked_lines(name: str, parked: Sequence[Parked], count: int) -> list[str]:
         behind = f" ({each.waiting} more events wait behind it)" if each.waiting else ""
         lines += ["", f"{name}: {each.key} is parked at position {each.position}{behind}:", f"  {each.error}"]
     return [*lines, "", f"{name}: {count - len(parked):,} more are parked."] if count > len(parked) else lines
+
+
+def _rejected_lines(follower: FollowerStatus) -> list[str]:
+    lines = ["", f"{follower.name}: the last commands that a rule rejected:"] if follower.rejected else []
+    for each in follower.rejected:
+        message = f": {each.message}" if each.message else ""
+        lines.append(f"  {each.command}, for the event at position {each.position}: {each.code}{message}")
+    return lines
 
 
 def _rows_of(follower: FollowerStatus, problems: Sequence[HealthProblem]) -> list[list[str]]:

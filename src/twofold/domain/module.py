@@ -69,7 +69,7 @@ class Wiring:
             BoundProjection(p, self.names, self.readers) for module in self.modules for p in module.projections
         )
         self.policies: dict[str, BoundPolicy] = _unique(
-            p.bind(self.names) for module in self.modules for p in module.policies
+            p.bind(self.names, self.readers) for module in self.modules for p in module.policies
         )
         for name in self.projections.keys() & self.policies.keys():
             raise WiringError(f"'{name}' names both a projection and a policy. Give one of them another name.")

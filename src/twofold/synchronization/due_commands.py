@@ -1,15 +1,17 @@
-"""The commands that a policy sends later: their queue, the timer that sends them, and retries of those that fail."""
+"""The commands that a policy sends later: the timer that sends them, many at once, and retries of those that fail."""
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Mapping
 
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
 from twofold.retrying import delay
+from twofold.synchronization.due_queue import DueEntry, DueQueue
 from twofold.synchronization.follower import error_text
-from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage
+from twofold.synchronization.policy_rows import DUE, Due
+from twofold.synchronization.policy_saver import PolicySaver
+from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.world import World, microseconds
 
@@ -24,95 +26,116 @@ _ATTEMPTS_BEFORE_PARKED = 5
 
 
 class DueCommands:
-    """Sends each due command of a policy at its time. One that fails does not delay the others.
+    """Sends each due command of a policy at its time, at most `concurrency` at the same time.
 
-    `parked` is what could not be sent, for operators to see. In the write store it stays due.
+    One that fails delays only the later ones of its key. `parked` is what could not be sent, for operators to see. In
+    the write store it stays due.
     """
 
-    def __init__(self, policy: str, storage: PolicyStorage, sender: CommandSender, world: World) -> None:
+    def __init__(
+        self,
+        storage: PolicyStorage,
+        queue: DueQueue,
+        saver: PolicySaver,
+        sender: CommandSender,
+        world: World,
+        most: int,
+    ) -> None:
         self.parked: dict[str, Parked] = {}
-        self._policy = policy
+        self.queue = queue
+        self._policy = sender.policy
         self._storage = storage
+        self._saver = saver
         self._sender = sender
         self._world = world
-        self._queue: list[tuple[int, str, Due]] = []
+        self._most = most
         self._attempts: dict[str, int] = {}
         self._skipped: set[str] = set()
-        self._changed = asyncio.Event()
+        self._unsent: dict[str, DueEntry] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Task[None] | None = None
 
     def open(self, due: Mapping[str, Due]) -> None:
         """Take the commands that are due by the write store, in place of those known before."""
         self.parked.clear()
-        self._queue.clear()
-        self.add(due)
+        self._unsent.clear()
+        self.queue.clear()
+        self.queue.add(due)
         if self._timer is None:
             self._timer = asyncio.create_task(self._run(), name=f"twofold-{self._policy}-due")
 
     async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.gather(self._timer, return_exceptions=True)
-
-    def add(self, due: Mapping[str, Due]) -> None:
-        """Send these commands too, each at its time."""
-        for key, command in due.items():
-            self._push(command.at, key, command)
+        tasks = [*self._sending, *([] if self._timer is None else [self._timer])]
+        self._timer = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def skip(self, key: str) -> None:
         """Do not send a command: it is deleted from the write store."""
-        self._remove(key)
+        entry = self.queue.remove(key) or self._unsent.pop(key, None)
+        self.parked.pop(key, None)
         # A command that is being sent right now is not in the queue, and must not come back to it.
         self._skipped.add(key)
+        if entry is not None:
+            self.queue.done(entry)
 
     async def retry(self, key: str) -> None:
         """Send a command now that could not be sent before."""
         due = await self._storage.due()
-        self._remove(key)
+        self.queue.remove(key)
+        self._unsent.pop(key, None)
+        self.parked.pop(key, None)
         self._attempts.pop(key, None)
         if key in due:
-            self.add({key: due[key]})
-
-    def _remove(self, key: str) -> None:
-        self._queue = [entry for entry in self._queue if entry[1] != key]
-        heapq.heapify(self._queue)
-        self.parked.pop(key, None)
-
-    def _push(self, at: int, key: str, due: Due) -> None:
-        heapq.heappush(self._queue, (at, key, due))
-        self._changed.set()
+            self.queue.add({key: due[key]})
 
     async def _run(self) -> None:
         while True:
-            self._changed.clear()
-            if not self._queue:
-                await self._changed.wait()
-                continue
-            at = self._queue[0][0]
-            if at > microseconds(self._world.now()):
-                await self._world.until(at, self._changed)
-            else:
-                await self._send_next()
+            self.queue.changed.clear()
+            at = self.queue.first_at
+            if at is None or len(self._sending) >= self._most:
+                await self.queue.changed.wait()
+            elif at > microseconds(self._world.now()):
+                await self._world.until(at, self.queue.changed)
+            elif (entry := self.queue.pop()) is not None:
+                # Begun in order of time. What waits for the same commit is written in the order in which it came.
+                task = asyncio.create_task(self._send(entry), name=f"twofold-{self._policy}-send")
+                self._sending.add(task)
+                task.add_done_callback(self._ended)
 
-    async def _send_next(self) -> None:
-        # Taken off the queue before the first await: meanwhile other commands may go to the front.
-        _, key, due = heapq.heappop(self._queue)
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        self.queue.changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: a due command could not be dealt with", self._policy, exc_info=error)
+
+    async def _send(self, entry: DueEntry) -> None:
+        _, key, due = entry
         try:
             # The row is deleted in the commit of the command: it is sent once, however often that is tried.
-            if not await self._sender.send_due(due, key.removeprefix(DUE), [self._storage.delete(key)]):
-                await self._delete(key)
+            command_id = key.removeprefix(DUE)
+            rejection = await self._sender.send_due(due, command_id, [self._storage.delete_due(key)])
+            if rejection is not None:
+                self._saver.reject_due(key, self._sender.rejected(command_id, due.command, due.position, rejection))
         except (Conflict, Unavailable) as error:
-            if key not in self._skipped and await self._still_due(key):
-                self._send_later(key, due, error)
+            if key in self._skipped or not await self._still_due(key):
+                self.queue.done(entry)
+            else:
+                self._send_later(entry, error)
         except Exception as error:
             # Probably the code no longer knows the command. Its row stays, and the next start sends it again.
             log.exception("%s: the due command %s cannot be sent", self._policy, due.command)
             self._attempts.pop(key, None)
-            if key not in self._skipped:
-                self._park(key, error_text(error))
+            if key in self._skipped:
+                self.queue.done(entry)
+            else:
+                self._unsent[key] = entry
+                self._park(entry, error_text(error))
         else:
             self._attempts.pop(key, None)
             self.parked.pop(key, None)
+            self.queue.done(entry)
 
     async def _still_due(self, key: str) -> bool:
         """Whether a command that could not be sent is still due. If not, another process has sent or skipped it."""
@@ -125,20 +148,16 @@ class DueCommands:
             self.parked.pop(key, None)
         return due
 
-    def _send_later(self, key: str, due: Due, error: Exception) -> None:
+    def _send_later(self, entry: DueEntry, error: Exception) -> None:
+        key = entry.key
         attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
         log.warning("%s: a due command is sent again later: %s", self._policy, error)
         if attempts >= _ATTEMPTS_BEFORE_PARKED:
-            self._park(key, f"Tried {attempts} times: {error_text(error)}"[:500])
-        if all(key != queued for _, queued, _ in self._queue):
+            self._park(entry, f"Tried {attempts} times: {error_text(error)}"[:500])
+        if all(key != queued.key for queued in self.queue.entries()):
             seconds = delay(attempts, first=FIRST_DELAY, longest=LONGEST_DELAY)
-            self._push(microseconds(self._world.now()) + int(seconds * _SECOND), key, due)
+            self.queue.push(microseconds(self._world.now()) + int(seconds * _SECOND), key, entry.due)
 
-    def _park(self, key: str, error: str) -> None:
-        self.parked[key] = Parked(key, 0, error, microseconds(self._world.now()))
-
-    async def _delete(self, key: str) -> None:
-        try:
-            await self._storage.append(self._storage.delete(key))
-        except Conflict:
-            log.info("%s: %s was sent before", self._policy, key)
+    def _park(self, entry: DueEntry, error: str) -> None:
+        now, waiting = microseconds(self._world.now()), self.queue.waits_behind(entry.due)
+        self.parked[entry.key] = Parked(entry.key, 0, error, now, waiting)

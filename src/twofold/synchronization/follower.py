@@ -1,10 +1,12 @@
 """What a follower is: it has a checkpoint, and takes the log page by page. And how its state is reported."""
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
 from twofold.read_store.port import Parked
+from twofold.signal import Signal
+from twofold.synchronization.outage import Outage
 from twofold.write_store.port import Slice
 
 Skips = frozenset[tuple[str, Position]]
@@ -86,6 +88,29 @@ class ParkedWork(Protocol):
 
 class WholeFollower(Follower, ParkedWork, Protocol):
     """What a node runs: a follower, and what operators can do about it."""
+
+
+@runtime_checkable
+class GoesOnByItself(Protocol):
+    """A follower that works on what it was given while the next pages are read."""
+
+    changed: Signal
+    """Fires when it takes more events again, or cannot go on: the next call of `apply` or `retry_pending` says why."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more events now."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why what it has done cannot be saved at the moment; None if it can."""
+        ...
+
+    @property
+    def outage(self) -> Outage | None:
+        """What it waits for because it is away; None if it does not."""
+        ...
 
 
 def error_text(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from twofold.read_store.port import Checkpoint, Parked
 from twofold.synchronization.cluster_state import ClusterState
 from twofold.synchronization.decoding import DecodedPage
 from twofold.synchronization.follower import Skips, WholeFollower
+from twofold.synchronization.policy_rows import RejectedCommand
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.port import RowWrite
 
@@ -30,14 +31,18 @@ class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True):
     breaker_keys: int
     breaker_share: float
     max_causation_depth: int
+    policy_concurrency: int = 64
+    policy_breaker_keys: int = 5
+    fold_retries: int = 3
     retry_parked: bool = True
 
 
 class UnitProgress(NamedTuple):
-    """How far a work unit has come, and what is parked, by what the stores hold."""
+    """How far a work unit has come, what is parked, and which commands were rejected, by what the stores hold."""
 
     position: Position
     parked: tuple[Parked, ...] = ()
+    rejected: tuple[RejectedCommand, ...] = ()
 
 
 class Team(NamedTuple):

@@ -1,7 +1,8 @@
 """The progress of one follower in a worker: its position, its state, and when it is tried again."""
 
 from twofold.domain.events import Position, RecordedEvent
-from twofold.synchronization.follower import State, WholeFollower
+from twofold.synchronization.follower import GoesOnByItself, State, WholeFollower
+from twofold.synchronization.outage import Outage
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.write_store.port import Slice
 
@@ -22,24 +23,53 @@ class FollowerRun:
         self._types = frozenset(name for item in items for name in item.types) if only_types else None
         self.reopen = False
         self.failures = 0
-        self.state: State = "catching-up"
-        self.error: str | None = None
+        self.own = follower if isinstance(follower, GoesOnByItself) else None
+        """The follower, if it works beside the reading of pages."""
         self.rests_until = 0.0
+        self._state: State = "catching-up"
+        self._error: str | None = None
+
+    @property
+    def state(self) -> State:
+        """How it is doing."""
+        trouble = self._own_error is not None and self._state in ("catching-up", "up-to-date")
+        return "retrying" if trouble else self._state
+
+    @property
+    def error(self) -> str | None:
+        """What does not work; None if all works."""
+        return self._own_error if self._error is None else self._error
+
+    @property
+    def outage(self) -> Outage | None:
+        """What the follower waits for because it is away; None if it does not."""
+        return None if self.own is None else self.own.outage
+
+    @property
+    def _own_error(self) -> str | None:
+        if self.own is None:
+            return None
+        return self.own.error or (None if self.own.outage is None else self.own.outage.sentence)
 
     def ready(self, now: float) -> bool:
         """Whether it may go on."""
         return self.rests_until <= now and not self.reopen
 
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more events now."""
+        return self.own is not None and self.own.full
+
     def failed(self, state: State, error: Exception, until: float) -> None:
         """Note a failure. The follower is tried again at `until`, by the monotonic clock."""
-        self.state = state
-        self.error = f"{type(error).__name__}: {error}"
+        self._state = state
+        self._error = f"{type(error).__name__}: {error}"
         self.rests_until = until
 
     def went_on(self, *, live: bool) -> None:
         """Note that it has taken a page, or that there is nothing to take."""
         # Only here: a follower that fails again and again must not look healthy at each new try.
-        self.state, self.error = "up-to-date" if live else "catching-up", None
+        self._state, self._error = "up-to-date" if live else "catching-up", None
         self.failures, self.rests_until = 0, 0.0
 
     def part(self, page: Slice, whole: bool) -> Slice:

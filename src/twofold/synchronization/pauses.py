@@ -6,7 +6,7 @@ from twofold.domain.events import Position
 from twofold.errors import Conflict, InvalidMessage
 from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterStateStore, OperatorAction, Pause
-from twofold.synchronization.policy_storage import checkpoint_after
+from twofold.synchronization.policy_rows import leave_out
 from twofold.world import World
 from twofold.write_store.port import RowWrite, WriteStore
 
@@ -66,7 +66,7 @@ class Pauses:
             else:
                 outcome = f"It is resumed after the event at {skip}, which it leaves out."
                 action = self._record("resume", name, actor, outcome, skip)
-                passed = await checkpoint_after(self._write_store, name, skip)
+                passed = await leave_out(self._write_store, name, skip)
                 writes = [self._row(name, None, row.version), passed]
             if await self._write(action, *writes):
                 return action

@@ -7,24 +7,31 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.events import Position
 from twofold.domain.policy import BoundPolicy
 from twofold.read_store.port import Checkpoint
+from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterState
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.follower_kind import FollowerLimits, Team, UnitProgress
-from twofold.synchronization.policy_storage import PolicyStorage, policy_checkpoints
+from twofold.synchronization.policy_rows import PolicyProgress, policy_progress
+from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Send
-from twofold.synchronization.reactor import Reactor
+from twofold.synchronization.reaction_failures import RunnerLimits
+from twofold.synchronization.reactor import Reactor, ReactorOptions
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
 from twofold.write_store.port import Append, Outcome, RowWrite, WriteStore
 
 
 class CommandSide(NamedTuple):
-    """How policies reach the command side: `send` handles a command, `append` writes rows with the next commit."""
+    """How policies reach the command side: `send` handles a command, `append` writes rows with the next commit.
+
+    `moved` fires whenever a checkpoint has moved.
+    """
 
     commands: Mapping[str, type]
     messages: MessageCodec
     send: Send
     append: Callable[[Append], Awaitable[Outcome]]
+    moved: Signal
 
 
 class PolicyKind:
@@ -59,8 +66,9 @@ class PolicyKind:
     async def progress(
         self, units: Sequence[WorkUnit], checkpoints: Sequence[Checkpoint]
     ) -> dict[WorkUnit, UnitProgress]:
-        stored = await policy_checkpoints(self._write_store)
-        return {unit: UnitProgress(*stored.get(unit.name, (0, ()))) for unit in units}
+        stored = await policy_progress(self._write_store)
+        progress = {unit: stored.get(unit.name, PolicyProgress(0)) for unit in units}
+        return {unit: UnitProgress(p.position, p.parked, p.rejected) for unit, p in progress.items()}
 
     def team(
         self, leases: Mapping[WorkUnit, int], checkpoints: Sequence[Checkpoint], skips: Mapping[str, Skips]
@@ -74,12 +82,16 @@ class PolicyKind:
         return None
 
     def _reactor(self, name: str) -> Reactor:
-        commands, messages, send, append = self._command_side
+        commands, messages, send, append, moved = self._command_side
+        limits, world = self._limits, self._world
+        runner = RunnerLimits(
+            limits.policy_concurrency, limits.fold_retries, limits.policy_breaker_keys, limits.page_events
+        )
         return Reactor(
             self._policies[name],
-            PolicyStorage(name, self._write_store, append, self._world),
+            PolicyStorage(name, self._write_store, append, world),
             self._events,
-            CommandSender(name, commands, messages, send, self._limits.max_causation_depth),
-            self._world,
-            retry_parked=self._limits.retry_parked,
+            CommandSender(name, commands, messages, send, limits.max_causation_depth, world),
+            world,
+            ReactorOptions(runner, limits.retry_parked, moved),
         )

@@ -1,67 +1,57 @@
-"""What a policy keeps in the write store: its checkpoint, its due commands and its parked events.
+"""What a policy keeps in the write store: its checkpoint, its due commands, its parked keys, and what is answered.
 
 Each command of a policy is written in one commit with the row that says that it is sent. So it has one effect, however
 late it is repeated: the command id need not be remembered for that.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 
 import msgspec
 
 from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
-from twofold.errors import Conflict
-from twofold.read_store.port import Parked
+from twofold.errors import Conflict, Rejected
 from twofold.synchronization.causation import TooDeep, described
-from twofold.synchronization.cluster_state import ACTS, OperatorAction, Pause, pause_row
+from twofold.synchronization.policy_rows import (
+    CHECKPOINTS,
+    DUE,
+    OWNERS,
+    REJECTED,
+    Answered,
+    Due,
+    ParkedReaction,
+    PolicyCheckpoint,
+    PolicySpaces,
+    RejectedCommand,
+    parked_rows,
+    rejected_in,
+)
 from twofold.world import World, microseconds
 from twofold.write_store.log_secret import log_secret
 from twofold.write_store.port import Append, LogRow, Outcome, RowWrite, WriteStore
 
-DUE = "due:"
-"""Keys of due commands begin with this, and end with the id of the command. Other keys are those of parked events."""
-_CHECKPOINTS = "checkpoints"
-"""One space for all policies, so that the checkpoints can be read without the names of the policies."""
-_POLICY = "policy:"
-_PARKED = "parked:"
-"""A separate space, so that the parked events can be read without all due commands."""
+SendWith = Callable[[Sequence[RowWrite]], Awaitable[Rejected | None]]
+"""Sends a command that is written in one commit with these rows. If they are not written, the rejection."""
 
 
-class Due(msgspec.Struct, frozen=True):
-    """A command to send at `at` (microseconds since 1970, UTC), as the row in the write store holds it."""
-
-    at: int
-    command: str
-    body: msgspec.Raw
-    correlation_id: str
-    causation_id: str
-    depth: int = 0
-
-
-class _PolicyCheckpoint(msgspec.Struct, frozen=True):
-    """The position up to which a policy is done, and how many commands of the next event are sent."""
+class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What is saved together: the checkpoint, events beyond it that are done, keys, due commands, rejected commands."""
 
     position: Position
-    sent: int = 0
-
-
-class _ParkedReaction(msgspec.Struct, frozen=True):
-    """A parked event as the row holds it, and how many of its commands are sent."""
-
-    parked: Parked
-    sent: int = 0
-
-
-SendWith = Callable[[Sequence[RowWrite]], Awaitable[bool]]
-"""Sends a command that is written in one commit with these rows. Whether they are written: if not, it was rejected."""
+    done: Set[Position] = frozenset()
+    parked: Mapping[str, ParkedReaction | None] = {}
+    due: Mapping[str, Due] = {}
+    sent: Sequence[str] = ()
+    """Keys of due commands that need not be sent any more."""
+    rejected: Sequence[RejectedCommand] | None = None
 
 
 class PolicyStorage:
     """Reads and writes the rows of one policy. `append` writes them in one commit with the commands that wait.
 
-    Every write of the reactor also writes the checkpoint, at the version it has read or written last. So of two
-    processes that run the same policy only one goes on: the other gets Conflict, and has to open again.
+    `open` takes the policy over: it writes the row of the owner, and every later write is made only while that row is
+    as it was. So of two processes that run the same policy only the last one goes on: the other gets Conflict.
     """
 
     def __init__(
@@ -72,11 +62,13 @@ class PolicyStorage:
         self._write_store = write_store
         self._append_rows = append
         self._world = world
-        self._space = f"{_POLICY}{policy}"
-        self._parked_space = f"{_PARKED}{policy}"
+        self._spaces = PolicySpaces(policy)
+        self._owner = 0
         self._version = 0
-        self._checkpoint = _PolicyCheckpoint(0)
-        self._sent_of_parked: dict[str, int] = {}
+        self._rejected_version = 0
+        self._checkpoint = PolicyCheckpoint(0)
+        self._answered: dict[Position, tuple[Answered, int]] = {}
+        self._parked: dict[str, ParkedReaction] = {}
         self._in_doubt = False
 
     @property
@@ -85,30 +77,44 @@ class PolicyStorage:
         return self._checkpoint.position
 
     async def open(self, *, from_start: bool) -> Position:
-        """The checkpoint; a new policy gets one at position 0 or at the head. Call it before `due` and `parked`.
+        """Take the policy over. The checkpoint; a new policy gets one at position 0 or at the head.
 
-        If another process changes the rows after this, it moves the checkpoint too, and `save` fails with Conflict.
+        Call it before `due`, `parked` and `rejected`: no other process changes the rows after it.
         """
-        row = await self._stored_checkpoint()
+        row = (await self._write_store.rows(OWNERS, [self._spaces.policy])).get(self._spaces.policy)
+        self._owner = 0 if row is None else row.version
+        await self.append(RowWrite(OWNERS, self._spaces.policy, self._place, self._owner))
+        self._owner += 1
         self._in_doubt = False
+        answered = await self._write_store.rows(self._spaces.answered)
+        self._answered = {
+            int(key): (msgspec.json.decode(row.value, type=Answered), row.version) for key, row in answered.items()
+        }
+        parked = parked_rows(await self._write_store.rows(self._spaces.parked))
+        self._parked = {reaction.parked.key: reaction for reaction in parked}
+        row = await self._stored_checkpoint()
         if row is None:
             self._version = 0
-            await self.save(0 if from_start else (await self._write_store.read(NO_EVENTS)).head)
+            await self.save(PolicyChanges(position=0 if from_start else (await self._write_store.read(NO_EVENTS)).head))
         else:
             self._version = row.version
-            self._checkpoint = msgspec.json.decode(row.value, type=_PolicyCheckpoint)
+            self._checkpoint = msgspec.json.decode(row.value, type=PolicyCheckpoint)
         return self.position
 
     async def due(self) -> dict[str, Due]:
         """The due commands by key."""
-        rows = (await self._write_store.rows(self._space)).items()
+        rows = (await self._write_store.rows(self._spaces.policy)).items()
         return {key: msgspec.json.decode(row.value, type=Due) for key, row in rows if key.startswith(DUE)}
 
-    async def parked(self) -> dict[str, Parked]:
-        """The parked events by key, in the order of the log."""
-        events = _parked(await self._write_store.rows(self._parked_space))
-        self._sent_of_parked = {event.parked.key: event.sent for event in events}
-        return {event.parked.key: event.parked for event in events}
+    def parked(self) -> dict[str, ParkedReaction]:
+        """What was parked when it was opened, by key, in the order of the log."""
+        return dict(self._parked)
+
+    async def rejected(self) -> tuple[RejectedCommand, ...]:
+        """The commands that were rejected, the oldest first."""
+        row = (await self._write_store.rows(REJECTED, [self._spaces.policy])).get(self._spaces.policy)
+        self._rejected_version = 0 if row is None else row.version
+        return rejected_in(row)
 
     async def secret(self) -> bytes:
         """The secret of the log."""
@@ -116,125 +122,154 @@ class PolicyStorage:
 
     async def is_due(self, key: str) -> bool:
         """Whether a command is still due: neither sent nor skipped, by any process."""
-        return key in await self._write_store.rows(self._space, [key])
+        return key in await self._write_store.rows(self._spaces.policy, [key])
 
-    def sent(self, event: Position | str) -> int:
-        """How many commands of an event are sent: of the event at a position, or of the one that is parked as a key."""
-        if isinstance(event, str):
-            return self._sent_of_parked.get(event, 0)
-        return self._checkpoint.sent if event == self.position + 1 else 0
+    def answered(self, position: Position, key: str) -> Answered:
+        """How far the event at a position, which is of this key, is answered."""
+        known = self._answered.get(position)
+        if known is not None:
+            return known[0]
+        if position == self.position + 1:
+            return Answered(self._checkpoint.sent)
+        parked = self._parked.get(key)
+        return Answered(parked.sent) if parked is not None and parked.parked.position == position else Answered()
 
-    async def event(self, query: EventQuery, position: Position) -> RecordedEvent | None:
-        """The event at a position; None if the query does not select it."""
-        events = (await self._write_store.read(query, position - 1, 1)).events
-        return next((event for event in events if event.position == position), None)
+    async def events(self, query: EventQuery, after: Position, limit: int) -> list[RecordedEvent]:
+        """Events after a position."""
+        return (await self._write_store.read(query, after, limit)).events
 
     async def described(self, error: TooDeep) -> str:
         """The error in sentences that name the events which cause one another."""
         return await described(error, self._write_store)
 
-    async def save(self, position: Position | None, *rows: RowWrite) -> None:
-        """Write rows and the checkpoint, all or nothing. Without a position the checkpoint stays where it is."""
+    async def send(
+        self, position: Position, answered: Answered, later: Mapping[str, Due], send: SendWith
+    ) -> Rejected | None:
+        """Send a command, after which the event at a position is `answered` so far. What is due `later` is stored too.
 
-        await self._save(self._checkpoint if position is None else _PolicyCheckpoint(position), rows)
-
-    async def pause(self, position: Position, reason: str, *rows: RowWrite) -> None:
-        """Pause the policy before the event at `position`, put that on record, and write rows: all or nothing."""
-        now = microseconds(self._world.now())
-        outcome = f"It is paused: {reason}"
-        action = OperatorAction(
-            what="pause", name=self._policy, key="", actor=None, at=now, done=True, outcome=outcome, position=position
-        )
-        record = RowWrite(ACTS, f"{now}-{self._world.new_id()}", msgspec.json.encode(action), 0)
-        pause = pause_row("", self._policy, Pause(reason, None, now, position), 0)
-        await self._save(_PolicyCheckpoint(position - 1, self.sent(position)), [*rows, pause, record])
-
-    async def send(self, event: Position, sent: int, later: Mapping[str, Due], send: SendWith) -> bool:
-        """Send a command, after which `sent` commands of the event at a position are sent. All before it is done.
-
-        What is due `later` is stored with it. The result is that of `send`.
+        The result is that of `send`.
         """
-        return await self._write(_PolicyCheckpoint(event - 1, sent), self._due_rows(later), send)
+        version = self._known(position)[1]
+        row = RowWrite(self._spaces.answered, str(position), msgspec.json.encode(answered), version)
+        rejection = await send([self._fence(), row, *self._due_rows(later)])
+        if rejection is None:
+            self._answered[position] = answered, version + 1
+        return rejection
 
-    async def send_parked(self, parked: Parked, sent: int, later: Mapping[str, Due], send: SendWith) -> bool:
-        """The same for an event that is parked."""
-        # The version of the row stays, so that it can be deleted without knowing how many commands are sent.
-        row = RowWrite(self._parked_space, parked.key, msgspec.json.encode(_ParkedReaction(parked, sent)), 1, version=1)
-        written = await self._write(self._checkpoint, [row, *self._due_rows(later)], send)
-        if written:
-            self._sent_of_parked[parked.key] = sent
-        return written
-
-    async def park(self, parked: Parked, upto: Position) -> None:
-        """Park an event, and move the checkpoint past it."""
-        sent = self.sent(parked.position)
-        value = msgspec.json.encode(_ParkedReaction(parked, sent))
-        await self.save(upto, RowWrite(self._parked_space, parked.key, value, 0))
-        self._sent_of_parked[parked.key] = sent
-
-    async def check(self) -> None:
-        """Conflict where a write that failed has moved the checkpoint all the same: its answer was lost."""
-        if self._in_doubt:
-            row = await self._stored_checkpoint()
-            if row is None or row.version != self._version:
-                raise Conflict(f"The checkpoint of the policy '{self._policy}' has moved. It is read again.")
-            self._in_doubt = False
-
-    async def _save(self, checkpoint: _PolicyCheckpoint, rows: Sequence[RowWrite]) -> None:
-        async def write(all_rows: Sequence[RowWrite]) -> bool:
-            await self.append(*all_rows)
-            return True
-
-        await self._write(checkpoint, rows, write)
-
-    async def _write(self, checkpoint: _PolicyCheckpoint, rows: Sequence[RowWrite], write: SendWith) -> bool:
+    async def save(self, changes: PolicyChanges, *rows: RowWrite) -> None:
+        """Write changes and rows, all or nothing. Conflict if another process has taken the policy over."""
         await self.check()
+        same = changes.position == self.position
+        checkpoint = self._checkpoint if same else PolicyCheckpoint(changes.position)
+        over = self._over(changes)
         self._in_doubt = True
-        moved = RowWrite(_CHECKPOINTS, self._space, msgspec.json.encode(checkpoint), self._version)
-        written = await write([moved, *rows])
+        try:
+            await self.append(*self._writes(changes, checkpoint, over), *rows)
+        except Conflict:
+            self._in_doubt = False
+            raise
         self._in_doubt = False
-        if written:
-            self._version += 1
-            self._checkpoint = checkpoint
-        return written
+        self._version += 1
+        self._checkpoint = checkpoint
+        for position in changes.done:
+            known, version = self._known(position)
+            self._answered[position] = msgspec.structs.replace(known, done=True), version + 1
+        for position in over:
+            del self._answered[position]
+        self._parked = _changed(self._parked, changes.parked)
+        if changes.rejected is not None:
+            self._rejected_version += 1
 
-    def insert(self, key: str, due: Due) -> RowWrite:
-        return RowWrite(self._space, key, msgspec.json.encode(due), 0)
+    async def check(self, position: Position | None = None) -> None:
+        """Conflict if another process has taken the policy over, or a write that failed was made all the same.
 
-    def delete(self, key: str) -> RowWrite:
-        return RowWrite(self._space if key.startswith(DUE) else self._parked_space, key, None, 1)
+        With a position, the write is that of a command that answers the event there.
+        """
+        moved = False
+        if position is not None:
+            keys = [str(position)]
+            row = (await self._write_store.rows(self._spaces.answered, keys)).get(str(position))
+            moved = (0 if row is None else row.version) != self._known(position)[1]
+        elif self._in_doubt:
+            row = await self._stored_checkpoint()
+            moved = (0 if row is None else row.version) != self._version
+        else:
+            return
+        if moved:
+            raise self._taken_over()
+        await self.check_owner()
+        self._in_doubt = self._in_doubt and position is not None
+
+    async def check_owner(self) -> None:
+        """Conflict if another process has taken the policy over."""
+        owner = (await self._write_store.rows(OWNERS, [self._spaces.policy])).get(self._spaces.policy)
+        if owner is None or owner.version != self._owner:
+            raise self._taken_over()
+
+    def delete_due(self, key: str) -> RowWrite:
+        """Delete a due command: it is sent, or not to be sent any more."""
+        return RowWrite(self._spaces.policy, key, None, 1)
 
     async def append(self, *rows: RowWrite) -> None:
-        """Write rows, all or nothing, whatever the checkpoint is. Conflict if one is not as expected."""
+        """Write rows, all or nothing, also if another process runs the policy. Conflict if one is not as expected."""
         metadata = Metadata(microseconds(self._world.now()), self._policy, self._policy)
         outcome = await self._append_rows(Append(metadata, rows=rows))
         if isinstance(outcome, Conflict):
             raise outcome
 
+    def _over(self, changes: PolicyChanges) -> list[Position]:
+        """The events of which nothing need be known once the changes are saved."""
+        # A parked event may be answered in part: its row stays until the key has gone on.
+        needed = {reaction.parked.position for reaction in _changed(self._parked, changes.parked).values()}
+        return [at for at in self._answered if at <= changes.position and at not in needed]
+
+    def _writes(self, changes: PolicyChanges, checkpoint: PolicyCheckpoint, over: Sequence[Position]) -> list[RowWrite]:
+        value = msgspec.json.encode(checkpoint)
+        rows = [self._fence(), RowWrite(CHECKPOINTS, self._spaces.policy, value, self._version)]
+        for key, reaction in changes.parked.items():
+            rows += self._parked_row(key, reaction)
+        for position in sorted(changes.done):
+            known, version = self._known(position)
+            value = msgspec.json.encode(msgspec.structs.replace(known, done=True))
+            rows.append(RowWrite(self._spaces.answered, str(position), value, version))
+        rows += [RowWrite(self._spaces.answered, str(at), None, self._known(at)[1]) for at in over]
+        rows += self._due_rows(changes.due)
+        rows += [self.delete_due(key) for key in changes.sent]
+        if changes.rejected is not None:
+            value = msgspec.json.encode(changes.rejected)
+            rows.append(RowWrite(REJECTED, self._spaces.policy, value, self._rejected_version))
+        return rows
+
+    def _taken_over(self) -> Conflict:
+        return Conflict(f"The rows of the policy '{self._policy}' have changed. They are read again.")
+
+    def _parked_row(self, key: str, reaction: ParkedReaction | None) -> list[RowWrite]:
+        known = key in self._parked
+        if reaction is None:
+            return [RowWrite(self._spaces.parked, key, None, 1)] if known else []
+        return [RowWrite(self._spaces.parked, key, msgspec.json.encode(reaction), int(known), version=1)]
+
+    def _fence(self) -> RowWrite:
+        """The row of the owner as it is: whatever is written with it is written only by the owner."""
+        return RowWrite(OWNERS, self._spaces.policy, self._place, self._owner, version=self._owner)
+
     def _due_rows(self, later: Mapping[str, Due]) -> list[RowWrite]:
-        return [self.insert(key, due) for key, due in later.items()]
+        return [RowWrite(self._spaces.policy, key, msgspec.json.encode(due), 0) for key, due in later.items()]
+
+    def _known(self, position: Position) -> tuple[Answered, int]:
+        """What the row of an event says, and its version."""
+        return self._answered.get(position, (Answered(), 0))
+
+    @property
+    def _place(self) -> bytes:
+        return msgspec.json.encode(self._world.place())
 
     async def _stored_checkpoint(self) -> LogRow | None:
-        return (await self._write_store.rows(_CHECKPOINTS, [self._space])).get(self._space)
+        return (await self._write_store.rows(CHECKPOINTS, [self._spaces.policy])).get(self._spaces.policy)
 
 
-async def checkpoint_after(write_store: WriteStore, policy: str, position: Position) -> RowWrite:
-    """Move the checkpoint of a policy, which must not run meanwhile, from the event before `position` to it."""
-    space = f"{_POLICY}{policy}"
-    row = (await write_store.rows(_CHECKPOINTS, [space]))[space]
-    return RowWrite(_CHECKPOINTS, space, msgspec.json.encode(_PolicyCheckpoint(position)), row.version)
-
-
-async def policy_checkpoints(write_store: WriteStore) -> dict[str, tuple[Position, tuple[Parked, ...]]]:
-    """The checkpoint and the parked events of every policy that ever ran on this log, by the name of the policy."""
-    checkpoints: dict[str, tuple[Position, tuple[Parked, ...]]] = {}
-    for space, row in (await write_store.rows(_CHECKPOINTS)).items():
-        name = space.removeprefix(_POLICY)
-        parked = tuple([event.parked for event in _parked(await write_store.rows(f"{_PARKED}{name}"))])
-        checkpoints[name] = msgspec.json.decode(row.value, type=_PolicyCheckpoint).position, parked
-    return checkpoints
-
-
-def _parked(rows: Mapping[str, LogRow]) -> list[_ParkedReaction]:
-    events = [msgspec.json.decode(row.value, type=_ParkedReaction) for row in rows.values()]
-    return sorted(events, key=lambda event: event.parked.position)
+def _changed(
+    parked: Mapping[str, ParkedReaction], changes: Mapping[str, ParkedReaction | None]
+) -> dict[str, ParkedReaction]:
+    merged = {**parked, **changes}
+    return {key: reaction for key, reaction in merged.items() if reaction is not None}

@@ -1,4 +1,4 @@
-"""Run a policy on an event: call its function, send the commands it returns, and hand back those that are due later."""
+"""Run a policy on an event: call its function, and send the commands it returns, or say which are due later."""
 
 import asyncio
 import logging
@@ -11,12 +11,14 @@ import msgspec
 from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.command_ids import command_id_of_policy, derived_id
 from twofold.domain.decision import Context
-from twofold.domain.event_query import EventQuery, QueryItem
-from twofold.domain.events import RecordedEvent
-from twofold.domain.policy import BoundPolicy, Later, causation_depth
+from twofold.domain.event_query import EventQuery
+from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.policy import WHOLE_POLICY, BoundPolicy, Later, causation_depth
 from twofold.errors import Conflict, FunctionFailed, Rejected
 from twofold.synchronization.causation import TooDeep
-from twofold.synchronization.policy_storage import DUE, Due, SendWith
+from twofold.synchronization.policy_rows import DUE, Answered, Due, RejectedCommand
+from twofold.synchronization.policy_storage import SendWith
+from twofold.world import World, microseconds
 from twofold.write_store.port import RowWrite
 
 log = logging.getLogger(__name__)
@@ -56,17 +58,32 @@ class Send(Protocol):
     ) -> Awaitable[Sent]: ...
 
 
-Advance = Callable[[int, Mapping[str, Due], SendWith], Awaitable[bool]]
-"""Sends a command, and writes with it that so many commands of an event are sent, and what is due later."""
+Advance = Callable[[Answered, Mapping[str, Due], SendWith], Awaitable[Rejected | None]]
+"""Sends a command, and writes with it how far an event is answered, and what is due later."""
+
+
+class Reply(NamedTuple):
+    """One of the commands (or a Later) with which a policy answers an event, its id and its causation depth."""
+
+    command: Any
+    command_id: str
+    depth: int
 
 
 class CommandSender:
     """Sends the commands of one policy, now or when they are due, down to a causation depth of `max_depth`."""
 
     def __init__(
-        self, policy: str, commands: Mapping[str, type], messages: MessageCodec, send: Send, max_depth: int
+        self,
+        policy: str,
+        commands: Mapping[str, type],
+        messages: MessageCodec,
+        send: Send,
+        max_depth: int,
+        world: World,
     ) -> None:
-        self._policy = policy
+        self.policy = policy
+        self._world = world
         self._commands = commands
         self._names = {command: name for name, command in commands.items()}
         self._messages = messages
@@ -78,7 +95,7 @@ class CommandSender:
         command: object = answer.command if isinstance(answer, Later) else answer
         if type(command) not in self._names:
             raise FunctionFailed(
-                f"The policy '{self._policy}'",
+                f"The policy '{self.policy}'",
                 f"returned {type(answer).__name__}, but a policy returns a command that a decision takes, a Later of "
                 "one, a list of both, or None",
                 f"{answer!r:.100}",
@@ -92,21 +109,32 @@ class CommandSender:
             raise TooDeep(recorded, name, depth, self._max_depth)
         return depth
 
-    def due(self, later: Later, recorded: RecordedEvent, depth: int) -> Due:
+    def due(self, later: Later, recorded: RecordedEvent, depth: int, key: str) -> Due:
         """The command of this depth that answers an event, to be sent later."""
         metadata = recorded.metadata
         at = metadata.time + int(later.after.total_seconds() * _SECOND)
         body = msgspec.Raw(self._messages.encode(later.command))
-        return Due(at, self._names[type(later.command)], body, metadata.correlation_id, recorded.id, depth)
+        name = self._names[type(later.command)]
+        origin = metadata.correlation_id, recorded.id, depth
+        return Due(at, name, body, *origin, key=key, position=recorded.position)
 
-    async def send_due(self, due: Due, command_id: str, rows: Sequence[RowWrite]) -> bool:
+    def rejected(self, command_id: str, name: str, position: Position, rejection: Rejected) -> RejectedCommand:
+        """The record of a command that a rule rejected."""
+        now = microseconds(self._world.now())
+        return RejectedCommand.of(command_id, name, position, rejection.code, rejection.reason, now)
+
+    def name_of(self, command: object) -> str:
+        """The stored name of a command."""
+        return self._names[type(command)]
+
+    async def send_due(self, due: Due, command_id: str, rows: Sequence[RowWrite]) -> Rejected | None:
         """Send a command that is due, as `send` does. KeyError or InvalidMessage if the code no longer knows it."""
         command = self._messages.decode(self._commands[due.command], bytes(due.body))
         origin = Origin(due.correlation_id, due.causation_id, due.depth)
         return await self.send(command, command_id, origin, rows)
 
-    async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> bool:
-        """Whether the command and `rows` are written, in one commit. If not, it was rejected.
+    async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> Rejected | None:
+        """Write a command and `rows` in one commit. If a rule rejected it, nothing is written: the rejection.
 
         Conflict where the command was written before, or where one of the rows is not as expected.
         """
@@ -114,11 +142,11 @@ class CommandSender:
             sent = await _not_cancelled(self._send(command, command_id, **origin._asdict(), rows=rows))
         except Rejected as error:
             # A rejection is an answer: sending again would not change it.
-            log.info("%s: %s was rejected: %s", self._policy, type(command).__name__, error)
-            return False
+            log.info("%s: %s was rejected: %s", self.policy, type(command).__name__, error)
+            return error
         if sent.repeated:
-            raise Conflict(f"{self._policy}: the command {command_id} was written before.")
-        return True
+            raise Conflict(f"{self.policy}: the command {command_id} was written before.")
+        return None
 
 
 class Reaction:
@@ -126,20 +154,19 @@ class Reaction:
 
     def __init__(self, policy: BoundPolicy, log_id: str, events: EventCodec, sender: CommandSender) -> None:
         self.policy = policy.name
-        self.query = EventQuery((QueryItem(policy.types),))
+        self.key_of = policy.key_of
+        self.events_of = policy.events_of
+        self.query: EventQuery = policy.events_of(WHOLE_POLICY)
         self.secret = b""
         """The secret of the log, for the ids of reactions."""
+        self._keyed = policy.keyed
         self._react = policy.react
         self._log_id = log_id
         self._events = events
         self._sender = sender
 
-    async def react_to(self, recorded: RecordedEvent, sent: int, later: dict[str, Due], advance: Advance) -> None:
-        """React to an event, and send the commands that are due now, but not the first `sent` ones.
-
-        What is due later is added to `later`, and taken out again once `advance` has stored it with a command. TooDeep,
-        and nothing is sent, if one of the commands is deeper than allowed.
-        """
+    async def answer(self, recorded: RecordedEvent) -> list[Reply]:
+        """What the policy answers an event with. TooDeep if one of the commands is deeper than allowed."""
         event = self._events.decode(recorded)
         # The position too: the id of an event may be used again once its command id is forgotten.
         key = derived_id(self.secret, "reaction", self._log_id, self.policy, recorded.position, recorded.id)
@@ -151,17 +178,37 @@ class Reaction:
         # All of them, before the first is sent.
         for command in commands:
             self._sender.check(command)
-        depths = [self._sender.depth(command, recorded) for command in commands]
-        for i, (command, depth) in enumerate(zip(commands, depths, strict=True)):
-            if i < sent:
+        return [
+            Reply(command, command_id_of_policy(key, i), self._sender.depth(command, recorded))
+            for i, command in enumerate(commands)
+        ]
+
+    async def send(
+        self, recorded: RecordedEvent, replies: Sequence[Reply], answered: Answered, advance: Advance
+    ) -> tuple[Answered, dict[str, Due]]:
+        """Send the commands that are due now, but not those that are sent: how far the event is `answered` after that.
+
+        And what is due later, as far as `advance` has not stored it with a command.
+        """
+        later: dict[str, Due] = {}
+        key = self.key_of(recorded) if self._keyed else ""
+        for i, (command, command_id, depth) in enumerate(replies):
+            if i < answered.sent:
                 continue
-            command_id = command_id_of_policy(key, i)
             if isinstance(command, Later):
-                later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth)
+                later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth, key)
                 continue
             origin = Origin(recorded.metadata.correlation_id, recorded.id, depth)
-            if await advance(i + 1, later, partial(self._sender.send, command, command_id, origin)):
-                later.clear()
+            after = Answered(i + 1, i + 1 == len(replies), answered.rejected)
+            rejection = await advance(after, later, partial(self._sender.send, command, command_id, origin))
+            if rejection is None:
+                answered = after
+                later = {}
+            else:
+                name = self._sender.name_of(command)
+                record = self._sender.rejected(command_id, name, recorded.position, rejection)
+                answered = msgspec.structs.replace(answered, rejected=(*answered.rejected, record))
+        return answered, later
 
 
 async def _as_error(policy: str, reaction: Awaitable[T]) -> T:

@@ -1,29 +1,47 @@
-"""The follower that runs a policy: it reacts to the events in order, and moves the checkpoint."""
+"""The follower that runs a policy: it takes the events in order, answers them, and moves the checkpoint."""
 
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
 
 from twofold.codec import EventCodec
 from twofold.domain.events import Position
 from twofold.domain.policy import BoundPolicy
-from twofold.errors import InvalidMessage
+from twofold.errors import Conflict, InvalidMessage, Unavailable
 from twofold.read_store.port import Parked
+from twofold.signal import Signal
 from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_commands import DueCommands
-from twofold.synchronization.follower import FollowerPaused, Skips, error_text
-from twofold.synchronization.policy_storage import DUE, Due, PolicyStorage, SendWith
+from twofold.synchronization.due_queue import DueQueue
+from twofold.synchronization.follower import FollowerPaused, Skips
+from twofold.synchronization.outage import Outage
+from twofold.synchronization.policy_pause import pause_rows
+from twofold.synchronization.policy_rows import DUE
+from twofold.synchronization.policy_saver import PolicySaver, SkippedEvent
+from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Reaction
-from twofold.synchronization.reaction_retries import ReactionRetries
-from twofold.world import World, microseconds
+from twofold.synchronization.reaction_failures import RunnerLimits
+from twofold.synchronization.reaction_runner import ReactionParts, ReactionRunner
+from twofold.world import World
 from twofold.write_store.port import RowWrite, Slice
 
 
-class Reactor:
-    """Runs a policy once for each event.
+class ReactorOptions(NamedTuple):
+    """`retry_parked`: whether to retry what is parked at the start. `moved` fires when the checkpoint has moved."""
 
-    The checkpoint and the commands due later are rows of the write store, written in one commit with the commands that
-    are sent: read models may be deleted and rebuilt, but what a policy has done must not happen again. A page that is
-    repeated after a crash sends the commands that were not sent, and effects outside with the same key.
+    limits: RunnerLimits = RunnerLimits()
+    retry_parked: bool = True
+    moved: Signal | None = None
+
+
+class Reactor:
+    """Runs a policy once for each event: many keys at the same time, the events of one key in order.
+
+    It goes on while pages are read, and `apply` only hands it more events. The checkpoint, the parked keys and the
+    commands due later are rows of the write store: read models may be deleted and rebuilt, but what a policy has done
+    must not happen again. Events that come again after a crash send the commands that were not sent, and effects
+    outside with the same key.
     """
 
     def __init__(
@@ -33,102 +51,153 @@ class Reactor:
         events: EventCodec,
         sender: CommandSender,
         world: World,
-        *,
-        retry_parked: bool = True,
+        options: ReactorOptions | None = None,
     ) -> None:
+        limits, self._retry_parked, moved = options or ReactorOptions()
         self.name = policy.name
+        self.changed = Signal()
         self._from_start = policy.from_start
         self._storage = storage
         self._world = world
-        self._retry_parked = retry_parked
         self._reaction = Reaction(policy, storage.log_id, events, sender)
-        self._due = DueCommands(policy.name, storage, sender, world)
-        self._retries = ReactionRetries(self._reaction, storage, self._due, world)
+        queue = DueQueue()
+        self._saver = PolicySaver(storage, queue, world, moved or Signal())
+        self._due = DueCommands(storage, queue, self._saver, sender, world, limits.policy_concurrency)
+        parts = ReactionParts(self._reaction, storage, self._saver, queue)
+        self._runner = ReactionRunner(parts, world, limits, self.changed)
+        self._tasks: list[asyncio.Task[None]] = []
         self.query = self._reaction.query
 
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more events now. `changed` fires when it does."""
+        return self._runner.full
+
+    @property
+    def outage(self) -> Outage | None:
+        """What the policy calls is away; None if it is not."""
+        return self._runner.outage
+
+    @property
+    def error(self) -> str | None:
+        """Why its last save failed; None if it did not."""
+        return self._saver.error
+
     async def open(self) -> Position:
+        await self._end_tasks()
         position = await self._storage.open(from_start=self._from_start)
         self._reaction.secret = await self._storage.secret()
+        self._saver.open(position, await self._storage.rejected())
         self._due.open(await self._storage.due())
-        self._retries.open(await self._storage.parked(), retry=self._retry_parked)
+        self._runner.open(self._storage.parked(), retry=self._retry_parked)
+        for name, work in (("save", self._saver.run), ("reactions", self._runner.run)):
+            self._tasks.append(asyncio.create_task(self._guarded(work), name=f"twofold-{self.name}-{name}"))
         return position
 
     async def apply(self, page: Slice, before: Position) -> None:
-        later: dict[str, Due] = {}
+        await self._check()
         for recorded in page.events:
-            position = recorded.position
-
-            async def advance(sent: int, due: Mapping[str, Due], send: SendWith, position: int = position) -> bool:
-                written = await self._storage.send(position, sent, due, send)
-                if written:
-                    self._due.add(due)
-                return written
-
-            # After a failure the page comes again, and a part of it may be done.
-            if position > self._storage.position:
-                try:
-                    await self._reaction.react_to(recorded, self._storage.sent(position), later, advance)
-                except TooDeep as error:
-                    await self._pause(error, later)
-        if page.upto > self._storage.position:
-            await self._storage.save(page.upto, *(self._storage.insert(key, due) for key, due in later.items()))
-            self._due.add(later)
+            # After a failure a page may come again.
+            if recorded.position > self._saver.window.upto:
+                self._runner.take(recorded)
+        self._saver.read(page.upto)
 
     async def park(self, page: Slice, before: Position, error: Exception) -> None:
-        # A policy has no state between events, so no other event has to wait for this one.
-        (recorded,) = page.events
-        parked = Parked(
-            f"parked:{recorded.position}", recorded.position, error_text(error), microseconds(self._world.now())
-        )
-        await self._storage.park(parked, page.upto)
-        self._retries.parked[parked.key] = parked
+        # A reaction that fails does not fail the page: this is an error of the follower itself.
+        raise error
 
     async def retry_pending(self, at: Position) -> float | None:
-        return await self._retries.retry_next()
+        await self._check()
+        return None
 
     async def retry(self, key: str, at: Position) -> str:
-        parked = self._parked.get(key)
-        if parked is None:
-            raise InvalidMessage(f"The policy '{self.name}' has nothing parked as '{key}'.", field="key")
-        if key.startswith(DUE):
+        await self._check()
+        if key in self._due.parked:
             await self._due.retry(key)
             return "It is sent again now."
-        return await self._retries.retry(parked)
+        if key not in self._runner.parked:
+            raise InvalidMessage(f"The policy '{self.name}' has nothing parked as '{key}'.", field="key")
+        outcome = await self._runner.retry(key)
+        await self._save_now()
+        return outcome
 
     async def repair(self, key: str, at: Position) -> str:
         raise InvalidMessage(f"'{self.name}' is a policy. It has no rows to repair.", field="name")
 
     async def skip(self, key: str, record: Sequence[RowWrite]) -> None:
         """Skip what is parked as `key`, and write `record`: both, or nothing and Conflict."""
-        await self._storage.save(None, self._storage.delete(key), *record)
-        if key.startswith(DUE):
+        await self._check()
+        if key in self._due.parked and key.startswith(DUE):
+            await self._storage.append(self._storage.delete_due(key), *record)
             self._due.skip(key)
-        else:
-            self._retries.parked.pop(key, None)
+            return
+        position = self._runner.parked[key].position
+        lane, reaction = await self._runner.pass_over(key)
+        try:
+            await self._save_now(*record, skip=SkippedEvent(key, position, reaction))
+        except BaseException:
+            self._runner.passed_over(lane, lane.reaction)
+            raise
+        self._runner.passed_over(lane, reaction)
 
     def add_skips(self, skips: Skips) -> None:
         """Do nothing: `skip` has deleted what is parked."""
 
     def parked_at(self, key: str) -> Position | None:
         """The position of the event that a `skip` of this key skips; 0 for a due command, None if nothing is parked."""
-        parked = self._parked.get(key)
+        parked = (self._runner.parked | self._due.parked).get(key)
         return None if parked is None else parked.position
 
     async def parked(self) -> tuple[Parked, ...]:
-        return tuple(self._parked.values())
+        return (*self._runner.parked.values(), *self._due.parked.values())
 
     async def close(self) -> None:
         await self._due.close()
+        opened = bool(self._tasks)
+        await self._end_tasks()
+        if opened and self._runner.stopped is None:
+            # What is answered need not be answered again by the next owner. If it cannot be saved, it is.
+            with suppress(Conflict, Unavailable):
+                await self._saver.save()
 
-    async def _pause(self, error: TooDeep, later: Mapping[str, Due]) -> NoReturn:
+    async def _end_tasks(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await self._runner.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the worker notes it, and opens the follower again
+            self._runner.stop(error)
+
+    async def _save_now(self, *rows: RowWrite, skip: SkippedEvent | None = None) -> None:
+        """Save what is pending, and rows with it."""
+        try:
+            await self._saver.save(*rows, skip=skip)
+        except Conflict as error:
+            try:
+                # It may be one of the rows that was not as expected, and nothing else.
+                await self._storage.check_owner()
+            except Conflict:
+                self._runner.stop(error)
+            raise
+
+    async def _check(self) -> None:
+        """Raise why nothing more is answered, if that is so."""
+        stopped = self._runner.stopped
+        if isinstance(stopped, TooDeep):
+            await self._pause(stopped)
+        if stopped is not None:
+            raise stopped
+
+    async def _pause(self, error: TooDeep) -> NoReturn:
         """Pause before the event that the answer of which is too deep, and save what was done before it."""
+        await self._runner.close()
         reason = await self._storage.described(error)
-        rows = [self._storage.insert(key, due) for key, due in later.items()]
-        await self._storage.pause(error.recorded.position, reason, *rows)
+        await self._save_now(*pause_rows(self.name, error.recorded.position, reason, self._world))
         # A storm may go on by due commands. They stay in the write store until the policy is resumed.
         await self._due.close()
         raise FollowerPaused(reason) from error
-
-    @property
-    def _parked(self) -> dict[str, Parked]:
-        return self._retries.parked | self._due.parked

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -15,6 +15,7 @@ from twofold.signal import Signal, wait_for
 from twofold.synchronization.follower import FollowerPaused, Skips, State, WholeFollower
 from twofold.synchronization.follower_kind import Team
 from twofold.synchronization.follower_run import FollowerRun
+from twofold.synchronization.outage import Outage
 from twofold.synchronization.page_reader import PageReader
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World
@@ -102,6 +103,11 @@ class Worker:
     def error(self) -> str | None:
         """The error of the follower in the worst state."""
         return min(self.runs, key=lambda run: _WORST.index(run.state)).error
+
+    @property
+    def outage(self) -> Outage | None:
+        """What a follower waits for because it is away; None if none does."""
+        return next((run.outage for run in self.runs if run.outage is not None), None)
 
     def error_of(self, name: str, generation: int) -> str | None:
         """The error of a partition of one generation, if one has an error."""
@@ -250,10 +256,13 @@ class Worker:
         if self._waiting:
             await self._world.poll(self._wake.next, self._limits.poll_seconds)
             return
+        changes = [run.own.changed.next for run in self.runs if run.own is not None]
         retries = await self._retry_pending()
         now = self._world.monotonic()
-        ready = [run for run in self.runs if run.ready(now)]
+        ready = [run for run in self.runs if run.ready(now) and not run.full]
         if not ready:
+            if any(run.ready(now) for run in self.runs):
+                await self._first_of(changes, self._world.poll(self._wake.next, self._limits.poll_seconds))
             return
         position = min(run.position for run in ready)
         page = await self._pages.read(position)
@@ -261,7 +270,9 @@ class Worker:
             for run in ready:
                 if run.position <= position:
                     run.went_on(live=True)
-            await self._wait(position, [*retries, *(run.rests_until - now for run in self.runs if run not in ready)])
+            await self._wait(
+                position, changes, [*retries, *(run.rests_until - now for run in self.runs if run not in ready)]
+            )
             return
         self._pages.read_ahead(page)
         began = self._world.monotonic()
@@ -279,18 +290,36 @@ class Worker:
         worked = self._world.monotonic() - began
         await self._world.sleep(min(_REST * worked, _LONGEST_REST) if page.upto == page.head else 0)
 
-    async def _wait(self, position: Position, rests: Sequence[float]) -> None:
+    async def _wait(self, position: Position, changes: Sequence[asyncio.Event], rests: Sequence[float]) -> None:
         """Wait for events after a position, at most until the first of these rests, in seconds, is over."""
         rest = min(rests, default=None)
         if rest is not None and rest <= 0:
             # There is more to do at once, but other tasks of this loop have a turn first.
             await self._world.sleep(0)
             return
-        events = self._pages.wait(position, self._limits.poll_seconds)
+        events = self._first_of(changes, self._pages.wait(position, self._limits.poll_seconds))
         try:
             await (events if rest is None else self._world.within(rest, events))
         except TimeoutError:
             return
+
+    async def _first_of(self, changes: Sequence[asyncio.Event], waiting: Coroutine[Any, Any, None]) -> None:
+        """Return when `waiting` does, or when a follower that goes on by itself says that something has changed."""
+        if not changes:
+            await waiting
+            return
+        first = asyncio.ensure_future(waiting)
+        others = [asyncio.ensure_future(change.wait()) for change in changes]
+        try:
+            await asyncio.wait([first, *others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            done = first.done()
+            for task in (first, *others):
+                task.cancel()
+            await asyncio.gather(first, *others, return_exceptions=True)
+        if done:
+            # It may have failed.
+            await first
 
     async def _retry_pending(self) -> list[float]:
         """Let each follower do one of its pending retries. The seconds until more are due."""

@@ -1,6 +1,6 @@
 // Updates the console. All data comes from the public HTTP API and is shown as text, never as markup.
 import { showAnswer } from "./answer.js";
-import { showFollowers, showWork } from "./operate.js";
+import { showFollowers, showRejected, showWork } from "./operate.js";
 
 const STREAM_LENGTH = 14; // events shown
 const FRESH = 12; // past events to start with
@@ -41,6 +41,7 @@ function showStatus(status) {
   say("parked", number(status.followers.reduce((sum, follower) => sum + follower.parked_count, 0)));
   showFollowers(status);
   showWork(status);
+  showRejected(status);
   if (before && status.uptime > before.uptime) compare(before, status, status.uptime - before.uptime);
   before = status;
 }

@@ -77,6 +77,16 @@ export function showWork(status) {
   }
 }
 
+export function showRejected(status) {
+  const lines = status.followers.flatMap(({ name, rejected }) => rejected.map(({ command, position, code, message }) =>
+    `${name}: ${command}, for event #${number(position)}: ${code}${message ? `: ${message}` : ""}`));
+  const list = byId("rejected-list");
+  byId("rejected").hidden = !lines.length;
+  if (list.dataset.shown === lines.join("\n")) return;
+  list.dataset.shown = lines.join("\n");
+  list.replaceChildren(...lines.slice(0, MOST).map((line) => Object.assign(element("li"), { textContent: line })));
+}
+
 function build({ name, generation, state, lag, seconds_left: left, parked_count: parked, error }) {
   const behind = lag ? `${number(lag)} events behind${left === null ? "" : `, about ${number(left)} s left`}` : "up to date";
   const trouble = `${parked ? `, ${number(parked)} parked` : ""}${error ? `. It is blocked: ${error}` : ""}`;
@@ -97,10 +107,10 @@ function pausedFollower({ name, position, pause }) {
   return { id: JSON.stringify([name, "paused", at]), text: `${name} is paused${by} at event #${number(position)}${pause.reason ? `: ${pause.reason}` : "."}`, actions };
 }
 
-function parkedKeys({ name, kind, parked: keys }) {
+function parkedKeys({ name, parked: keys }) {
   return keys.map(({ key, position, error, waiting }) => ({
     id: JSON.stringify([name, key, position]),
-    text: `${name}: ${subject(kind, key, position)}: ${error}${behind(waiting)}`,
+    text: `${name}: ${subject(key, position)}: ${error}${behind(waiting)}`,
     actions: [
       { label: "Retry", name, verb: "retry", body: { key } },
       { label: "Skip", confirm: "Skip it for good?", name, verb: "skip", body: { key } },
@@ -113,9 +123,9 @@ function behind(waiting) {
   return waiting === 1 ? " – 1 more event waits behind it." : ` – ${number(waiting)} more events wait behind it.`;
 }
 
-function subject(kind, key, position) {
+function subject(key, position) {
   if (!position) return "a due command is parked";
-  return kind === "policy" || key.startsWith("parked:") ? `event #${number(position)} is parked` : `key ${key} is parked at event #${number(position)}`;
+  return key.startsWith("parked:") ? `event #${number(position)} is parked` : `key ${key} is parked at event #${number(position)}`;
 }
 
 function add({ id, actions }) {

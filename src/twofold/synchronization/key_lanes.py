@@ -1,0 +1,137 @@
+"""The keys of a policy that have something to do: the events of each in their order, and whose turn it is."""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from twofold.domain.events import Position, RecordedEvent
+from twofold.read_store.port import Parked
+from twofold.synchronization.policy_rows import ParkedReaction
+
+
+class KeyLane:
+    """One key: its events that were read and wait for their turn, or where it is parked.
+
+    While it is parked, its later events are only counted; `backlog` are the first of them, read from the log again.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.events: deque[RecordedEvent] = deque()
+        self.reaction: ParkedReaction | None = None
+        self.backlog: deque[RecordedEvent] = deque()
+        self.retries = False
+        """Whether it is to be retried without a request, while it is parked."""
+        self.fresh = False
+        """Whether the event that it is parked at waits only because of an earlier one."""
+        self.running = False
+        self.ready = False
+        self.rests = False
+        self.failures = 0
+        """How often its first event failed in a row."""
+        self.worked_before = 0
+        """How many events of the same type had been answered when its first event failed for the first time."""
+
+    @property
+    def parked(self) -> Parked | None:
+        """Where it is parked; None if it is not."""
+        return None if self.reaction is None else self.reaction.parked
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is an event to answer now."""
+        return self.retries if self.reaction is not None else bool(self.events)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing need be known about it."""
+        return not (self.running or self.ready or self.rests or self.events or self.reaction is not None)
+
+    def count(self, position: Position) -> bool:
+        """Count an event that waits behind the parked one. False if it was counted before."""
+        assert self.reaction is not None
+        parked = self.reaction.parked
+        if position <= max(parked.position, parked.upto):
+            return False
+        self.reaction = replace(self.reaction, parked=replace(parked, waiting=parked.waiting + 1, upto=position))
+        return True
+
+    def went_on(self) -> None:
+        """Its first event is answered, or skipped."""
+        self.failures = 0
+
+
+class KeyLanes:
+    """All keys that have something to do. Each has its turn; one that rests comes again after a time."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, KeyLane] = {}
+        self._ready: deque[KeyLane] = deque()
+        self._resting: list[tuple[float, int, KeyLane]] = []
+        self._order = itertools.count()
+
+    def __iter__(self) -> Iterator[KeyLane]:
+        return iter(list(self._lanes.values()))
+
+    def clear(self) -> None:
+        """Forget all keys."""
+        self._lanes.clear()
+        self._ready.clear()
+        self._resting.clear()
+
+    def lane(self, key: str) -> KeyLane:
+        """The lane of a key; a new one if there was nothing to do for it."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = KeyLane(key)
+        return lane
+
+    def find(self, key: str) -> KeyLane | None:
+        """The lane of a key, if there is one."""
+        return self._lanes.get(key)
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether a key waits for its turn."""
+        return bool(self._ready)
+
+    def make_ready(self, lane: KeyLane) -> None:
+        """Let a key have its turn, if it has something to do, and is not running or resting."""
+        if lane.has_work and not (lane.running or lane.ready or lane.rests):
+            lane.ready = True
+            self._ready.append(lane)
+        elif lane.is_idle:
+            self._lanes.pop(lane.key, None)
+
+    def next_ready(self) -> KeyLane:
+        """The key whose turn it is."""
+        lane = self._ready.popleft()
+        lane.ready = False
+        return lane
+
+    def rest(self, lane: KeyLane, until: float) -> None:
+        """Let a key rest until a moment of the monotonic clock."""
+        lane.rests = True
+        heapq.heappush(self._resting, (until, next(self._order), lane))
+
+    def wake(self, now: float) -> float | None:
+        """Let the keys that have rested have their turn again. When the next one has rested; None if none rests."""
+        while self._resting and self._resting[0][0] <= now:
+            _, _, lane = heapq.heappop(self._resting)
+            self.end_rest(lane)
+        return self._resting[0][0] if self._resting else None
+
+    def wake_all(self) -> None:
+        """Let all keys have their turn again that rest."""
+        for _, _, lane in self._resting:
+            self.end_rest(lane)
+        self._resting.clear()
+
+    def end_rest(self, lane: KeyLane) -> None:
+        """Let a key have its turn again before its rest is over."""
+        if lane.rests:
+            lane.rests = False
+            self.make_ready(lane)

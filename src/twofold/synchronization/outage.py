@@ -1,0 +1,27 @@
+"""An outage: what a policy calls is away. The record that status and health show."""
+
+import msgspec
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """What a policy calls is away. `since` is in microseconds since 1970 in UTC, `error` the last one.
+
+    `failures` counts the attempts that failed in a row, `keys` the keys that they were made for. `probe_seconds` is the
+    time between the last failure and the next attempt.
+    """
+
+    since: int
+    error: str
+    failures: int
+    keys: int
+    probe_seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, and what happens next."""
+        keys = "1 key" if self.keys == 1 else f"{self.keys} keys"
+        times = "once" if self.failures == 1 else f"{self.failures} times in a row"
+        return (
+            f"What it calls is away: it failed {times}, for {keys}. Nothing is parked; it tries again after "
+            f"{self.probe_seconds:g} s. The last error is {self.error}"
+        )

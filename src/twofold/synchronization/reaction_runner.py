@@ -1,0 +1,340 @@
+"""Runs the reactions of a policy: the events of different keys at the same time, those of one key one after another."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import Conflict, Rejected, Unavailable
+from twofold.read_store.port import Parked
+from twofold.signal import Signal
+from twofold.synchronization.causation import TooDeep
+from twofold.synchronization.due_queue import DueQueue
+from twofold.synchronization.key_backlog import KeyBacklog
+from twofold.synchronization.key_lanes import KeyLane, KeyLanes
+from twofold.synchronization.outage import Outage
+from twofold.synchronization.outage_breaker import ReactionFailure, is_outside
+from twofold.synchronization.policy_rows import Answered, Due, ParkedReaction
+from twofold.synchronization.policy_saver import PolicySaver
+from twofold.synchronization.policy_storage import PolicyStorage, SendWith
+from twofold.synchronization.reaction import Reaction
+from twofold.synchronization.reaction_failures import ReactionFailures, RunnerLimits
+from twofold.world import World, microseconds
+
+log = logging.getLogger(__name__)
+
+_TURNS = 20
+"""After so many events in a row of one key the other tasks of the loop have a turn."""
+
+
+class ReactionParts(NamedTuple):
+    """What a runner works with."""
+
+    reaction: Reaction
+    storage: PolicyStorage
+    saver: PolicySaver
+    due: DueQueue
+
+
+class ReactionRunner:
+    """Answers the events that it is given, and parks the key of one that keeps failing.
+
+    `changed` fires when there is room for more events, or when it has stopped: `stopped` says why. Then it answers
+    nothing more until it is opened again.
+    """
+
+    def __init__(self, parts: ReactionParts, world: World, limits: RunnerLimits, changed: Signal) -> None:
+        self.stopped: Exception | None = None
+        self._reaction, self._storage, self._saver, self._due = parts
+        self._world = world
+        self._limits = limits
+        self._changed = changed
+        self._backlog = KeyBacklog(self._reaction, self._storage)
+        self._lanes = KeyLanes()
+        self._failures = ReactionFailures(self._reaction.policy, self._lanes, world, limits)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._full = False
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------- for the reactor
+
+    @property
+    def parked(self) -> dict[str, Parked]:
+        """The parked keys, in the order of the log."""
+        parked = [lane.parked for lane in self._lanes if lane.parked is not None]
+        return {each.key: each for each in sorted(parked, key=lambda each: each.position)}
+
+    @property
+    def outage(self) -> Outage | None:
+        """What the policy waits for; None if it does not."""
+        return self._failures.outage
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for more events now."""
+        self._full = len(self._saver.window) >= self._limits.window_events
+        return self._full
+
+    def open(self, parked: Mapping[str, ParkedReaction], *, retry: bool) -> None:
+        """Begin with the keys that are parked. `retry`: whether to retry them without a request."""
+        self.stopped, self._closed = None, False
+        self._lanes.clear()
+        self._failures.clear()
+        for key, reaction in parked.items():
+            lane = self._lanes.lane(key)
+            # The code, or a system outside, may have been repaired since.
+            lane.reaction, lane.retries = reaction, retry
+            self._lanes.make_ready(lane)
+
+    async def run(self) -> None:
+        """Start what is to be started, for ever."""
+        while True:
+            self._wake.clear()
+            at = self._lanes.wake(self._world.monotonic())
+            self._start()
+            if self._failures.breaker.open and self._lanes.any_ready:
+                at = self._failures.breaker.probe_at if at is None else min(at, self._failures.breaker.probe_at)
+            if at is None or self.stopped is not None or (self._failures.breaker.open and self._tasks):
+                await self._wake.wait()
+            elif (seconds := at - self._world.monotonic()) > 0:
+                try:
+                    await self._world.within(seconds, self._wake.wait())
+                except TimeoutError:
+                    continue
+            else:
+                await self._world.sleep(0)
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        self._closed = True
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def stop(self, error: Exception) -> None:
+        """Answer nothing more: `error` says why."""
+        if self.stopped is None:
+            self.stopped = error
+            self._changed.fire()
+
+    def take(self, recorded: RecordedEvent) -> None:
+        """Answer an event that is beyond the checkpoint, after the earlier ones of its key."""
+        position, key = recorded.position, self._reaction.key_of(recorded)
+        window = self._saver.window
+        window.add(position)
+        lane = self._lanes.lane(key)
+        known = self._storage.answered(position, key)
+        if known.done:
+            self._saver.finish(position, known, {})
+        elif lane.reaction is not None:
+            lane.count(position)
+            self._saver.park(key, lane.reaction, position)
+        else:
+            lane.events.append(recorded)
+        self._lanes.make_ready(lane)
+        self._start()
+
+    async def retry(self, key: str) -> str:
+        """Answer the event that a key is parked at now. A sentence that says what happened."""
+        lane = self._lanes.find(key)
+        if lane is None or lane.running:
+            return "It is being retried now."
+        self._lanes.end_rest(lane)
+        lane.running = True
+        try:
+            outcome = await self._retry_parked(lane)
+        finally:
+            lane.running = False
+            self._lanes.make_ready(lane)
+            self._wake.set()
+        return outcome
+
+    async def pass_over(self, key: str) -> tuple[KeyLane, ParkedReaction | None]:
+        """The lane of a parked key, stopped, and how it is to be parked without the event it is parked at."""
+        lane = self._lanes.lane(key)
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._tasks.pop(key, None)
+            lane.running = False
+        return lane, await self._backlog.after_first(lane)
+
+    def passed_over(self, lane: KeyLane, reaction: ParkedReaction | None) -> None:
+        """The event that a key is parked at is skipped: go on with the next one."""
+        self._go_on(lane, reaction)
+        self._lanes.end_rest(lane)
+        self._lanes.make_ready(lane)
+        self._wake.set()
+
+    # ------------------------------------------------------------------------------------------- the turns
+
+    def _start(self) -> None:
+        while self._lanes.any_ready and len(self._tasks) < self._most():
+            lane = self._lanes.next_ready()
+            lane.running = True
+            self._tasks[lane.key] = asyncio.create_task(self._run(lane), name=f"twofold-{self._reaction.policy}-react")
+
+    def _most(self) -> int:
+        """How many keys may run now."""
+        if self._closed or self.stopped is not None:
+            return 0
+        if self._failures.breaker.open:
+            return 1 if self._world.monotonic() >= self._failures.breaker.probe_at else 0
+        return self._limits.policy_concurrency
+
+    async def _run(self, lane: KeyLane) -> None:
+        """Answer events of a key: as many as there are, as long as no other key waits for its turn."""
+        turn, cancelled = 0, False
+        try:
+            while lane.has_work and not lane.rests and not self._closed and self.stopped is None:
+                await (self._take_first(lane) if lane.reaction is None else self._retry_parked(lane))
+                turn += 1
+                if self._failures.breaker.open or self._lanes.any_ready:
+                    break
+                if turn % _TURNS == 0:
+                    await self._world.sleep(0)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        except Exception as error:  # noqa: BLE001 - the worker notes it, and opens the follower again
+            self.stop(error)
+        finally:
+            lane.running = False
+            self._tasks.pop(lane.key, None)
+            if not cancelled:
+                self._lanes.make_ready(lane)
+                self._start()
+            self._wake.set()
+            self._tell_room()
+
+    async def _take_first(self, lane: KeyLane) -> None:
+        recorded = lane.events[0]
+        try:
+            result = await self._answer(recorded, lane.key)
+        except TooDeep as error:
+            # The others end with this runner. What they have sent is known to the store.
+            self.stop(error)
+            return
+        if not isinstance(result, ReactionFailure):
+            lane.events.popleft()
+            self._saver.finish(recorded.position, *result)
+            self._failures.worked(lane, recorded)
+        elif self._failures.is_parked_for(lane, recorded, result):
+            self._park(lane, result)
+
+    async def _answer(self, recorded: RecordedEvent, key: str) -> tuple[Answered, Mapping[str, Due]] | ReactionFailure:
+        """Answer an event: how far it is answered, and what is due later. TooDeep if an answer is too deep."""
+        position = recorded.position
+        answered = self._storage.answered(position, key)
+        later: Mapping[str, Due] = {}
+        if not answered.done:
+            try:
+                replies = await self._reaction.answer(recorded)
+            except TooDeep:
+                raise
+            except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                return ReactionFailure(error, is_outside(error))
+            try:
+                advance = _Advancing(self._storage, self._due, position)
+                answered, later = await self._reaction.send(recorded, replies, answered, advance)
+            except (Conflict, Unavailable) as error:
+                # If the command was written all the same, this policy has to open again.
+                await self._storage.check(position)
+                return ReactionFailure(error, outside=True)
+            except Exception as error:  # noqa: BLE001 - noted, shown and tried again
+                return ReactionFailure(error, outside=False)
+        return answered, later
+
+    # ------------------------------------------------------------------------------------------- what fails
+
+    def _park(self, lane: KeyLane, failure: ReactionFailure) -> None:
+        """Park a key at its first event. The others that were read wait behind it."""
+        positions = [recorded.position for recorded in lane.events]
+        lane.events.clear()
+        now = microseconds(self._world.now())
+        parked = Parked(lane.key, positions[0], failure.text, now)
+        if len(positions) > 1:
+            parked = replace(parked, waiting=len(positions) - 1, upto=positions[-1])
+        lane.reaction = ParkedReaction(parked, outside=failure.outside)
+        lane.backlog.clear()
+        lane.went_on()
+        lane.fresh, lane.retries = False, failure.outside
+        self._failures.forget(lane)
+        self._saver.park(lane.key, lane.reaction, *positions)
+        text = "%s parked %s at position %d"
+        log.error(text, self._reaction.policy, lane.key, positions[0], exc_info=failure.error)
+        if lane.retries:
+            self._failures.rest(lane, failure)
+
+    async def _retry_parked(self, lane: KeyLane) -> str:
+        """Answer the event that a key is parked at. A sentence that says what happened."""
+        recorded = await self._backlog.first(lane)
+        if recorded is None or lane.reaction is None:
+            lane.retries = False
+            return "The policy no longer takes this event. It stays parked."
+        result: tuple[Answered, Mapping[str, Due]] | ReactionFailure
+        try:
+            result = await self._answer(recorded, lane.key)
+        except TooDeep as error:
+            result = ReactionFailure(error, outside=False)
+        if isinstance(result, ReactionFailure):
+            self._stays_parked(lane, recorded, result)
+            return f"It still fails: {result.text}"
+        reaction = await self._backlog.after_first(lane)
+        # Without a break in between: what is due later is saved together with the next event of the key.
+        self._go_on(lane, reaction)
+        self._saver.finish(recorded.position, *result)
+        self._saver.park(lane.key, reaction)
+        self._failures.worked(lane, recorded)
+        if reaction is None:
+            return "It is done."
+        return f"It is done. {reaction.parked.waiting + 1} later events of this key follow."
+
+    def _go_on(self, lane: KeyLane, reaction: ParkedReaction | None) -> None:
+        lane.reaction = reaction
+        while lane.backlog and (reaction is None or lane.backlog[0].position < reaction.parked.position):
+            lane.backlog.popleft()
+        lane.went_on()
+        lane.fresh, lane.retries = reaction is not None, reaction is not None
+
+    def _stays_parked(self, lane: KeyLane, recorded: RecordedEvent, failure: ReactionFailure) -> None:
+        assert lane.reaction is not None
+        log.error(
+            "%s: %s stays parked at position %d",
+            self._reaction.policy,
+            lane.key,
+            recorded.position,
+            exc_info=failure.error,
+        )
+        self._failures.parked_failed(lane, recorded, failure)
+        if lane.reaction.parked.error != failure.text:
+            parked = replace(lane.reaction.parked, error=failure.text)
+            lane.reaction = replace(lane.reaction, parked=parked, outside=failure.outside)
+            self._saver.park(lane.key, lane.reaction)
+
+    def _tell_room(self) -> None:
+        if self._full and len(self._saver.window) < self._limits.window_events:
+            self._full = False
+            self._changed.fire()
+
+
+class _Advancing:
+    """Sends the commands that answer the event at a position. What is due later is known once it is stored."""
+
+    def __init__(self, storage: PolicyStorage, due: DueQueue, position: Position) -> None:
+        self._storage = storage
+        self._due = due
+        self._position = position
+
+    async def __call__(self, answered: Answered, later: Mapping[str, Due], send: SendWith) -> Rejected | None:
+        rejection = await self._storage.send(self._position, answered, later, send)
+        if rejection is None:
+            self._due.add(later)
+        return rejection
