@@ -271,7 +271,7 @@ class App:
         measured = await measure(running, self.world, objectives, self.settings)
         return Status(
             log=running.write_store.identity.log,
-            node=self.world.place(),
+            node=self.world.place,
             head=measured.head,
             commands=self._commands,
             rejected=self._rejected,

@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-_CLOCK_MAY_BE_SET = 30.0
-"""Seconds after which a wait for a moment compares with the wall clock again, in case that was set meanwhile."""
-
 
 class World(Protocol):
     """What the runtime needs from its environment."""
+
+    place: str
+    """Where this process runs, for people: host and process id."""
 
     def now(self) -> datetime:
         """The wall clock, in UTC. For records and people, never for ordering."""
@@ -30,10 +30,6 @@ class World(Protocol):
         """A new unique id (a UUID as text)."""
         ...
 
-    def place(self) -> str:
-        """Where this process runs, for people: host and process id."""
-        ...
-
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         ...
@@ -42,23 +38,20 @@ class World(Protocol):
         """The result of `waiting`, or TimeoutError (and `waiting` cancelled) after `seconds`."""
         ...
 
-    async def poll(self, change: asyncio.Event, seconds: float) -> None:
+    async def poll(self, change: asyncio.Event, seconds: float, *, until: int | None = None) -> None:
         """Return when `change` is set, and after about `seconds`, to look for changes that set nothing.
 
-        Unlike `sleep` and `within`, nothing has to happen at that moment: a clock that jumps need not stop there.
-        """
-        ...
-
-    async def until(self, moment: int, change: asyncio.Event) -> None:
-        """Return when `change` is set, or the wall clock has reached a moment, also where that clock is set meanwhile.
-
-        The moment is in microseconds since 1970 in UTC.
+        Also when the wall clock has reached `until`, in microseconds since 1970 in UTC. Unlike with `sleep` and
+        `within`, nothing has to happen after `seconds`: a clock that jumps stops at `until` only.
         """
         ...
 
 
 class RealWorld:
     """The real clock, ids and waiting."""
+
+    def __init__(self) -> None:
+        self.place = f"{socket.gethostname()}:{os.getpid()}"
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -69,9 +62,6 @@ class RealWorld:
     def new_id(self) -> str:
         return str(uuid.uuid4())
 
-    def place(self) -> str:
-        return f"{socket.gethostname()}:{os.getpid()}"
-
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -80,15 +70,13 @@ class RealWorld:
         async with asyncio.timeout(seconds):
             return await waiting
 
-    async def poll(self, change: asyncio.Event, seconds: float) -> None:
-        try:
-            await self.within(seconds, change.wait())
-        except TimeoutError:
-            return
-
-    async def until(self, moment: int, change: asyncio.Event) -> None:
-        while not change.is_set() and (left := moment - microseconds(self.now())) > 0:
-            await self.poll(change, min(left / 1_000_000, _CLOCK_MAY_BE_SET))
+    async def poll(self, change: asyncio.Event, seconds: float, *, until: int | None = None) -> None:
+        left = seconds if until is None else min(seconds, (until - microseconds(self.now())) / 1_000_000)
+        if left > 0:
+            try:
+                await self.within(left, change.wait())
+            except TimeoutError:
+                return
 
 
 def microseconds(moment: datetime) -> int:

@@ -23,7 +23,6 @@ from twofold.domain.policy import Later, Policy
 from twofold.errors import Rejected, Unavailable
 from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld
-from twofold.world import RealWorld
 
 
 async def test_a_command_for_later_survives_restarts_and_is_sent_when_due(tmp_path: Path) -> None:
@@ -57,9 +56,6 @@ async def test_what_is_overdue_after_the_clock_was_put_forward_is_sent_within_a_
 
         def now(self) -> datetime:
             return super().now() + self.ahead
-
-        async def until(self, moment: int, change: asyncio.Event) -> None:
-            await RealWorld.until(self, moment, change)  # type: ignore[arg-type]
 
     world = JumpingWorld()
     async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:

@@ -125,7 +125,7 @@ async def test_a_relay_is_followed_parked_retried_skipped_and_waited_for_like_an
         assert await synchronization.late(["broker"], 4, timeout=20.0) == {}
         assert kind.sent == ["e1", "e4"]
         assert [parked.key for parked in await synchronization.parked("broker")] == ["e2", "e3"]
-        assert synchronization.owner(WorkUnit("relay", "broker")) == world.place()
+        assert synchronization.owner(WorkUnit("relay", "broker")) == world.place
 
         async def ask(what: str, key: str) -> OperatorAction:
             return await synchronization.request(what, "broker", key, "ann", timeout=20.0)  # type: ignore[arg-type]

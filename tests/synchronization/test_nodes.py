@@ -248,7 +248,7 @@ async def test_a_node_is_told_by_which_node_each_partition_is_followed(cluster: 
         await until(lambda: len(follows(first)) == len(follows(second)) == 2, "shared out")
         await until(lambda: all_told(first), "reported")
         (totals_there,) = (await first.status()).followers
-        assert {each.owner for each in totals_there.partitions} == {RealWorld().place()}
+        assert {each.owner for each in totals_there.partitions} == {RealWorld().place}
         assert [each.state for each in totals_there.partitions].count("on-another-node") == 2
         assert (await first.status()).health.problems == ()
 

@@ -1,6 +1,7 @@
 """In the frozen world time passes when a test says so."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -65,7 +66,7 @@ async def test_a_clock_that_jumps_stops_where_a_task_sleeps_and_not_where_one_po
             seen.append(("polled", world.monotonic()))
 
     async def wait(seconds: float) -> None:
-        await world.until(microseconds(world.now() + timedelta(seconds=seconds)), asyncio.Event())
+        await world.poll(asyncio.Event(), math.inf, until=microseconds(world.now() + timedelta(seconds=seconds)))
         seen.append(("woken", world.monotonic()))
 
     tasks = [asyncio.create_task(task) for task in (poll(), wait(3600), wait(86_400 * 400))]
@@ -83,30 +84,25 @@ async def test_a_change_ends_a_poll_and_a_wait_for_a_moment() -> None:
     change = asyncio.Event()
     tasks = [
         asyncio.create_task(world.poll(change, 5)),
-        asyncio.create_task(world.until(microseconds(world.now()) + 5, change)),
+        asyncio.create_task(world.poll(change, 5, until=microseconds(world.now()) + 5)),
     ]
     await world.settle()
     assert not any(task.done() for task in tasks)
     change.set()
     await asyncio.gather(*tasks)
     assert (world.monotonic(), world.sleeping) == (0, 0)
-    await world.until(microseconds(world.now()), asyncio.Event())
+    await world.poll(asyncio.Event(), 5, until=microseconds(world.now()))
 
 
-async def test_in_the_real_world_a_wait_for_a_moment_ends_also_where_the_wall_clock_is_put_forward() -> None:
-    class PutForward(RealWorld):
-        ahead = timedelta(0)
-
-        def now(self) -> datetime:
-            return super().now() + self.ahead
-
-        async def poll(self, change: asyncio.Event, seconds: float) -> None:
-            assert seconds <= 30
-            self.ahead += timedelta(seconds=3600)
-
-    world = PutForward()
-    await world.until(microseconds(world.now()) + 3_600_000_000, asyncio.Event())
-    assert world.ahead == timedelta(seconds=3600)
+async def test_in_the_real_world_a_poll_ends_when_it_is_time_or_something_changes() -> None:
+    world, never = RealWorld(), asyncio.Event()
+    now = microseconds(world.now())
+    await world.poll(never, math.inf, until=now + 1_000)
+    assert microseconds(world.now()) >= now + 1_000
+    await world.poll(never, 0.001, until=now + 10**15)
+    change = asyncio.Event()
+    change.set()
+    await world.poll(change, math.inf)
 
 
 async def test_a_year_of_a_quiet_app_has_few_moments_and_its_timers_are_on_time(tmp_path: Path) -> None:
@@ -114,10 +110,10 @@ async def test_a_year_of_a_quiet_app_has_few_moments_and_its_timers_are_on_time(
     polls = 0
     poll = world.poll
 
-    async def counted(change: asyncio.Event, seconds: float) -> None:
+    async def counted(change: asyncio.Event, seconds: float, *, until: int | None = None) -> None:
         nonlocal polls
         polls += 1
-        await poll(change, seconds)
+        await poll(change, seconds, until=until)
 
     world.poll = counted  # type: ignore[method-assign]
 

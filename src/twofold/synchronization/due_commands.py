@@ -21,6 +21,8 @@ FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """Seconds before the first retry of what is unavailable for a policy, and at most between any two."""
 _SECOND = 1_000_000
+_CLOCK_MAY_BE_SET = 30.0
+"""Seconds after which the wall clock is read again: it may have been set, or the machine may have slept."""
 _ATTEMPTS_BEFORE_PARKED = 5
 """A due command that failed so many times is shown as parked. It is retried all the same."""
 
@@ -97,7 +99,7 @@ class DueCommands:
             if at is None or len(self._sending) >= self._most:
                 await self.queue.changed.wait()
             elif at > microseconds(self._world.now()):
-                await self._world.until(at, self.queue.changed)
+                await self._world.poll(self.queue.changed, _CLOCK_MAY_BE_SET, until=at)
             elif (entry := self.queue.pop()) is not None:
                 # Begun in order of time. What waits for the same commit is written in the order in which it came.
                 task = asyncio.create_task(self._send(entry), name=f"twofold-{self._policy}-send")

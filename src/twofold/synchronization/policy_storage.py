@@ -262,7 +262,7 @@ class PolicyStorage:
 
     @property
     def _place(self) -> bytes:
-        return msgspec.json.encode(self._world.place())
+        return msgspec.json.encode(self._world.place)
 
     async def _stored_checkpoint(self) -> LogRow | None:
         return (await self._write_store.rows(CHECKPOINTS, [self._spaces.policy])).get(self._spaces.policy)

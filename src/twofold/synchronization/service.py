@@ -87,7 +87,7 @@ class Synchronization:
         self._task: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[dict[str, Position]] | None = None
         follows = tuple(versioned_name(name, version) for name, version in versions.items())
-        record = Node(world.place(), read_store.identity, options.session is not None, follows)
+        record = Node(world.place, read_store.identity, options.session is not None, follows)
         self.membership = Membership(cluster, world, record, options.lease_seconds, write_store.exclusive, self.wake)
         self.leases = Leases(cluster, self.membership, versions, options.session)
 

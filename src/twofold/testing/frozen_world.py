@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import math
 import uuid
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ class FrozenWorld:
         self._start = start
         self._passed = 0.0
         self._seed = seed
+        self.place = f"seed-{seed}"
         self._ids = itertools.count(1)
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
@@ -37,9 +39,6 @@ class FrozenWorld:
 
     def new_id(self) -> str:
         return str(uuid.uuid5(_SEEDS, f"{self._seed}/{next(self._ids)}"))
-
-    def place(self) -> str:
-        return f"seed-{self._seed}"
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
@@ -62,24 +61,23 @@ class FrozenWorld:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def poll(self, change: asyncio.Event, seconds: float) -> None:
+    async def poll(self, change: asyncio.Event, seconds: float, *, until: int | None = None) -> None:
+        left = math.inf if until is None else (until - microseconds(self.now())) / 1_000_000
+        if left <= 0:
+            return
         alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = self._passed + seconds, alarm
         self._polling.append(entry)
+        if left < math.inf:
+            heapq.heappush(self._sleepers, (self._passed + left, next(self._order), alarm))
+        changed = asyncio.ensure_future(change.wait())
         try:
-            await _first(change, alarm)
+            either: set[asyncio.Future[Any]] = {changed, alarm}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            changed.cancel()
             alarm.cancel()
             self._polling.remove(entry)
-
-    async def until(self, moment: int, change: asyncio.Event) -> None:
-        left = moment - microseconds(self.now())
-        if left > 0:
-            alarm = self._alarm(left / 1_000_000)
-            try:
-                await _first(change, alarm)
-            finally:
-                alarm.cancel()
 
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass. Tasks that sleep until then are woken, in order, each at its own moment.
@@ -147,16 +145,6 @@ async def _turn() -> None:
     turned: asyncio.Future[None] = loop.create_future()
     loop.call_soon(_ring, turned)
     await turned
-
-
-async def _first(change: asyncio.Event, alarm: "asyncio.Future[None]") -> None:
-    """Return when `change` is set, or at the alarm."""
-    changed = asyncio.ensure_future(change.wait())
-    try:
-        either: set[asyncio.Future[Any]] = {changed, alarm}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        changed.cancel()
 
 
 def _ring(alarm: "asyncio.Future[None]") -> None:
