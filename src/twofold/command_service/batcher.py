@@ -179,7 +179,7 @@ class Batcher:
         complete = True
         for waiting, outcome in answered:
             self._folds.settle(waiting.pending, outcome)
-            if not isinstance(outcome, Appended) or outcome.repeated:
+            if not is_written(outcome):
                 complete = complete and waiting.pending is None
                 waiting.failed(isinstance(outcome, Conflict) and not waiting.answer.done())
         if not complete:

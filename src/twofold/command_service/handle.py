@@ -247,7 +247,11 @@ class CommandService:
     def _is_present(self, states: PendingStates) -> bool:
         """Whether these are still the states that the next command has to be decided on."""
         present = self._folds.present(tuple(states.states))
-        return present is not None and all(present.states[fold] is state for fold, state in states.states.items())
+        # A step may return the same object, and the decision rests on its event all the same.
+        return present is not None and all(
+            present.states[fold] is state and set(present.seen[fold].rests) <= set(states.seen[fold].rests)
+            for fold, state in states.states.items()
+        )
 
     async def _is_final(self, request: _CommandRequest, states: PendingStates) -> tuple[bool, Appended | None]:
         """Whether a decision that failed on these states fails at one moment of the log, and what was written before.
