@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample_domains.counter_app_helpers import app_in
+from tests.sample_domains.counters import Count
 from tests.servers.postgres import Postgres, fresh_schema
 
 TWOFOLD = Path(sys.executable).with_name("twofold")
@@ -47,3 +49,16 @@ def test_what_cannot_be_moved_is_reported(tmp_path: Path, source: str, target: s
     assert (done.returncode, cure in done.stderr) == (code, True), done.stderr
     assert not (tmp_path / "none.db").exists()
     assert not (tmp_path / "other.db").exists()
+
+
+async def test_a_log_that_was_moved_is_not_backed_up_and_whoever_reads_it_is_warned(tmp_path: Path) -> None:
+    async with app_in(tmp_path) as app:
+        await app.send(Count(["a"]))
+    stores = ["--write-store", "sqlite:///log.db"]
+    assert twofold(tmp_path, "move", "--from", "sqlite:///log.db", "--to", "sqlite:///new.db").returncode == 0
+    backup = twofold(tmp_path, "backup", *stores, "--to", "backups")
+    assert (backup.returncode, "was moved to" in backup.stderr) == (2, True), backup.stderr
+    for command in ("log", "verify"):
+        read = twofold(tmp_path, command, *stores)
+        assert (read.returncode, "Warning: this log was moved to" in read.stderr) == (0, True), read.stderr
+    assert "Warning" not in twofold(tmp_path, "log", "--write-store", "sqlite:///new.db").stderr

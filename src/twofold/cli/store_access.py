@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import click
 
+from twofold.cli.output import printable
 from twofold.read_store.port import ReadStore
 from twofold.settings import Settings
 from twofold.stores import open_read_store, open_write_store
 from twofold.world import World
+from twofold.write_store.log_content import HasSnapshots
 from twofold.write_store.port import WriteStore
 
 write_store_option = click.option(
@@ -66,9 +68,24 @@ async def opened_log(settings: Settings, world: World, *, read_only: bool = True
     refuse_memory(settings.write_store, "--write-store")
     write_store = await open_write_store(settings.write_store, settings, world, read_only=read_only)
     try:
+        if read_only:
+            await _warn_of_a_moved_log(write_store)
         yield write_store
     finally:
         await write_store.close()
+
+
+async def _warn_of_a_moved_log(write_store: WriteStore) -> None:
+    """Say on stderr that a log was moved: it can be read, but gets nothing new."""
+    if isinstance(write_store, HasSnapshots):
+        async with write_store.snapshot() as snapshot:
+            use = snapshot.use
+        if use.use == "moved":
+            click.echo(
+                f"Warning: this log was moved to {printable(use.place)}, and nothing is written here any more. Name "
+                "that place with --write-store or TWOFOLD_WRITE_STORE.",
+                err=True,
+            )
 
 
 @asynccontextmanager

@@ -87,6 +87,7 @@ async def _add_to(write_store: HasSnapshots, folder: Path, work: BackupWork) -> 
         # First: a read model may be behind the log that it is restored with, but not ahead of it.
         copied = None if work.read_models is None else await _copy(folder, number, work.read_models, work.world)
         async with write_store.snapshot() as snapshot:
+            _refuse_moved(snapshot)
             after, chain = await _continued(before, snapshot, folder)
             part = await _part(folder, number, snapshot, (after, chain), work)
             identity = snapshot.identity
@@ -158,6 +159,14 @@ def _of_a_backup(name: str) -> bool:
     return name == _LOCK or name.startswith((NAME, "log-1.db", "views-1.db"))
 
 
+def _refuse_moved(snapshot: LogSnapshot) -> None:
+    if snapshot.use.use == "moved":
+        raise WiringError(
+            f"The log {snapshot.identity.log} was moved to {snapshot.use.place}. Name that place as the write store, "
+            "also for timers that make backups: nothing is written here any more."
+        )
+
+
 async def _continued(before: Manifest | None, snapshot: LogSnapshot, folder: Path) -> tuple[Position, bytes]:
     """The position after which a log continues a backup, and the chain there. ForkedHistory where it does not."""
     if before is None:
@@ -174,11 +183,16 @@ async def _continued(before: Manifest | None, snapshot: LogSnapshot, folder: Pat
             f"the log has lost events. Restore them from it (`twofold restore`). Else: {begin_another}"
         )
     chain = await _chain_at(snapshot, position)
-    stamp = LogIdentity(before.log, before.epoch, before.forks).stamp(digest)
-    if chain.hex() != digest or not snapshot.identity.holds(stamp, position):
+    if chain.hex() != digest:
         raise ForkedHistory(
             f"The log {before.log} has another history than the backup in {folder}: its chain at position {position} "
             f"is {chain_digest(chain)}, not {chain_digest(bytes.fromhex(digest))}. {begin_another}"
+        )
+    if not snapshot.identity.holds(LogIdentity(before.log, before.epoch, before.forks).stamp(digest), position):
+        raise ForkedHistory(
+            f"The backup in {folder} is of epoch {before.epoch} of the log {before.log}, and this log is in epoch "
+            f"{snapshot.identity.epoch}, which does not follow from it: one of them was restored, or the log was "
+            f"moved. Check first that this is the log that the app uses. {begin_another}"
         )
     return position, chain
 
