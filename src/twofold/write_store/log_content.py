@@ -146,7 +146,7 @@ class LogCopy(LogContent, RowVersions, Protocol):
     """A log that is being filled. It is no log before `complete`: no app and no command opens it.
 
     `head` is the last event that was copied, and `chain` the chain there. `settled` is the position at which commands
-    and rows were copied as well; None where they were not, or events were added since.
+    and rows were copied as well; None where they were not, or anything was written since.
     """
 
     identity: LogIdentity
@@ -163,7 +163,7 @@ class LogCopy(LogContent, RowVersions, Protocol):
         ...
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
-        """Remember commands; how many. Those that are remembered already are ignored."""
+        """Remember commands; how many were not yet. An id that was forgotten and used again has its last outcome."""
         ...
 
     async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:

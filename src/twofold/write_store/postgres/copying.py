@@ -21,7 +21,11 @@ _BEGIN = """
 update {schema}.log_head
    set name = $1, epoch = 0, position = 0, chain = $2, use = 'copy', place = $3, settled = null
 """
-_GO_ON = "update {schema}.log_head set epoch = 0, use = 'copy', place = $1, settled = null"
+# A copy that was settled still is.
+_GO_ON = """
+update {schema}.log_head
+   set epoch = 0, settled = case when use = 'copy' then settled end, use = 'copy', place = $1
+"""
 _HEAD = "select name, position, chain, settled from {schema}.log_head"
 _IN_USE = """
 select h.name, h.use,
@@ -31,7 +35,11 @@ select h.name, h.use,
 """
 _COMMANDS = """
 insert into {schema}.commands (command_id, request_hash, position, count, recorded_at, nonce)
-select c.*, 0 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::int[], $5::bigint[]) as c on conflict do nothing
+select c.*, 0 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::int[], $5::bigint[]) as c
+on conflict (command_id) do update
+   set request_hash = excluded.request_hash, position = excluded.position, count = excluded.count,
+       recorded_at = excluded.recorded_at, nonce = excluded.nonce
+ where (excluded.position, excluded.recorded_at) > (commands.position, commands.recorded_at)
 """
 _ROWS = """
 insert into {schema}.rows (space, key, value, version)
@@ -103,26 +111,33 @@ class PostgresLogCopy(PostgresContent):
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
         if not commands:
             return 0
-        done: str = await self._connection.execute(
-            self._sql(_COMMANDS),
-            [command.command_id for command in commands],
-            [command.request_hash for command in commands],
-            [command.position for command in commands],
-            [command.count for command in commands],
-            [command.recorded_at for command in commands],
-        )
-        await self._call(functions.ADVANCE_CLOCK, max(command.recorded_at for command in commands))
-        return int(done.rpartition(" ")[2])
+        async with self.transaction():
+            done: str = await self._connection.execute(
+                self._sql(_COMMANDS),
+                [command.command_id for command in commands],
+                [command.request_hash for command in commands],
+                [command.position for command in commands],
+                [command.count for command in commands],
+                [command.recorded_at for command in commands],
+            )
+            await self._call(functions.ADVANCE_CLOCK, max(command.recorded_at for command in commands))
+            added = int(done.rpartition(" ")[2])
+            if added:
+                await self._unsettle()
+        return added
 
     async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:
         written = {key: row for key, row in rows.items() if row is not None}
         deleted = [key for key, row in rows.items() if row is None]
-        if written:
-            values, versions = [row.value for row in written.values()], [row.version for row in written.values()]
-            await self._connection.execute(self._sql(_ROWS), space, list(written), values, versions)
-        if deleted:
-            sql = "delete from {schema}.rows where space = $1 and key = any ($2)"
-            await self._connection.execute(self._sql(sql), space, deleted)
+        async with self.transaction():
+            if written:
+                values, versions = [row.value for row in written.values()], [row.version for row in written.values()]
+                await self._connection.execute(self._sql(_ROWS), space, list(written), values, versions)
+            if deleted:
+                sql = "delete from {schema}.rows where space = $1 and key = any ($2)"
+                await self._connection.execute(self._sql(sql), space, deleted)
+            if rows:
+                await self._unsettle()
 
     async def settle(self, identity: LogIdentity) -> None:
         await self._identify(identity)
@@ -135,6 +150,11 @@ class PostgresLogCopy(PostgresContent):
             await self._connection.execute("set local synchronous_commit = on")
             await self._identify(identity)
             await self._connection.execute(self._sql(_COMPLETE), identity.epoch)
+
+    async def _unsettle(self) -> None:
+        if self.settled is not None:
+            await self._connection.execute(self._sql("update {schema}.log_head set settled = null"))
+            self.settled = None
 
     async def _identify(self, identity: LogIdentity) -> None:
         epochs, afters = [epoch for epoch, _ in identity.forks], [after for _, after in identity.forks]

@@ -28,20 +28,31 @@ _BEGIN = """
 update logs set name = ?2, epoch = ?3, position = ?4, chain = ?5, use = 'copy', place = ?6, settled = null
 where log_id = ?1
 """
+# A copy that was settled still is.
+_GO_ON = """
+update logs set settled = case when use = 'copy' then settled end, use = 'copy', place = ? where log_id = ?
+"""
 _EVENT = """
 insert into events (log_id, position, type_id, version, payload, envelope, tags, chain) values (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
 _COMMAND = """
 insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
-on conflict (log_id, command_id) do nothing
+on conflict (log_id, command_id) do update
+   set request_hash = excluded.request_hash, position = excluded.position, count = excluded.count,
+       recorded_at = excluded.recorded_at, arrival = (select max(arrival) + 1 from commands)
+ where (excluded.position, excluded.recorded_at) > (commands.position, commands.recorded_at)
 """
 _ROW = """
 insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
 on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
 """
-_TO_THE_END = """
-update commands set arrival = (select max(arrival) + 1 from commands) where log_id = ? and command_id = ?
+# One scan of the table: by the index it would look up every row, while commands wait.
+_NEWEST_TO_THE_END = """
+update commands set arrival = (select max(arrival) + 1 from commands)
+where arrival = (
+    select arrival from commands not indexed where log_id = ? order by recorded_at desc, arrival desc limit 1
+)
 """
 
 
@@ -58,8 +69,6 @@ class SqliteLogCopy(SqliteContent):
         self.settled: Position | None = row[2]
         sql = "select name, type_id from event_types where log_id = ?"
         self._types: dict[str, int] = dict(connection.execute(sql, (log_id,)))
-        self._newest = (0, "")
-        """When the newest command id of those added here was recorded, and the id."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
@@ -94,11 +103,13 @@ class SqliteLogCopy(SqliteContent):
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
         rows = [(self._log_id, *msgspec.structs.astuple(command)) for command in commands]
-        self._newest = max([self._newest, *((command.recorded_at, command.command_id) for command in commands)])
         async with self.transaction():
             before = self._connection.total_changes()
             self._connection.executemany(_COMMAND, rows)
-            return self._connection.total_changes() - before
+            added = self._connection.total_changes() - before
+            if added:
+                self._unsettle()
+            return added
 
     async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:
         written = [(self._log_id, space, key, row.value, row.version) for key, row in rows.items() if row is not None]
@@ -107,6 +118,8 @@ class SqliteLogCopy(SqliteContent):
             self._connection.executemany(_ROW, written)
             sql = "delete from rows where log_id = ? and space = ? and key = ?"
             self._connection.executemany(sql, deleted)
+            if rows:
+                self._unsettle()
 
     async def settle(self, identity: LogIdentity) -> None:
         self._identify(identity)
@@ -115,11 +128,16 @@ class SqliteLogCopy(SqliteContent):
 
     async def complete(self, identity: LogIdentity) -> None:
         async with self.transaction():
-            # The clock of command ids goes on from the one that came last.
-            self._connection.execute(_TO_THE_END, (self._log_id, self._newest[1]))
+            # The clock of command ids goes on from the one that came last, whichever process copied it.
+            self._connection.execute(_NEWEST_TO_THE_END, (self._log_id,))
             self._identify(identity)
             sql = "update logs set use = 'log', place = '', settled = null where log_id = ?"
             self._connection.execute(sql, (self._log_id,))
+
+    def _unsettle(self) -> None:
+        if self.settled is not None:
+            self._connection.execute("update logs set settled = null where log_id = ?", (self._log_id,))
+            self.settled = None
 
     def _identify(self, identity: LogIdentity) -> None:
         log_id = self._log_id
@@ -188,5 +206,4 @@ def _enter(connection: apsw.Connection, log_id: int, path: str, identity: LogIde
         raise WiringError(f"The log {path} is not empty. Move into a new file.")
     else:
         # A copy that is continued, or the log that was moved before and is now moved back.
-        sql = "update logs set use = 'copy', place = ?, settled = null where log_id = ?"
-        connection.execute(sql, (place, log_id))
+        connection.execute(_GO_ON, (place, log_id))
