@@ -12,6 +12,8 @@ from tests.sample_domains.counters import Count
 from twofold.app import App
 from twofold.errors import Unavailable
 from twofold.settings import Settings
+from twofold.world import World
+from twofold.write_store import background_check
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Verifiable
 
@@ -43,6 +45,35 @@ async def test_damage_in_the_middle_of_the_log_is_found_while_the_app_runs(tmp_p
         checking.cancel()
         with suppress(asyncio.CancelledError):
             await checking
+
+
+async def test_an_error_of_the_check_comes_to_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("twofold.write_store.background_check._check_once", fail)
+    async with app_in(tmp_path, verify_events_per_second=100_000) as app, asyncio.timeout(60):
+        with pytest.raises(RuntimeError, match="broken"):
+            await app.verify_forever()
+
+
+async def test_a_log_that_replaces_another_one_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Verifiable] = []
+    check = background_check._check_once
+
+    async def note(store: Verifiable, world: World, pause: float) -> None:
+        checked.append(store)
+        await check(store, world, pause)
+
+    monkeypatch.setattr(background_check, "_check_once", note)
+    async with app_in(tmp_path, verify_events_per_second=100_000) as app:
+        checking = asyncio.create_task(app.verify_forever())
+        await until(lambda: len(checked) == 1, "the first log is checked")
+        await app.move_to(f"sqlite:///{tmp_path}/after.db")
+        await until(lambda: len(checked) == 2, "the second log is checked")
+        assert checked[1] is not checked[0]
+        checking.cancel()
+        await asyncio.wait([checking])
 
 
 async def test_a_log_that_is_not_to_be_checked_is_not(tmp_path: Path) -> None:

@@ -31,15 +31,23 @@ async def check_forever(store: Verifiable, world: World, events_per_second: int)
 
 
 async def check_current_log(current: CurrentLog, world: World, events_per_second: int) -> None:
-    """The same for the log of a running app, which may be replaced. Returns where it is in memory."""
+    """The same for the log of a running app, which may be replaced. Returns where it is in memory.
+
+    Raises what the check raises.
+    """
     while isinstance(present := current.present, Verifiable):
         replaced = current.replaced.next
         checking = asyncio.create_task(check_forever(present, world, events_per_second), name="twofold-verify-log")
+        waiting = asyncio.create_task(replaced.wait(), name="twofold-verify-replaced")
         try:
-            await replaced.wait()
+            await asyncio.wait([checking, waiting], return_when=asyncio.FIRST_COMPLETED)
+            # A store that was replaced is closed: an error of its check means nothing.
+            if not replaced.is_set():
+                checking.result()
         finally:
             checking.cancel()
-            await asyncio.wait([checking])
+            waiting.cancel()
+            await asyncio.wait([checking, waiting])
 
 
 async def _check_once(store: Verifiable, world: World, pause: float) -> None:
