@@ -27,15 +27,16 @@ def movable(write_store: WriteStore) -> Movable:
 
 
 class CutOver:
-    """Ends a log and makes its copy the log, which is at `url`. `sealed` is its identity once the old log has ended.
+    """Ends a log at a place and makes its copy the log, at `url`. `sealed` is its identity once the old log has ended.
 
     The old log is sealed only when the copy has all of it. Until then the old log is the log, from then on the copy
-    is, also where it is not complete yet: nothing is written to the old one any more. `finished` completes it.
+    is, also where it is not complete yet: nothing is written to the old one any more. `opened` completes it.
     """
 
-    def __init__(self, source: WriteStore, url: str, settings: Settings, world: World) -> None:
+    def __init__(self, source: WriteStore, place: str, url: str, settings: Settings, world: World) -> None:
         self.sealed: LogIdentity | None = None
         self._source = movable(source)
+        self._place = place
         self._url = url
         self._settings = settings
         self._world = world
@@ -51,11 +52,17 @@ class CutOver:
             async with AsyncExitStack() as source:
                 closing = source.enter_async_context(self._source.closed())
                 log = await self._world.within(end - self._world.monotonic(), closing)
-                log.use.refuse("that is moved", read_only=False)
+                ended = log.use == LogUse("moved", place)
+                if not ended:
+                    log.use.refuse(self._place, read_only=False)
                 await self._world.within(end - self._world.monotonic(), copier.update(log, changed))
-                identity = next_identity(log.identity, log.head)
-                asked = True
-                await log.seal(place)
+                if ended:
+                    # An earlier call has sealed it, and its answer was lost for longer than that call waited.
+                    identity = log.identity
+                else:
+                    identity = next_identity(log.identity, log.head)
+                    asked = True
+                    await log.seal(place)
         except Unavailable:
             # The answer may be lost, although the log has ended.
             if not asked or not await self._has_ended(place):
@@ -78,8 +85,11 @@ class CutOver:
         async def attempt(_: float) -> WriteStore:
             try:
                 return await open_write_store(self._url, self._settings, self._world)
-            except WiringError:
-                await self._complete()
+            except WiringError as error:
+                try:
+                    await self._complete()
+                except WiringError as reason:
+                    raise error from reason
                 raise Unavailable("The copy was not complete.") from None
 
         return await retry_until_deadline(

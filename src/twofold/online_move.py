@@ -112,7 +112,8 @@ class OnlineMove:
         return self.status
 
     async def _move(self, url: str) -> None:
-        cut_over = CutOver(self._log.present, url, self._settings, self._world)
+        place = place_of(self._settings.write_store)
+        cut_over = CutOver(self._log.present, place, url, self._settings, self._world)
         for attempt in range(1, _MOST_ATTEMPTS + 1):
             try:
                 await self._attempt(url, cut_over)
@@ -123,7 +124,11 @@ class OnlineMove:
                 log.info("The log is not moved yet, and commands go on: %s", error)
                 self._switching = False
             await self._world.sleep(_BETWEEN_ATTEMPTS)
-        await self._moved(url)
+        try:
+            await self._moved(url)
+        except Exception:
+            # The app uses the new log, so the move has not failed.
+            log.exception("The log was moved to %s, but a part of the app does not know it", place_of(url))
 
     async def _attempt(self, url: str, cut_over: CutOver) -> None:
         """Follow the log, then replace it. TimeoutError or Unavailable where that can be tried again."""
@@ -144,14 +149,20 @@ class OnlineMove:
                     raise
                 log.warning("The copy is completed once more: %s", error)
             try:
-                await self._log.replace(await cut_over.opened())
+                new = await cut_over.opened()
             except BaseException as error:
                 self._log.fail(
                     f"The log was moved to {place_of(url)}, and it cannot be opened there: {error} Start the app again "
                     "with that write store."
                 )
                 raise
+            old = self._log.replace(new)
+            self._settings = msgspec.structs.replace(self._settings, write_store=url)
         self._note(state="moved", pause_seconds=self._world.monotonic() - began)
+        try:
+            await old.close()
+        except Exception:
+            log.exception("The store from which the log was moved could not be closed")
 
     async def _follow(self, copier: LogCopier) -> None:
         """Copy what is there, again and again, until a round is short, or not much shorter than the one before."""

@@ -1,5 +1,6 @@
 """A move that is interrupted or refused: the old log goes on, or the copy, and never both."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from twofold import (
 )
 from twofold.domain.events import RecordedEvent
 from twofold.errors import ForkedHistory
-from twofold.log_moving import movable
+from twofold.log_moving import CutOver, movable
 from twofold.operations.progress import no_progress
 from twofold.stores import open_log_copy, open_write_store, place_of
 from twofold.world import RealWorld
@@ -151,3 +152,53 @@ async def test_nobody_writes_a_log_while_the_rest_is_copied(
     monkeypatch.setattr(PostgresClosedLog, "seal", watched)
     await moved(source, target)
     assert refused == 1
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_log_that_an_earlier_attempt_has_sealed_is_completed_by_the_next_one(
+    back: bool, postgres_newest: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = await filled(tmp_path), await fresh_log(postgres_newest.dsn)
+    if back:
+        await moved(source, target)
+        source, target = target, f"sqlite:///{tmp_path}/b.db"
+
+    async def ended(self: object, identity: object) -> None:
+        raise RuntimeError("ended")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="ended"):
+        for kind in (PostgresLogCopy, SqliteLogCopy):
+            broken.setattr(kind, "complete", ended)
+        await moved(source, target)
+    world, place = RealWorld(), place_of(source)
+    log = await open_write_store(source, Settings(), world, read_only=True)
+    async with open_log_copy(target, log.identity, place, world) as copy:
+        copier = LogCopier(copy, Pace(no_progress, world))
+        elsewhere = CutOver(log, place, f"sqlite:///{tmp_path}/elsewhere.db", Settings(), world)
+        with pytest.raises(WiringError, match=re.escape(f"The log {place} was moved to {place_of(target)}")):
+            await elsewhere.run(copier)
+        cut_over = CutOver(log, place, target, Settings(), world)
+        await cut_over.run(copier)
+    await log.close()
+    store = await opened(target)
+    assert store.identity == cut_over.sealed
+    assert store.identity.epoch == (3 if back else 2)
+    await store.close()
+
+
+async def test_why_the_new_log_cannot_be_opened_is_not_hidden_by_the_attempt_to_complete_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = await filled(tmp_path), f"sqlite:///{tmp_path}/target.db"
+    log = await opened(source)
+    async with open_log_copy(target, log.identity, place_of(source), RealWorld()) as copy:
+        cut_over = CutOver(log, place_of(source), target, Settings(), RealWorld())
+        await cut_over.run(LogCopier(copy, Pace(no_progress, RealWorld())))
+    await log.close()
+
+    async def refuse(*_: object) -> None:
+        raise WiringError("The file was made by a later version.")
+
+    monkeypatch.setattr("twofold.log_moving.open_write_store", refuse)
+    with pytest.raises(WiringError, match="made by a later version"):
+        await cut_over.opened()

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,11 @@ from twofold.domain.event_query import ALL_EVENTS
 from twofold.log_moving import CutOver
 from twofold.settings import Settings
 from twofold.stores import open_write_store, place_of
+from twofold.synchronization.cluster_state import ClusterStateStore
+from twofold.synchronization.service import Synchronization
 from twofold.world import RealWorld
 from twofold.write_store.port import LogIdentity
+from twofold.write_store.sqlite import SqliteWriteStore
 from twofold.write_store.sqlite.copying import SqliteLogCopy
 from twofold.write_store.sqlite.snapshot import SqliteClosedLog
 
@@ -223,3 +227,97 @@ async def test_nodes_of_the_old_log_are_refused_and_say_where_it_is(tmp_path: Pa
         assert not (await app.send(Deposit("a", 1), command_id="late")).repeated
         problems = [problem.message for problem in (await other.status()).health.problems]
         assert any("was moved to" in message for message in problems)
+
+
+async def test_an_app_goes_on_although_its_old_store_cannot_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(self: object) -> None:
+        raise OSError("The disk is gone.")
+
+    async with moving_bank(f"sqlite:///{tmp_path}/before.db") as app:
+        await app.send(Deposit("a", 1), command_id="c")
+        with monkeypatch.context() as broken:
+            broken.setattr(SqliteWriteStore, "close", fail)
+            assert (await app.move_to(f"sqlite:///{tmp_path}/after.db")).state == "moved"
+        assert (await app.send(Deposit("a", 1), command_id="c")).repeated
+        assert "The store from which the log was moved could not be closed" in caplog.text
+
+
+async def test_a_node_whose_row_could_not_be_written_after_the_move_joins_with_the_next_update(
+    tmp_path: Path, postgres_newest: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, failures = ClusterStateStore.node, 0
+
+    def fail_once(*arguments: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise Unavailable("The server is away.")
+        return node(*arguments)
+
+    async with moving_bank(f"sqlite:///{tmp_path}/before.db") as app:
+        await app.send(Deposit("a", 1))
+        monkeypatch.setattr(ClusterStateStore, "node", fail_once)
+        assert (await app.move_to(await fresh_log(postgres_newest.dsn))).state == "moved"
+        synchronization = app._running.synchronization  # type: ignore[union-attr]
+        await until(lambda: synchronization.membership.node in synchronization.state.nodes)
+        first = synchronization.state.nodes[synchronization.membership.node].version
+        await until(lambda: synchronization.state.nodes[synchronization.membership.node].version > first)
+        receipt = await app.send(Deposit("a", 1))
+        assert not await app.projections.late(["bonus"], receipt.position, 60)
+
+
+async def test_an_error_of_another_part_after_the_move_does_not_say_that_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Synchronization, "log_replaced", fail)
+    async with moving_bank(f"sqlite:///{tmp_path}/before.db") as app:
+        assert (await app.move_to(f"sqlite:///{tmp_path}/after.db")).state == "moved"
+        assert app.settings.write_store == f"sqlite:///{tmp_path}/after.db"
+
+
+async def test_the_second_move_of_one_process_names_the_log_that_it_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (f"sqlite:///{tmp_path}/{name}.db" for name in ("first", "second", "third"))
+
+    async def fail(self: object, identity: object) -> None:
+        raise Unavailable("The disk is full.")
+
+    async with moving_bank(first) as app:
+        await app.move_to(second)
+        with monkeypatch.context() as broken:
+            broken.setattr(SqliteLogCopy, "settle", fail)
+            with pytest.raises(Unavailable):
+                await app.move_to(third)
+        with pytest.raises(WiringError, match=f"it follows the log at {place_of(second)}"):
+            await open_write_store(third, Settings(), RealWorld())
+        assert (await app.move_to(third)).state == "moved"
+
+
+async def test_a_seal_that_is_known_only_to_the_next_attempt_completes_the_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal, answers = SqliteClosedLog.seal, 0
+
+    async def lost(self: SqliteClosedLog, place: str) -> None:
+        await seal(self, place)
+        raise Unavailable("The answer was lost.")
+
+    async def no_answer(self: object, place: str) -> bool:
+        nonlocal answers
+        answers += 1
+        raise Unavailable("The store does not answer.")
+
+    monkeypatch.setattr(SqliteClosedLog, "seal", lost)
+    monkeypatch.setattr(CutOver, "_has_ended", no_answer)
+    async with moving_bank(f"sqlite:///{tmp_path}/before.db") as app:
+        await app.send(Deposit("a", 1), command_id="c")
+        assert (await app.move_to(f"sqlite:///{tmp_path}/after.db")).state == "moved"
+        assert answers == 1
+        assert app.move.identity.epoch == 2
+        assert (await app.send(Deposit("a", 1), command_id="c")).repeated

@@ -51,7 +51,7 @@ async def move(source: str, target: str, world: World, on_progress: OnProgress =
                 # This ended after the old log was sealed, and before the copy was complete.
                 await copy.complete(identity)
                 return _result(identity, copier)
-            cut_over = CutOver(log, target, settings, world)
+            cut_over = CutOver(log, place_of(source), target, settings, world)
             await cut_over.run(copier)
         assert cut_over.sealed is not None
         return _result(cut_over.sealed, copier)

@@ -22,8 +22,8 @@ class Membership:
     """One node among others. If only this process can write the log, there are no others, and nothing is written.
 
     A heartbeat is a new version of the node's row. A node has expired once another node, by its own clock, has seen no
-    new version for the time of a lease. If other nodes have removed this one, it is `evicted` (and fires `wake`):
-    `rejoin` makes it a new node.
+    new version for the time of a lease. If other nodes have removed this one, or it has no row in a log that has
+    replaced another one, it is `evicted` (and fires `wake`): `rejoin` makes it a new node.
     """
 
     def __init__(
@@ -59,13 +59,22 @@ class Membership:
         self._heartbeats = asyncio.create_task(self.heartbeat_loop(), name="twofold-heartbeats")
 
     async def log_replaced(self, exclusive: bool) -> None:
-        """The log is another one now, to which only this process can write, or others as well."""
-        if exclusive != self._exclusive:
-            if exclusive:
-                await self.stop_heartbeat()
-                await self.leave()
-            self._exclusive = exclusive
+        """The log is another one now, to which only this process can write, or others as well.
+
+        If the row of this node cannot be written now, it joins as a new node with the next update.
+        """
+        if exclusive == self._exclusive:
+            return
+        if exclusive:
+            await self.stop_heartbeat()
+            await self.leave()
+        self._exclusive = exclusive
+        try:
             await self.enter()
+        except TwofoldError as error:
+            log.warning("This node could not write its row in the new log. It joins again: %s", error)
+            self.evicted = True
+            self._wake.fire()
 
     async def rejoin(self) -> None:
         """Come back as a new node after an eviction."""

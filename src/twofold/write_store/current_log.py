@@ -115,11 +115,11 @@ class CurrentLog:
             opening, self._opening = self._opening, None
             opening.set()
 
-    async def replace(self, new: WriteStore) -> None:
-        """Go on with another write store, and close the present one. Only while it is `closed`."""
+    def replace(self, new: WriteStore) -> WriteStore:
+        """Go on with another write store; the one before, which the caller closes. Only while it is `closed`."""
         old, self.present = self.present, new
         self.replaced.fire()
-        await old.close()
+        return old
 
     def fail(self, reason: str) -> None:
         """All calls fail with Unavailable until a restart: nobody may write to the present write store any more."""
