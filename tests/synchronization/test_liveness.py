@@ -77,7 +77,9 @@ def deaf(app: App, share: WorkUnit, patch: pytest.MonkeyPatch) -> Callable[[], N
     write_store, reported = pages._write_store, pages._query
 
     class Empty:
-        async def read(self, query: Any, after: int = 0, limit: int = 0) -> Any:
+        identity = write_store.identity
+
+        async def read(self, query: Any, after: int = 0, *_: object) -> Any:
             page = await write_store.read(reported, after, 0)
             return type(page)([], after, after, page.chain)
 
