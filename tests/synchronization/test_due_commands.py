@@ -213,4 +213,4 @@ async def test_a_due_command_that_is_skipped_while_it_is_being_sent_is_not_sent_
             return await answers(app) == [MARK + 2]
 
         await until(answered, "the other one is sent")
-        assert (tries, await parked_keys(app), reactor._due.queue.entries()) == (2, [], [])  # type: ignore[attr-defined]
+        assert (tries, await parked_keys(app), reactor._due.queue.keys) == (2, [], set())  # type: ignore[attr-defined]

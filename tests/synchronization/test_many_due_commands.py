@@ -100,6 +100,32 @@ async def test_a_due_command_that_is_skipped_lets_the_next_one_of_its_key_go_on(
         assert await answers(app) == [MARK + 1, MARK]
 
 
+async def test_a_due_command_that_is_retried_but_no_longer_due_lets_the_next_one_of_its_key_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FrozenWorld()
+    async with app_in(tmp_path, with_keys(later), world=world, poll_seconds=900) as app:
+        for by in range(3):
+            await app.send(Note("a", by))
+        await passes(world, app, 10)
+        _, go, fails = senders(app, monkeypatch)
+        go.set()
+        fails[MARK + 2] = 1_000
+        await passes(world, app, 200)
+        (key,) = await parked_keys(app)
+        running = app._running
+        assert running is not None
+        workers = running.synchronization.supervisor.workers.items()
+        reactor: Any = next(worker.follower for unit, worker in workers if unit.kind == "policy")
+        # Another process has skipped it.
+        deleting = asyncio.create_task(reactor._storage.append(reactor._storage.delete_due(key)))
+        await world.settle()
+        await deleting
+        await reactor.retry(key, 0)
+        await passes(world, app, 1)
+        assert await answers(app) == [MARK + 1, MARK]
+
+
 @pytest.mark.parametrize("key", [CounterId, None], ids=["many keys", "one key"])
 async def test_many_commands_that_are_due_at_once_share_commits_and_keep_the_order_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: object

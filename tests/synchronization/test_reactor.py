@@ -30,7 +30,9 @@ from twofold.domain.events import Event
 from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Conflict, Unavailable
-from twofold.synchronization.policy_rows import OWNERS, Answered
+from twofold.read_store.port import Parked
+from twofold.synchronization.policy_rows import OWNERS, Answered, ParkedReaction
+from twofold.synchronization.policy_saver import SkippedEvent
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.synchronization.reactor import Reactor
@@ -194,7 +196,7 @@ async def test_what_the_earlier_owner_commits_while_the_next_one_opens_is_still_
     assert await second.open() == 1
     log.rows = rows  # type: ignore[method-assign]
     due = {key for key in await rows("policy:answers") if key.startswith("due:")}
-    assert {entry.key for entry in second._due.queue.entries()} == due
+    assert second._due.queue.keys == due
     assert len(due) == 1
     # From here on the earlier owner writes nothing.
     await log.append([Append(Metadata(1, "d", "d"), (app.events.encode(Counted(["a"], 2), "d", 0),))])
@@ -204,6 +206,18 @@ async def test_what_the_earlier_owner_commits_while_the_next_one_opens_is_still_
     assert {key for key in await rows("policy:answers") if key.startswith("due:")} == due
     await first.close()
     await second.close()
+
+
+async def test_a_skip_is_not_undone_by_what_was_to_be_saved_of_the_same_key() -> None:
+    app, log = App(with_keys(answer_nothing), world=FrozenWorld()), MemoryWriteStore()
+    reactor = reactor_of(app, log)
+    await reactor.open()
+    saver = reactor._saver
+    saver.park("all", ParkedReaction(Parked("all", 1, "broken", 0)))
+    await saver.save(skip=SkippedEvent("all", 1, None))
+    await saver.save()
+    assert await log.rows("parked:answers") == {}
+    await reactor.close()
 
 
 def reactor_of(app: App, log: MemoryWriteStore) -> Reactor:

@@ -28,7 +28,7 @@ _ATTEMPTS_BEFORE_PARKED = 5
 
 
 class DueCommands:
-    """Sends each due command of a policy at its time, at most `concurrency` at the same time.
+    """Sends each due command of a policy at its time, at most `most` at the same time.
 
     One that fails delays only the later ones of its key. `parked` is what could not be sent, for operators to see. In
     the write store it stays due.
@@ -85,12 +85,14 @@ class DueCommands:
     async def retry(self, key: str) -> None:
         """Send a command now that could not be sent before."""
         due = await self._storage.due()
-        self.queue.remove(key)
-        self._unsent.pop(key, None)
+        entry = self.queue.remove(key) or self._unsent.pop(key, None)
         self.parked.pop(key, None)
         self._attempts.pop(key, None)
         if key in due:
             self.queue.add({key: due[key]})
+        elif entry is not None:
+            # It was sent or skipped meanwhile. The later ones of its key wait for nothing else.
+            self.queue.done(entry)
 
     async def _run(self) -> None:
         while True:
@@ -156,7 +158,7 @@ class DueCommands:
         log.warning("%s: a due command is sent again later: %s", self._policy, error)
         if attempts >= _ATTEMPTS_BEFORE_PARKED:
             self._park(entry, f"Tried {attempts} times: {error_text(error)}"[:500])
-        if all(key != queued.key for queued in self.queue.entries()):
+        if key not in self.queue.keys:
             seconds = delay(attempts, first=FIRST_DELAY, longest=LONGEST_DELAY)
             self.queue.push(microseconds(self._world.now()) + int(seconds * _SECOND), key, entry.due)
 

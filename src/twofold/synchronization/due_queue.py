@@ -26,12 +26,15 @@ class DueQueue:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self._heap: list[DueEntry] = []
+        self.keys: set[str] = set()
+        """Keys of the commands that wait for their time or their turn. One that is being sent is not among them."""
         self._busy: dict[str, str] = {}
         self._waiting: dict[str, deque[DueEntry]] = {}
 
     def clear(self) -> None:
         """Forget all commands."""
         self._heap.clear()
+        self.keys.clear()
         self._busy.clear()
         self._waiting.clear()
 
@@ -41,7 +44,8 @@ class DueQueue:
             self.push(command.at, key, command)
 
     def push(self, at: int, key: str, due: Due) -> None:
-        """Add a command that is to be sent at another time than it says."""
+        """Add a command that is to be sent at `at` (microseconds since 1970, UTC), whatever the command itself says."""
+        self.keys.add(key)
         heapq.heappush(self._heap, DueEntry(at, key, due))
         self.changed.set()
 
@@ -59,6 +63,7 @@ class DueQueue:
             if first != entry.key:
                 self._waiting.setdefault(events_key, deque()).append(entry)
                 return None
+        self.keys.discard(entry.key)
         return entry
 
     def done(self, entry: DueEntry) -> None:
@@ -82,6 +87,7 @@ class DueQueue:
 
     def remove(self, key: str) -> DueEntry | None:
         """Take a command out, wherever it is. None if it is not there."""
+        self.keys.discard(key)
         found = next((entry for entry in self._heap if entry.key == key), None)
         if found is not None:
             self._heap.remove(found)
@@ -93,7 +99,3 @@ class DueQueue:
                     waiting.remove(entry)
                     return entry
         return None
-
-    def entries(self) -> list[DueEntry]:
-        """All commands that are not being sent, in no order."""
-        return [*self._heap, *(entry for waiting in self._waiting.values() for entry in waiting)]

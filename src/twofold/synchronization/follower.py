@@ -1,5 +1,6 @@
 """What a follower is: it has a checkpoint, and takes the log page by page. And how its state is reported."""
 
+from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 from twofold.domain.event_query import EventQuery
@@ -94,12 +95,19 @@ class WholeFollower(Follower, ParkedWork, Protocol):
 class GoesOnByItself(Protocol):
     """A follower that works on what it was given while the next pages are read."""
 
+    held: Callable[[], bool]
+    """Whether this node may still believe that it holds its leases. Without them it begins nothing new."""
     changed: Signal
     """Fires when it takes more events again, or cannot go on: the next call of `apply` or `retry_pending` says why."""
 
     @property
     def full(self) -> bool:
         """Whether it takes no more events now."""
+        ...
+
+    @property
+    def stopped(self) -> Exception | None:
+        """The error for which it does nothing more until it is opened again; None if there is none."""
         ...
 
     @property

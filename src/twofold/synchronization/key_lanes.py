@@ -29,7 +29,8 @@ class KeyLane:
         """Whether the event that it is parked at waits only because of an earlier one."""
         self.running = False
         self.ready = False
-        self.rests = False
+        self.rests_until: float | None = None
+        """Until when it rests, by the monotonic clock; None if it does not."""
         self.failures = 0
         """How often its first event failed in a row."""
         self.worked_before = 0
@@ -39,6 +40,11 @@ class KeyLane:
     def parked(self) -> Parked | None:
         """Where it is parked; None if it is not."""
         return None if self.reaction is None else self.reaction.parked
+
+    @property
+    def rests(self) -> bool:
+        """Whether it waits for a time to pass."""
+        return self.rests_until is not None
 
     @property
     def has_work(self) -> bool:
@@ -98,6 +104,11 @@ class KeyLanes:
         """Whether a key waits for its turn."""
         return bool(self._ready)
 
+    @property
+    def any_resting(self) -> bool:
+        """Whether a key rests."""
+        return bool(self._resting)
+
     def make_ready(self, lane: KeyLane) -> None:
         """Let a key have its turn, if it has something to do, and is not running or resting."""
         if lane.has_work and not (lane.running or lane.ready or lane.rests):
@@ -114,14 +125,20 @@ class KeyLanes:
 
     def rest(self, lane: KeyLane, until: float) -> None:
         """Let a key rest until a moment of the monotonic clock."""
-        lane.rests = True
+        lane.rests_until = until
         heapq.heappush(self._resting, (until, next(self._order), lane))
 
     def wake(self, now: float) -> float | None:
         """Let the keys that have rested have their turn again. When the next one has rested; None if none rests."""
-        while self._resting and self._resting[0][0] <= now:
-            _, _, lane = heapq.heappop(self._resting)
-            self.end_rest(lane)
+        while self._resting:
+            until, _, lane = self._resting[0]
+            # The entry of a rest that was ended early says nothing about a later rest of the same key.
+            stands = lane.rests_until == until
+            if stands and until > now:
+                break
+            heapq.heappop(self._resting)
+            if stands:
+                self.end_rest(lane)
         return self._resting[0][0] if self._resting else None
 
     def wake_all(self) -> None:
@@ -133,5 +150,5 @@ class KeyLanes:
     def end_rest(self, lane: KeyLane) -> None:
         """Let a key have its turn again before its rest is over."""
         if lane.rests:
-            lane.rests = False
+            lane.rests_until = None
             self.make_ready(lane)

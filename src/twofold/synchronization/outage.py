@@ -20,8 +20,8 @@ class Outage(msgspec.Struct, frozen=True):
     def sentence(self) -> str:
         """What is wrong, and what happens next."""
         keys = "1 key" if self.keys == 1 else f"{self.keys} keys"
-        times = "once" if self.failures == 1 else f"{self.failures} times in a row"
+        attempts = "1 attempt" if self.failures == 1 else f"{self.failures} attempts in a row"
         return (
-            f"What it calls is away: it failed {times}, for {keys}. Nothing is parked; it tries again after "
-            f"{self.probe_seconds:g} s. The last error is {self.error}"
+            f"{attempts} failed, for {keys}, so it waits. Nothing is parked; the next attempt is "
+            f"{self.probe_seconds:g} s after the last one. The last error is {self.error}"
         )

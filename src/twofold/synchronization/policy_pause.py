@@ -9,7 +9,7 @@ from twofold.write_store.port import RowWrite
 
 
 def pause_rows(policy: str, position: Position, reason: str, world: World) -> list[RowWrite]:
-    """Pause a policy before the event at a position, and put that on record."""
+    """The rows, for the caller to write, that pause a policy before the event at a position and put that on record."""
     now = microseconds(world.now())
     outcome = f"It is paused: {reason}"
     action = OperatorAction(

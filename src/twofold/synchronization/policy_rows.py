@@ -11,7 +11,7 @@ from twofold.write_store.port import LogRow, RowWrite, WriteStore
 DUE = "due:"
 """Keys of due commands begin with this, and end with the id of the command."""
 MAX_REJECTED = 50
-"""So many commands of a policy that a rule rejected are listed, the last ones."""
+"""So many commands of a policy that a rule rejected are kept, the last ones."""
 _LONGEST_MESSAGE = 300
 
 CHECKPOINTS = "checkpoints"
@@ -83,14 +83,13 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class ParkedReaction(msgspec.Struct, frozen=True):
-    """A parked key as its row holds it. `sent` was written by earlier versions: so many commands of its event are sent.
+    """A parked key as its row holds it.
 
-    `outside`: the event failed because something outside was away. It is retried without a request.
+    `sent` was written by earlier versions: so many commands of its event are sent.
     """
 
     parked: Parked
     sent: int = 0
-    outside: bool = False
 
 
 class PolicyProgress(msgspec.Struct, frozen=True):
@@ -117,7 +116,10 @@ def parked_rows(rows: Mapping[str, LogRow]) -> list[ParkedReaction]:
 
 
 async def leave_out(write_store: WriteStore, policy: str, position: Position) -> RowWrite:
-    """Write that an event beyond the checkpoint is done. The policy must not run meanwhile."""
+    """The row that says that an event beyond the checkpoint is done, for the caller to write.
+
+    The policy must not run before it is written.
+    """
     space = PolicySpaces(policy).answered
     row = (await write_store.rows(space, [str(position)])).get(str(position))
     known = Answered() if row is None else msgspec.json.decode(row.value, type=Answered)

@@ -115,12 +115,12 @@ class PolicySaver:
         Conflict if one of the rows is not as expected: then nothing is saved.
         """
         async with self._lock:
-            window = self.window
+            window, parked = self.window, dict(self._parked)
             skipped = set[Position]() if skip is None or skip.position <= window.done else {skip.position}
             changes = PolicyChanges(
                 position=window.done,
                 done=window.to_save() | skipped,
-                parked=self._parked | ({} if skip is None else {skip.key: skip.reaction}),
+                parked=parked | ({} if skip is None else {skip.key: skip.reaction}),
                 due=dict(self._due),
                 sent=tuple(self._sent),
                 rejected=self._rejected if self._new_rejected else None,
@@ -131,7 +131,7 @@ class PolicySaver:
             await self._storage.save(changes, *rows)
             window.saved(frozenset(changes.done))
             # What has changed meanwhile stays for the next save.
-            self._parked = {key: now for key, now in self._parked.items() if now is not changes.parked.get(key, self)}
+            self._parked = {key: now for key, now in self._parked.items() if now is not parked.get(key, self)}
             self._due = {key: due for key, due in self._due.items() if key not in changes.due}
             self._sent = self._sent[len(changes.sent) :]
             self._new_rejected = self._new_rejected and self._rejected is not changes.rejected

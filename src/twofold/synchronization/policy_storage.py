@@ -52,6 +52,9 @@ class PolicyStorage:
 
     `open` takes the policy over: it writes the row of the owner, and every later write is made only while that row is
     as it was. So of two processes that run the same policy only the last one goes on: the other gets Conflict.
+
+    A command that becomes due is written without that condition. Its commit deletes its own row: it is sent once,
+    whichever process sends it.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -48,6 +48,8 @@ class ReactionRunner:
 
     def __init__(self, parts: ReactionParts, world: World, limits: RunnerLimits, changed: Signal) -> None:
         self.stopped: Exception | None = None
+        self.held: Callable[[], bool] = lambda: True
+        """Whether this node may still believe that it holds its leases. Without them no reaction is started."""
         self._reaction, self._storage, self._saver, self._due = parts
         self._world = world
         self._limits = limits
@@ -98,7 +100,7 @@ class ReactionRunner:
             self._start()
             if self._failures.breaker.open and self._lanes.any_ready:
                 at = self._failures.breaker.probe_at if at is None else min(at, self._failures.breaker.probe_at)
-            if at is None or self.stopped is not None or (self._failures.breaker.open and self._tasks):
+            if at is None or not self._may_start or (self._failures.breaker.open and self._tasks):
                 await self._wake.wait()
             elif (seconds := at - self._world.monotonic()) > 0:
                 try:
@@ -123,6 +125,11 @@ class ReactionRunner:
             self.stopped = error
             self._changed.fire()
 
+    def go_on(self) -> None:
+        """Start what may be started by now. To be called when `held` has become true again."""
+        if self._lanes.any_ready or self._lanes.any_resting:
+            self._wake.set()
+
     def take(self, recorded: RecordedEvent) -> None:
         """Answer an event that is beyond the checkpoint, after the earlier ones of its key."""
         position, key = recorded.position, self._reaction.key_of(recorded)
@@ -145,9 +152,12 @@ class ReactionRunner:
         lane = self._lanes.find(key)
         if lane is None or lane.running:
             return "It is being retried now."
-        self._lanes.end_rest(lane)
+        if not self.held():
+            raise Unavailable("This node does not hold its leases at the moment. Try again.")
+        # First this: what runs is not started by the end of its rest.
         lane.running = True
         try:
+            self._lanes.end_rest(lane)
             outcome = await self._retry_parked(lane)
         finally:
             lane.running = False
@@ -155,21 +165,40 @@ class ReactionRunner:
             self._wake.set()
         return outcome
 
-    async def pass_over(self, key: str) -> tuple[KeyLane, ParkedReaction | None]:
-        """The lane of a parked key, stopped, and how it is to be parked without the event it is parked at."""
+    async def pass_over(self, key: str, position: Position) -> tuple[KeyLane, ParkedReaction | None]:
+        """The lane of a key that is parked at a position, and how it is to be parked without the event there.
+
+        Nothing is started for the key before `passed_over` or `not_passed_over`. Conflict if it is not parked there any
+        more.
+        """
         lane = self._lanes.lane(key)
-        task = self._tasks.get(key)
-        if task is not None:
+        while (task := self._tasks.get(key)) is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self._tasks.pop(key, None)
-            lane.running = False
-        return lane, await self._backlog.after_first(lane)
+            if self._tasks.get(key) is task:
+                # It was cancelled before it began.
+                del self._tasks[key]
+        lane.running = True
+        try:
+            if lane.parked is None or lane.parked.position != position:
+                # The reaction ended in spite of the cancellation.
+                raise Conflict(f"'{key}' is not parked at position {position} any more.")
+            return lane, await self._backlog.after_first(lane)
+        except BaseException:
+            self.not_passed_over(lane)
+            raise
 
     def passed_over(self, lane: KeyLane, reaction: ParkedReaction | None) -> None:
         """The event that a key is parked at is skipped: go on with the next one."""
+        lane.running = False
         self._go_on(lane, reaction)
         self._lanes.end_rest(lane)
+        self._lanes.make_ready(lane)
+        self._wake.set()
+
+    def not_passed_over(self, lane: KeyLane) -> None:
+        """The event that a key is parked at is not skipped: the key stays as it was."""
+        lane.running = False
         self._lanes.make_ready(lane)
         self._wake.set()
 
@@ -178,22 +207,29 @@ class ReactionRunner:
     def _start(self) -> None:
         while self._lanes.any_ready and len(self._tasks) < self._most():
             lane = self._lanes.next_ready()
+            if lane.running:
+                # It is made ready again when its work ends.
+                continue
             lane.running = True
             self._tasks[lane.key] = asyncio.create_task(self._run(lane), name=f"twofold-{self._reaction.policy}-react")
 
     def _most(self) -> int:
         """How many keys may run now."""
-        if self._closed or self.stopped is not None:
+        if not self._may_start:
             return 0
         if self._failures.breaker.open:
             return 1 if self._world.monotonic() >= self._failures.breaker.probe_at else 0
         return self._limits.policy_concurrency
 
+    @property
+    def _may_start(self) -> bool:
+        return not self._closed and self.stopped is None and self.held()
+
     async def _run(self, lane: KeyLane) -> None:
         """Answer events of a key: as many as there are, as long as no other key waits for its turn."""
         turn, cancelled = 0, False
         try:
-            while lane.has_work and not lane.rests and not self._closed and self.stopped is None:
+            while lane.has_work and not lane.rests and self._may_start:
                 await (self._take_first(lane) if lane.reaction is None else self._retry_parked(lane))
                 turn += 1
                 if self._failures.breaker.open or self._lanes.any_ready:
@@ -262,7 +298,7 @@ class ReactionRunner:
         parked = Parked(lane.key, positions[0], failure.text, now)
         if len(positions) > 1:
             parked = replace(parked, waiting=len(positions) - 1, upto=positions[-1])
-        lane.reaction = ParkedReaction(parked, outside=failure.outside)
+        lane.reaction = ParkedReaction(parked)
         lane.backlog.clear()
         lane.went_on()
         lane.fresh, lane.retries = False, failure.outside
@@ -316,7 +352,7 @@ class ReactionRunner:
         self._failures.parked_failed(lane, recorded, failure)
         if lane.reaction.parked.error != failure.text:
             parked = replace(lane.reaction.parked, error=failure.text)
-            lane.reaction = replace(lane.reaction, parked=parked, outside=failure.outside)
+            lane.reaction = replace(lane.reaction, parked=parked)
             self._saver.park(lane.key, lane.reaction)
 
     def _tell_room(self) -> None:

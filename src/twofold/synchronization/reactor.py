@@ -17,7 +17,6 @@ from twofold.synchronization.due_queue import DueQueue
 from twofold.synchronization.follower import FollowerPaused, Skips
 from twofold.synchronization.outage import Outage
 from twofold.synchronization.policy_pause import pause_rows
-from twofold.synchronization.policy_rows import DUE
 from twofold.synchronization.policy_saver import PolicySaver, SkippedEvent
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Reaction
@@ -74,6 +73,20 @@ class Reactor:
         return self._runner.full
 
     @property
+    def held(self) -> Callable[[], bool]:
+        """Whether this node may still believe that it holds its leases. Without them no reaction is started."""
+        return self._runner.held
+
+    @held.setter
+    def held(self, held: Callable[[], bool]) -> None:
+        self._runner.held = held
+
+    @property
+    def stopped(self) -> Exception | None:
+        """The error for which it answers nothing more until it is opened again; None if there is none."""
+        return self._runner.stopped
+
+    @property
     def outage(self) -> Outage | None:
         """What the policy calls is away; None if it is not."""
         return self._runner.outage
@@ -108,6 +121,7 @@ class Reactor:
 
     async def retry_pending(self, at: Position) -> float | None:
         await self._check()
+        self._runner.go_on()
         return None
 
     async def retry(self, key: str, at: Position) -> str:
@@ -127,16 +141,16 @@ class Reactor:
     async def skip(self, key: str, record: Sequence[RowWrite]) -> None:
         """Skip what is parked as `key`, and write `record`: both, or nothing and Conflict."""
         await self._check()
-        if key in self._due.parked and key.startswith(DUE):
+        if key in self._due.parked:
             await self._storage.append(self._storage.delete_due(key), *record)
             self._due.skip(key)
             return
         position = self._runner.parked[key].position
-        lane, reaction = await self._runner.pass_over(key)
+        lane, reaction = await self._runner.pass_over(key, position)
         try:
             await self._save_now(*record, skip=SkippedEvent(key, position, reaction))
         except BaseException:
-            self._runner.passed_over(lane, lane.reaction)
+            self._runner.not_passed_over(lane)
             raise
         self._runner.passed_over(lane, reaction)
 

@@ -65,6 +65,9 @@ class Worker:
         self._limits = limits
         self._moved = moved
         self._held = held
+        for run in self.runs:
+            if run.own is not None:
+                run.own.held = held
         self._stopping = False
         self._waiting = False
         self._new_skips = False
@@ -212,6 +215,9 @@ class Worker:
                 log.error("%s has paused itself. %s", run.unit.name, error)
                 run.failed("paused", error, now + _UNTIL_STOPPED)
                 continue
+            if run.own is not None and run.own.stopped is not None:
+                # It goes on by itself, and an error has stopped it. Only `open` starts it again.
+                run.reopen = True
             if isinstance(error, Conflict | Unavailable):
                 # Another process may have moved the checkpoint: read it again first.
                 run.reopen = run.reopen or isinstance(error, Conflict)
