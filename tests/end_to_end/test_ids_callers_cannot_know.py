@@ -16,9 +16,9 @@ from twofold.domain.events import Position
 from twofold.errors import InvalidMessage
 from twofold.operations.move import move
 from twofold.testing import FrozenWorld
+from twofold.world import RealWorld
 from twofold.write_store.log_secret import log_secret
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.sqlite import SqliteWriteStore
 
 OrderId = Annotated[str, Tag("order")]
 
@@ -101,10 +101,7 @@ async def test_derived_ids_stay_the_same_in_one_log_over_restarts_and_a_move(tmp
             # The outcome is known, so it would not be decided again.
         _forget(tmp_path)
     (tmp_path / "moved").mkdir()
-    source, target = SqliteWriteStore(tmp_path / "log.db"), SqliteWriteStore(tmp_path / "moved" / "log.db")
-    await move(source, target)
-    await source.close()
-    await target.close()
+    await move(f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/moved/log.db", RealWorld())
     async with app_in(tmp_path / "moved") as app:
         await app.send(Place("o-1"), command_id="c-1")
     assert len(contexts) == 3

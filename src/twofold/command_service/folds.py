@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -101,8 +101,11 @@ class Folds:
             seen[fold] = SeenBoundary(cached, upto if upto > era_upto else era_upto, cached.rests)
         return PendingStates(states, seen)
 
-    async def load(self, folds: Sequence[Fold]) -> PendingStates:
-        """The state of each fold. Folds that are not cached are read from the log. Decide without awaiting anything."""
+    async def load(self, folds: Sequence[Fold], waits: Callable[[], None] = lambda: None) -> PendingStates:
+        """The state of each fold. Folds that are not cached are read from the log. Decide without awaiting anything.
+
+        Calls `waits` where it waits for a pending append.
+        """
         self.pin(folds)
         try:
             while True:
@@ -118,6 +121,7 @@ class Folds:
                     cached = self._cached.get(fold)
                     pending = None if cached is None else self._catch_up(fold, cached)
                     if pending is not None:
+                        waits()
                         await pending.wait()
         finally:
             self.unpin(folds)
@@ -183,9 +187,11 @@ class Folds:
         rests = rests_of(seen)
         for rest in rests:
             await rest.wait()
-        moment = max((rest.position or 0 for rest in rests), default=0)
         if not self._resolve(seen):
+            await self.renew(seen)
             return False, None
+        # A fold may have been read later than the last of these was written: all must hold at the same moment.
+        moment = max(boundary.after for boundary in seen.values())
         page, outcome = await self._write_store.newer(boundary_conditions(seen), command_id, 1)
         if not page.events or page.events[0].position > moment:
             return True, outcome
@@ -330,7 +336,7 @@ class Folds:
             # A state that has not seen what this process has written meanwhile must not be updated by later events.
             if upto < self._era.upto or (cached is not None and cached.folded().upto > upto):
                 continue
-            if cached is not None and cached.state is state:
+            if cached is not None and cached.state is state and not self._pending.may_be_read(fold):
                 cached.upto, cached.era = upto, self._era
                 continue
             self._forget(fold)

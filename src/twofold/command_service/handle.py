@@ -182,8 +182,9 @@ class CommandService:
             states = (self._folds.present(turn.folds) if first else None) or await self._states(turn)
             try:
                 made = self._decide(request, states.states)
-                read = self._inline.must_read(made.events)
-                decided = await self._with_rows(made, states, turn) if read else made
+                decided: _DecidedWrites | None = made
+                if self._inline.must_read(made.events):
+                    decided, states = await self._with_rows(made, states, turn)
             except Exception:
                 # Rejected, or an error. Both may depend on states that are old, of different moments, or never written.
                 turn.leave()
@@ -194,6 +195,13 @@ class CommandService:
                     raise
                 continue
             if decided is None:
+                # Commands that came later do not write to these folds any more until it is decided.
+                turn.hold()
+                continue
+            holder = self._turns.holder(turn, decided.stored, decided.events)
+            if holder is not None:
+                turn.join()
+                await holder.left()
                 continue
             pending, answer = self._queue(request, states, decided, turn)
             outcome = await answer
@@ -229,7 +237,7 @@ class CommandService:
             if not turn.pinned:
                 turn.pinned = True
                 self._folds.pin(turn.folds)
-            states = await self._folds.load(turn.folds)
+            states = await self._folds.load(turn.folds, turn.hold)
             if self._turns.is_first(turn):
                 return states
 
@@ -237,21 +245,18 @@ class CommandService:
         written = self._written(request.decide(states), request.command_id)
         return _DecidedWrites(tuple([stored for stored, _ in written]), [event for _, event in written], InlineWrites())
 
-    async def _with_rows(self, decided: _DecidedWrites, states: PendingStates, turn: Turn) -> _DecidedWrites | None:
-        """The same with the rows of inline projections; None if the states changed while they were read."""
+    async def _with_rows(
+        self, decided: _DecidedWrites, states: PendingStates, turn: Turn
+    ) -> tuple[_DecidedWrites | None, PendingStates]:
+        """The same with the rows of inline projections, and what is seen now; None if the states changed meanwhile."""
         turn.join()
         rows = await self._inline.rows(decided.events)
         # A command that shares no fold may have written events of these folds meanwhile.
-        return decided._replace(inline=rows) if self._is_present(states) else None
-
-    def _is_present(self, states: PendingStates) -> bool:
-        """Whether these are still the states that the next command has to be decided on."""
         present = self._folds.present(tuple(states.states))
-        # A step may return the same object, and the decision rests on its event all the same.
-        return present is not None and all(
-            present.states[fold] is state and set(present.seen[fold].rests) <= set(states.seen[fold].rests)
-            for fold, state in states.states.items()
-        )
+        if present is None or any(present.states[fold] is not state for fold, state in states.states.items()):
+            return None, states
+        # The states may be the same again after events that came meanwhile: the append rests on these, too.
+        return decided._replace(inline=rows), present
 
     async def _is_final(self, request: _CommandRequest, states: PendingStates) -> tuple[bool, Appended | None]:
         """Whether a decision that failed on these states fails at one moment of the log, and what was written before.

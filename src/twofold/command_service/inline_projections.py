@@ -31,7 +31,7 @@ class _KeyedEvent(NamedTuple):
 class InlineWrites:
     """Rows that are written together with events. `failed`: they are not written, nor any writes that build on them."""
 
-    __slots__ = ("_dependents", "failed", "folded", "folded_on", "writes")
+    __slots__ = ("_dependents", "_stored", "failed", "folded", "folded_on", "writes")
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class InlineWrites:
         self.folded = folded or {}
         self.folded_on = folded_on
         self._dependents: list[InlineWrites] = []
+        self._stored = False
 
     def begin(self) -> None:
         """From now on fail if the writes fail that made the rows that these were folded on."""
         for row in self.folded_on:
-            if row.by is not None:
+            if row.by is not None and not row.by._stored:
                 row.by._dependents.append(self)
         self.folded_on = ()
 
@@ -63,6 +64,7 @@ class InlineWrites:
 
     def succeed(self) -> None:
         """The rows are stored: release what is not needed any more."""
+        self._stored = True
         self._dependents = []
         self.folded = {}
         self.writes = ()

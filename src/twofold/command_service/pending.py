@@ -125,6 +125,16 @@ class PendingAppends:
                 if not of_tag:
                     del self._by_tag[tag]
 
+    def may_be_read(self, fold: Fold) -> bool:
+        """Whether a read of the log may have seen pending events of a fold.
+
+        Then the same state says nothing: an event may have led back to it.
+        """
+        return any(
+            pending.number <= self.last_sent and any(True for _ in pending.events_of(fold))
+            for pending in self.of(fold, 0)
+        )
+
     def of(self, fold: Fold, after: int) -> list[PendingAppend]:
         """Those with a number above `after` whose events may belong to a fold, in order."""
         of_tag = self._by_tag.get(fold.tags[0] if fold.tags else _NO_TAG)

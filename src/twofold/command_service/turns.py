@@ -4,17 +4,20 @@ import asyncio
 from bisect import insort
 from collections.abc import Sequence
 
+from twofold.command_service.pending import concerns
 from twofold.domain.decision import Fold
+from twofold.domain.events import NewEvent
 
 
 class Turn:
     """The place of one command in the order of arrival, for each of its folds. `number` counts up with the arrivals."""
 
-    __slots__ = ("_turns", "_wake", "folds", "number", "pinned", "waiting")
+    __slots__ = ("_left", "_turns", "_wake", "folds", "number", "pinned", "waiting")
 
     def __init__(self, turns: "Turns", number: int, folds: Sequence[Fold]) -> None:
         self._turns = turns
         self._wake: asyncio.Future[None] | None = None
+        self._left: list[asyncio.Future[None]] = []
         self.number = number
         self.folds = folds
         self.waiting = False
@@ -35,6 +38,22 @@ class Turn:
         if self.waiting:
             self.waiting = False
             self._turns.remove(self)
+            self._turns.holding.discard(self)
+            for future in self._left:
+                if not future.done():
+                    future.set_result(None)
+            self._left = []
+
+    def hold(self) -> None:
+        """Until it has left, commands that arrived later write no events of its folds: it would wait for ever."""
+        self._turns.holding.add(self)
+
+    async def left(self) -> None:
+        """Return once it waits no more."""
+        if self.waiting:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._left.append(future)
+            await future
 
     async def come(self) -> None:
         """Return once no earlier command that shares a fold waits."""
@@ -56,6 +75,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self.holding: set[Turn] = set()
         self._waiting: dict[Fold, list[Turn]] = {}
         self._last = 0
 
@@ -72,6 +92,17 @@ class Turns:
                 if waiting is not None and waiting[0] < turn:
                     return False
         return True
+
+    def holder(self, turn: Turn, stored: Sequence[NewEvent], events: Sequence[object]) -> Turn | None:
+        """A command that arrived earlier and cannot be decided as long as such events are written; None if none is."""
+        for other in self.holding:
+            if other < turn and any(
+                concerns(fold, event, new.tags)
+                for fold in other.folds
+                for new, event in zip(stored, events, strict=True)
+            ):
+                return other
+        return None
 
     def add(self, turn: Turn) -> None:
         """Let this command wait."""
