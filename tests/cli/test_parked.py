@@ -154,6 +154,7 @@ def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: 
         for name, text in (("n1", "hello"), ("n2", "no mail"), ("n3", "no mail"), ("n4", "no mail"), ("n5", "bye")):
             ask(at["url"], name, write(at["url"], name, text))
         wait_until(lambda: sent(tmp_path) == ["n1", "n5"], "mails")
+        wait_until(lambda: parked_count(at["url"], "mail") == 3, "the three that fail are parked")
         stop(process, signal.SIGTERM)
     (tmp_path / "repaired").touch()
     done = run(tmp_path, "parked", "skip", "app:app", "mail", "note:n2")
@@ -164,6 +165,11 @@ def test_an_action_on_one_event_of_a_policy_does_not_touch_the_others(tmp_path: 
     assert sent(tmp_path) == ["n1", "n5", "n4"]
     with serving(tmp_path):
         wait_until(lambda: sent(tmp_path) == ["n1", "n5", "n4", "n3"], "mails")
+
+
+def parked_count(url: str, name: str) -> int:
+    followers = httpx.get(f"{url}/status").json()["followers"]
+    return int(next(each["parked_count"] for each in followers if each["name"] == name))
 
 
 def sent(folder: Path) -> list[str]:
