@@ -29,6 +29,8 @@ class Load:
     acknowledged: dict[str, Appended] = field(default_factory=dict)
     conflicts: int = 0
     sent_again: int = 0
+    refusals: list[str] = field(default_factory=list)
+    """Why commands were sent again."""
     unanswered: set[str] = field(default_factory=set)
     seen_live: list[int] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,10 +85,11 @@ class Load:
             try:
                 found = await node.read(query)
                 (outcome,) = await node.append([_append(command_id, account, query, len(found.events), found.upto)])
-            except Unavailable:
+            except Unavailable as error:
                 if self.ended.is_set():
                     return
                 self.sent_again += 1
+                self.refusals.append(str(error))
                 continue
             if isinstance(outcome, Conflict):
                 self.conflicts += 1
