@@ -14,6 +14,7 @@ import pytest
 from tests.operations.moving_bank_helpers import check_moved, place_for
 from tests.operations.moving_bank_process import opened_bank
 from twofold import WiringError
+from twofold.domain.event_query import NO_EVENTS
 from twofold.receipt import Receipt
 from twofold.settings import Settings
 from twofold.stores import open_write_store
@@ -44,12 +45,17 @@ class KilledBank:
         return process
 
     async def usable(self) -> list[str]:
-        """The logs of the two that can be opened for writing."""
+        """The logs of the two that can be opened for writing.
+
+        Without the second one where it is empty: the process was killed before it had begun the copy.
+        """
         found: list[str] = []
         for url in (self.before, self.after):
             with suppress(WiringError):
-                await (await open_write_store(url, Settings(), RealWorld())).close()
-                found.append(url)
+                store = await open_write_store(url, Settings(), RealWorld())
+                if url == self.before or (await store.read(NO_EVENTS)).head:
+                    found.append(url)
+                await store.close()
         return found
 
     def receipts(self) -> dict[str, Receipt]:
