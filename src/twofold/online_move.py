@@ -74,10 +74,13 @@ class OnlineMove:
     def start(self, url: str) -> asyncio.Task[MoveStatus]:
         """Begin to move the log to a URL; the task of the move, whose result is the last status.
 
-        The task that moves it there already, if one does. Conflict where it is being moved elsewhere.
+        The task that moves it there already, or has moved it there. Conflict where it is being moved elsewhere.
         """
         place = place_of(url)
         movable(self._log.present)
+        last = self.status
+        if self._task is not None and last is not None and (last.state, last.place) == ("moved", place):
+            return self._task
         if self._task is None or self._task.done():
             self.status = MoveStatus(state="following", place=place)
             self._task = asyncio.create_task(self._run(url), name="twofold-move")

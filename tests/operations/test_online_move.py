@@ -321,3 +321,15 @@ async def test_a_seal_that_is_known_only_to_the_next_attempt_completes_the_move(
         assert answers == 1
         assert app.move.identity.epoch == 2
         assert (await app.send(Deposit("a", 1), command_id="c")).repeated
+
+
+async def test_a_move_that_is_asked_for_again_once_it_is_done_answers_as_before(tmp_path: Path) -> None:
+    before, after = f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/after.db"
+    async with moving_bank(before) as app:
+        await app.send(Deposit("a", 1))
+        status = await app.move_to(after)
+        assert await app.move_to(after) == status
+        assert status.state == "moved"
+        await app.send(Deposit("a", 1))
+        assert (await app.move_to(before)).state == "moved"
+        assert (await app.move_to(after)).state == "moved"
