@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,11 +26,14 @@ class Server:
     """A bank in another process."""
 
     def __init__(self, *options: str) -> None:
+        # Not a pipe: one that nobody reads fills up with tracebacks, and the server would wait for ever.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed when the server has ended
+        self._said = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.http.bank_server", *options],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         assert self.process.stdout is not None
@@ -37,7 +41,7 @@ class Server:
         self.url = self.process.stdout.readline().strip() if readable else ""
         if not self.url:
             self.process.kill()
-            raise RuntimeError(f"the bank did not start: {self.process.communicate()[1]}")
+            raise RuntimeError(f"the bank did not start: {self._ended()}")
 
     @property
     def address(self) -> Address:
@@ -56,8 +60,22 @@ class Server:
         """Its exit code, and what it said on stderr."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
+        errors = self._ended()
         return self.process.returncode, errors
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> str:
+        """What it said on stderr, once it has ended."""
+        self.process.communicate(timeout=60)
+        if not self._errors.closed:
+            with self._errors as errors:
+                errors.seek(0)
+                self._said = errors.read()
+        return self._said
 
 
 def _in_hexadecimal(address: Address) -> str:
@@ -91,8 +109,7 @@ def start() -> Iterator[Callable[..., Server]]:
 
     yield start_one
     for server in started:
-        server.process.kill()
-        server.process.communicate()
+        server.kill()
 
 
 @pytest.fixture
