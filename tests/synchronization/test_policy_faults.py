@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from twofold.errors import InvalidMessage, Unavailable
 from twofold.synchronization.key_lanes import KeyLanes
 from twofold.synchronization.membership import Membership
 from twofold.synchronization.policy_storage import PolicyStorage
+from twofold.synchronization.reaction_runner import ReactionRunner
 from twofold.testing import FrozenWorld
 
 KEY = "counter:a"
@@ -38,10 +41,10 @@ async def test_a_policy_goes_on_after_the_write_store_was_away_while_a_command_w
     send, check = PolicyStorage.send, PolicyStorage.check
     away, checks = [True], 0
 
-    async def cannot_send(self: PolicyStorage, *rest: Any) -> Any:
+    async def cannot_send(self: PolicyStorage, *rest: Any, **options: Any) -> Any:
         if away:
             raise Unavailable("away")
-        return await send(self, *rest)
+        return await send(self, *rest, **options)
 
     async def cannot_check(self: PolicyStorage, position: int | None = None) -> None:
         nonlocal checks
@@ -249,3 +252,57 @@ def test_a_rest_that_was_ended_early_does_not_end_a_later_one_of_the_same_key() 
     assert lane.rests
     assert lanes.wake(50.0) is None
     assert not lane.rests
+
+
+async def test_events_that_a_parked_key_has_answered_and_not_saved_are_known_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = [True]
+
+    async def answer(event: Noted) -> list[Count]:
+        if fails and event.by == 1:
+            raise ValueError("broken")
+        return [Count([event.counter], MARK + event.by), Count([event.counter], MARK + event.by)]
+
+    async def cannot_save(self: PolicyStorage, *_: Any) -> None:
+        raise Unavailable("away")
+
+    async def all_wait(app: App) -> bool:
+        return [each.waiting for each in (await policy_of(app)).parked] == [4]
+
+    async def all_answered(app: App) -> bool:
+        return len(await answers(app)) == 10
+
+    async def nothing_parked(app: App) -> bool:
+        status = await policy_of(app)
+        return not status.parked_count and not status.lag
+
+    def open_only(self: ReactionRunner, parked: Any, **_: Any) -> None:
+        open_runner(self, parked, retry=False)
+
+    async def other_key_saved(app: App) -> bool:
+        return not (await policy_of(app)).lag and len(await answers(app)) == 12
+
+    open_runner = ReactionRunner.open
+    async with app_in(tmp_path, with_keys(answer), fold_retries=0) as app:
+        for by in range(1, 6):
+            await app.send(Note("a", by))
+        await until(partial(all_wait, app), "four wait")
+        fails.clear()
+        with monkeypatch.context() as patched:
+            # The commands are written, but not how far the key has come by them.
+            patched.setattr(PolicyStorage, "save", cannot_save)
+            with suppress(Unavailable):
+                await app.projections.retry("answers", KEY)
+            await until(partial(all_answered, app), "all are answered")
+            await app.stop()
+    with monkeypatch.context() as patched:
+        # The next process saves something else before it goes on with the key.
+        patched.setattr(ReactionRunner, "open", open_only)
+        async with app_in(tmp_path, with_keys(answer), fold_retries=0) as app:
+            assert (await policy_of(app)).parked_count == 1
+            await app.send(Note("b", 6))
+            await until(partial(other_key_saved, app), "the other key is answered")
+            await app.projections.retry("answers", KEY)
+            await until(partial(nothing_parked, app), "the key goes on")
+            assert await answers(app) == [MARK + by for by in range(1, 7) for _ in range(2)]

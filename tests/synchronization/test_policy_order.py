@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -151,19 +150,13 @@ async def test_events_of_a_key_are_answered_once_and_in_order_through_failures_s
             await app.stop()
         log.share, log.dies_after = 0.0, None
     world.share = 0.0
-
-    async def done(app: App) -> bool:
-        status = await policy_of(app)
-        return not (status.lag or status.parked_count)
-
-    # Rarely a policy does not go on before the next start, for a reason that is not known yet.
-    for _ in range(2):
-        async with process() as app:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(10):
-                    await until(partial(done, app), "all is answered")
     async with process() as app:
-        await until(partial(done, app), "all is answered")
+
+        async def done() -> bool:
+            status = await policy_of(app)
+            return not (status.lag or status.parked_count)
+
+        await until(done, "all is answered")
 
         async def forgotten() -> bool:
             return not await log.rows("answered:answers")

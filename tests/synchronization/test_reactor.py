@@ -70,10 +70,10 @@ async def test_a_crash_after_some_commands_sends_the_others_and_repeats_the_key_
 
     real = PolicyStorage.send
 
-    async def send(self: PolicyStorage, position: int, answered: Answered, *rest: Any) -> Any:
+    async def send(self: PolicyStorage, position: int, answered: Answered, *rest: Any, **options: Any) -> Any:
         if answered.sent > written:
             raise Unavailable("died before this command")
-        return await real(self, position, answered, *rest)
+        return await real(self, position, answered, *rest, **options)
 
     async def save(*_: Any, **__: Any) -> None:
         raise Unavailable("died before the checkpoint")

@@ -47,6 +47,7 @@ class PolicySaver:
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._parked: dict[str, ParkedReaction | None] = {}
+        self._past: frozenset[Position] = frozenset()
         self._due: dict[str, Due] = {}
         self._sent: list[str] = []
         self._rejected: tuple[RejectedCommand, ...] = ()
@@ -62,8 +63,10 @@ class PolicySaver:
         self.window = EventWindow(position)
         self.error = None
         self._lock = asyncio.Lock()
-        self._changed.clear()
+        # The last process may have left rows of which nothing need be known any more.
+        self._changed.set()
         self._parked, self._due, self._sent = {}, {}, []
+        self._past = frozenset()
         self._rejected, self._new_rejected = rejected, False
 
     def read(self, position: Position) -> None:
@@ -83,6 +86,11 @@ class PolicySaver:
         self._parked[key] = reaction
         for position in passed:
             self.window.finish(position, saved=True)
+        self._changed.set()
+
+    def go_past(self, position: Position) -> None:
+        """A parked key has gone on behind the event at a position. Call it together with `park`."""
+        self._past |= {position}
         self._changed.set()
 
     def reject_due(self, key: str, rejected: RejectedCommand) -> None:
@@ -121,11 +129,13 @@ class PolicySaver:
                 position=window.done,
                 done=window.to_save() | skipped,
                 parked=parked | ({} if skip is None else {skip.key: skip.reaction}),
+                past=self._past | ({skip.position} if skip is not None else frozenset()),
                 due=dict(self._due),
                 sent=tuple(self._sent),
                 rejected=self._rejected if self._new_rejected else None,
             )
-            if not rows and changes == PolicyChanges(position=self._storage.position):
+            nothing = changes == PolicyChanges(position=self._storage.position)
+            if not rows and nothing and not self._storage.over(changes):
                 return
             before = self._storage.position
             await self._storage.save(changes, *rows)
@@ -134,6 +144,7 @@ class PolicySaver:
             self._parked = {key: now for key, now in self._parked.items() if now is not parked.get(key, self)}
             self._due = {key: due for key, due in self._due.items() if key not in changes.due}
             self._sent = self._sent[len(changes.sent) :]
+            self._past -= changes.past
             self._new_rejected = self._new_rejected and self._rejected is not changes.rejected
             self._queue.add(changes.due)
             if changes.position > before:

@@ -41,6 +41,8 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
     position: Position
     done: Set[Position] = frozenset()
     parked: Mapping[str, ParkedReaction | None] = {}
+    past: Set[Position] = frozenset()
+    """Events behind which their parked key has gone on."""
     due: Mapping[str, Due] = {}
     sent: Sequence[str] = ()
     """Keys of due commands that need not be sent any more."""
@@ -71,6 +73,8 @@ class PolicyStorage:
         self._rejected_version = 0
         self._checkpoint = PolicyCheckpoint(0)
         self._answered: dict[Position, tuple[Answered, int]] = {}
+        self._kept: set[Position] = set()
+        """Events of parked keys that are answered in part: their rows stay until the key has gone on behind them."""
         self._parked: dict[str, ParkedReaction] = {}
         self._in_doubt = False
 
@@ -102,6 +106,10 @@ class PolicyStorage:
         else:
             self._version = row.version
             self._checkpoint = msgspec.json.decode(row.value, type=PolicyCheckpoint)
+        waits = [(each.parked.position, max(each.parked.position, each.parked.upto)) for each in parked]
+        # The last process may have come further with a key than it had saved.
+        before = [at for at in self._answered if at <= self.position]
+        self._kept = {at for at in before if any(first <= at <= last for first, last in waits)}
         return self.position
 
     async def due(self) -> dict[str, Due]:
@@ -145,18 +153,24 @@ class PolicyStorage:
         """The error in sentences that name the events which cause one another."""
         return await described(error, self._write_store)
 
+    def keep(self, *positions: Position) -> None:
+        """These events wait behind a parked one: their rows stay until `PolicyChanges.past` has them."""
+        self._kept.update(position for position in positions if position in self._answered)
+
     async def send(
-        self, position: Position, answered: Answered, later: Mapping[str, Due], send: SendWith
+        self, position: Position, answered: Answered, later: Mapping[str, Due], send: SendWith, *, parked: bool
     ) -> Rejected | None:
         """Send a command, after which the event at a position is `answered` so far. What is due `later` is stored too.
 
-        The result is that of `send`.
+        `parked`: its key is parked there. The result is that of `send`.
         """
         version = self._known(position)[1]
         row = RowWrite(self._spaces.answered, str(position), msgspec.json.encode(answered), version)
         rejection = await send([self._fence(), row, *self._due_rows(later)])
         if rejection is None:
             self._answered[position] = answered, version + 1
+            if parked:
+                self._kept.add(position)
         return rejection
 
     async def save(self, changes: PolicyChanges, *rows: RowWrite) -> None:
@@ -164,7 +178,7 @@ class PolicyStorage:
         await self.check()
         same = changes.position == self.position
         checkpoint = self._checkpoint if same else PolicyCheckpoint(changes.position)
-        over = self._over(changes)
+        over = self.over(changes)
         self._in_doubt = True
         try:
             await self.append(*self._writes(changes, checkpoint, over), *rows)
@@ -179,6 +193,7 @@ class PolicyStorage:
             self._answered[position] = msgspec.structs.replace(known, done=True), version + 1
         for position in over:
             del self._answered[position]
+        self._kept &= self._answered.keys() - changes.past
         self._parked = _changed(self._parked, changes.parked)
         if changes.rejected is not None:
             self._rejected_version += 1
@@ -220,11 +235,13 @@ class PolicyStorage:
         if isinstance(outcome, Conflict):
             raise outcome
 
-    def _over(self, changes: PolicyChanges) -> list[Position]:
-        """The events of which nothing need be known once the changes are saved."""
-        # A parked event may be answered in part: its row stays until the key has gone on.
-        needed = {reaction.parked.position for reaction in _changed(self._parked, changes.parked).values()}
-        return [at for at in self._answered if at <= changes.position and at not in needed]
+    def over(self, changes: PolicyChanges) -> list[Position]:
+        """The events of which nothing need be known once the changes are saved. Their rows are deleted with them."""
+        parked = [each.parked for each in _changed(self._parked, changes.parked).values()]
+        first = min((each.position for each in parked), default=0)
+        last = max((max(each.position, each.upto) for each in parked), default=0)
+        kept = {at for at in self._kept - changes.past if first <= at <= last}
+        return [at for at in self._answered if at <= changes.position and at not in kept]
 
     def _writes(self, changes: PolicyChanges, checkpoint: PolicyCheckpoint, over: Sequence[Position]) -> list[RowWrite]:
         value = msgspec.json.encode(checkpoint)

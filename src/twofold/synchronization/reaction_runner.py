@@ -137,11 +137,13 @@ class ReactionRunner:
         window.add(position)
         lane = self._lanes.lane(key)
         known = self._storage.answered(position, key)
-        if known.done:
-            self._saver.finish(position, known, {})
-        elif lane.reaction is not None:
+        if lane.reaction is not None:
+            # Also if an earlier process has answered it: it had come further with the key than it had saved.
             lane.count(position)
+            self._storage.keep(position)
             self._saver.park(key, lane.reaction, position)
+        elif known.done:
+            self._saver.finish(position, known, {})
         else:
             lane.events.append(recorded)
         self._lanes.make_ready(lane)
@@ -253,7 +255,7 @@ class ReactionRunner:
     async def _take_first(self, lane: KeyLane) -> None:
         recorded = lane.events[0]
         try:
-            result = await self._answer(recorded, lane.key)
+            result = await self._answer(recorded, lane)
         except TooDeep as error:
             # The others end with this runner. What they have sent is known to the store.
             self.stop(error)
@@ -265,10 +267,12 @@ class ReactionRunner:
         elif self._failures.is_parked_for(lane, recorded, result):
             self._park(lane, result)
 
-    async def _answer(self, recorded: RecordedEvent, key: str) -> tuple[Answered, Mapping[str, Due]] | ReactionFailure:
+    async def _answer(
+        self, recorded: RecordedEvent, lane: KeyLane
+    ) -> tuple[Answered, Mapping[str, Due]] | ReactionFailure:
         """Answer an event: how far it is answered, and what is due later. TooDeep if an answer is too deep."""
         position = recorded.position
-        answered = self._storage.answered(position, key)
+        answered = self._storage.answered(position, lane.key)
         later: Mapping[str, Due] = {}
         if not answered.done:
             try:
@@ -278,7 +282,7 @@ class ReactionRunner:
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                 return ReactionFailure(error, is_outside(error))
             try:
-                advance = _Advancing(self._storage, self._due, position)
+                advance = _Advancing(self._storage, self._due, position, parked=lane.reaction is not None)
                 answered, later = await self._reaction.send(recorded, replies, answered, advance)
             except (Conflict, Unavailable) as error:
                 # If the command was written all the same, this policy has to open again.
@@ -303,6 +307,7 @@ class ReactionRunner:
         lane.went_on()
         lane.fresh, lane.retries = False, failure.outside
         self._failures.forget(lane)
+        self._storage.keep(*positions)
         self._saver.park(lane.key, lane.reaction, *positions)
         text = "%s parked %s at position %d"
         log.error(text, self._reaction.policy, lane.key, positions[0], exc_info=failure.error)
@@ -317,7 +322,7 @@ class ReactionRunner:
             return "The policy no longer takes this event. It stays parked."
         result: tuple[Answered, Mapping[str, Due]] | ReactionFailure
         try:
-            result = await self._answer(recorded, lane.key)
+            result = await self._answer(recorded, lane)
         except TooDeep as error:
             result = ReactionFailure(error, outside=False)
         if isinstance(result, ReactionFailure):
@@ -328,6 +333,7 @@ class ReactionRunner:
         self._go_on(lane, reaction)
         self._saver.finish(recorded.position, *result)
         self._saver.park(lane.key, reaction)
+        self._saver.go_past(recorded.position)
         self._failures.worked(lane, recorded)
         if reaction is None:
             return "It is done."
@@ -364,13 +370,14 @@ class ReactionRunner:
 class _Advancing:
     """Sends the commands that answer the event at a position. What is due later is known once it is stored."""
 
-    def __init__(self, storage: PolicyStorage, due: DueQueue, position: Position) -> None:
+    def __init__(self, storage: PolicyStorage, due: DueQueue, position: Position, *, parked: bool) -> None:
         self._storage = storage
         self._due = due
         self._position = position
+        self._parked = parked
 
     async def __call__(self, answered: Answered, later: Mapping[str, Due], send: SendWith) -> Rejected | None:
-        rejection = await self._storage.send(self._position, answered, later, send)
+        rejection = await self._storage.send(self._position, answered, later, send, parked=self._parked)
         if rejection is None:
             self._due.add(later)
         return rejection
