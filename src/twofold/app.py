@@ -89,6 +89,7 @@ class App:
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)
         self._running: Runtime | None = None
         self._commands = self._rejected = self._asked = 0
+        self._remembered_seconds = int(self.settings.command_retention_days * 86_400)
         self._started = 0.0
 
     async def start(self, *, maintenance: Iterable[str] | None = None) -> None:
@@ -155,13 +156,16 @@ class App:
         followers = list(dict.fromkeys(wait_for))
         for name in followers:
             self.projections.check_waited_for(name)
-        command_id = command_id or self.world.new_id()
-        refuse_runtime_id(command_id, "command_id")
-        origin = {"actor": actor, "correlation_id": correlation_id, "causation_id": causation_id}
-        receipt = await self._handle(running, command, command_id, **origin)
-        longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
-        late = await names_late(self.projections, followers, receipt.position, longest) if followers else []
-        return msgspec.structs.replace(receipt, late=late) if late else receipt
+        if command_id:
+            refuse_runtime_id(command_id, "command_id")
+        else:
+            command_id = self.world.new_id()
+        receipt = await self._handle(running, command, command_id, actor, correlation_id, causation_id)
+        if followers:
+            longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
+            late = await names_late(self.projections, followers, receipt.position, longest)
+            return msgspec.structs.replace(receipt, late=late)
+        return receipt
 
     async def send_from_policy(
         self,
@@ -177,8 +181,9 @@ class App:
 
         The rows of the policy are written in one commit with it.
         """
-        origin = {"actor": "policy", "correlation_id": correlation_id, "causation_id": causation_id, "depth": depth}
-        return await self._handle(self._open(), command, command_id, **origin, rows=rows)
+        return await self._handle(
+            self._open(), command, command_id, "policy", correlation_id, causation_id, depth=depth, rows=rows
+        )
 
     async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
@@ -289,24 +294,41 @@ class App:
         """
         return f"{self._open().write_store.identity.stamp(digest)}.{position}"
 
-    async def _handle(self, running: Runtime, command: Any, command_id: str, **origin: Any) -> Receipt:
+    async def _handle(
+        self,
+        running: Runtime,
+        command: Any,
+        command_id: str,
+        actor: str | None,
+        correlation_id: str | None,
+        causation_id: str | None,
+        *,
+        depth: int = 0,
+        rows: Sequence[RowWrite] = (),
+    ) -> Receipt:
         if running.history.problem is not None:
             raise ForkedHistory(running.history.problem)
         try:
-            written = await running.commands.handle(command, command_id, **origin)
+            written = await running.commands.handle(
+                command,
+                command_id,
+                actor=actor,
+                correlation_id=correlation_id,
+                causation_id=causation_id,
+                depth=depth,
+                rows=rows,
+            )
         except Rejected:
             self._rejected += 1
             raise
         self._commands += 1
-        token = f"{running.write_store.identity.stamp(written.digest)}.{written.position}"
-        remembered = None if written.repeated else int(self.settings.command_retention_days * 86_400)
         return Receipt(
             command_id,
             written.position,
-            token,
-            written.events,
+            f"{running.write_store.identity.stamp(written.digest)}.{written.position}",
+            [f"{command_id}.{i}" for i in range(written.count)],
             repeated=written.repeated,
-            remembered_seconds=remembered,
+            remembered_seconds=None if written.repeated else self._remembered_seconds,
         )
 
     def _paused_because(self, name: str) -> str | None:

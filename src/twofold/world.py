@@ -4,12 +4,14 @@ import asyncio
 import os
 import socket
 import time
-import uuid
 from collections.abc import Awaitable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class World(Protocol):
@@ -60,7 +62,7 @@ class RealWorld:
         return time.monotonic()
 
     def new_id(self) -> str:
-        return str(uuid.uuid4())
+        return time_ordered_id(time.time_ns() // 1_000_000, os.urandom(10))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -81,5 +83,15 @@ class RealWorld:
 
 def microseconds(moment: datetime) -> int:
     """A moment as whole microseconds since 1970 in UTC, exact."""
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def time_ordered_id(milliseconds: int, random: bytes) -> str:
+    """A UUID of version 7 (RFC 9562) as text: milliseconds since 1970, then 74 of the 80 given random bits.
+
+    Ids of about the same time stand side by side in an index, so that a store writes few of its pages.
+    """
+    bits = milliseconds << 80 | int.from_bytes(random)
+    # Version 7 and variant 2, in place of six of the random bits.
+    text = f"{bits & ~(0xF << 76 | 3 << 62) | 7 << 76 | 2 << 62:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

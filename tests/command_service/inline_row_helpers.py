@@ -6,11 +6,10 @@ from typing import Any
 
 from tests.command_service.service_helpers import Services
 from tests.sample_domains.bank import INLINE_BANK, Deposit
-from twofold.command_service import Written
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module, Wiring
 from twofold.write_store.inline_state import COMPLETE, InlineProjection, read_inline_state
-from twofold.write_store.port import WriteStore
+from twofold.write_store.port import Appended, WriteStore
 
 
 async def stored(write_store: WriteStore, module: Module = INLINE_BANK) -> dict[str, dict[str, Any]]:
@@ -56,7 +55,7 @@ def names(module: Module) -> list[str]:
     return [projection.name for projection in module.projections]
 
 
-async def deposits(services: Services, accounts: Sequence[str], *, start: int = 0) -> list[Written]:
+async def deposits(services: Services, accounts: Sequence[str], *, start: int = 0) -> list[Appended]:
     """The result of a deposit into each account, all sent at once."""
     sent = [services.handle(Deposit(account, n + 100), f"d-{start}-{n}") for n, account in enumerate(accounts, start)]
     return await asyncio.gather(*sent)

@@ -20,7 +20,6 @@ from tests.command_service.turn_probe import (
     check_turns,
 )
 from twofold.codec import EventCodec
-from twofold.command_service import Written
 from twofold.command_service.folds import Folds
 from twofold.command_service.pending import PendingAppend
 from twofold.domain.event_query import ALL_EVENTS
@@ -28,7 +27,7 @@ from twofold.domain.module import Module
 from twofold.errors import Rejected, Unavailable
 from twofold.write_store.inline_state import space_of
 from twofold.write_store.memory import MemoryWriteStore
-from twofold.write_store.port import Append, Conflict, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Conflict, Outcome, WriteStore
 
 KINDS = ["memory", "sqlite"]
 MODULES = {"events alone": TURNS, "with inline rows": TURNS_WITH_ROWS}
@@ -216,7 +215,7 @@ async def test_commands_on_one_boundary_are_written_in_the_order_in_which_they_c
         async with opened(kind, folder) as store:
             slow = YieldingStore(store, Random(seed))
             async with Services(slow, MODULES[module], retries=0) as services:  # type: ignore[arg-type]
-                sent: list[asyncio.Task[Written]] = []
+                sent: list[asyncio.Task[Appended]] = []
                 for n in range(60):
                     sent.append(asyncio.create_task(services.handle(TakeFromBox(["t"], "b"), f"c{n}")))
                     # Some come while the first read is under way, some while batches are written.

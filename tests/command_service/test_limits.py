@@ -60,7 +60,7 @@ async def test_a_command_whose_events_are_too_many_or_too_large_is_refused_with_
         assert named in str(refused.value)
         assert (await store.read(ALL_EVENTS)).head == 0
         written = await services.handle(WriteNotes("n", [900] * 3), "c-1")
-        assert len(written.events) == 3
+        assert written.count == 3
 
 
 def test_the_limits_have_the_names_of_settings() -> None:

@@ -1,5 +1,5 @@
 """The command service: a command in, a receipt out. Load, decide, append, retry."""
 
-from twofold.command_service.handle import CommandService, Written
+from twofold.command_service.handle import CommandService
 
-__all__ = ["CommandService", "Written"]
+__all__ = ["CommandService"]

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from twofold.command_service.folds import Folds
 from twofold.command_service.pending import PendingAppend
@@ -19,7 +20,7 @@ def _ignore(again: bool) -> None:
     """Nobody needs to know that an append failed."""
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, eq=False):
     append: Append
     pending: PendingAppend | None
     size: int
@@ -74,19 +75,19 @@ class Batcher:
 
         Unavailable where too many commands wait, or the store cannot be reached.
         """
-        self.refuse(append)
-        return await self._put(append, None, _ignore)
+        self.refuse(append, 0)
+        return await self._put(append, None, 0, _ignore)
 
-    def put(self, pending: PendingAppend, failed: Callable[[bool], None]) -> "asyncio.Future[Outcome]":
+    def put(self, pending: PendingAppend, size: int, failed: Callable[[bool], None]) -> "asyncio.Future[Outcome]":
         """The future outcome of a decided append. It is queued when this returns. Call `refuse` before.
 
-        `failed` is called where it was not written, or may not have been, before any caller of the batch continues:
-        with True if it has to be decided again.
+        `size` is the bytes of its events. `failed` is called where it was not written, or may not have been, before any
+        caller of the batch continues: with True if it has to be decided again.
         """
-        return self._put(pending.append, pending, failed)
+        return self._put(pending.append, pending, size, failed)
 
-    def refuse(self, append: Append) -> None:
-        """Unavailable where this append cannot be queued."""
+    def refuse(self, append: Append, size: int) -> None:
+        """Unavailable where an append with events of `size` bytes cannot be queued."""
         if self._closing or self._task is None:
             raise Unavailable("The command service is stopping. Send the command again.")
         # Appends without a command id are the runtime's own: leases, checkpoints, heartbeats. If they were refused,
@@ -97,17 +98,16 @@ class Batcher:
             raise Unavailable(
                 f"{len(self._queue)} commands are waiting to be written. Send the command again in a moment."
             )
-        if self._queue and self._queue_size + _size(append) > self._queue_size_limit:
+        if self._queue and self._queue_size + size > self._queue_size_limit:
             raise Unavailable(
                 f"{self._queue_size} bytes of events are waiting to be written, and `queue_bytes` allows "
                 f"{self._queue_size_limit}. Send the command again in a moment."
             )
 
     def _put(
-        self, append: Append, pending: PendingAppend | None, failed: Callable[[bool], None]
+        self, append: Append, pending: PendingAppend | None, size: int, failed: Callable[[bool], None]
     ) -> "asyncio.Future[Outcome]":
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        size = _size(append)
         self._queue_size += size
         self._queue.append(_Waiting(append, pending, size, answer, failed))
         self._wake.set()
@@ -171,21 +171,23 @@ class Batcher:
                 if append is None:
                     self._refuse_undermined(waiting)
                 else:
-                    ready.append(waiting if append is waiting.append else waiting._replace(append=append))
+                    waiting.append = append
+                    ready.append(waiting)
         return ready
 
     def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
         answered = list(zip(batch, outcomes, strict=True))
-        complete = True
+        not_written = False
         for waiting, outcome in answered:
             self._folds.settle(waiting.pending, outcome)
-            if not is_written(outcome):
-                complete = complete and waiting.pending is None
+            if not isinstance(outcome, Appended) or outcome.repeated:
+                not_written = True
                 waiting.failed(isinstance(outcome, Conflict) and not waiting.answer.done())
-        if not complete:
+        if not_written:
             self._remove_undermined()
-        # Callers that have to decide again continue first, before the next commands of the others.
-        for waiting, outcome in sorted(answered, key=lambda pair: isinstance(pair[1], Appended)):
+            # Callers that have to decide again continue first, before the next commands of the others.
+            answered.sort(key=lambda pair: isinstance(pair[1], Appended))
+        for waiting, outcome in answered:
             if not waiting.answer.done():
                 waiting.answer.set_result(outcome)
 
@@ -220,7 +222,3 @@ class Batcher:
         waiting.failed(not waiting.answer.done())
         if not waiting.answer.done():
             waiting.answer.set_result(conflict)
-
-
-def _size(append: Append) -> int:
-    return sum([len(event.payload) for event in append.events])

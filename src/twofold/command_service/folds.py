@@ -3,16 +3,23 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from twofold.codec import EventCodec
 from twofold.command_service.fold_reads import PAGE, FoldedState, SharedReads, conditions
-from twofold.command_service.pending import PendingAppend, PendingAppends, SeenBoundary, concerns, rests_of, state_after
+from twofold.command_service.pending import (
+    PendingAppend,
+    PendingAppends,
+    SeenBoundary,
+    boundary_conditions,
+    concerns,
+    rests_of,
+    state_after,
+)
 from twofold.domain.decision import Fold
-from twofold.domain.envelope import Envelope
-from twofold.domain.event_query import AppendCondition, EventQuery
+from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.write_store.port import Append, Appended, Outcome, WriteStore
 
@@ -21,38 +28,36 @@ log = logging.getLogger(__name__)
 _ANY = ""
 
 
-class PendingStates(NamedTuple):
+class PendingStates(msgspec.Struct):
     """States that have also seen the events of all pending appends, and what exactly each has seen."""
 
     states: dict[Fold, Any]
     seen: dict[Fold, SeenBoundary]
 
 
-class _Era:
+class _Era(msgspec.Struct, eq=False):
     """A part of the log that only this process wrote: after `start`, up to and including `upto`."""
 
-    __slots__ = ("start", "upto")
-
-    def __init__(self, start: Position) -> None:
-        self.start = start
-        self.upto = start
+    start: Position
+    upto: Position
 
 
-class _CachedState:
+class _CachedState(msgspec.Struct, eq=False):
     """A cached state. As long as its era lasts, it sees every event and is as new as the era.
 
-    `tip` is the state after the pending appends up to the number `tip_number`, those in `rests` and what they rest on.
-    Appends up to the number `sent` may have been written before the state was read, so that it may have seen them.
+    `query` selects its events. `tip` is the state after the pending appends up to the number `tip_number`, those in
+    `rests` and what they rest on. Appends up to the number `sent` may have been written before the state was read, so
+    that it may have seen them.
     """
 
-    __slots__ = ("era", "rests", "sent", "state", "tip", "tip_number", "upto")
-
-    def __init__(self, state: Any, upto: Position, era: _Era, sent: int) -> None:
-        self.state = state
-        self.upto = upto
-        self.era = era
-        self.sent = sent
-        self.reset()
+    query: EventQuery
+    state: Any
+    upto: Position
+    era: _Era
+    sent: int
+    tip: Any
+    tip_number: int = 0
+    rests: tuple[PendingAppend, ...] = ()
 
     def folded(self) -> FoldedState:
         return FoldedState(self.state, max(self.upto, self.era.upto))
@@ -61,7 +66,7 @@ class _CachedState:
         """Forget what pending appends add. It is added again when the state is needed."""
         self.tip = self.state
         self.tip_number = 0
-        self.rests: tuple[PendingAppend, ...] = ()
+        self.rests = ()
 
 
 class Folds:
@@ -81,7 +86,7 @@ class Folds:
         self._cached: OrderedDict[Fold, _CachedState] = OrderedDict()
         self._by_tag: dict[str, dict[Fold, _CachedState]] = {}
         self._pinned: dict[Fold, int] = {}
-        self._era = _Era(0)
+        self._era = _Era(0, 0)
         self._pending = PendingAppends()
         self._reads = SharedReads(self._bring_up_to_date)
 
@@ -93,12 +98,17 @@ class Folds:
         seen: dict[Fold, SeenBoundary] = {}
         for fold in folds:
             cached = self._cached.get(fold)
-            if cached is None or self._catch_up(fold, cached) is not None:
+            if cached is None:
+                return None
+            newer = self._pending.of(fold.tags, cached.tip_number)
+            if newer and self._catch_up(fold, cached, newer) is not None:
                 return None
             self._cached.move_to_end(fold)
             states[fold] = cached.tip
-            upto, era_upto = cached.upto, cached.era.upto
-            seen[fold] = SeenBoundary(cached, upto if upto > era_upto else era_upto, cached.rests)
+            upto = cached.upto
+            if upto < cached.era.upto:
+                upto = cached.era.upto
+            seen[fold] = SeenBoundary(cached, cached.query, upto, upto, cached.rests)
         return PendingStates(states, seen)
 
     async def load(self, folds: Sequence[Fold], waits: Callable[[], None] = lambda: None) -> PendingStates:
@@ -119,10 +129,12 @@ class Folds:
                     return states
                 for fold in folds:
                     cached = self._cached.get(fold)
-                    pending = None if cached is None else self._catch_up(fold, cached)
-                    if pending is not None:
-                        waits()
-                        await pending.wait()
+                    if cached is not None:
+                        newer = self._pending.of(fold.tags, cached.tip_number)
+                        pending = self._catch_up(fold, cached, newer)
+                        if pending is not None:
+                            waits()
+                            await pending.wait()
         finally:
             self.unpin(folds)
 
@@ -137,9 +149,9 @@ class Folds:
         if old:
             await self._reads.read(old)
 
-    def _catch_up(self, fold: Fold, cached: _CachedState) -> PendingAppend | None:
-        """Add what is pending to a cached state. The append to wait for first, if there is one."""
-        for pending in self._pending.of(fold, cached.tip_number):
+    def _catch_up(self, fold: Fold, cached: _CachedState, newer: Sequence[PendingAppend]) -> PendingAppend | None:
+        """Add these pending appends to a cached state. The append to wait for first, if there is one."""
+        for pending in newer:
             if fold.model.takes_recorded or pending.number <= cached.sent:
                 if any(True for _ in pending.events_of(fold)):
                     return pending
@@ -226,9 +238,7 @@ class Folds:
 
     def begin(self, append: Append, events: Sequence[object], states: PendingStates) -> PendingAppend:
         """A pending append that was decided on these states, which `present` has returned just now."""
-        pending = PendingAppend(append, events, states.seen)
-        self._pending.add(pending)
-        return pending
+        return self._pending.add(append, events, states.seen)
 
     def send(self, pending: PendingAppend, place: int) -> Append | None:
         """The append for its place in a batch; None where it cannot be written, since what it rests on was not."""
@@ -253,21 +263,23 @@ class Folds:
         if not isinstance(outcome, Appended) or outcome.repeated:
             if pending is not None:
                 pending.settle(None)
-                for cached in self._with_tags(pending.tags):
+                for cached in self._with_tags((_ANY, *pending.tags)):
                     cached.reset()
             return
         before = outcome.position - outcome.count
         if before != self._era.upto:
-            self._era = _Era(before)
-        if pending is not None:
+            self._era = _Era(before, before)
+        if pending is None:
+            self._era.upto = outcome.position
+            return
+        if outcome.count:
             self._advance(pending, before)
         self._era.upto = outcome.position
-        if pending is not None:
-            for fold, seen in pending.seen.items():
-                kept = self._cached.get(fold)
-                if kept is not None and kept is seen.cached and kept.upto < outcome.position:
-                    kept.upto, kept.era = outcome.position, self._era
-            pending.settle(outcome.position)
+        for fold, seen in pending.seen.items():
+            kept = self._cached.get(fold)
+            if kept is not None and kept is seen.cached and kept.upto < outcome.position:
+                kept.upto, kept.era = outcome.position, self._era
+        pending.settle(outcome.position)
 
     def _resolve(self, seen: Mapping[Fold, SeenBoundary]) -> bool:
         """Move what a decision has seen beyond the written appends that it rests on. False if one is not written.
@@ -290,14 +302,16 @@ class Folds:
 
     def _advance(self, pending: PendingAppend, before: Position) -> None:
         touched: dict[Fold, list[int]] = {}
-        for i, (new, event) in enumerate(zip(pending.append.events, pending.events, strict=True)):
+        position = before
+        for new, event in zip(pending.append.events, pending.events, strict=True):
             for tag in (_ANY, *new.tags):
                 of_tag = self._by_tag.get(tag)
                 if of_tag is None:
                     continue
                 for fold, cached in of_tag.items():
-                    if before + i >= cached.upto and concerns(fold, event, new.tags):
-                        touched.setdefault(fold, []).append(i)
+                    if position >= cached.upto and concerns(fold, event, new.tags):
+                        touched.setdefault(fold, []).append(position - before)
+            position += 1
         for fold, places in touched.items():
             cached = self._cached[fold]
             seen = pending.seen.get(fold)
@@ -316,7 +330,7 @@ class Folds:
     ) -> None:
         try:
             for i in places:
-                recorded = _recorded(pending.append, i, before) if fold.model.takes_recorded else None
+                recorded = pending.recorded(i, before) if fold.model.takes_recorded else None
                 cached.state = fold.model.evolve(cached.state, pending.events[i], recorded)
         except Exception:
             # The event is written. The next command that needs this fold reads the log and gets the error.
@@ -340,7 +354,8 @@ class Folds:
                 cached.upto, cached.era = upto, self._era
                 continue
             self._forget(fold)
-            kept = self._cached[fold] = _CachedState(state, upto, self._era, self._pending.last_sent)
+            query = EventQuery((fold.item,))
+            kept = self._cached[fold] = _CachedState(query, state, upto, self._era, self._pending.last_sent, state)
             self._by_tag.setdefault(_index(fold), {})[fold] = kept
         self._evict()
 
@@ -376,17 +391,6 @@ class Folds:
     def _with_tags(self, tags: Iterable[str]) -> Iterator[_CachedState]:
         for tag in tags:
             yield from self._by_tag.get(tag, {}).values()
-
-
-def boundary_conditions(seen: Mapping[Fold, SeenBoundary]) -> tuple[AppendCondition, ...]:
-    """The append conditions of a decision that has seen this: one for each fold."""
-    return tuple([AppendCondition(EventQuery((fold.item,)), boundary.after) for fold, boundary in seen.items()])
-
-
-def _recorded(append: Append, i: int, before: Position) -> RecordedEvent:
-    new = append.events[i]
-    envelope = Envelope(new.id, new.tags, append.metadata)
-    return RecordedEvent(before + i + 1, new.type, new.version, new.payload, envelope)
 
 
 def _index(fold: Fold) -> str:

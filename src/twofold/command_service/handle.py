@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,13 +11,13 @@ from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
 from twofold.command_service.fold_reads import FoldedState
-from twofold.command_service.folds import Folds, PendingStates, boundary_conditions
+from twofold.command_service.folds import Folds, PendingStates
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
-from twofold.command_service.pending import PendingAppend
+from twofold.command_service.pending import PendingAppend, boundary_conditions
 from twofold.command_service.turns import Turn, Turns
-from twofold.domain.decision import Context, Fold
+from twofold.domain.decision import Boundary, Context, Decision, Fold
 from twofold.domain.envelope import Metadata
-from twofold.domain.events import NewEvent, Position
+from twofold.domain.events import NewEvent
 from twofold.domain.module import Wiring
 from twofold.errors import (
     CommandIdReused,
@@ -47,36 +48,28 @@ class CommandLimits(NamedTuple):
     command_bytes: int = 16_777_216
 
 
-class Written(NamedTuple):
-    """The outcome of a command: the ids of its events, and the position of the last one (the head if none).
+class _CommandRequest(msgspec.Struct, eq=False):
+    """One command with its decision and boundary, and what is written whatever it decides."""
 
-    `digest` is that of the chain at the position.
+    decision: Decision
+    command: object
+    boundary: Boundary
+    time: datetime
+    metadata: Metadata
+    request_hash: bytes
+    rows: tuple[RowWrite, ...]
+
+
+class _DecidedWrites(msgspec.Struct, eq=False):
+    """What a decision writes: its events as they are stored and as they will be read, and the inline rows with them.
+
+    `size` is the bytes of the events.
     """
 
-    events: list[str]
-    position: Position
-    repeated: bool
-    digest: str
-
-
-class _CommandRequest(NamedTuple):
-    """One command: what is written whatever it decides, and the decision, as a function of the states alone."""
-
-    append: Append
-    decide: Callable[[Mapping[Fold, Any]], Sequence[object]]
-    name: str
-
-    @property
-    def command_id(self) -> str:
-        return self.append.command_id or ""
-
-
-class _DecidedWrites(NamedTuple):
-    """What a decision writes: its events as they are stored and as they will be read, and the inline rows with them."""
-
     stored: tuple[NewEvent, ...]
-    events: list[object]
-    inline: InlineWrites
+    events: Sequence[object]
+    size: int
+    inline: InlineWrites | None = None
 
 
 class CommandService:
@@ -130,10 +123,10 @@ class CommandService:
         causation_id: str | None = None,
         depth: int = 0,
         rows: Sequence[RowWrite] = (),
-    ) -> Written:
+    ) -> Appended:
         """Decide `command` and write its events, durably, once for each command id, and `rows` in the same commit.
 
-        `depth` is its causation depth.
+        `depth` is its causation depth. Event number n (from 0) of the command has the id `<command_id>.<n>`.
 
         Raises Rejected, or FunctionFailed for what else the decision raises, after it was repeated on the newest
         events. UnreadableEvent where an event that it needs cannot be read. UnknownMessage where no decision takes the
@@ -142,16 +135,17 @@ class CommandService:
         Conflict after too many retries, or where a row of `rows` is not as expected. Unavailable where the store cannot
         be reached.
         """
-        self._inline.refuse()
-        decision = self._wiring.decisions.get(type(command))
+        if self._inline.problem is not None:
+            self._inline.refuse()
+        kind = type(command)
+        decision = self._wiring.decisions.get(kind)
         if decision is None:
-            raise UnknownMessage(f"No decision takes {type(command).__name__}. Add one to `decisions=[…]`.")
-        _check_ids(command_id, actor=actor, correlation_id=correlation_id, causation_id=causation_id)
-        request_hash = self._messages.request_hash(decision.command.__name__, command)
+            raise UnknownMessage(f"No decision takes {kind.__name__}. Add one to `decisions=[…]`.")
+        _check_ids(command_id, actor, correlation_id, causation_id)
+        request_hash = self._messages.request_hash(kind.__name__, command)
         now = self._world.now()
         metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor, depth)
-        append = Append(metadata, (), (), command_id, request_hash, tuple(rows))
-        prepare = self._wiring.prepare.get(type(command))
+        prepare = self._wiring.prepare.get(kind)
         try:
             if prepare is not None:
                 command = await _prepared(prepare, command)
@@ -160,21 +154,19 @@ class CommandService:
             # External facts may have changed since. A command that was written gets its receipt when it is sent again.
             _, done = await self._folds.refresh({}, command_id)
             if done is not None:
-                return await self._repeat(append)
+                return await self._repeat(metadata, request_hash)
             raise
-
-        def decide(states: Mapping[Fold, Any]) -> Sequence[object]:
-            return decision.decide(command, boundary, states, Context(command_id, now, actor, secret=self._secret))
-
         turn = self._turns.arrive(boundary.folds)
+        request = _CommandRequest(decision, command, boundary, now, metadata, request_hash, tuple(rows))
         try:
-            return await self._in_turn(_CommandRequest(append, decide, decision.name), turn)
+            return await self._in_turn(request, turn)
         finally:
             if turn.pinned:
                 self._folds.unpin(turn.folds)
-            turn.leave()
+            if turn.waiting:
+                turn.leave()
 
-    async def _in_turn(self, request: _CommandRequest, turn: Turn) -> Written:
+    async def _in_turn(self, request: _CommandRequest, turn: Turn) -> Appended:
         """Decide when the command is next, on what all before it write, until the result is written."""
         conflicts = 0
         while conflicts <= self._limits.conflict_retries:
@@ -190,7 +182,7 @@ class CommandService:
                 turn.leave()
                 final, done = await self._is_final(request, states)
                 if done is not None:
-                    return await self._repeat(request.append)
+                    return await self._repeat(request.metadata, request.request_hash)
                 if final:
                     raise
                 continue
@@ -206,9 +198,9 @@ class CommandService:
             pending, answer = self._queue(request, states, decided, turn)
             outcome = await answer
             if isinstance(outcome, Appended):
-                if not decided.inline.failed:
+                if decided.inline is not None and not decided.inline.failed:
                     decided.inline.succeed()
-                return _written(request.command_id, outcome)
+                return outcome
             if isinstance(outcome, CommandIdReused):
                 raise outcome
             if pending.undermined:
@@ -217,11 +209,11 @@ class CommandService:
             conflicts += 1
             await turn.come()
             await self._folds.renew(pending.seen)
-            await self._check_rows(request.append.rows)
+            await self._check_rows(request.rows)
             if conflicts > 1:
                 await self._inline.check()
         raise Conflict(
-            f"{request.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
+            f"{request.decision.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
             "Send the command again."
         )
 
@@ -242,8 +234,11 @@ class CommandService:
                 return states
 
     def _decide(self, request: _CommandRequest, states: Mapping[Fold, Any]) -> _DecidedWrites:
-        written = self._written(request.decide(states), request.command_id)
-        return _DecidedWrites(tuple([stored for stored, _ in written]), [event for _, event in written], InlineWrites())
+        decision, metadata = request.decision, request.metadata
+        context: Context | None = None
+        if decision.takes_context:
+            context = Context(metadata.command_id, request.time, metadata.actor, secret=self._secret)
+        return self._written(decision.decide(request.command, request.boundary, states, context), metadata.command_id)
 
     async def _with_rows(
         self, decided: _DecidedWrites, states: PendingStates, turn: Turn
@@ -255,8 +250,9 @@ class CommandService:
         present = self._folds.present(tuple(states.states))
         if present is None or any(present.states[fold] is not state for fold, state in states.states.items()):
             return None, states
+        decided.inline = rows
         # The states may be the same again after events that came meanwhile: the append rests on these, too.
-        return decided._replace(inline=rows), present
+        return decided, present
 
     async def _is_final(self, request: _CommandRequest, states: PendingStates) -> tuple[bool, Appended | None]:
         """Whether a decision that failed on these states fails at one moment of the log, and what was written before.
@@ -264,9 +260,9 @@ class CommandService:
         If not, the newest states are in the cache. Raises what the decision raises on the newest states.
         """
         if any(boundary.rests for boundary in states.seen.values()):
-            return await self._folds.confirm(states.seen, request.command_id)
+            return await self._folds.confirm(states.seen, request.metadata.command_id)
         folded = {fold: FoldedState(state, states.seen[fold].after) for fold, state in states.states.items()}
-        newest, done = await self._folds.refresh(folded, request.command_id)
+        newest, done = await self._folds.refresh(folded, request.metadata.command_id)
         if done is not None:
             return False, done
         if all(newest[fold].state is state for fold, state in states.states.items()):
@@ -280,28 +276,31 @@ class CommandService:
         self, request: _CommandRequest, states: PendingStates, decided: _DecidedWrites, turn: Turn
     ) -> "tuple[PendingAppend, asyncio.Future[Outcome]]":
         """Queue what was decided. The next command is decided on it."""
-        first = request.append
+        inline = decided.inline
         append = Append(
-            first.metadata,
+            request.metadata,
             decided.stored,
             boundary_conditions(states.seen),
-            first.command_id,
-            first.request_hash,
-            rows=decided.inline.writes + first.rows,
-            guards=self._inline.guards,
+            request.metadata.command_id,
+            request.request_hash,
+            request.rows if inline is None else inline.writes + request.rows,
+            self._inline.guards,
             rests_on=(),
         )
-        self._batcher.refuse(append)
+        self._batcher.refuse(append, decided.size)
         pending = self._folds.begin(append, decided.events, states)
-        self._inline.begin(decided.inline)
+        if inline is not None:
+            self._inline.begin(inline)
 
         def failed(again: bool) -> None:
-            decided.inline.fail()
+            if inline is not None:
+                inline.fail()
             if again:
                 turn.join()
 
-        answer = self._batcher.put(pending, failed)
-        turn.leave()
+        answer = self._batcher.put(pending, decided.size, failed)
+        if turn.waiting:
+            turn.leave()
         return pending, answer
 
     async def _check_rows(self, rows: Sequence[RowWrite]) -> None:
@@ -311,28 +310,31 @@ class CommandService:
             if (0 if present is None else present.version) != row.expected:
                 raise Conflict(f"The row '{row.key}' of '{row.space}', which is written with the command, was changed.")
 
-    def _written(self, decided: Sequence[object], command_id: str) -> list[tuple[NewEvent, object]]:
-        """The events to write, each as it is stored and as it will be read."""
+    def _written(self, decided: Sequence[object], command_id: str) -> _DecidedWrites:
         limits = self._limits
         if len(decided) > limits.command_events:
             raise _too_much(f"This command makes {len(decided)} events", "command_events", limits.command_events)
-        events: list[tuple[NewEvent, object]] = []
+        stored: list[NewEvent] = []
+        events: list[object] = []
         size = 0
-        for i, event in enumerate(decided):
-            stored, read = self._events.written(event, command_id, i)
-            if len(stored.payload) > limits.event_bytes:
-                what = f"A '{stored.type}' event of this command has {len(stored.payload)} bytes"
+        for event in decided:
+            new, read = self._events.written(event, command_id, len(stored))
+            bytes_of_event = len(new.payload)
+            if bytes_of_event > limits.event_bytes:
+                what = f"A '{new.type}' event of this command has {bytes_of_event} bytes"
                 raise _too_much(what, "event_bytes", limits.event_bytes)
-            size += len(stored.payload)
+            size += bytes_of_event
             if size > limits.command_bytes:
                 raise _too_much("The events of this command have more bytes", "command_bytes", limits.command_bytes)
-            events.append((stored, read))
-        return events
+            stored.append(new)
+            events.append(read)
+        return _DecidedWrites(tuple(stored), events, size)
 
-    async def _repeat(self, append: Append) -> Written:
+    async def _repeat(self, metadata: Metadata, request_hash: bytes) -> Appended:
         """The first outcome of a command id that was used before. CommandIdReused for another request."""
-        outcome = await self._batcher.append(msgspec.structs.replace(append, rows=()))
-        return _written(append.command_id or "", _appended(outcome))
+        return _appended(
+            await self._batcher.append(Append(metadata, command_id=metadata.command_id, request_hash=request_hash))
+        )
 
 
 def _too_much(what: str, setting: str, limit: int) -> InvalidMessage:
@@ -354,20 +356,17 @@ async def _prepared(prepare: Callable[[Any], Awaitable[Any]], command: object) -
     return prepared
 
 
-def _check_ids(command_id: str, **others: str | None) -> None:
+def _check_ids(command_id: str, actor: str | None, correlation_id: str | None, causation_id: str | None) -> None:
     """InvalidMessage for ids that a store cannot keep: they would fail all commands of the same commit."""
     if len(command_id) > MAX_COMMAND_ID:
         raise InvalidMessage(f"A command id may have at most {MAX_COMMAND_ID} characters.", field="command_id")
     check_text(command_id, "command_id")
-    for field, text in others.items():
-        if text is not None:
-            check_text(text, field)
-
-
-def _written(command_id: str, outcome: Appended) -> Written:
-    return Written(
-        [f"{command_id}.{i}" for i in range(outcome.count)], outcome.position, outcome.repeated, outcome.digest
-    )
+    if actor is not None:
+        check_text(actor, "actor")
+    if correlation_id is not None:
+        check_text(correlation_id, "correlation_id")
+    if causation_id is not None:
+        check_text(causation_id, "causation_id")
 
 
 def _appended(outcome: Outcome) -> Appended:

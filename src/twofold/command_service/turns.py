@@ -4,25 +4,26 @@ import asyncio
 from bisect import insort
 from collections.abc import Sequence
 
+import msgspec
+
 from twofold.command_service.pending import concerns
 from twofold.domain.decision import Fold
 from twofold.domain.events import NewEvent
 
 
-class Turn:
-    """The place of one command in the order of arrival, for each of its folds. `number` counts up with the arrivals."""
+class Turn(msgspec.Struct, eq=False):
+    """The place of one command in the order of arrival, for each of its folds. `number` counts up with the arrivals.
 
-    __slots__ = ("_left", "_turns", "_wake", "folds", "number", "pinned", "waiting")
+    `pinned`: whether its folds are kept in the cache for it.
+    """
 
-    def __init__(self, turns: "Turns", number: int, folds: Sequence[Fold]) -> None:
-        self._turns = turns
-        self._wake: asyncio.Future[None] | None = None
-        self._left: list[asyncio.Future[None]] = []
-        self.number = number
-        self.folds = folds
-        self.waiting = False
-        self.pinned = False
-        """Whether its folds are kept in the cache for it."""
+    _turns: "Turns"
+    number: int
+    folds: Sequence[Fold]
+    waiting: bool = False
+    pinned: bool = False
+    _wake: "asyncio.Future[None] | None" = None
+    _left: "tuple[asyncio.Future[None], ...]" = ()
 
     def __lt__(self, other: "Turn") -> bool:
         return self.number < other.number
@@ -42,7 +43,7 @@ class Turn:
             for future in self._left:
                 if not future.done():
                     future.set_result(None)
-            self._left = []
+            self._left = ()
 
     def hold(self) -> None:
         """Until it has left, commands that arrived later write no events of its folds: it would wait for ever."""
@@ -52,7 +53,7 @@ class Turn:
         """Return once it waits no more."""
         if self.waiting:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._left.append(future)
+            self._left += (future,)
             await future
 
     async def come(self) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, cast
 
+import msgspec
+
 from twofold.domain.command_ids import derived_id
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import RecordedEvent
@@ -141,7 +143,7 @@ class BoundModel:
         return names[event]
 
 
-class Fold(NamedTuple):
+class Fold(msgspec.Struct, frozen=True, cache_hash=True):
     """One decision model of one thing: the unit that is loaded, cached and checked."""
 
     model: BoundModel
@@ -163,9 +165,9 @@ class _ModelParameter(NamedTuple):
     """If `many`: turns the text of a tag into a key of the dict."""
 
     def folds(self, command: object, reader: TagReader) -> tuple[Fold, ...]:
-        if self.many:
+        if len(self.model.kinds) == 1:
             (kind,) = self.model.kinds
-            return tuple(Fold(self.model, (f"{kind}:{value}",)) for value in reader.values(command, kind))
+            return tuple([Fold(self.model, (f"{kind}:{value}",)) for value in reader.values(command, kind)])
         tags: list[str] = []
         for kind in self.model.kinds:
             values = reader.values(command, kind)
@@ -175,7 +177,7 @@ class _ModelParameter(NamedTuple):
         return (Fold(self.model, tuple(tags)),)
 
 
-class Boundary(NamedTuple):
+class Boundary(msgspec.Struct, frozen=True):
     """The consistency boundary of one command: the folds each parameter of its decision needs."""
 
     by_parameter: tuple[tuple[Fold, ...], ...]
@@ -222,14 +224,22 @@ class Decision:
 
     def boundary(self, command: object) -> Boundary:
         """The folds that are needed to decide `command`. InvalidMessage where one of its ids cannot be a tag."""
-        by_parameter = tuple(parameter.folds(command, self._reader) for parameter in self.parameters)
-        folds = tuple(dict.fromkeys(fold for folds in by_parameter for fold in folds))
-        return Boundary(by_parameter, folds)
+        by_parameter = tuple([parameter.folds(command, self._reader) for parameter in self.parameters])
+        if len(by_parameter) == 1:
+            return Boundary(by_parameter, by_parameter[0])
+        return Boundary(by_parameter, tuple(dict.fromkeys([fold for folds in by_parameter for fold in folds])))
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the function has a parameter for the context."""
+        return self._context is not None
 
     def decide(
-        self, command: object, boundary: Boundary, states: Mapping[Fold, Any], context: Context
+        self, command: object, boundary: Boundary, states: Mapping[Fold, Any], context: Context | None
     ) -> tuple[object, ...]:
         """The events of `command`, none if nothing changes. Rejected if a rule forbids it.
+
+        `context` may be None where the function does not take it.
 
         FunctionFailed if the function raises anything that is not an error of Twofold, or returns no events.
         """

@@ -79,10 +79,10 @@ class TagReader:
     def tags(self, message: object) -> tuple[str, ...]:
         """All tags of `message`, sorted, each once. InvalidMessage where a value cannot be a tag."""
         if self._all_sole:
-            sole = self._sole.items()
-            return tuple(sorted([f"{kind}:{tag_value(getattr(message, name), name)}" for kind, name in sole]))
-        tags = {f"{f.kind}:{tag_value(value, f.path)}" for f in self.fields for value in f.read(message)}
-        return tuple(sorted(tags))
+            tags = [f"{kind}:{tag_value(getattr(message, name), name)}" for kind, name in self._sole.items()]
+            tags.sort()
+            return tuple(tags)
+        return tuple(sorted({f"{f.kind}:{tag_value(value, f.path)}" for f in self.fields for value in f.read(message)}))
 
     def values(self, message: object, kind: str) -> tuple[str, ...]:
         """The values of one kind of tag in `message`, in order of appearance, each once."""

@@ -129,7 +129,7 @@ class PolicySaver:
                 position=window.done,
                 done=window.to_save() | skipped,
                 parked=parked | ({} if skip is None else {skip.key: skip.reaction}),
-                past=self._past | ({skip.position} if skip is not None else frozenset()),
+                past=self._past if skip is None else self._past | {skip.position},
                 due=dict(self._due),
                 sent=tuple(self._sent),
                 rejected=self._rejected if self._new_rejected else None,
