@@ -16,6 +16,7 @@ from twofold.command_service.folds import Folds
 from twofold.domain.decision import BoundModel, Fold
 from twofold.domain.events import NewEvent
 from twofold.domain.tags import TagReader
+from twofold.world import RealWorld
 from twofold.write_store.port import Append, WriteStore
 from twofold.write_store.sqlite import SqliteWriteStore
 
@@ -81,7 +82,7 @@ async def load_account(opening: Opening, events: int, times: int) -> float:
     await write_store.append([Append(Metadata(_TIME, "c", "c"), mixed)])
     waits: list[float] = []
     for _ in range(times):
-        folds = Folds(write_store, codec, 0)
+        folds = Folds(write_store, codec, RealWorld(), 0)
         start = time.perf_counter()
         folded = await folds.load([Fold(model, ("account:a-1",))])
         waits.append((time.perf_counter() - start) * 1_000)

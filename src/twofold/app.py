@@ -358,7 +358,7 @@ class App:
     def _assemble(self, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
         """The parts over these stores, put together. `session` holds the names of a maintenance session."""
         settings, world, wiring, messages = self.settings, self.world, self.wiring, self.messages
-        folds = Folds(write_store, self.events, settings.cached_folds)
+        folds = Folds(write_store, self.events, world, settings.cached_folds)
         batcher = Batcher(
             write_store,
             folds,

@@ -39,7 +39,7 @@ class Services:
         wiring = Wiring([module])
         self.codec = EventCodec(wiring.events.values())
         self.write_store = write_store
-        self.folds = Folds(write_store, self.codec, cached)
+        self.folds = Folds(write_store, self.codec, world, cached)
         self.batcher = Batcher(
             write_store, self.folds, world, commands=512, size=4_194_304, queue=queue, queue_size=queue_size
         )

@@ -91,6 +91,16 @@ async def test_random_commands_of_two_services_on_one_log_see_their_whole_bounda
                 raise
 
 
+@pytest.mark.parametrize(("page", "step"), [(1, 1), (3, 1), (5, 2), (50, 3)])
+async def test_random_commands_see_their_whole_boundary_in_pages_and_steps_of_a_few_events(
+    page: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twofold.command_service.log_folding.PAGE", page)
+    monkeypatch.setattr("twofold.command_service.log_folding.STEP", step)
+    for seed in range(3):
+        assert await live_through(MemoryWriteStore(), seed, commands=12) > 50
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(3_600)
 async def test_long_histories_of_random_commands_see_their_whole_boundary() -> None:
@@ -130,8 +140,10 @@ async def test_the_check_finds_a_service_that_rejects_on_a_stale_fold(monkeypatc
         await broken(1)
 
 
-async def test_a_boundary_longer_than_a_page_is_seen_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twofold.command_service.folds.PAGE", 7)
+@pytest.mark.parametrize("step", [1, 3, 7])
+async def test_a_boundary_longer_than_a_page_is_seen_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twofold.command_service.log_folding.PAGE", 7)
+    monkeypatch.setattr("twofold.command_service.log_folding.STEP", step)
     async with Services(MemoryWriteStore(), cached=0) as services:
         for n in range(60):
             await services.handle(Mark(f"t{n % 2}", "b"), f"mark-{n}")

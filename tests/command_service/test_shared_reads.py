@@ -1,6 +1,7 @@
 """Folds that are not cached are read together while other reads are under way."""
 
 import asyncio
+from collections.abc import Mapping
 from random import Random
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.command_service.service_helpers import Services
 from tests.command_service.test_in_turn import FailingStore
 from tests.command_service.turn_probe import TURNS, Take, check_turns
-from twofold.command_service.fold_reads import FoldedState, SharedReads
+from twofold.command_service.fold_reads import FoldedState, IsLong, SharedReads
 from twofold.domain.decision import Fold
 from twofold.write_store.memory import MemoryWriteStore
 
@@ -32,13 +33,13 @@ async def test_each_caller_gets_the_error_of_its_own_folds_and_no_other() -> Non
     bad = Fold(None, ("thing:bad",))  # type: ignore[arg-type]
     read: list[set[str]] = []
 
-    async def bring_up_to_date(states: dict[Fold, FoldedState]) -> None:
+    async def bring_up_to_date(states: Mapping[Fold, FoldedState], is_long: IsLong) -> None:
         read.append({fold.tags[0] for fold in states})
         await asyncio.sleep(0)
         if bad in states:
             raise LookupError("thing:bad")
 
-    reads = SharedReads(bring_up_to_date)  # type: ignore[arg-type]
+    reads = SharedReads(bring_up_to_date)
 
     async def load(fold: Fold) -> None:
         await reads.read({fold: FoldedState(None, 0)})

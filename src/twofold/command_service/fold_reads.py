@@ -9,9 +9,8 @@ from twofold.domain.decision import Fold
 from twofold.domain.event_query import AppendCondition, EventQuery
 from twofold.domain.events import Position
 
-PAGE = 5_000
-"""Events read at once, so that folding a long history needs little memory."""
 _READERS = 2
+_LONG_READS = 2
 _FOLDS_AT_ONCE = 64
 
 
@@ -22,13 +21,23 @@ class FoldedState(NamedTuple):
     upto: Position
 
 
-class SharedReads:
-    """Calls `bring_up_to_date` for folds, at most twice at a time: one call for all that waits meanwhile."""
+IsLong = Callable[[], Awaitable[bool]]
+"""What a read awaits where there is more than a page to read. True: it has waited, and the page may be old."""
+BringUpToDate = Callable[[Mapping[Fold, FoldedState], IsLong], Awaitable[None]]
 
-    def __init__(self, bring_up_to_date: Callable[[Mapping[Fold, FoldedState]], Awaitable[None]]) -> None:
+
+class SharedReads:
+    """Calls `bring_up_to_date` for folds, at most twice at a time: one call for all that waits meanwhile.
+
+    A read that finds more than a page to read awaits what it was given with the folds. From then on it is one of at
+    most two long reads, and the others need not wait for it.
+    """
+
+    def __init__(self, bring_up_to_date: BringUpToDate) -> None:
         self._bring_up_to_date = bring_up_to_date
         self._waiting: deque[tuple[Mapping[Fold, FoldedState], asyncio.Future[None]]] = deque()
         self._reading = 0
+        self._long = asyncio.Semaphore(_LONG_READS)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def read(self, states: Mapping[Fold, FoldedState]) -> None:
@@ -38,10 +47,11 @@ class SharedReads:
             self._waiting.append((states, answer))
             return await answer
         self._reading += 1
+        place = _Place(self._next, self._long)
         try:
-            await self._bring_up_to_date(states)
+            await self._bring_up_to_date(states, place.is_long)
         finally:
-            self._next()
+            place.leave()
 
     def _next(self) -> None:
         if not self._waiting:
@@ -52,29 +62,58 @@ class SharedReads:
         task.add_done_callback(self._tasks.discard)
 
     async def _read_waiting(self) -> None:
+        place = _Place(self._next, self._long)
         together: list[tuple[Mapping[Fold, FoldedState], asyncio.Future[None]]] = []
         union: dict[Fold, FoldedState] = {}
         while self._waiting and len(union) < _FOLDS_AT_ONCE:
             together.append(self._waiting.popleft())
             union |= together[-1][0]
         try:
-            await self._bring_up_to_date(union)
+            await self._bring_up_to_date(union, place.is_long)
         except Exception:  # noqa: BLE001 -- each caller gets the error of its own read
             # Each gets its own error, and those whose folds can be read get none.
             for states, answer in together:
-                await self._read_alone(states, answer)
+                await self._read_alone(states, place, answer)
         finally:
             for _, answer in together:
                 if not answer.done():
                     answer.set_result(None)
-            self._next()
+            place.leave()
 
-    async def _read_alone(self, states: Mapping[Fold, FoldedState], answer: "asyncio.Future[None]") -> None:
+    async def _read_alone(
+        self, states: Mapping[Fold, FoldedState], place: "_Place", answer: "asyncio.Future[None]"
+    ) -> None:
         try:
-            await self._bring_up_to_date(states)
+            await self._bring_up_to_date(states, place.is_long)
         except Exception as error:  # noqa: BLE001 -- the caller gets it
             if not answer.done():
                 answer.set_exception(error)
+
+
+class _Place:
+    """The place of one read: among the short ones, and among the long ones once it is known to be long."""
+
+    def __init__(self, next_short: Callable[[], None], long: asyncio.Semaphore) -> None:
+        self._long = long
+        self._leave: Callable[[], None] | None = next_short
+        self._is_long = False
+
+    async def is_long(self) -> bool:
+        """Let the next short read begin, and return once there is a place among the long ones: whether it waited."""
+        if self._is_long:
+            return False
+        self._is_long = True
+        self.leave()
+        must_wait = self._long.locked()
+        await self._long.acquire()
+        self._leave = self._long.release
+        return must_wait
+
+    def leave(self) -> None:
+        """Let the next one begin."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
 
 
 def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from twofold.codec import EventCodec
-from twofold.command_service.fold_reads import PAGE, FoldedState, SharedReads, conditions
+from twofold.command_service.fold_reads import FoldedState, IsLong, SharedReads
+from twofold.command_service.log_folding import NO_TAG, LogFolding, NewestStates, not_shared, tag_of_fold
 from twofold.command_service.pending import (
     PendingAppend,
     PendingAppends,
@@ -20,12 +21,11 @@ from twofold.command_service.pending import (
 )
 from twofold.domain.decision import Fold
 from twofold.domain.event_query import EventQuery
-from twofold.domain.events import Position, RecordedEvent
+from twofold.domain.events import Position
+from twofold.world import World
 from twofold.write_store.port import Append, Appended, Outcome, WriteStore
 
 log = logging.getLogger(__name__)
-
-_ANY = ""
 
 
 class PendingStates(msgspec.Struct):
@@ -79,9 +79,9 @@ class Folds:
     newer than this state has seen", and answers that append nothing are given only after the log was read.
     """
 
-    def __init__(self, write_store: WriteStore, codec: EventCodec, size: int) -> None:
+    def __init__(self, write_store: WriteStore, codec: EventCodec, world: World, size: int) -> None:
         self._write_store = write_store
-        self._codec = codec
+        self._folding = LogFolding(write_store, codec, world)
         self._size = size
         self._cached: OrderedDict[Fold, _CachedState] = OrderedDict()
         self._by_tag: dict[str, dict[Fold, _CachedState]] = {}
@@ -171,25 +171,12 @@ class Folds:
     # Reading the log
 
     async def refresh(
-        self, folded: Mapping[Fold, FoldedState], command_id: str | None = None
+        self, folded: Mapping[Fold, FoldedState], command_id: str | None = None, is_long: IsLong = not_shared
     ) -> tuple[dict[Fold, FoldedState], Appended | None]:
         """The folds at one moment of the log, and the outcome of a command id at that moment."""
-        states = dict(folded)
-        while True:
-            page, outcome = await self._write_store.newer(conditions(states), command_id, PAGE)
-            if len(states) == 1:
-                # All events belong to this fold. Comparing the tags of each event costs as much as folding it.
-                ((fold, (state, upto)),) = states.items()
-                decode = self._codec.decode
-                past = [(decode(recorded), recorded) for recorded in page.events]
-                states[fold] = FoldedState(fold.model.fold(state, past), upto)
-            else:
-                self._apply(states, page.events)
-            for fold, (state, upto) in states.items():
-                states[fold] = FoldedState(state, max(upto, page.upto))
-            if page.upto == page.head:
-                self._keep(states)
-                return states, outcome
+        newest = await self._folding.newest(folded, command_id, is_long)
+        self._keep(newest)
+        return newest.states, newest.outcome
 
     async def confirm(self, seen: Mapping[Fold, SeenBoundary], command_id: str) -> tuple[bool, Appended | None]:
         """Whether a decision that rests on pending appends was made on all events before one moment of the log.
@@ -210,29 +197,17 @@ class Folds:
         await self.renew(seen)
         return False, outcome
 
-    async def _bring_up_to_date(self, states: Mapping[Fold, FoldedState]) -> None:
+    async def _bring_up_to_date(self, states: Mapping[Fold, FoldedState], is_long: IsLong) -> None:
         """Read what is newer than these states, or than the cached ones where those are newer, into the cache."""
         newest = dict(states)
         for fold, state in states.items():
             cached = self._cached.get(fold)
             if cached is not None and cached.folded().upto > state.upto:
                 newest[fold] = cached.folded()
-        newest, _ = await self.refresh(newest)
+        newest, _ = await self.refresh(newest, is_long=is_long)
         # What this process has written during the read may be missing.
         while any(upto < self._era.upto for _, upto in newest.values()):
-            newest, _ = await self.refresh(newest)
-
-    def _apply(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
-        by_tag: dict[str, list[Fold]] = {}
-        for fold in states:
-            by_tag.setdefault(_index(fold), []).append(fold)
-        for recorded in events:
-            event = self._codec.decode(recorded)
-            for tag in (_ANY, *recorded.tags):
-                for fold in by_tag.get(tag, ()):
-                    state, upto = states[fold]
-                    if recorded.position > upto and concerns(fold, event, recorded.tags):
-                        states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto)
+            newest, _ = await self.refresh(newest, is_long=is_long)
 
     # What this process writes
 
@@ -263,7 +238,7 @@ class Folds:
         if not isinstance(outcome, Appended) or outcome.repeated:
             if pending is not None:
                 pending.settle(None)
-                for cached in self._with_tags((_ANY, *pending.tags)):
+                for cached in self._with_tags((NO_TAG, *pending.tags)):
                     cached.reset()
             return
         before = outcome.position - outcome.count
@@ -304,7 +279,7 @@ class Folds:
         touched: dict[Fold, list[int]] = {}
         position = before
         for new, event in zip(pending.append.events, pending.events, strict=True):
-            for tag in (_ANY, *new.tags):
+            for tag in (NO_TAG, *new.tags):
                 of_tag = self._by_tag.get(tag)
                 if of_tag is None:
                     continue
@@ -344,8 +319,8 @@ class Folds:
 
     # The cache
 
-    def _keep(self, states: Mapping[Fold, FoldedState]) -> None:
-        for fold, (state, upto) in states.items():
+    def _keep(self, newest: NewestStates) -> None:
+        for fold, (state, upto) in newest.states.items():
             cached = self._cached.get(fold)
             # A state that has not seen what this process has written meanwhile must not be updated by later events.
             if upto < self._era.upto or (cached is not None and cached.folded().upto > upto):
@@ -356,7 +331,7 @@ class Folds:
             self._forget(fold)
             query = EventQuery((fold.item,))
             kept = self._cached[fold] = _CachedState(query, state, upto, self._era, self._pending.last_sent, state)
-            self._by_tag.setdefault(_index(fold), {})[fold] = kept
+            self._by_tag.setdefault(tag_of_fold(fold), {})[fold] = kept
         self._evict()
 
     def pin(self, folds: Iterable[Fold]) -> None:
@@ -381,7 +356,7 @@ class Folds:
 
     def _forget(self, fold: Fold) -> None:
         self._cached.pop(fold, None)
-        tag = _index(fold)
+        tag = tag_of_fold(fold)
         of_tag = self._by_tag.get(tag)
         if of_tag is not None:
             of_tag.pop(fold, None)
@@ -391,8 +366,3 @@ class Folds:
     def _with_tags(self, tags: Iterable[str]) -> Iterator[_CachedState]:
         for tag in tags:
             yield from self._by_tag.get(tag, {}).values()
-
-
-def _index(fold: Fold) -> str:
-    """The tag by which a fold gets new events: its first. Folds without tags get all events."""
-    return fold.tags[0] if fold.tags else _ANY
