@@ -13,6 +13,7 @@ from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.command_service.write_check import WriteCheck
 from twofold.domain.command_ids import refuse_runtime_id
+from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
@@ -152,7 +153,6 @@ class App:
         Raises Rejected, the Refused family, Conflict and Unavailable; see `twofold.errors` for what to do on each.
         UnknownMessage, and nothing is written, where there is no follower of a name in `wait_for`.
         """
-        running = self._open()
         followers = list(dict.fromkeys(wait_for))
         for name in followers:
             self.projections.check_waited_for(name)
@@ -160,30 +160,12 @@ class App:
             refuse_runtime_id(command_id, "command_id")
         else:
             command_id = self.world.new_id()
-        receipt = await self._handle(running, command, command_id, actor, correlation_id, causation_id)
+        receipt = await self._handle(command, command_id, Origin(actor, correlation_id, causation_id))
         if followers:
             longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
             late = await names_late(self.projections, followers, receipt.position, longest)
             return msgspec.structs.replace(receipt, late=late)
         return receipt
-
-    async def send_from_policy(
-        self,
-        command: Any,
-        command_id: str,
-        *,
-        correlation_id: str,
-        causation_id: str,
-        depth: int,
-        rows: Sequence[RowWrite],
-    ) -> Receipt:
-        """Handle a command of this causation depth that a policy answered an event with.
-
-        The rows of the policy are written in one commit with it.
-        """
-        return await self._handle(
-            self._open(), command, command_id, "policy", correlation_id, causation_id, depth=depth, rows=rows
-        )
 
     async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
@@ -294,30 +276,12 @@ class App:
         """
         return f"{self._open().write_store.identity.stamp(digest)}.{position}"
 
-    async def _handle(
-        self,
-        running: Runtime,
-        command: Any,
-        command_id: str,
-        actor: str | None,
-        correlation_id: str | None,
-        causation_id: str | None,
-        *,
-        depth: int = 0,
-        rows: Sequence[RowWrite] = (),
-    ) -> Receipt:
+    async def _handle(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite] = ()) -> Receipt:
+        running = self._open()
         if running.history.problem is not None:
             raise ForkedHistory(running.history.problem)
         try:
-            written = await running.commands.handle(
-                command,
-                command_id,
-                actor=actor,
-                correlation_id=correlation_id,
-                causation_id=causation_id,
-                depth=depth,
-                rows=rows,
-            )
+            written = await running.commands.handle(command, command_id, origin, rows)
         except Rejected:
             self._rejected += 1
             raise
@@ -388,7 +352,7 @@ class App:
             # A maintenance session does one task. It leaves what is parked as it is.
             retry_parked=session is None,
         )
-        command_side = CommandSide(wiring.commands, messages, self.send_from_policy, batcher.append, self._moved)
+        command_side = CommandSide(wiring.commands, messages, self._handle, batcher.append, self._moved)
         cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
         history = HistoryCheck(write_store)
         io = ProjectorIO(write_store, read_store, self.events.decode, world, history)

@@ -77,11 +77,11 @@ async def test_what_falls_due_while_another_is_being_sent_is_sent_as_well(tmp_pa
         send = reactor._due._sender._send
         late = asyncio.Event()
 
-        async def slowly(command: Count, command_id: str, **options: Any) -> Any:
+        async def slowly(command: Count, command_id: str, *rest: Any) -> Any:
             sent.append(command.by)
             if command.by == MARK + 10:
                 await late.wait()
-            return await send(command, command_id, **options)
+            return await send(command, command_id, *rest)
 
         reactor._due._sender._send = slowly
         await app.send(Count(["a"], 10))

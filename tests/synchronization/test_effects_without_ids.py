@@ -22,7 +22,7 @@ from tests.synchronization.policy_helpers import (
     with_policy,
 )
 from twofold.app import App
-from twofold.domain.envelope import Metadata
+from twofold.domain.envelope import Metadata, Origin
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Conflict, Unavailable
@@ -169,7 +169,7 @@ class Node:
         (outcome,) = await self.log.append([append])
         return outcome
 
-    async def send(self, command: Any, command_id: str, *, rows: Sequence[RowWrite], **_: object) -> Any:
+    async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> Any:
         event = self.app.events.encode(Counted(command.counters, command.by), command_id, 0)
         append = Append(Metadata(1, command_id, command_id), (event,), (), command_id, b"", tuple(rows))
         outcome = await self.append(append)

@@ -224,7 +224,7 @@ def reactor_of(app: App, log: MemoryWriteStore) -> Reactor:
     async def append(new: Append) -> Outcome:
         return (await log.append([new]))[0]
 
-    async def send(command: object, command_id: str, **_: object) -> Any:
+    async def send(command: object, command_id: str, *_: object) -> Any:
         raise AssertionError("nothing is due yet")
 
     wiring = app.wiring

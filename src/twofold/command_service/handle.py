@@ -16,7 +16,7 @@ from twofold.command_service.inline_projections import InlineProjections, Inline
 from twofold.command_service.pending import PendingAppend, boundary_conditions
 from twofold.command_service.turns import Turn, Turns
 from twofold.domain.decision import Boundary, Context, Decision, Fold
-from twofold.domain.envelope import Metadata
+from twofold.domain.envelope import UNKNOWN_ORIGIN, Metadata, Origin
 from twofold.domain.events import NewEvent
 from twofold.domain.module import Wiring
 from twofold.errors import (
@@ -117,16 +117,12 @@ class CommandService:
         self,
         command: object,
         command_id: str,
-        *,
-        actor: str | None = None,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-        depth: int = 0,
+        origin: Origin = UNKNOWN_ORIGIN,
         rows: Sequence[RowWrite] = (),
     ) -> Appended:
         """Decide `command` and write its events, durably, once for each command id, and `rows` in the same commit.
 
-        `depth` is its causation depth. Event number n (from 0) of the command has the id `<command_id>.<n>`.
+        Event number n (from 0) of the command has the id `<command_id>.<n>`.
 
         Raises Rejected, or FunctionFailed for what else the decision raises, after it was repeated on the newest
         events. UnreadableEvent where an event that it needs cannot be read. UnknownMessage where no decision takes the
@@ -141,10 +137,13 @@ class CommandService:
         decision = self._wiring.decisions.get(kind)
         if decision is None:
             raise UnknownMessage(f"No decision takes {kind.__name__}. Add one to `decisions=[…]`.")
-        _check_ids(command_id, actor, correlation_id, causation_id)
+        _check_ids(command_id, origin)
         request_hash = self._messages.request_hash(kind.__name__, command)
         now = self._world.now()
-        metadata = Metadata(microseconds(now), command_id, correlation_id or command_id, causation_id, actor, depth)
+        correlation_id = origin.correlation_id or command_id
+        metadata = Metadata(
+            microseconds(now), command_id, correlation_id, origin.causation_id, origin.actor, origin.depth
+        )
         prepare = self._wiring.prepare.get(kind)
         try:
             if prepare is not None:
@@ -356,17 +355,17 @@ async def _prepared(prepare: Callable[[Any], Awaitable[Any]], command: object) -
     return prepared
 
 
-def _check_ids(command_id: str, actor: str | None, correlation_id: str | None, causation_id: str | None) -> None:
+def _check_ids(command_id: str, origin: Origin) -> None:
     """InvalidMessage for ids that a store cannot keep: they would fail all commands of the same commit."""
     if len(command_id) > MAX_COMMAND_ID:
         raise InvalidMessage(f"A command id may have at most {MAX_COMMAND_ID} characters.", field="command_id")
     check_text(command_id, "command_id")
-    if actor is not None:
-        check_text(actor, "actor")
-    if correlation_id is not None:
-        check_text(correlation_id, "correlation_id")
-    if causation_id is not None:
-        check_text(causation_id, "causation_id")
+    if origin.actor is not None:
+        check_text(origin.actor, "actor")
+    if origin.correlation_id is not None:
+        check_text(origin.correlation_id, "correlation_id")
+    if origin.causation_id is not None:
+        check_text(origin.causation_id, "causation_id")
 
 
 def _appended(outcome: Outcome) -> Appended:

@@ -5,6 +5,18 @@ from collections.abc import Sequence
 import msgspec
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """Who sent a command, and which command and event led to it. `depth` is its causation depth, as in `Metadata`."""
+
+    actor: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    depth: int = 0
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
 class Metadata(msgspec.Struct, frozen=True, gc=False):
     """What is stored about every event. `time` is microseconds since 1970 in UTC.
 

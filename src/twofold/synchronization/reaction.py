@@ -11,6 +11,7 @@ import msgspec
 from twofold.codec import EventCodec, MessageCodec
 from twofold.domain.command_ids import command_id_of_policy, derived_id
 from twofold.domain.decision import Context
+from twofold.domain.envelope import Origin
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.policy import WHOLE_POLICY, BoundPolicy, Later, causation_depth
@@ -26,14 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SECOND = 1_000_000
-
-
-class Origin(NamedTuple):
-    """What caused a command: the first command of all, the event that is answered, and the causation depth."""
-
-    correlation_id: str
-    causation_id: str
-    depth: int
+_ACTOR = "policy"
 
 
 class Sent(Protocol):
@@ -46,16 +40,7 @@ class Sent(Protocol):
 class Send(Protocol):
     """How the command of a policy reaches the command side, with the rows that are written in one commit with it."""
 
-    def __call__(
-        self,
-        command: Any,
-        command_id: str,
-        *,
-        correlation_id: str,
-        causation_id: str,
-        depth: int,
-        rows: Sequence[RowWrite],
-    ) -> Awaitable[Sent]: ...
+    def __call__(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> Awaitable[Sent]: ...
 
 
 Advance = Callable[[Answered, Mapping[str, Due], SendWith], Awaitable[Rejected | None]]
@@ -130,7 +115,7 @@ class CommandSender:
     async def send_due(self, due: Due, command_id: str, rows: Sequence[RowWrite]) -> Rejected | None:
         """Send a command that is due, as `send` does. KeyError or InvalidMessage if the code no longer knows it."""
         command = self._messages.decode(self._commands[due.command], bytes(due.body))
-        origin = Origin(due.correlation_id, due.causation_id, due.depth)
+        origin = Origin(_ACTOR, due.correlation_id, due.causation_id, due.depth)
         return await self.send(command, command_id, origin, rows)
 
     async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> Rejected | None:
@@ -139,7 +124,7 @@ class CommandSender:
         Conflict where the command was written before, or where one of the rows is not as expected.
         """
         try:
-            sent = await _not_cancelled(self._send(command, command_id, **origin._asdict(), rows=rows))
+            sent = await _not_cancelled(self._send(command, command_id, origin, rows))
         except Rejected as error:
             # A rejection is an answer: sending again would not change it.
             log.info("%s: %s was rejected: %s", self.policy, type(command).__name__, error)
@@ -198,7 +183,7 @@ class Reaction:
             if isinstance(command, Later):
                 later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth, key)
                 continue
-            origin = Origin(recorded.metadata.correlation_id, recorded.id, depth)
+            origin = Origin(_ACTOR, recorded.metadata.correlation_id, recorded.id, depth)
             after = Answered(i + 1, i + 1 == len(replies), answered.rejected)
             rejection = await advance(after, later, partial(self._sender.send, command, command_id, origin))
             if rejection is None:
