@@ -1,6 +1,6 @@
 """`GET /events`: the log, page by page, or as a stream as it grows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from twofold.app import App
@@ -10,7 +10,7 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import InvalidMessage
 from twofold.http.budgets import SMALL, Holding
 from twofold.http.event_records import event_record, page_in_pieces, undamaged
-from twofold.http.exchange import Exchange, Handler, pieces_of
+from twofold.http.exchange import PIECE, Exchange, Handler, pieces_of
 from twofold.http.parameters import QueryParameter, limit_of, whole_number
 from twofold.http.streams import OPENING, Frames, frame
 from twofold.http.wire import Wire
@@ -28,8 +28,11 @@ _PARAMETERS = {
     "tag": QueryParameter("tag", many=True),
     "limit": QueryParameter("limit"),
 }
+_STREAM_EVENTS = 500
 _STREAM_BYTES = 262_144
-"""Bytes of events that a stream reads at once."""
+"""Events, and their bytes, that a stream reads at once."""
+_RECORD_BYTES = 768
+"""What an event takes in memory beside its payload."""
 
 
 def events_handler(wire: Wire) -> Handler:
@@ -77,10 +80,11 @@ async def _following(wire: Wire, query: EventQuery, start: str | int, holding: H
     after = await _after(app, start)
     yield OPENING
     while True:
-        page = await _read(wire, holding, query, after, MAX_EVENTS, _STREAM_BYTES)
+        page = await _read(wire, holding, query, after, _STREAM_EVENTS, _STREAM_BYTES)
         events = undamaged(page.events)
-        for event in events:
-            yield frame("event", event_record(event), app.token(event.position, chain_digest(event.chain)))
+        for piece in _frames(app, events):
+            yield piece
+            del piece
         if len(events) < len(page.events):
             after = events[-1].position
             continue
@@ -96,11 +100,25 @@ async def _read(wire: Wire, holding: Holding, query: EventQuery, after: Position
     """A page of at most about `size` bytes, as soon as there is room for it."""
     async with wire.budgets.turns:
         page = await wire.app.log(query, after, limit, size)
-        held = _size(page.events)
+        held = _size(page.events) + _RECORD_BYTES * len(page.events)
         if held > SMALL:
-            # The events as they are stored, and one of them as it is sent.
-            await holding.resize_in_turn(held + max(len(event.payload) for event in page.events))
+            # The events as they are stored, and a piece of them as it is sent.
+            await holding.resize_in_turn(held + PIECE + max(len(event.payload) for event in page.events))
         return page
+
+
+def _frames(app: App, events: Sequence[RecordedEvent]) -> Iterator[bytes]:
+    """Events as server-sent events, as many in one piece as fill it: to send each on its own costs several turns of
+    the event loop, and the stream would fall behind the log."""
+    piece = bytearray()
+    for event in events:
+        piece += frame("event", event_record(event), app.token(event.position, chain_digest(event.chain)))
+        if len(piece) >= PIECE:
+            # A large event must not be in memory twice while its client reads.
+            full, piece = [bytes(piece)], bytearray()
+            yield full.pop()
+    if piece:
+        yield bytes(piece)
 
 
 def _size(events: Sequence[RecordedEvent]) -> int:

@@ -18,7 +18,8 @@ _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", CONTENT_TYPE)
 _FRESH = (b"cache-control", b"no-store")
 _encode = msgspec.json.Encoder().encode
-_PIECE = 32_768
+PIECE = 32_768
+"""Bytes of an answer that are written at once."""
 
 
 class ClientGone(Exception):
@@ -211,7 +212,7 @@ def _path_of(scope: Scope) -> str:
 
 def pieces_of(body: bytes) -> Iterator[bytes]:
     """A body in pieces for `Exchange.write`."""
-    return (body[start : start + _PIECE] for start in range(0, len(body), _PIECE))
+    return (body[start : start + PIECE] for start in range(0, len(body), PIECE))
 
 
 def _slower_than_others() -> HttpRefused:

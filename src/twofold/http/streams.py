@@ -36,6 +36,42 @@ def frame(event: str, data: object, token: str | None = None) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (head, event.encode(), _encode(data))
 
 
+class StreamOutput:
+    """What one stream sends: whole frames one after another, and a heartbeat where there is silence."""
+
+    def __init__(self, exchange: Exchange, world: World, limits: Limits) -> None:
+        self._exchange = exchange
+        self._world = world
+        self._limits = limits
+        self._sending = asyncio.Lock()
+        self._last = world.monotonic()
+
+    async def open(self) -> None:
+        async with self._sending:
+            await self._exchange.open(HEADERS)
+
+    async def send(self, frames: bytes) -> None:
+        """Send one or more frames. Returns when the client has read most of them, TimeoutError where it reads too
+        slowly."""
+        seconds = self._limits.write_seconds
+        async with self._sending:
+            for piece in pieces_of(frames):
+                await self._world.within(seconds, self._exchange.write(piece))
+            await self._world.within(seconds, self._exchange.drain())
+            self._last = self._world.monotonic()
+        # Nothing waits for a client that reads fast: others on this loop need a turn.
+        await self._world.sleep(0)
+
+    async def keep_alive(self) -> None:
+        """Send a heartbeat after each time of silence, until this is cancelled."""
+        while True:
+            left = self._last + self._limits.heartbeat_seconds - self._world.monotonic()
+            if left <= 0 and not self._sending.locked():
+                await self.send(HEARTBEAT)
+            else:
+                await self._world.sleep(left if left > 0 else self._limits.heartbeat_seconds)
+
+
 class Streams:
     """All streams of this process. `draining`, once set, ends them."""
 
@@ -66,12 +102,15 @@ class Streams:
                 raise _leaving()
             # A frame that was sent must not stay in memory as long as its stream.
             unsent, first = [first], None
-            tasks.append(asyncio.create_task(self._pump(exchange, unsent, frames), name="stream"))
+            output = StreamOutput(exchange, self._world, self._limits)
+            tasks.append(asyncio.create_task(self._pump(exchange, output, unsent, frames), name="stream"))
             holding.cancel = tasks[1].cancel
             tasks.append(asyncio.create_task(self.draining.wait(), name="stream-drained"))
+            tasks.append(asyncio.create_task(output.keep_alive(), name="stream-heartbeats"))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             whole = tasks[1].done() and not tasks[1].cancelled() and tasks[1].exception() is None
             if not tasks[0].done() and (whole or tasks[2].done()):
+                tasks[3].cancel()
                 await self._end(exchange, tasks[1])
         finally:
             holding.cancel = None
@@ -94,35 +133,17 @@ class Streams:
             raise _leaving()
         await self._world.within(self._limits.write_seconds, exchange.finish())
 
-    async def _pump(self, exchange: Exchange, unsent: list[bytes], frames: Frames) -> None:
-        await exchange.open(HEADERS)
-        await self._write(exchange, unsent.pop())
-        upcoming = asyncio.ensure_future(anext(frames))
+    async def _pump(self, exchange: Exchange, output: StreamOutput, unsent: list[bytes], frames: Frames) -> None:
+        await output.open()
+        await output.send(unsent.pop())
         try:
-            while True:
-                try:
-                    piece = await self._world.within(self._limits.heartbeat_seconds, asyncio.shield(upcoming))
-                except TimeoutError:
-                    await self._write(exchange, HEARTBEAT)
-                    continue
-                except StopAsyncIteration:
-                    return
-                except TwofoldError as error:
-                    if is_bug(error):
-                        log.exception("The stream %s ended", exchange.path)
-                    await self._write(exchange, frame("problem", problem_of(error)))
-                    return
-                await self._write(exchange, piece)
-                piece = b""
-                upcoming = asyncio.ensure_future(anext(frames))
-        finally:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-
-    async def _write(self, exchange: Exchange, sent: bytes) -> None:
-        for piece in pieces_of(sent):
-            await self._world.within(self._limits.write_seconds, exchange.write(piece))
-        await self._world.within(self._limits.write_seconds, exchange.drain())
+            async for piece in frames:
+                await output.send(piece)
+                del piece
+        except TwofoldError as error:
+            if is_bug(error):
+                log.exception("The stream %s ended", exchange.path)
+            await output.send(frame("problem", problem_of(error)))
 
     def _take(self, client: str) -> str:
         if self.draining.is_set():

@@ -313,6 +313,18 @@ class WriteStoreContract(TurnsContract):
             await asyncio.wait_for(store.wait(0, 0.05), PATIENCE)
             assert clock() - started >= 0.04
 
+    async def test_a_wait_that_is_cancelled_as_news_comes_is_cancelled(self) -> None:
+        async with self.opened() as store:
+            for turns in range(6):
+                waiting = asyncio.create_task(store.wait(turns, PATIENCE * 10))
+                await asyncio.wait([waiting], timeout=0)
+                await put(store, event("a"))
+                for _ in range(turns):
+                    await asyncio.wait([waiting], timeout=0)
+                ended = not waiting.cancel()
+                await asyncio.wait([waiting])
+                assert waiting.cancelled() is not ended, f"after {turns} turns"
+
     async def test_closing_lets_appends_under_way_finish(self) -> None:
         async with self.opened() as store:
             under_way = [asyncio.create_task(store.append([append(event("a"))])) for _ in range(8)]

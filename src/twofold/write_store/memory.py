@@ -66,7 +66,9 @@ class MemoryWriteStore:
     async def wait(self, after: Position, timeout: float) -> None:
         if len(self._events) <= after:
             try:
-                await asyncio.wait_for(self._news.next.wait(), timeout)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with news.
+                async with asyncio.timeout(timeout):
+                    await self._news.next.wait()
             except TimeoutError:
                 return
 
