@@ -52,8 +52,8 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `parked` names the first parked keys; `parked_count` counts all of them, `waiting_events` the events behind them.
     `freshness` is the objective in seconds, None if none is declared or known. `pause` says why it is paused, None if
-    it is not. `outage` says what a policy waits for because it is away, None if it does not, or if another node runs
-    it. `rejected` are the last commands of a policy that a rule rejected, the newest first.
+    it is not. `outage` says which events of a policy wait because what it calls is away, None if none do, or if another
+    node runs it. `rejected` are the last commands of a policy that a rule rejected, the newest first.
     """
 
     name: str

@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
         int,
         msgspec.Meta(
             ge=0,
-            description="Keys of a policy that may fail in a row before it waits, and probes; 0: it does not wait.",
+            description="Keys that may fail in a row for one type of events before that type waits; 0: none waits.",
         ),
     ] = 5
     cached_rows: Annotated[

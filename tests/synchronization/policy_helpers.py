@@ -31,8 +31,24 @@ class Noted(Struct, frozen=True):
     by: int
 
 
+class Pay(Struct, frozen=True):
+    """Pays an amount on one counter: an event of another type."""
+
+    counter: CounterId
+    by: int
+
+
+class Paid(Struct, frozen=True):
+    counter: CounterId
+    by: int
+
+
 def note(command: Note) -> Noted:
     return Noted(command.counter, command.by)
+
+
+def pay(command: Pay) -> Paid:
+    return Paid(command.counter, command.by)
 
 
 def notes(*amounts: int) -> list[Note]:
@@ -41,10 +57,10 @@ def notes(*amounts: int) -> list[Note]:
 
 
 def with_keys(react: Callable[..., Awaitable[Any]], **options: Any) -> Module:
-    """A policy that reacts to notes: many counters at the same time, the notes of one counter in order."""
+    """A policy that reacts to notes (and payments): many counters at the same time, those of one counter in order."""
     policies = [Policy("answers", react, **({"key": CounterId} | options))]
-    events = [Noted, Counted, Ended, Ignored]
-    return Module("notes", events=events, decisions=[note, count], policies=policies)
+    events = [Noted, Paid, Counted, Ended, Ignored]
+    return Module("notes", events=events, decisions=[note, pay, count], policies=policies)
 
 
 def with_policy(react: Callable[..., Awaitable[Any]], **options: Any) -> Module:

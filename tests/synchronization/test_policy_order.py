@@ -1,7 +1,6 @@
 """A policy answers the events of one key in order and each once, many keys at the same time, whatever fails."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +11,13 @@ import pytest
 
 from tests.sample_domains.counter_app_helpers import app_in, until
 from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Ignored, count, counters
+from tests.synchronization.order_helpers import FaultyLog, Outside
 from tests.synchronization.policy_helpers import (
     MARK,
     Note,
     Noted,
+    Paid,
+    Pay,
     answers,
     note,
     notes,
@@ -36,59 +38,12 @@ from twofold.write_store.port import Append, Outcome, RowWrite
 KEYS = "abcd"
 
 
-class FaultyLog(MemoryWriteStore):
-    """A log that many processes write one after another. Some appends fail, before or after they are made."""
-
-    def __init__(self, random: Random) -> None:
-        super().__init__()
-        self.random = random
-        self.share = 0.0
-        self.dies_after: int | None = None
-
-    async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        if self.dies_after is not None:
-            self.dies_after -= 1
-            if self.dies_after < 0:
-                raise Unavailable("The process is dead.")
-        fails = self.random.random() < self.share
-        if fails and self.random.random() < 0.5:
-            raise Unavailable("The log was away before this.")
-        outcomes = await super().append(batch)
-        if fails:
-            raise Unavailable("The answer was lost.")
-        return outcomes
-
-    async def close(self) -> None:
-        return None
-
-
-class World:
-    """What the policy calls: for a while some calls fail."""
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        self.share = 0.0
-        self.running: Counter[str] = Counter()
-
-    async def answer(self, event: Noted) -> list[Count]:
-        assert not self.running[event.counter], "two events of one key at the same time"
-        self.running[event.counter] += 1
-        try:
-            for _ in range(self.random.randrange(4)):
-                await asyncio.sleep(0)
-            if self.random.random() < self.share:
-                raise self.random.choice([ValueError("a bug"), ConnectionError("away"), Unavailable("away")])
-        finally:
-            self.running[event.counter] -= 1
-        return [Count([event.counter], MARK + event.by), Count([event.counter], 2 * MARK + event.by)]
-
-
 async def answered(app: App) -> dict[str, list[int]]:
     """The answers of each key in the order of the log."""
     found: dict[str, list[int]] = {key: [] for key in KEYS}
     for recorded in (await app.log(limit=10_000)).events:
         event = app.events.decode(recorded)
-        if not isinstance(event, Noted):
+        if isinstance(event, Counted):
             found[event.counters[0]].append(event.by)
     return found
 
@@ -99,28 +54,33 @@ async def test_events_of_a_key_are_answered_once_and_in_order_through_failures_s
     seed: int, key: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = Random(seed)
-    log, world = FaultyLog(random), World(random)
+    log, outside = FaultyLog(random), Outside(random)
 
     async def shared(*_: object, **__: object) -> MemoryWriteStore:
         return log
 
     monkeypatch.setattr("twofold.app.open_write_store", shared)
-    settings = Settings(poll_seconds=0.01, fold_retries=random.randrange(2), page_events=random.choice((2, 5, 100)))
+    settings = Settings(
+        poll_seconds=0.01,
+        fold_retries=random.randrange(2),
+        page_events=random.choice((2, 5, 100)),
+        policy_breaker_keys=random.choice((0, 1, 2)),
+    )
     sent: dict[str, list[int]] = {each: [] for each in KEYS}
     number = 0
 
     def process() -> App:
-        module = with_keys(world.answer, key=key)
+        module = with_keys(outside.answer, key=key)
         return App(module, write_store="memory:", read_store="memory:", settings=settings)
 
     async def burst(app: App) -> None:
         nonlocal number
         for _ in range(random.randrange(1, 12)):
             number += 1
-            counter = random.choice(KEYS)
+            counter, kind = random.choice(KEYS), random.choice((Note, Pay))
             for _ in range(100):
                 with suppress(Unavailable):
-                    await app.send(Note(counter, number), command_id=f"note-{number}")
+                    await app.send(kind(counter, number), command_id=f"note-{number}")
                     break
             sent[counter].append(number)
             for _ in range(random.randrange(20)):
@@ -128,9 +88,10 @@ async def test_events_of_a_key_are_answered_once_and_in_order_through_failures_s
 
     for _ in range(8):
         app = process()
-        world.share = 0.0
+        outside.share, outside.away = 0.0, ()
         await app.start()
-        log.share, world.share = random.choice((0.0, 0.1)), random.choice((0.0, 0.3))
+        log.share, outside.share = random.choice((0.0, 0.1)), random.choice((0.0, 0.3))
+        outside.away = random.choice(((), (), (Noted,), (Paid,), (Noted, Paid)))
         await burst(app)
         for _ in range(random.randrange(3)):
             for parked in await app.projections.parked("answers"):
@@ -149,7 +110,7 @@ async def test_events_of_a_key_are_answered_once_and_in_order_through_failures_s
         with suppress(TwofoldError):
             await app.stop()
         log.share, log.dies_after = 0.0, None
-    world.share = 0.0
+    outside.share, outside.away = 0.0, ()
     async with process() as app:
 
         async def done() -> bool:

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from msgspec.structs import replace
 
@@ -42,6 +42,14 @@ class KeyLane:
         return None if self.reaction is None else self.reaction.parked
 
     @property
+    def first_type(self) -> str | None:
+        """The type of its first event. None if it has none, or is parked at one that is not read yet."""
+        if self.reaction is None:
+            return self.events[0].type if self.events else None
+        at = self.reaction.parked.position
+        return self.backlog[0].type if self.backlog and self.backlog[0].position == at else None
+
+    @property
     def rests(self) -> bool:
         """Whether it waits for a time to pass."""
         return self.rests_until is not None
@@ -75,7 +83,8 @@ class KeyLanes:
 
     def __init__(self) -> None:
         self._lanes: dict[str, KeyLane] = {}
-        self._ready: deque[KeyLane] = deque()
+        self._ready: dict[str | None, deque[tuple[int, KeyLane]]] = {}
+        """By the type of their first events. The numbers are the order of the turns."""
         self._resting: list[tuple[float, int, KeyLane]] = []
         self._order = itertools.count()
 
@@ -100,9 +109,9 @@ class KeyLanes:
         return self._lanes.get(key)
 
     @property
-    def any_ready(self) -> bool:
-        """Whether a key waits for its turn."""
-        return bool(self._ready)
+    def ready_types(self) -> Collection[str | None]:
+        """The types of the first events of the keys that wait for their turn."""
+        return self._ready.keys()
 
     @property
     def any_resting(self) -> bool:
@@ -113,15 +122,28 @@ class KeyLanes:
         """Let a key have its turn, if it has something to do, and is not running or resting."""
         if lane.has_work and not (lane.running or lane.ready or lane.rests):
             lane.ready = True
-            self._ready.append(lane)
+            self._ready.setdefault(lane.first_type, deque()).append((next(self._order), lane))
         elif lane.is_idle:
             self._lanes.pop(lane.key, None)
 
-    def next_ready(self) -> KeyLane:
-        """The key whose turn it is."""
-        lane = self._ready.popleft()
+    def next_ready(self, may_run: Callable[[str | None], bool]) -> KeyLane | None:
+        """The key whose turn it is, of those with a first event of a type that may run. None if there is none."""
+        types = [kind for kind in self._ready if may_run(kind)]
+        if not types:
+            return None
+        kind = min(types, key=lambda kind: self._ready[kind][0][0])
+        _, lane = self._ready[kind].popleft()
+        if not self._ready[kind]:
+            del self._ready[kind]
         lane.ready = False
         return lane
+
+    def take_out(self, lane: KeyLane) -> None:
+        """Let a key have no turn for now, because it runs without one. Then its first event may change."""
+        if lane.ready:
+            lane.ready = False
+            others = {kind: [turn for turn in turns if turn[1] is not lane] for kind, turns in self._ready.items()}
+            self._ready = {kind: deque(turns) for kind, turns in others.items() if turns}
 
     def rest(self, lane: KeyLane, until: float) -> None:
         """Let a key rest until a moment of the monotonic clock."""

@@ -1,4 +1,4 @@
-"""What follows when an event of a policy cannot be answered: it is tried again, its key is parked, or all wait."""
+"""What follows when an event of a policy cannot be answered: it is tried again, or parked with its key, or waits."""
 
 import logging
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class RunnerLimits(NamedTuple):
     fold_retries: int = 3
     policy_breaker_keys: int = 5
     window_events: int = 1_000
-    """So many events beyond the checkpoint are read, but for those of one page."""
+    """So many events beyond the checkpoint are read, but for those of one page. In an outage ten times as many."""
 
 
 class ReactionFailures:
@@ -58,10 +58,10 @@ class ReactionFailures:
         if not lane.failures:
             lane.worked_before = self.breaker.count(recorded.type)
         lane.failures += 1
-        was_open = self.breaker.open
+        held = self.breaker.holds(recorded.type)
         self._ended(self.breaker.failed(recorded.type, lane.key, failure))
-        if self.breaker.open:
-            if not was_open:
+        if self.breaker.holds(recorded.type):
+            if not held:
                 log.warning("%s: %s", self._policy, self.breaker.outage and self.breaker.outage.sentence)
             return False
         if not failure.outside:
@@ -81,7 +81,7 @@ class ReactionFailures:
         counts = self._failed(lane, recorded, failure)
         if counts and lane.failures > self._limits.fold_retries:
             return True
-        if not self.breaker.open:
+        if not self.breaker.holds(recorded.type):
             self.rest(lane, failure)
         return False
 
@@ -98,7 +98,7 @@ class ReactionFailures:
         lane.failures += 1
         # An event that only waited has its own retries. One that was parked itself is retried once.
         lane.retries = failure.outside or (lane.fresh and lane.failures <= self._limits.fold_retries)
-        if self.breaker.open:
+        if self.breaker.holds(recorded.type):
             # It was a probe. Otherwise what is parked says nothing about what the policy calls.
             lane.retries = True
             self._ended(self.breaker.failed(recorded.type, lane.key, failure))
@@ -116,7 +116,7 @@ class ReactionFailures:
         self._ended(self.breaker.worked(recorded.type))
 
     def _ended(self, keys: frozenset[str]) -> None:
-        """After an outage all keys go on, and those that failed in it are as if they had not."""
+        """After an outage all keys go on that rest, and those that failed in it are as if they had not."""
         if not keys:
             return
         log.info("%s: what it calls answers again", self._policy)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _TURNS = 20
 """After so many events in a row of one key the other tasks of the loop have a turn."""
+_WINDOWS_IN_OUTAGE = 10
+"""In an outage so many times more events are read: those of other types go on, and the checkpoint stays."""
 
 
 class ReactionParts(NamedTuple):
@@ -78,7 +80,7 @@ class ReactionRunner:
     @property
     def full(self) -> bool:
         """Whether there is no room for more events now."""
-        self._full = len(self._saver.window) >= self._limits.window_events
+        self._full = len(self._saver.window) >= self._room
         return self._full
 
     def open(self, parked: Mapping[str, ParkedReaction], *, retry: bool) -> None:
@@ -98,9 +100,9 @@ class ReactionRunner:
             self._wake.clear()
             at = self._lanes.wake(self._world.monotonic())
             self._start()
-            if self._failures.breaker.open and self._lanes.any_ready:
-                at = self._failures.breaker.probe_at if at is None else min(at, self._failures.breaker.probe_at)
-            if at is None or not self._may_start or (self._failures.breaker.open and self._tasks):
+            if self._may_start_more:
+                at = min((moment for moment in (at, *self._probes()) if moment is not None), default=None)
+            if at is None or not self._may_start:
                 await self._wake.wait()
             elif (seconds := at - self._world.monotonic()) > 0:
                 try:
@@ -127,7 +129,7 @@ class ReactionRunner:
 
     def go_on(self) -> None:
         """Start what may be started by now. To be called when `held` has become true again."""
-        if self._lanes.any_ready or self._lanes.any_resting:
+        if self._lanes.ready_types or self._lanes.any_resting:
             self._wake.set()
 
     def take(self, recorded: RecordedEvent) -> None:
@@ -158,6 +160,7 @@ class ReactionRunner:
             raise Unavailable("This node does not hold its leases at the moment. Try again.")
         # First this: what runs is not started by the end of its rest.
         lane.running = True
+        self._lanes.take_out(lane)
         try:
             self._lanes.end_rest(lane)
             outcome = await self._retry_parked(lane)
@@ -181,6 +184,7 @@ class ReactionRunner:
                 # It was cancelled before it began.
                 del self._tasks[key]
         lane.running = True
+        self._lanes.take_out(lane)
         try:
             if lane.parked is None or lane.parked.position != position:
                 # The reaction ended in spite of the cancellation.
@@ -207,21 +211,25 @@ class ReactionRunner:
     # ------------------------------------------------------------------------------------------- the turns
 
     def _start(self) -> None:
-        while self._lanes.any_ready and len(self._tasks) < self._most():
-            lane = self._lanes.next_ready()
-            if lane.running:
-                # It is made ready again when its work ends.
-                continue
+        breaker = self._failures.breaker
+        while self._may_start_more and (lane := self._lanes.next_ready(breaker.may_begin)) is not None:
             lane.running = True
+            breaker.begin(lane.first_type)
             self._tasks[lane.key] = asyncio.create_task(self._run(lane), name=f"twofold-{self._reaction.policy}-react")
 
-    def _most(self) -> int:
-        """How many keys may run now."""
-        if not self._may_start:
-            return 0
-        if self._failures.breaker.open:
-            return 1 if self._world.monotonic() >= self._failures.breaker.probe_at else 0
-        return self._limits.policy_concurrency
+    def _probes(self) -> list[float | None]:
+        """When the next probes may begin, of the types that wait for one."""
+        return [self._failures.breaker.probe_at(kind) for kind in self._lanes.ready_types]
+
+    @property
+    def _room(self) -> int:
+        """How many events may be read beyond the checkpoint now."""
+        return self._limits.window_events * (_WINDOWS_IN_OUTAGE if self._failures.breaker.open else 1)
+
+    @property
+    def _may_start_more(self) -> bool:
+        """Whether one more key may run."""
+        return self._may_start and len(self._tasks) < self._limits.policy_concurrency
 
     @property
     def _may_start(self) -> bool:
@@ -229,12 +237,16 @@ class ReactionRunner:
 
     async def _run(self, lane: KeyLane) -> None:
         """Answer events of a key: as many as there are, as long as no other key waits for its turn."""
-        turn, cancelled = 0, False
+        turn, cancelled, breaker = 0, False, self._failures.breaker
         try:
             while lane.has_work and not lane.rests and self._may_start:
+                if lane.first_type is None:
+                    await self._backlog.first(lane)
+                    if breaker.holds(lane.first_type):
+                        break
                 await (self._take_first(lane) if lane.reaction is None else self._retry_parked(lane))
                 turn += 1
-                if self._failures.breaker.open or self._lanes.any_ready:
+                if breaker.holds(lane.first_type) or any(map(breaker.may_begin, self._lanes.ready_types)):
                     break
                 if turn % _TURNS == 0:
                     await self._world.sleep(0)
@@ -362,7 +374,7 @@ class ReactionRunner:
             self._saver.park(lane.key, lane.reaction)
 
     def _tell_room(self) -> None:
-        if self._full and len(self._saver.window) < self._limits.window_events:
+        if self._full and len(self._saver.window) < self._room:
             self._full = False
             self._changed.fire()
 
