@@ -24,17 +24,22 @@ from twofold.testing import FrozenWorld
 
 
 class Outside:
-    """What the policy calls. While it is `away`, every call raises that; `broken` amounts fail always."""
+    """What the policy calls. While it is `away`, every call raises that; `broken` amounts fail always.
+
+    Calls for the amounts in `hangs` end when `ended` is set.
+    """
 
     def __init__(self) -> None:
         self.away: Exception | None = None
         self.broken: dict[int, Exception] = {}
+        self.hangs: set[int] = set()
+        self.ended = asyncio.Event()
         self.calls: list[int] = []
         self.seen: list[int] = []
 
     async def answer(self, event: Noted) -> None:
         self.calls.append(event.by)
-        await asyncio.sleep(0)
+        await (self.ended.wait() if event.by in self.hangs else asyncio.sleep(0))
         error = self.away or self.broken.get(event.by)
         if error is not None:
             raise error
@@ -200,3 +205,54 @@ def test_a_breaker_of_no_keys_never_opens() -> None:
     for key in range(100):
         breaker.failed("mail", str(key), away)
     assert not breaker.holds("mail")
+
+
+async def test_a_reaction_that_never_ends_keeps_no_probe_away(tmp_path: Path) -> None:
+    world, outside = FrozenWorld(), Outside()
+    outside.hangs = {100}
+    async with app_in(tmp_path, with_keys(outside.answer), world=world, poll_seconds=900) as app:
+        await app.send(*notes(100))
+        await passes(world, app, 1)
+        outside.away = ConnectionError("away")
+        for command in notes(*range(10)):
+            await app.send(command)
+        await passes(world, app, 600)
+        outside.away = None
+        await passes(world, app, 31)
+        assert sorted(outside.seen) == list(range(10))
+        assert (await policy_of(app)).outage is None
+
+
+async def test_a_probe_that_never_ends_is_not_waited_for_longer_than_the_longest_delay(tmp_path: Path) -> None:
+    world, outside = FrozenWorld(), Outside()
+    outside.away = ConnectionError("away")
+    async with app_in(tmp_path, with_keys(outside.answer), world=world, poll_seconds=900, policy_concurrency=3) as app:
+        for command in notes(*range(10)):
+            await app.send(command)
+        await passes(world, app, 600)
+        outside.away, outside.hangs = None, set(range(10))
+        before = len(outside.calls)
+        await passes(world, app, 31)
+        assert len(outside.calls) == before + 1
+        await passes(world, app, 30)
+        assert len(outside.calls) == before + 2
+        outside.hangs.clear()
+        await passes(world, app, 30)
+        assert sorted(outside.seen) == sorted({*range(10)} - {*outside.calls[before : before + 2]})
+
+
+async def test_probes_wait_while_as_many_reactions_hang_as_may_run(tmp_path: Path) -> None:
+    world, outside = FrozenWorld(), Outside()
+    outside.away = ConnectionError("away")
+    async with app_in(tmp_path, with_keys(outside.answer), world=world, poll_seconds=900, policy_concurrency=2) as app:
+        for command in notes(*range(10)):
+            await app.send(command)
+        await passes(world, app, 600)
+        outside.away, outside.hangs = None, set(range(10))
+        before = len(outside.calls)
+        await passes(world, app, 3_600)
+        assert len(outside.calls) == before + 2
+        outside.hangs.clear()
+        outside.ended.set()
+        await passes(world, app, 1)
+        assert sorted(outside.seen) == list(range(10))
