@@ -1,5 +1,6 @@
 """What a follower is: it has a checkpoint, and takes the log page by page. And how its state is reported."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
@@ -60,9 +61,10 @@ class Follower(Protocol):
 class ParkedWork(Protocol):
     """What operators can do about the parked keys or events of a follower."""
 
-    async def retry(self, key: str, at: Position) -> str:
+    async def retry(self, key: str, at: Position) -> str | asyncio.Task[str]:
         """Retry what is parked as `key`, while the checkpoint is `at`. A sentence that says what was done.
 
+        Or a task that gives it later: then pages are read meanwhile. The task ends when the follower is closed.
         InvalidMessage if it is not parked.
         """
         ...

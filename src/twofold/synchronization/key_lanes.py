@@ -73,6 +73,27 @@ class KeyLane:
         self.reaction = replace(self.reaction, parked=replace(parked, waiting=parked.waiting + 1, upto=position))
         return True
 
+    def park(self, error: str, since: int, *, retries: bool) -> ParkedReaction:
+        """Park it at its first event; the others that were read wait behind that. How it is parked."""
+        positions = [recorded.position for recorded in self.events]
+        parked = Parked(self.key, positions[0], error, since)
+        if len(positions) > 1:
+            parked = replace(parked, waiting=len(positions) - 1, upto=positions[-1])
+        self.reaction = ParkedReaction(parked)
+        self.events.clear()
+        self.backlog.clear()
+        self.went_on()
+        self.fresh, self.retries = False, retries
+        return self.reaction
+
+    def go_on(self, reaction: ParkedReaction | None) -> None:
+        """The event that it was parked at is answered, or skipped: now it is parked like this, or not any more."""
+        self.reaction = reaction
+        while self.backlog and (reaction is None or self.backlog[0].position < reaction.parked.position):
+            self.backlog.popleft()
+        self.went_on()
+        self.fresh, self.retries = reaction is not None, reaction is not None
+
     def went_on(self) -> None:
         """Its first event is answered, or skipped."""
         self.failures = 0

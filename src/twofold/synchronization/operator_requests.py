@@ -14,6 +14,7 @@ from twofold.synchronization.follower_kind import FollowerKind
 from twofold.synchronization.repartition import REPARTITIONS, Repartition, is_meant
 from twofold.synchronization.supervisor import Supervisor
 from twofold.synchronization.work_unit import WorkUnit
+from twofold.synchronization.worker import unless_stopped
 from twofold.world import World
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,9 @@ class OperatorRequests:
             else:
                 run = worker.run_of(unit, request.key)
                 do = run.follower.retry if request.what == "retry" else run.follower.repair
-                done, outcome = True, await worker.between_pages(lambda: do(request.key, run.position))
+                answer = await worker.between_pages(lambda: do(request.key, run.position))
+                # Pages are read while a reaction is under way.
+                done, outcome = True, answer if isinstance(answer, str) else await unless_stopped(answer)
         except (Refused, ValueError) as error:
             done, outcome = False, str(error)
         if done:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -59,7 +60,7 @@ class ReactionRunner:
         self._backlog = KeyBacklog(self._reaction, self._storage)
         self._lanes = KeyLanes()
         self._failures = ReactionFailures(self._reaction.policy, self._lanes, world, limits)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._wake = asyncio.Event()
         self._full = False
         self._closed = False
@@ -151,24 +152,23 @@ class ReactionRunner:
         self._lanes.make_ready(lane)
         self._start()
 
-    async def retry(self, key: str) -> str:
-        """Answer the event that a key is parked at now. A sentence that says what happened."""
+    def retry(self, key: str) -> "asyncio.Task[str] | None":
+        """Begin to answer the event that a key is parked at. The task gives a sentence that says what happened.
+
+        It is cancelled when the runner is closed, or the event is skipped. None if the key is being retried already.
+        """
         lane = self._lanes.find(key)
         if lane is None or lane.running:
-            return "It is being retried now."
+            return None
         if not self.held():
             raise Unavailable("This node does not hold its leases at the moment. Try again.")
         # First this: what runs is not started by the end of its rest.
         lane.running = True
         self._lanes.take_out(lane)
-        try:
-            self._lanes.end_rest(lane)
-            outcome = await self._retry_parked(lane)
-        finally:
-            lane.running = False
-            self._lanes.make_ready(lane)
-            self._wake.set()
-        return outcome
+        self._lanes.end_rest(lane)
+        task = asyncio.create_task(self._retry(lane), name=f"twofold-{self._reaction.policy}-retry")
+        self._tasks[key] = task
+        return task
 
     async def pass_over(self, key: str, position: Position) -> tuple[KeyLane, ParkedReaction | None]:
         """The lane of a key that is parked at a position, and how it is to be parked without the event there.
@@ -197,7 +197,7 @@ class ReactionRunner:
     def passed_over(self, lane: KeyLane, reaction: ParkedReaction | None) -> None:
         """The event that a key is parked at is skipped: go on with the next one."""
         lane.running = False
-        self._go_on(lane, reaction)
+        lane.go_on(reaction)
         self._lanes.end_rest(lane)
         self._lanes.make_ready(lane)
         self._wake.set()
@@ -237,8 +237,8 @@ class ReactionRunner:
 
     async def _run(self, lane: KeyLane) -> None:
         """Answer events of a key: as many as there are, as long as no other key waits for its turn."""
-        turn, cancelled, breaker = 0, False, self._failures.breaker
-        try:
+        turn, breaker = 0, self._failures.breaker
+        with self._turn_of(lane):
             while lane.has_work and not lane.rests and self._may_start:
                 if lane.first_type is None:
                     await self._backlog.first(lane)
@@ -250,6 +250,22 @@ class ReactionRunner:
                     break
                 if turn % _TURNS == 0:
                     await self._world.sleep(0)
+
+    async def _retry(self, lane: KeyLane) -> str:
+        with self._turn_of(lane):
+            outcome = await self._retry_parked(lane)
+            # What is answered is saved by then. If that is not possible now, a later save brings it.
+            with suppress(Unavailable):
+                await self._saver.save()
+            return outcome
+        raise Unavailable("An error has stopped the policy. It is opened again; then try again.") from self.stopped
+
+    @contextmanager
+    def _turn_of(self, lane: KeyLane) -> Generator[None]:
+        """The turn of a key that runs. An error in it stops this runner. After it others may begin."""
+        cancelled = False
+        try:
+            yield
         except asyncio.CancelledError:
             cancelled = True
             raise
@@ -309,18 +325,10 @@ class ReactionRunner:
     def _park(self, lane: KeyLane, failure: ReactionFailure) -> None:
         """Park a key at its first event. The others that were read wait behind it."""
         positions = [recorded.position for recorded in lane.events]
-        lane.events.clear()
-        now = microseconds(self._world.now())
-        parked = Parked(lane.key, positions[0], failure.text, now)
-        if len(positions) > 1:
-            parked = replace(parked, waiting=len(positions) - 1, upto=positions[-1])
-        lane.reaction = ParkedReaction(parked)
-        lane.backlog.clear()
-        lane.went_on()
-        lane.fresh, lane.retries = False, failure.outside
+        reaction = lane.park(failure.text, microseconds(self._world.now()), retries=failure.outside)
         self._failures.forget(lane)
         self._storage.keep(*positions)
-        self._saver.park(lane.key, lane.reaction, *positions)
+        self._saver.park(lane.key, reaction, *positions)
         text = "%s parked %s at position %d"
         log.error(text, self._reaction.policy, lane.key, positions[0], exc_info=failure.error)
         if lane.retries:
@@ -342,7 +350,7 @@ class ReactionRunner:
             return f"It still fails: {result.text}"
         reaction = await self._backlog.after_first(lane)
         # Without a break in between: what is due later is saved together with the next event of the key.
-        self._go_on(lane, reaction)
+        lane.go_on(reaction)
         self._saver.finish(recorded.position, *result)
         self._saver.park(lane.key, reaction)
         self._saver.go_past(recorded.position)
@@ -350,13 +358,6 @@ class ReactionRunner:
         if reaction is None:
             return "It is done."
         return f"It is done. {reaction.parked.waiting + 1} later events of this key follow."
-
-    def _go_on(self, lane: KeyLane, reaction: ParkedReaction | None) -> None:
-        lane.reaction = reaction
-        while lane.backlog and (reaction is None or lane.backlog[0].position < reaction.parked.position):
-            lane.backlog.popleft()
-        lane.went_on()
-        lane.fresh, lane.retries = reaction is not None, reaction is not None
 
     def _stays_parked(self, lane: KeyLane, recorded: RecordedEvent, failure: ReactionFailure) -> None:
         assert lane.reaction is not None

@@ -124,16 +124,14 @@ class Reactor:
         self._runner.go_on()
         return None
 
-    async def retry(self, key: str, at: Position) -> str:
+    async def retry(self, key: str, at: Position) -> str | asyncio.Task[str]:
         await self._check()
         if key in self._due.parked:
             await self._due.retry(key)
             return "It is sent again now."
         if key not in self._runner.parked:
             raise InvalidMessage(f"The policy '{self.name}' has nothing parked as '{key}'.", field="key")
-        outcome = await self._runner.retry(key)
-        await self._save_now()
-        return outcome
+        return self._runner.retry(key) or "It is being retried now."
 
     async def repair(self, key: str, at: Position) -> str:
         raise InvalidMessage(f"'{self.name}' is a policy. It has no rows to repair.", field="name")

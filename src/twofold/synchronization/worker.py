@@ -163,13 +163,7 @@ class Worker:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked.append((do, answer))
         self._wake.fire()
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if answer.cancelled() and not (me is not None and me.cancelling()):
-                raise Unavailable(_STOPPED) from None
-            raise
+        return await unless_stopped(answer)
 
     def add_skips(self, skips: Mapping[str, Skips]) -> None:
         """Skip these events, by the name of the projection, from now on."""
@@ -382,6 +376,17 @@ class Worker:
         asked = self._asked and not any(run.reopen for run in self.runs)
         if pause > 0 and not (asked or self._new_skips or self._stopping):
             await wait_for(wake, pause, self._world)
+
+
+async def unless_stopped(answer: "asyncio.Future[T]") -> T:
+    """The result of a future that a worker or its follower gives. Unavailable if they were stopped before."""
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        me = asyncio.current_task()
+        if answer.cancelled() and not (me is not None and me.cancelling()):
+            raise Unavailable(_STOPPED) from None
+        raise
 
 
 def _settle(answer: "asyncio.Future[Any]", error: BaseException) -> None:

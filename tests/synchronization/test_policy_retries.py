@@ -1,0 +1,131 @@
+"""A parked key that an operator retries: the policy goes on while the reaction runs, and its end ends it."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sample_domains.counter_app_helpers import app_in
+from tests.sample_domains.counters import Count
+from tests.synchronization.policy_helpers import MARK, Note, Noted, answers, parked_keys, passes, with_keys
+from twofold.app import App
+from twofold.errors import Unavailable
+from twofold.synchronization.policy_storage import PolicyStorage
+from twofold.synchronization.reaction import CommandSender
+from twofold.testing import FrozenWorld
+
+KEY = "counter:a"
+
+
+class Mail:
+    """What the policy calls. For the key `a` it fails while it is `broken`, and hangs while it `hangs`."""
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.hangs = False
+        self.calls: Counter[int] = Counter()
+        self.seen: list[int] = []
+        self.running = 0
+
+    async def send(self, event: Noted) -> None:
+        self.calls[event.by] += 1
+        self.running += 1
+        try:
+            if event.counter == "a" and self.broken:
+                raise ValueError("broken")
+            if event.counter == "a" and self.hangs:
+                await asyncio.Event().wait()
+            self.seen.append(event.by)
+        finally:
+            self.running -= 1
+
+
+async def retried(folder: Path, mail: Mail, **settings: Any) -> tuple[FrozenWorld, App, "asyncio.Task[Any]"]:
+    """An app that has started, and the request of an operator for a key, the reaction of which hangs."""
+    world = FrozenWorld()
+    app = app_in(folder, with_keys(mail.send), world=world, poll_seconds=900, fold_retries=0, **settings)
+    await app.start()
+    await app.send(Note("a", 1))
+    await app.send(Note("a", 2))
+    await passes(world, app, 1)
+    assert (mail.calls, await parked_keys(app)) == ({1: 1}, [KEY])
+    mail.broken, mail.hangs = False, True
+    request = asyncio.create_task(app.projections.retry("answers", KEY, timeout=10_000))
+    await passes(world, app, 1)
+    assert (mail.calls, mail.running) == ({1: 2}, 1)
+    return world, app, request
+
+
+async def test_the_log_is_read_and_other_keys_are_answered_while_the_reaction_hangs(tmp_path: Path) -> None:
+    mail = Mail()
+    world, app, request = await retried(tmp_path, mail, page_events=1)
+    for by in range(10, 15):
+        await app.send(Note("b", by))
+    await passes(world, app, 1)
+    assert mail.seen == [10, 11, 12, 13, 14]
+    again = asyncio.create_task(app.projections.retry("answers", KEY))
+    await passes(world, app, 1)
+    assert (await again).outcome == "It is being retried now."
+    request.cancel()
+    await app.stop()
+    assert mail.running == 0
+
+
+@pytest.mark.parametrize("what", ["pause", "skip"])
+async def test_a_pause_and_a_skip_end_the_reaction(tmp_path: Path, what: str) -> None:
+    mail = Mail()
+    world, app, request = await retried(tmp_path, mail)
+    mail.hangs = False
+    ending = asyncio.create_task(
+        app.projections.pause("answers") if what == "pause" else app.projections.skip("answers", KEY)
+    )
+    await passes(world, app, 1)
+    assert (await ending).done
+    if what == "pause":
+        assert mail.running == 0
+        resume = asyncio.create_task(app.projections.resume("answers"))
+        await passes(world, app, 1)
+        assert (await resume).done
+    await passes(world, app, 1)
+    assert (mail.seen, await parked_keys(app)) == ([1, 2] if what == "pause" else [2], [])
+    # The request is done again until it is on record.
+    await passes(world, app, 10)
+    assert "'answers' has nothing parked as 'counter:a'" in (await request).outcome
+    await app.stop()
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("a driver with a bug")], ids=["away", "bug"])
+async def test_a_retry_of_which_the_store_does_not_say_whether_it_was_written_opens_the_policy_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    broken, world, send = [True], FrozenWorld(), CommandSender.send
+
+    async def answer(event: Noted) -> Count:
+        if broken:
+            raise ValueError("broken")
+        return Count([event.counter], MARK + event.by)
+
+    async def loses_the_answer(self: CommandSender, *rest: Any) -> None:
+        await send(self, *rest)
+        raise Unavailable("The answer was lost.")
+
+    async def cannot_check(self: PolicyStorage, position: int | None = None) -> None:
+        if position is not None:
+            raise error
+
+    async with app_in(tmp_path, with_keys(answer), world=world, poll_seconds=900, fold_retries=0) as app:
+        for by in (1, 2):
+            await app.send(Note("a", by))
+        await passes(world, app, 1)
+        broken.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(CommandSender, "send", loses_the_answer)
+            patched.setattr(PolicyStorage, "check", cannot_check)
+            request = asyncio.create_task(app.projections.retry("answers", KEY, timeout=20))
+            await passes(world, app, 0)
+            assert await answers(app) == [MARK + 1]
+        await passes(world, app, 30)
+        await asyncio.gather(request, return_exceptions=True)
+        assert (await answers(app), await parked_keys(app)) == ([MARK + 1, MARK + 2], [])
