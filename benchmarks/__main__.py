@@ -12,7 +12,7 @@ from benchmarks.harness import Result, show
 from benchmarks.hot import hot, postgres_hot
 from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
-from benchmarks.streams import event_stream
+from benchmarks.streams import event_stream, live
 from benchmarks.wire import parsing, wire
 
 BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "wire": wire,
     "parsing": parsing,
     "event-stream": event_stream,
+    "live-queries": live,
     "postgres-commands": postgres.commands,
     "postgres-bulk": postgres.bulk,
     "postgres-loads": postgres.loads,

@@ -1,8 +1,11 @@
-"""Measures streams over HTTP beside commands: the stream of events behind a writer at full speed."""
+"""Measures streams over HTTP beside commands: that of events behind a writer at full speed, and live queries of many
+rows."""
 
 import asyncio
 import http.client
 import multiprocessing
+import selectors
+import socket
 import statistics
 import threading
 import time
@@ -10,21 +13,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from benchmarks.harness import Result, compare, result, run
 from benchmarks.http import Deposit, bank, free_port
-from twofold import App, Module
+from twofold import App, Module, Projection, Tag, View
 from twofold.http.server import serve
 
 CALLERS = 32
+ROWS = 8_000
+LISTENERS = 100
+ItemId = Annotated[str, Tag("item")]
 
 
 class Load(NamedTuple):
-    """What a server writes for a benchmark: the module of its app, and the command of each number."""
+    """What a server writes: the module of its app, the command of each number, and how many it sends at first."""
 
     module: Module
     command: Callable[[int], object]
+    at_first: int = 0
 
 
 def deposit_number(number: int) -> Deposit:
@@ -53,11 +62,13 @@ def serve_and_write(port: int, pipe: Connection, load: Callable[[], Load], write
     """Serve an app. For each (callers, seconds) from the pipe, write so long, and answer the number of commands."""
 
     async def work() -> None:
-        module, command = load()
+        module, command, at_first = load()
         app = App(module, write_store=write_store, read_store="memory:")
         started = asyncio.Event()
         serving = asyncio.create_task(serve(app, port=port, started=lambda _: started.set()))
         await started.wait()
+        for start in range(0, at_first, 500):
+            await asyncio.gather(*(app.send(command(start + number)) for number in range(500)))
         pipe.send(0)
         receive = asyncio.get_running_loop().run_in_executor
         while True:
@@ -150,3 +161,123 @@ def event_stream(rounds: int, seconds: float) -> list[Result]:
         late = statistics.median(each.late for each in seen)
         found.append(Result(f"{label}, last event late by", late, 1.0, "1 ms", "ms", less=True))
     return found
+
+
+class SetItem(msgspec.Struct, frozen=True):
+    """Give an item a number."""
+
+    item_id: ItemId
+    number: int
+
+
+class ItemSet(msgspec.Struct, frozen=True):
+    """An item has a number."""
+
+    item_id: ItemId
+    number: int
+
+
+class Item(msgspec.Struct, frozen=True):
+    """An item, about 80 bytes of JSON."""
+
+    item_id: str
+    number: int
+    text: str
+
+
+class AllItems(msgspec.Struct, frozen=True):
+    """All items at once."""
+
+
+def set_item(command: SetItem) -> ItemSet:
+    return ItemSet(command.item_id, command.number)
+
+
+def item_row(row: Item | None, event: ItemSet) -> Item | None:
+    return Item(event.item_id, event.number, "t" * 40)
+
+
+async def all_items(query: AllItems, items: View[Item]) -> list[Item]:
+    return await items.find(limit=ROWS)
+
+
+def item_number(number: int) -> SetItem:
+    return SetItem(f"i-{number % ROWS:05}", number)
+
+
+def items() -> Load:
+    projection = Projection("items", item_row, key=ItemId)
+    module = Module("items", events=[ItemSet], decisions=[set_item], queries=[all_items], projections=[projection])
+    return Load(module, item_number, ROWS)
+
+
+class StreamListeners:
+    """Connections to one stream, in a process of their own that reads them as fast as it can."""
+
+    def __init__(self, port: int, path: str, count: int) -> None:
+        self._ours, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=listen, args=(port, path, count, theirs), daemon=True)
+        self._process.start()
+        # Each has its first answer.
+        self._ours.recv()
+
+    def stop(self) -> int:
+        """End them. Returns how many bytes came after the first answers."""
+        self._ours.send(None)
+        received: int = self._ours.recv()
+        self._process.join()
+        return received
+
+
+def listen(port: int, path: str, count: int, pipe: Connection) -> None:
+    """Open streams and read them, until there is something in the pipe."""
+    buffer = bytearray(1_048_576)
+    first: dict[socket.socket, int] = {}
+    with selectors.DefaultSelector() as selector:
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
+            selector.register(connection, selectors.EVENT_READ)
+            first[connection] = 0
+        selector.register(pipe, selectors.EVENT_READ)
+        received = 0
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is pipe:
+                    pipe.send(received)
+                    return
+                connection = key.fileobj
+                read = connection.recv_into(buffer)
+                received += read
+                if connection in first:
+                    first[connection] += read
+                    if buffer[:read].endswith(b"\n\n\r\n") and first[connection] > ROWS * 40:
+                        del first[connection]
+                        if not first:
+                            pipe.send(received)
+                            received = 0
+
+
+def live(rounds: int, seconds: float) -> list[Result]:
+    """Commands a second of one caller, beside 100 listeners to one live query of 8,000 rows, and without them."""
+    beside: list[float] = []
+    sent: list[float] = []
+
+    def measured(_: Path) -> float:
+        with writing_server(items, "memory:") as (port, pipe):
+            pipe.send((1, 4 * seconds))
+            without = pipe.recv() / (4 * seconds)
+            listeners = StreamListeners(port, "/queries/all-items", LISTENERS)
+            pipe.send((1, 4 * seconds))
+            beside.append(pipe.recv() / (4 * seconds))
+            sent.append(listeners.stop() / 1e6 / (4 * seconds))
+            return without
+
+    figures = compare(rounds, without=measured)
+    figures["ours"] = beside
+    label = f"commands beside {LISTENERS} live queries of {ROWS:,} rows"
+    return [
+        result(label, figures, "ours", "without", "/s", must=0.5, ambition=0.8),
+        Result(f"{label}, sent to them", statistics.median(sent), 1.0, "1 MB", "MB/s"),
+    ]

@@ -1,6 +1,7 @@
 """The composition root: the one place where modules, stores and services meet."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -20,7 +21,8 @@ from twofold.domain.module import Module, Wiring
 from twofold.errors import ForkedHistory, InvalidMessage, Rejected, Unavailable, WiringError
 from twofold.online_move import MoveStatus, OnlineMove
 from twofold.projections import Projections, names_late
-from twofold.query_service.answer import QueryResult, QueryService
+from twofold.query_service.answer import LiveOptions, QueryResult, QueryService
+from twofold.query_service.live_queries import Spend
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.receipt import Answer, Receipt
 from twofold.runtime import Runtime
@@ -124,8 +126,10 @@ class App:
         """Finish the commands under way, stop the followers, close the stores."""
         running, self._running = self._running, None
         if running is not None:
-            self._moved.fire()  # Live queries wake, and see that the app has stopped.
-            await running.stop()
+            try:
+                await self.queries.end_live()
+            finally:
+                await running.stop()
 
     async def __aenter__(self) -> "App":
         await self.start()
@@ -183,19 +187,29 @@ class App:
         self._asked += 1
         return self._answer(result)
 
-    async def live(self, query: Any, *, encoded: bool = False) -> AsyncIterator[Answer]:
+    async def live(
+        self, query: Any, *, position: str | None = None, render: Callable[[Answer, Spend], Any] | None = None
+    ) -> AsyncGenerator[Any]:
         """The answer to a query, and again whenever it has become another. Ends when the app stops.
 
-        If it is `encoded`, its value is JSON, and no answer stays in memory until the next one.
+        The first one is as `ask` answers with `position`. All who ask equal queries get the same `Answer`, computed
+        once: do not change it. If computing takes long, some answers in between are left out. With `render` the value
+        is JSON, and what `render` makes of the answer, once for all, is what comes. It also gets a function to be
+        called with the seconds of the event loop that sending took.
         """
         running = self._open()
-        pause = self.settings.poll_seconds
-        async for result in self.queries.live(
-            running.read_store, query, pause, lambda: self._running is running, encoded=encoded
-        ):
-            unsent = [self._answer(result)]
-            del result
-            yield unsent.pop()
+        at_least = 0 if position is None else await self.position_of(position)
+        listening = LiveOptions(self.settings.poll_seconds, render, at_least, self.settings.wait_seconds)
+
+        def publish(result: QueryResult, spend: Spend) -> Any:
+            answer = self._answer(result)
+            return answer if render is None else render(answer, spend)
+
+        async with aclosing(self.queries.live(running.read_store, query, publish, listening=listening)) as answers:
+            async for published in answers:
+                yield published
+                # It must not stay in memory until the next one.
+                del published
 
     async def log(
         self, query: EventQuery = ALL_EVENTS, after: Position = 0, limit: int = 100, size: int = PAGE_BYTES

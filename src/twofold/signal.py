@@ -25,6 +25,16 @@ class Signal:
         self._next = asyncio.Event()
 
 
+async def first_of(*changes: asyncio.Event) -> None:
+    """Return when one of `changes` is set."""
+    waiting = [asyncio.ensure_future(change.wait()) for change in changes]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
 async def wait_for(change: asyncio.Event, seconds: float, world: World) -> None:
     """Return when `change` is set, or after `seconds`."""
     try:

@@ -1,13 +1,11 @@
 """A stream of events goes out in pages: many events in one piece, counted in bytes, with turns for others between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 
 from tests.http.bank_server import SHORT
+from tests.http.stream_client_helpers import StreamClient, streaming
 from tests.sample_domains.bank import Deposit
 from tests.sample_domains.counter_app_helpers import until
 from twofold import App
@@ -15,58 +13,6 @@ from twofold.http import Api, asgi
 from twofold.http.exchange import PIECE
 
 EVENTS = 300
-
-
-class StreamClient:
-    """Reads the stream of all events straight at the application. `pieces` are the bodies that were sent to it."""
-
-    def __init__(self, api: Api, *, reads: bool = True, received: Callable[[], object] = lambda: None) -> None:
-        self._api = api
-        self._reads = reads
-        self._received = received
-        self._never = asyncio.Event()
-        self.pieces: list[bytes] = []
-        self.refused = 0
-        """Pieces that it would not take."""
-
-    @property
-    def ids(self) -> list[str]:
-        lines = b"".join(self.pieces).decode().splitlines()
-        return [line.removeprefix("id: ") for line in lines if line.startswith("id: ")]
-
-    async def run(self) -> None:
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": "/events",
-            "query_string": b"",
-            "headers": [(b"host", b"testserver"), (b"accept", b"text/event-stream")],
-            "client": ("10.0.0.1", 1),
-            "server": ("testserver", 80),
-        }
-        await self._api(scope, self._receive, self._send)
-
-    async def _receive(self) -> Any:
-        await self._never.wait()
-
-    async def _send(self, message: Any) -> None:
-        if not (body := message.get("body")):
-            return
-        if not self._reads and b"id:" in body:
-            self.refused += 1
-            await self._never.wait()
-        self.pieces.append(body)
-        self._received()
-
-
-@asynccontextmanager
-async def streaming(client: StreamClient) -> AsyncIterator[None]:
-    running = asyncio.create_task(client.run())
-    try:
-        yield
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 async def deposits(app: App, count: int) -> list[str]:

@@ -62,6 +62,37 @@ class Holding:
             self.release()
 
 
+class SharedHolding:
+    """Bytes that several streams send at the same time: held once, until the last of them has sent them.
+
+    If they are cut off, so are all streams that have not sent them by then.
+    """
+
+    def __init__(self, budget: "Budget", size: int) -> None:
+        self._holding = budget.begin()
+        self._size = size if size > SMALL else 0
+        self._streams: set[Holding] = set()
+
+    @contextmanager
+    def held_for(self, stream: Holding) -> Generator[None]:
+        """Hold the bytes within this context. Unavailable where there is no room for them."""
+        self._holding.resize(self._size)
+        self._holding.cancel = self._cut_off
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+            if not self._streams:
+                self._holding.release()
+
+    def _cut_off(self) -> None:
+        for stream in self._streams:
+            stream.was_cut = True
+            if stream.cancel is not None:
+                stream.cancel()
+
+
 class Budget:
     """Bytes that may be held at once.
 

@@ -1,6 +1,6 @@
 """`GET /queries/<name>`: takes a query, answers it once, or as a stream whenever the answer has changed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -8,13 +8,15 @@ import msgspec
 
 from twofold.app import App
 from twofold.domain.events import Position
-from twofold.errors import Unavailable
-from twofold.http.budgets import SMALL, Holding
+from twofold.http.budgets import Budget, Holding, SharedHolding
 from twofold.http.exchange import Exchange, Handler
 from twofold.http.parameters import POSITION, QueryParameter, parameters_of
 from twofold.http.streams import Frames, frame
 from twofold.http.wire import Wire
+from twofold.query_service.live_queries import Spend
 from twofold.receipt import Answer
+
+Render = Callable[[Answer, Spend], "AnswerFrame"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,6 +38,9 @@ def query_handler(wire: Wire, name: str) -> Handler:
     kind = app.queries.by_name[name].query
     known = parameters_of(kind) | {POSITION: QueryParameter(POSITION)}
 
+    def render(answer: Answer, spend: Spend) -> AnswerFrame:
+        return AnswerFrame(frame("answer", _sent(answer)), wire.budgets.answers, spend)
+
     async def handle(exchange: Exchange) -> None:
         fields = wire.parameters(exchange, known)
         position: str | None = fields.pop(POSITION, None)
@@ -44,7 +49,7 @@ def query_handler(wire: Wire, name: str) -> Handler:
         query = app.messages.convert_request(kind, fields)
         if exchange.wants_stream:
             holding = wire.budgets.answers.begin()
-            await wire.streams.serve(exchange, _answers(app, query, position, holding), holding)
+            await wire.streams.serve(exchange, _answers(app, query, position, render, holding), holding)
             return
         with wire.quotas.reads:
             answer = await wire.in_time(app.ask(query, position=position))
@@ -53,22 +58,22 @@ def query_handler(wire: Wire, name: str) -> Handler:
     return handle
 
 
-async def _answers(app: App, query: object, position: str | None, holding: Holding) -> Frames:
-    if position is not None:
-        await app.ask(query, position=position)
-    async with aclosing(cast("Any", app.live(query, encoded=True))) as answers:
-        async for answer in cast("AsyncIterator[Answer]", answers):
-            sent = frame("answer", _sent(answer))
+class AnswerFrame:
+    """One answer as all streams of equal queries send it."""
+
+    def __init__(self, sent: bytes, budget: Budget, spend: Spend) -> None:
+        self.sent = sent
+        self.spend = spend
+        self.holding = SharedHolding(budget, len(sent))
+
+
+async def _answers(app: App, query: object, position: str | None, render: Render, holding: Holding) -> Frames:
+    async with aclosing(app.live(query, position=position, render=render)) as answers:
+        async for answer in cast("AsyncIterator[AnswerFrame]", answers):
+            with answer.holding.held_for(holding):
+                seconds = yield answer.sent
+            answer.spend(seconds or 0.0)
             del answer
-            try:
-                holding.resize(len(sent) if len(sent) > SMALL else 0)
-            except Unavailable:
-                # The traceback holds what is here.
-                del sent
-                raise
-            yield sent
-            del sent
-            holding.release()
 
 
 def _sent(answer: Answer) -> QueryAnswer:

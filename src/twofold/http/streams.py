@@ -12,6 +12,7 @@ from twofold.http.budgets import Holding
 from twofold.http.exchange import Exchange, pieces_of
 from twofold.http.limits import Deadlines, Limits, took_too_long
 from twofold.http.problems import is_bug, problem_of
+from twofold.loop_time import LoopTime
 from twofold.world import World
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ HEARTBEAT = b": heartbeat\n\n"
 
 _encode = msgspec.json.Encoder().encode
 
-Frames = AsyncGenerator[bytes, None]
+Frames = AsyncGenerator[bytes, float | None]
+"""Frames to send. It gets back how many seconds of the event loop it took to send the last one; None at first."""
 
 
 def frame(event: str, data: object, token: str | None = None) -> bytes:
@@ -50,17 +52,21 @@ class StreamOutput:
         async with self._sending:
             await self._exchange.open(HEADERS)
 
-    async def send(self, frames: bytes) -> None:
-        """Send one or more frames. Returns when the client has read most of them, TimeoutError where it reads too
-        slowly."""
-        seconds = self._limits.write_seconds
+    async def send(self, frames: bytes) -> float:
+        """Send one or more frames. Returns, when the client has read most of them, how many seconds of the event loop
+        that took. TimeoutError where it reads too slowly."""
         async with self._sending:
-            for piece in pieces_of(frames):
-                await self._world.within(seconds, self._exchange.write(piece))
-            await self._world.within(seconds, self._exchange.drain())
+            sending = LoopTime(self._write(frames), self._world)
+            await sending
             self._last = self._world.monotonic()
         # Nothing waits for a client that reads fast: others on this loop need a turn.
         await self._world.sleep(0)
+        return sending.seconds
+
+    async def _write(self, frames: bytes) -> None:
+        for piece in pieces_of(frames):
+            await self._world.within(self._limits.write_seconds, self._exchange.write(piece))
+        await self._world.within(self._limits.write_seconds, self._exchange.drain())
 
     async def keep_alive(self) -> None:
         """Send a heartbeat after each time of silence, until this is cancelled."""
@@ -135,11 +141,14 @@ class Streams:
 
     async def _pump(self, exchange: Exchange, output: StreamOutput, unsent: list[bytes], frames: Frames) -> None:
         await output.open()
-        await output.send(unsent.pop())
+        seconds = await output.send(unsent.pop())
         try:
-            async for piece in frames:
-                await output.send(piece)
+            while True:
+                piece = await frames.asend(seconds)
+                seconds = await output.send(piece)
                 del piece
+        except StopAsyncIteration:
+            return
         except TwofoldError as error:
             if is_bug(error):
                 log.exception("The stream %s ended", exchange.path)

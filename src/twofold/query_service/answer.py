@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, is_typeddict
 
@@ -15,6 +16,7 @@ from twofold.domain.module import check_message
 from twofold.domain.projection import BoundProjection
 from twofold.domain.type_hints import hints_of, union_members
 from twofold.errors import FunctionFailed, TwofoldError, Unavailable, UnknownMessage, WiringError, failed
+from twofold.query_service.live_queries import NOTHING_SEEN, Computed, LiveQueries, Spend, live_key
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.one_row import OneRowView, SnapshotNeeded
@@ -69,6 +71,18 @@ class QueryResult(NamedTuple):
     parked_count: int
 
 
+Publish = Callable[[QueryResult, Spend], Any]
+
+
+class LiveOptions(NamedTuple):
+    """How one listener listens: `pause` and `timeout` are seconds. With `render` the values of answers are JSON."""
+
+    pause: float
+    render: Callable[..., Any] | None = None
+    at_least: Position = 0
+    timeout: float = _SETTLE
+
+
 class QueryService:
     """Answers typed queries from the read store, or for live and inline projections from the write store.
 
@@ -101,6 +115,7 @@ class QueryService:
         self._reading_more: set[str] = set()
         self._world = world
         self._moved = moved
+        self._live = LiveQueries(world, moved)
         self._paused_because = paused_because
         for function in functions:
             self._add(read_query_function(function, by_row))
@@ -252,28 +267,40 @@ class QueryService:
         return {parameter: by_projection[name] for parameter, name in function.views.items() if name in by_projection}
 
     async def live(
-        self, read_store: ReadStore, query: object, pause: float, going_on: Callable[[], bool], *, encoded: bool
-    ) -> AsyncIterator[QueryResult]:
-        """The answer now, and again whenever it changes, as long as `going_on()` is true.
+        self, read_store: ReadStore, query: object, publish: Publish, *, listening: LiveOptions
+    ) -> AsyncGenerator[Any]:
+        """What `publish` makes of the answer now, and again whenever it changes, until `end_live`.
 
-        If it is to be `encoded`, its value is JSON, and only a hash of it is kept to notice a change.
+        It is computed once for all that ask an equal query with the same `listening.render`. The first answer is what
+        `answer` gives for `listening.at_least`.
         """
-        last: object = None
-        while going_on():
-            moved = self._moved.next
-            result = await self.answer(read_store, query, 0, _SETTLE)
+        encoded = listening.render is not None
+
+        async def compute(at_least: Position = 0, timeout: float = _SETTLE) -> Computed:
+            result = await self.answer(read_store, query, at_least, timeout)
             if encoded:
                 result = result._replace(value=msgspec.Raw(_encode(result.value)))
-            state = result._replace(
-                value=blake2b(result.value).digest() if encoded else result.value, position=0, stamp=""
-            )
-            # What is yielded must not stay in memory until the next answer.
-            unsent = [result] if state != last else []
-            del result
-            if unsent:
-                last = state
-                yield unsent.pop()
-            await wait_for(moved, pause, self._world)
+            # Only a hash of an encoded answer is kept to notice a change.
+            value = blake2b(result.value).digest() if encoded else result.value
+            state = result._replace(value=value, position=0, stamp="")
+            return Computed(state, result.position, result.parked_count > 0, partial(publish, result))
+
+        at_least = listening.at_least
+        async with self._live.listening(live_key(query, listening.render), compute, listening.pause) as feed:
+            seen: object = NOTHING_SEEN
+            after = 0
+            while (published := await feed.next(seen, after)) is not None:
+                if at_least and (published.position < at_least or published.parked):
+                    published = feed.of_listener(await compute(at_least, listening.timeout))
+                at_least = 0
+                seen, after = published.state, published.number
+                yield published.value
+                # It must not stay in memory until the next one.
+                del published
+
+    async def end_live(self) -> None:
+        """End all live queries. Returns when nothing is computed for them any more."""
+        await self._live.end()
 
     def function_of(self, query: type) -> QueryFunction:
         """The function that answers a type of query. UnknownMessage where there is none."""
