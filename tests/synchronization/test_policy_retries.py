@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from tests.sample_domains.counters import Count
 from tests.synchronization.policy_helpers import MARK, Note, Noted, answers, parked_keys, passes, with_keys
 from twofold.app import App
 from twofold.errors import Unavailable
+from twofold.settings import Settings
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender
 from twofold.testing import FrozenWorld
+from twofold.write_store.memory import MemoryWriteStore
+from twofold.write_store.port import Append, Outcome
 
 KEY = "counter:a"
 
@@ -129,3 +133,49 @@ async def test_a_retry_of_which_the_store_does_not_say_whether_it_was_written_op
         await passes(world, app, 30)
         await asyncio.gather(request, return_exceptions=True)
         assert (await answers(app), await parked_keys(app)) == ([MARK + 1, MARK + 2], [])
+
+
+async def test_a_skip_while_a_command_of_the_event_is_being_written_leaves_no_row_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken, go, world, append = [True], asyncio.Event(), FrozenWorld(), MemoryWriteStore.append
+
+    async def answer(event: Noted) -> Count:
+        if broken:
+            raise ValueError("broken")
+        return Count([event.counter], MARK + event.by)
+
+    async def slowly(self: MemoryWriteStore, batch: Sequence[Append]) -> list[Outcome]:
+        if any(each.command_id is not None and each.command_id.startswith("~") for each in batch):
+            await go.wait()
+        return await append(self, batch)
+
+    monkeypatch.setattr(MemoryWriteStore, "append", slowly)
+    settings = Settings(poll_seconds=900, fold_retries=0)
+    app = App(with_keys(answer), write_store="memory:", read_store="memory:", settings=settings, world=world)
+    async with app:
+        for by in (1, 2):
+            await app.send(Note("a", by))
+        await passes(world, app, 1)
+        broken.clear()
+        retry = asyncio.create_task(app.projections.retry("answers", KEY, timeout=100))
+        await passes(world, app, 1)
+        # Not by a request: that would have to be written, too.
+        skip = asyncio.create_task(reactor_of(app).skip(KEY, []))
+        await passes(world, app, 1)
+        go.set()
+        await passes(world, app, 10)
+        assert skip.done()
+        await skip
+        retry.cancel()
+        assert (await answers(app), await parked_keys(app)) == ([MARK + 1, MARK + 2], [])
+        running = app._running
+        assert running is not None
+        assert await running.write_store.rows("answered:answers") == {}
+
+
+def reactor_of(app: App) -> Any:
+    running = app._running
+    assert running is not None
+    workers = running.synchronization.supervisor.workers.items()
+    return next(worker.follower for unit, worker in workers if unit.kind == "policy")

@@ -28,6 +28,10 @@ class KeyLane:
         self.fresh = False
         """Whether the event that it is parked at waits only because of an earlier one."""
         self.running = False
+        self.sending = False
+        """Whether commands of its first event are being written."""
+        self.leaving = False
+        """Whether what runs is to end once they are."""
         self.ready = False
         self.rests_until: float | None = None
         """Until when it rests, by the monotonic clock; None if it does not."""

@@ -17,8 +17,9 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.policy import WHOLE_POLICY, BoundPolicy, Later, causation_depth
 from twofold.errors import Conflict, FunctionFailed, Rejected
 from twofold.synchronization.causation import TooDeep
+from twofold.synchronization.due_queue import DueQueue
 from twofold.synchronization.policy_rows import DUE, Answered, Due, RejectedCommand
-from twofold.synchronization.policy_storage import SendWith
+from twofold.synchronization.policy_storage import PolicyStorage, SendWith
 from twofold.world import World, microseconds
 from twofold.write_store.port import RowWrite
 
@@ -194,6 +195,22 @@ class Reaction:
                 record = self._sender.rejected(command_id, name, recorded.position, rejection)
                 answered = msgspec.structs.replace(answered, rejected=(*answered.rejected, record))
         return answered, later
+
+
+class Advancing:
+    """Sends the commands that answer the event at a position. What is due later is known once it is stored."""
+
+    def __init__(self, storage: PolicyStorage, due: DueQueue, position: Position, *, parked: bool) -> None:
+        self._storage = storage
+        self._due = due
+        self._position = position
+        self._parked = parked
+
+    async def __call__(self, answered: Answered, later: Mapping[str, Due], send: SendWith) -> Rejected | None:
+        rejection = await self._storage.send(self._position, answered, later, send, parked=self._parked)
+        if rejection is None:
+            self._due.add(later)
+        return rejection
 
 
 async def _as_error(policy: str, reaction: Awaitable[T]) -> T:

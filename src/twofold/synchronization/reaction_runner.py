@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from twofold.domain.events import Position, RecordedEvent
-from twofold.errors import Conflict, Rejected, Unavailable
+from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
 from twofold.signal import Signal
 from twofold.synchronization.causation import TooDeep
@@ -20,8 +20,8 @@ from twofold.synchronization.outage import Outage
 from twofold.synchronization.outage_breaker import ReactionFailure, is_outside
 from twofold.synchronization.policy_rows import Answered, Due, ParkedReaction
 from twofold.synchronization.policy_saver import PolicySaver
-from twofold.synchronization.policy_storage import PolicyStorage, SendWith
-from twofold.synchronization.reaction import Reaction
+from twofold.synchronization.policy_storage import PolicyStorage
+from twofold.synchronization.reaction import Advancing, Reaction
 from twofold.synchronization.reaction_failures import ReactionFailures, RunnerLimits
 from twofold.world import World, microseconds
 
@@ -177,12 +177,18 @@ class ReactionRunner:
         more.
         """
         lane = self._lanes.lane(key)
-        while (task := self._tasks.get(key)) is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            if self._tasks.get(key) is task:
-                # It was cancelled before it began.
-                del self._tasks[key]
+        lane.leaving = True
+        try:
+            while (task := self._tasks.get(key)) is not None:
+                # A command that is being written is written all the same: what is known of the event must say so.
+                if not lane.sending:
+                    task.cancel()
+                await asyncio.wait([task])
+                if self._tasks.get(key) is task:
+                    # It was cancelled before it began.
+                    del self._tasks[key]
+        finally:
+            lane.leaving = False
         lane.running = True
         self._lanes.take_out(lane)
         try:
@@ -309,8 +315,9 @@ class ReactionRunner:
                 raise
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                 return ReactionFailure(error, is_outside(error))
+            lane.sending = True
             try:
-                advance = _Advancing(self._storage, self._due, position, parked=lane.reaction is not None)
+                advance = Advancing(self._storage, self._due, position, parked=lane.reaction is not None)
                 answered, later = await self._reaction.send(recorded, replies, answered, advance)
             except (Conflict, Unavailable) as error:
                 # If the command was written all the same, this policy has to open again.
@@ -318,6 +325,10 @@ class ReactionRunner:
                 return ReactionFailure(error, outside=True)
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
                 return ReactionFailure(error, outside=False)
+            finally:
+                lane.sending = False
+                if lane.leaving:
+                    raise asyncio.CancelledError
         return answered, later
 
     # ------------------------------------------------------------------------------------------- what fails
@@ -378,19 +389,3 @@ class ReactionRunner:
         if self._full and len(self._saver.window) < self._room:
             self._full = False
             self._changed.fire()
-
-
-class _Advancing:
-    """Sends the commands that answer the event at a position. What is due later is known once it is stored."""
-
-    def __init__(self, storage: PolicyStorage, due: DueQueue, position: Position, *, parked: bool) -> None:
-        self._storage = storage
-        self._due = due
-        self._position = position
-        self._parked = parked
-
-    async def __call__(self, answered: Answered, later: Mapping[str, Due], send: SendWith) -> Rejected | None:
-        rejection = await self._storage.send(self._position, answered, later, send, parked=self._parked)
-        if rejection is None:
-            self._due.add(later)
-        return rejection
