@@ -21,6 +21,10 @@ from tests.synchronization.policy_helpers import (
 from twofold.domain.module import Module
 from twofold.domain.policy import Later, Policy
 from twofold.errors import Rejected, Unavailable
+from twofold.synchronization.due_commands import DueCommands
+from twofold.synchronization.due_queue import DueQueue
+from twofold.synchronization.policy_storage import PolicyStorage
+from twofold.synchronization.reaction import CommandSender
 from twofold.synchronization.reactor import Reactor
 from twofold.testing import FrozenWorld
 
@@ -214,3 +218,60 @@ async def test_a_due_command_that_is_skipped_while_it_is_being_sent_is_not_sent_
 
         await until(answered, "the other one is sent")
         assert (tries, await parked_keys(app), reactor._due.queue.keys) == (2, [], set())  # type: ignore[attr-defined]
+
+
+async def test_an_error_of_the_queue_is_shown_and_what_is_due_is_sent_when_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, tries = FrozenWorld(), list[float]()
+
+    def breaks(_: DueQueue) -> None:
+        tries.append(world.monotonic())
+        raise RuntimeError("a bug")
+
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        for by in (1, 2):
+            await app.send(Count(["a"], by))
+        await passes(world, app, 10)
+        with monkeypatch.context() as patched:
+            patched.setattr(DueQueue, "pop", breaks)
+            await passes(world, app, 300)
+            status = await policy_of(app)
+            assert (status.state, status.error) == (
+                "retrying",
+                "Commands that are due are not sent: RuntimeError: a bug",
+            )
+            assert 8 <= len(tries) <= 12, "with growing delays"
+        await passes(world, app, 60)
+        assert await answers(app) == [MARK + 2, MARK + 1]
+        status = await policy_of(app)
+        assert (status.state, status.error) == ("up-to-date", None)
+
+
+@pytest.mark.parametrize("where", [(PolicyStorage, "is_due"), (DueCommands, "_send_later")], ids=["store", "own"])
+async def test_a_due_command_with_which_something_unexpected_happens_is_sent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
+    world, real, sent = FrozenWorld(), getattr(*where), CommandSender.send_due
+    broken, away = [True], [True]
+
+    def breaks(*rest: Any) -> Any:
+        if broken:
+            broken.clear()
+            raise RuntimeError("a bug")
+        return real(*rest)
+
+    async def send_due(self: CommandSender, *rest: Any) -> Any:
+        if away:
+            raise Unavailable("away")
+        return await sent(self, *rest)
+
+    monkeypatch.setattr(*where, breaks)
+    monkeypatch.setattr(CommandSender, "send_due", send_due)
+    async with app_in(tmp_path, with_policy(remind), world=world, poll_seconds=900) as app:
+        await app.send(Count(["a"], 1))
+        await passes(world, app, 99.5)
+        assert not broken
+        away.clear()
+        await passes(world, app, 10)
+        assert await answers(app) == [MARK + 1]

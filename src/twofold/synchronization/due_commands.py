@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import Parked
@@ -44,6 +45,8 @@ class DueCommands:
         most: int,
     ) -> None:
         self.parked: dict[str, Parked] = {}
+        self.error: str | None = None
+        """Why nothing is sent; None if that works."""
         self.queue = queue
         self._policy = sender.policy
         self._storage = storage
@@ -61,6 +64,7 @@ class DueCommands:
         """Take the commands that are due by the write store, in place of those known before."""
         self.parked.clear()
         self._unsent.clear()
+        self.error = None
         self.queue.clear()
         self.queue.add(due)
         if self._timer is None:
@@ -95,24 +99,49 @@ class DueCommands:
             self.queue.done(entry)
 
     async def _run(self) -> None:
+        """Send what is due, for ever."""
+        failures = 0
         while True:
-            self.queue.changed.clear()
+            try:
+                self.queue.changed.clear()
+                at = self._begin()
+                self.error = None
+                await self._wait(at)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                self.error = f"Commands that are due are not sent: {error_text(error)}"
+                log.error("%s: commands that are due are not sent", self._policy, exc_info=error)
+                await self._world.sleep(delay(failures, first=FIRST_DELAY, longest=LONGEST_DELAY))
+
+    def _begin(self) -> int | None:
+        """Begin to send what is due, as far as there is room. When the next one may begin; None if that is unknown."""
+        now = microseconds(self._world.now())
+        while len(self._sending) < self._most:
             at = self.queue.first_at
-            if at is None or len(self._sending) >= self._most:
-                await self.queue.changed.wait()
-            elif at > microseconds(self._world.now()):
-                await self._world.poll(self.queue.changed, _CLOCK_MAY_BE_SET, until=at)
-            elif (entry := self.queue.pop()) is not None:
+            if at is None or at > now:
+                return at
+            entry = self.queue.pop()
+            if entry is not None:
                 # Begun in order of time. What waits for the same commit is written in the order in which it came.
                 task = asyncio.create_task(self._send(entry), name=f"twofold-{self._policy}-send")
                 self._sending.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, entry))
+        return None
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    async def _wait(self, at: int | None) -> None:
+        """Wait until `at`, or until something has changed."""
+        if at is None:
+            await self.queue.changed.wait()
+        else:
+            await self._world.poll(self.queue.changed, _CLOCK_MAY_BE_SET, until=at)
+
+    def _ended(self, entry: DueEntry, task: "asyncio.Task[None]") -> None:
         self._sending.discard(task)
         self.queue.changed.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
             log.error("%s: a due command could not be dealt with", self._policy, exc_info=error)
+            self._send_later(entry, error)
 
     async def _send(self, entry: DueEntry) -> None:
         _, key, due = entry
@@ -145,7 +174,8 @@ class DueCommands:
         """Whether a command that could not be sent is still due. If not, another process has sent or skipped it."""
         try:
             due = await self._storage.is_due(key)
-        except Unavailable:
+        except Exception as error:  # noqa: BLE001 - noted, and the command is sent again later
+            log.warning("%s: whether a command is still due cannot be read: %s", self._policy, error_text(error))
             return True
         if not due:
             self._attempts.pop(key, None)

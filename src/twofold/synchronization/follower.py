@@ -114,7 +114,7 @@ class GoesOnByItself(Protocol):
 
     @property
     def error(self) -> str | None:
-        """Why what it has done cannot be saved at the moment; None if it can."""
+        """Why what it has done cannot be saved, or what is due not sent, at the moment; None if all works."""
         ...
 
     @property

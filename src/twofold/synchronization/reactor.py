@@ -93,8 +93,8 @@ class Reactor:
 
     @property
     def error(self) -> str | None:
-        """Why its last save failed; None if it did not."""
-        return self._saver.error
+        """Why what it has done is not saved, or what is due not sent; None if all works."""
+        return self._saver.error or self._due.error
 
     async def open(self) -> Position:
         await self._end_tasks()
