@@ -12,6 +12,7 @@ from benchmarks.harness import Result, show
 from benchmarks.hot import hot, postgres_hot
 from benchmarks.inline import inline
 from benchmarks.log import bulk, growth, loads
+from benchmarks.long_boundary import long_boundary
 from benchmarks.streams import event_stream, live
 from benchmarks.wire import parsing, wire
 
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[int, float], list[Result]]] = {
     "bulk": bulk,
     "loads": loads,
     "growth": growth,
+    "long-boundary": long_boundary,
     "hot": hot,
     "inline": inline,
     "wire": wire,

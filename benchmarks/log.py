@@ -13,8 +13,10 @@ from benchmarks.harness import Result, compare, result, run
 from twofold import AppendCondition, DecisionModel, Event, EventQuery, Metadata, QueryItem
 from twofold.codec import EventCodec
 from twofold.command_service.folds import Folds
+from twofold.command_service.snapshots import Snapshots
 from twofold.domain.decision import BoundModel, Fold
 from twofold.domain.events import NewEvent
+from twofold.domain.module import Wiring
 from twofold.domain.tags import TagReader
 from twofold.world import RealWorld
 from twofold.write_store.port import Append, WriteStore
@@ -73,7 +75,7 @@ def bulk(rounds: int, seconds: float) -> list[Result]:
 async def load_account(opening: Opening, events: int, times: int) -> float:
     """Milliseconds to fold an account of so many events."""
     write_store = await opening
-    codec = EventCodec([Event(Deposited)])
+    codec, world = EventCodec([Event(Deposited)]), RealWorld()
     readers = {Deposited: TagReader(Deposited)}
     model = BoundModel(DecisionModel(Account, by=AccountId), {Deposited: "deposited"}, readers)
     wanted = [codec.encode(Deposited("a-1", 1), f"c-{n}", 0) for n in range(events)]
@@ -82,7 +84,7 @@ async def load_account(opening: Opening, events: int, times: int) -> float:
     await write_store.append([Append(Metadata(_TIME, "c", "c"), mixed)])
     waits: list[float] = []
     for _ in range(times):
-        folds = Folds(write_store, codec, RealWorld(), 0)
+        folds = Folds(write_store, codec, world, Snapshots(write_store, Wiring([]), world, 0), 0)
         start = time.perf_counter()
         folded = await folds.load([Fold(model, ("account:a-1",))])
         waits.append((time.perf_counter() - start) * 1_000)

@@ -12,6 +12,7 @@ from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
 from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
+from twofold.command_service.snapshots import Snapshots
 from twofold.command_service.write_check import WriteCheck
 from twofold.domain.command_ids import refuse_runtime_id
 from twofold.domain.envelope import Origin
@@ -336,7 +337,8 @@ class App:
     def _assemble(self, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
         """The parts over these stores, put together. `session` holds the names of a maintenance session."""
         settings, world, wiring, messages = self.settings, self.world, self.wiring, self.messages
-        folds = Folds(write_store, self.events, world, settings.cached_folds)
+        snapshots = Snapshots(write_store, wiring, world, settings.snapshot_events)
+        folds = Folds(write_store, self.events, world, snapshots, settings.cached_folds)
         batcher = Batcher(
             write_store,
             folds,
@@ -373,11 +375,8 @@ class App:
         projections = ProjectionKind(wiring.projections, self.models, cluster, io, limits)
         policies = PolicyKind(wiring.policies, write_store, self.events, command_side, world, limits)
         kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
-        options = NodeOptions(
-            lease_seconds=settings.lease_seconds,
-            worker=WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries),
-            session=session,
-        )
+        worker = WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries)
+        options = NodeOptions(lease_seconds=settings.lease_seconds, worker=worker, session=session)
         synchronization = Synchronization(
             cluster, write_store, read_store, world, kinds, self.models, moved=self._moved, options=options
         )
@@ -385,6 +384,7 @@ class App:
             write_store=write_store,
             read_store=read_store,
             batcher=batcher,
+            snapshots=snapshots,
             commands=commands,
             write_check=WriteCheck(write_store, batcher, world),
             history=history,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
+from twofold.command_service.snapshots import Snapshots
 from twofold.command_service.write_check import WriteCheck
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
@@ -23,6 +24,7 @@ class Runtime:
     write_store: CurrentLog
     read_store: ReadStore
     batcher: Batcher
+    snapshots: Snapshots
     commands: CommandService
     write_check: WriteCheck
     history: HistoryCheck
@@ -34,6 +36,7 @@ class Runtime:
 
     async def start(self) -> None:
         self.batcher.start()
+        self.snapshots.start(self.batcher.append_alone)
         self.head_at_start = (await self.write_store.read(NO_EVENTS)).head
         await self._check_history()
         await self.commands.start(maintenance=self.maintenance)
@@ -52,5 +55,5 @@ class Runtime:
         # If one part fails to stop, or this is cancelled, the others are stopped all the same.
         async with AsyncExitStack() as parts:
             stores = self.write_store.close, self.read_store.close
-            for stop in (*stores, self.batcher.stop, self.synchronization.stop, self.move.stop):
+            for stop in (*stores, self.batcher.stop, self.snapshots.stop, self.synchronization.stop, self.move.stop):
                 parts.push_async_callback(stop)

@@ -33,6 +33,12 @@ class Settings(msgspec.Struct, frozen=True):
         16_777_216
     )
     cached_folds: Annotated[int, msgspec.Meta(ge=0, description="Folds of decision models kept in memory.")] = 100_000
+    snapshot_events: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="Events folded for a decision after which a snapshot of the state is stored; 0: none are."
+        ),
+    ] = 1_000
     conflict_retries: Annotated[
         int, msgspec.Meta(ge=0, description="Times a command is decided again after a conflict.")
     ] = 100

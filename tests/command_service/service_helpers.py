@@ -13,6 +13,7 @@ from twofold.command_service.batcher import Batcher
 from twofold.command_service.folds import Folds
 from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
+from twofold.command_service.snapshots import Snapshots
 from twofold.domain.module import Module, Wiring
 from twofold.world import RealWorld, World
 from twofold.write_store.memory import MemoryWriteStore
@@ -30,16 +31,18 @@ class Services:
         *,
         cached: int = 1_000,
         retries: int = 100,
+        snapshot_events: int = 0,
         queue: int = 10_000,
         queue_size: int = 67_108_864,
         limits: CommandLimits = CommandLimits(),  # noqa: B008 -- a tuple
         world: World | None = None,
     ) -> None:
         world = world or RealWorld()
-        wiring = Wiring([module])
+        wiring = self.wiring = Wiring([module])
         self.codec = EventCodec(wiring.events.values())
         self.write_store = write_store
-        self.folds = Folds(write_store, self.codec, world, cached)
+        self.snapshots = Snapshots(write_store, wiring, world, snapshot_events)
+        self.folds = Folds(write_store, self.codec, world, self.snapshots, cached)
         self.batcher = Batcher(
             write_store, self.folds, world, commands=512, size=4_194_304, queue=queue, queue_size=queue_size
         )
@@ -52,10 +55,12 @@ class Services:
 
     async def __aenter__(self) -> "Services":
         self.batcher.start()
+        self.snapshots.start(self.batcher.append_alone)
         await self.commands.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.snapshots.stop()
         await self.batcher.stop()
 
 

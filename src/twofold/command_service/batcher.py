@@ -26,6 +26,7 @@ class _Waiting(msgspec.Struct, eq=False):
     size: int
     answer: "asyncio.Future[Outcome]"
     failed: Callable[[bool], None]
+    alone: bool = False
 
 
 class Batcher:
@@ -77,6 +78,13 @@ class Batcher:
         """
         self.refuse(append, 0)
         return await self._put(append, None, 0, _ignore)
+
+    async def append_alone(self, append: Append) -> Outcome:
+        """The same in a commit of its own: no command fails with it, and it is not reported if the store refuses it."""
+        self.refuse(append, 0)
+        answer = self._put(append, None, 0, _ignore)
+        self._queue[-1].alone = True
+        return await answer
 
     def put(self, pending: PendingAppend, size: int, failed: Callable[[bool], None]) -> "asyncio.Future[Outcome]":
         """The future outcome of a decided append. It is queued when this returns. Call `refuse` before.
@@ -137,7 +145,8 @@ class Batcher:
             try:
                 outcomes = await self._write_store.append([waiting.append for waiting in batch])
             except TwofoldError as error:
-                self.refusal = str(error)
+                if not batch[0].alone:
+                    self.refusal = str(error)
                 self._fail(batch, error)
                 continue
             except asyncio.CancelledError:
@@ -159,7 +168,7 @@ class Batcher:
         batch: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < self._commands:
-            if batch and size + self._queue[0].size > self._size:
+            if batch and (size + self._queue[0].size > self._size or self._queue[0].alone or batch[-1].alone):
                 break
             batch.append(self._queue.popleft())
             size += batch[-1].size

@@ -15,10 +15,14 @@ _FOLDS_AT_ONCE = 64
 
 
 class FoldedState(NamedTuple):
-    """A state, and the position up to which it has seen all events of its boundary."""
+    """A state, and the position up to which it has seen all events of its boundary.
+
+    `events` of them were folded since a snapshot of it was read or taken.
+    """
 
     state: Any
     upto: Position
+    events: int = 0
 
 
 IsLong = Callable[[], Awaitable[bool]]
@@ -118,4 +122,4 @@ class _Place:
 
 def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:
     """The append conditions of a decision on these states: one for each fold."""
-    return tuple([AppendCondition(EventQuery((fold.item,)), upto) for fold, (_, upto) in states.items()])
+    return tuple([AppendCondition(EventQuery((fold.item,)), upto) for fold, (_, upto, _) in states.items()])

@@ -1,6 +1,7 @@
 """Folded decision models: a cache of states, how they are brought up to date, and what pending appends add to them."""
 
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from twofold.command_service.pending import (
     rests_of,
     state_after,
 )
+from twofold.command_service.snapshots import Snapshots
 from twofold.domain.decision import Fold
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
@@ -47,7 +49,7 @@ class _CachedState(msgspec.Struct, eq=False):
 
     `query` selects its events. `tip` is the state after the pending appends up to the number `tip_number`, those in
     `rests` and what they rest on. Appends up to the number `sent` may have been written before the state was read, so
-    that it may have seen them.
+    that it may have seen them. `events` were folded since the last snapshot.
     """
 
     query: EventQuery
@@ -58,9 +60,10 @@ class _CachedState(msgspec.Struct, eq=False):
     tip: Any
     tip_number: int = 0
     rests: tuple[PendingAppend, ...] = ()
+    events: int = 0
 
     def folded(self) -> FoldedState:
-        return FoldedState(self.state, max(self.upto, self.era.upto))
+        return FoldedState(self.state, max(self.upto, self.era.upto), self.events)
 
     def reset(self) -> None:
         """Forget what pending appends add. It is added again when the state is needed."""
@@ -79,9 +82,13 @@ class Folds:
     newer than this state has seen", and answers that append nothing are given only after the log was read.
     """
 
-    def __init__(self, write_store: WriteStore, codec: EventCodec, world: World, size: int) -> None:
+    def __init__(
+        self, write_store: WriteStore, codec: EventCodec, world: World, snapshots: Snapshots, size: int
+    ) -> None:
         self._write_store = write_store
-        self._folding = LogFolding(write_store, codec, world)
+        self._folding = LogFolding(write_store, codec, world, snapshots)
+        self._snapshots = snapshots
+        self._snapshot_after = snapshots.every or sys.maxsize
         self._size = size
         self._cached: OrderedDict[Fold, _CachedState] = OrderedDict()
         self._by_tag: dict[str, dict[Fold, _CachedState]] = {}
@@ -206,7 +213,7 @@ class Folds:
                 newest[fold] = cached.folded()
         newest, _ = await self.refresh(newest, is_long=is_long)
         # What this process has written during the read may be missing.
-        while any(upto < self._era.upto for _, upto in newest.values()):
+        while any(upto < self._era.upto for _, upto, _ in newest.values()):
             newest, _ = await self.refresh(newest, is_long=is_long)
 
     # What this process writes
@@ -248,7 +255,7 @@ class Folds:
             self._era.upto = outcome.position
             return
         if outcome.count:
-            self._advance(pending, before)
+            self._advance(pending, before, outcome)
         self._era.upto = outcome.position
         for fold, seen in pending.seen.items():
             kept = self._cached.get(fold)
@@ -275,7 +282,7 @@ class Folds:
                     boundary.after = max(boundary.after, own.after)
         return True
 
-    def _advance(self, pending: PendingAppend, before: Position) -> None:
+    def _advance(self, pending: PendingAppend, before: Position, written: Appended) -> None:
         touched: dict[Fold, list[int]] = {}
         position = before
         for new, event in zip(pending.append.events, pending.events, strict=True):
@@ -297,12 +304,15 @@ class Folds:
             cached.era = self._era
             if cached.rests and cached.rests[-1] is pending:
                 cached.state, cached.rests = cached.tip, ()
-            else:
-                self._advance_one(fold, cached, pending, before, places)
+            elif not self._advance_one(fold, cached, pending, before, places):
+                continue
+            cached.events += len(places)
+            if cached.events >= self._snapshot_after:
+                self._offer(fold, cached, written.position, written.digest)
 
     def _advance_one(
         self, fold: Fold, cached: _CachedState, pending: PendingAppend, before: Position, places: Iterable[int]
-    ) -> None:
+    ) -> bool:
         try:
             for i in places:
                 recorded = pending.recorded(i, before) if fold.model.takes_recorded else None
@@ -311,27 +321,36 @@ class Folds:
             # The event is written. The next command that needs this fold reads the log and gets the error.
             log.exception("%s failed on an event just written", fold.model.name)
             self._forget(fold)
-            return
+            return False
         if cached.tip_number < pending.number:
             cached.reset()
         else:
             cached.rests = tuple([rest for rest in cached.rests if rest is not pending])
+        return True
+
+    def _offer(self, fold: Fold, cached: _CachedState, position: Position, digest: str) -> None:
+        """Have a snapshot taken of a cached state as it is at a position."""
+        if self._snapshots.offer(fold, cached.state, position, digest, cached.events):
+            cached.events = 0
 
     # The cache
 
     def _keep(self, newest: NewestStates) -> None:
-        for fold, (state, upto) in newest.states.items():
+        for fold, (state, upto, events) in newest.states.items():
             cached = self._cached.get(fold)
             # A state that has not seen what this process has written meanwhile must not be updated by later events.
             if upto < self._era.upto or (cached is not None and cached.folded().upto > upto):
                 continue
             if cached is not None and cached.state is state and not self._pending.may_be_read(fold):
-                cached.upto, cached.era = upto, self._era
+                cached.upto, cached.era, cached.events = upto, self._era, max(events, cached.events)
                 continue
             self._forget(fold)
             query = EventQuery((fold.item,))
             kept = self._cached[fold] = _CachedState(query, state, upto, self._era, self._pending.last_sent, state)
             self._by_tag.setdefault(tag_of_fold(fold), {})[fold] = kept
+            kept.events = events if cached is None else max(events, cached.events)
+            if kept.events >= self._snapshot_after and upto == newest.position:
+                self._offer(fold, kept, upto, newest.digest)
         self._evict()
 
     def pin(self, folds: Iterable[Fold]) -> None:

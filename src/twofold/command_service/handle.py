@@ -267,7 +267,7 @@ class CommandService:
         if all(newest[fold].state is state for fold, state in states.states.items()):
             # A fold that saw no new event keeps its object.
             return True, None
-        decided = self._decide(request, {fold: state for fold, (state, _) in newest.items()})
+        decided = self._decide(request, {fold: folded.state for fold, folded in newest.items()})
         await self._inline.rows(decided.events)
         return False, None
 

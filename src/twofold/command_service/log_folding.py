@@ -7,6 +7,7 @@ from typing import NamedTuple
 from twofold.codec import EventCodec
 from twofold.command_service.fold_reads import FoldedState, IsLong, conditions
 from twofold.command_service.pending import concerns
+from twofold.command_service.snapshots import Snapshots
 from twofold.domain.decision import Fold
 from twofold.domain.events import Position, RecordedEvent
 from twofold.world import World
@@ -27,12 +28,11 @@ async def not_shared() -> bool:
 class NewestStates(NamedTuple):
     """Folds at one moment of the log, and the outcome of a command id at that moment.
 
-    `folded`: how many events were folded, by fold. `position` is that moment, `digest` that of the chain there.
+    `position` is that moment, `digest` that of the chain there.
     """
 
     states: dict[Fold, FoldedState]
     outcome: Appended | None
-    folded: Mapping[Fold, int]
     position: Position
     digest: str
 
@@ -40,10 +40,11 @@ class NewestStates(NamedTuple):
 class LogFolding:
     """Reads what is newer than some states, and folds it. A long boundary does not keep other tasks from their turn."""
 
-    def __init__(self, write_store: WriteStore, codec: EventCodec, world: World) -> None:
+    def __init__(self, write_store: WriteStore, codec: EventCodec, world: World, snapshots: Snapshots) -> None:
         self._write_store = write_store
         self._codec = codec
         self._world = world
+        self._snapshots = snapshots
 
     async def newest(
         self,
@@ -57,41 +58,42 @@ class LogFolding:
         answer is all that it has written when this returns.
         """
         states = dict(folded)
-        counts = dict.fromkeys(states, 0)
         first = True
         while True:
-            page, outcome = await self._write_store.newer(conditions(states), command_id, PAGE)
+            # No boundary that is shorter than that has a snapshot.
+            limit = min(PAGE, self._snapshots.every or PAGE) if first else PAGE
+            page, outcome = await self._write_store.newer(conditions(states), command_id, limit)
             complete = page.upto == page.head
             if not complete and first:
                 first = False
-                if await is_long():
+                has_waited = await is_long()
+                stored = await self._snapshots.newer_than(states)
+                states |= stored
+                if has_waited or stored:
                     continue
             if complete and len(page.events) <= STEP:
-                self._fold(states, counts, page.events)
+                self._fold(states, page.events)
                 _reached(states, page.upto)
-                return NewestStates(states, outcome, counts, page.upto, page.digest)
+                return NewestStates(states, outcome, page.upto, page.digest)
             events = iter(page.events)
             while step := list(islice(events, STEP)):
                 # Before each step: the read of the page has taken as long as one.
                 await self._world.sleep(0)
-                self._fold(states, counts, step)
+                self._fold(states, step)
             _reached(states, page.upto)
             await self._world.sleep(0)
 
-    def _fold(self, states: dict[Fold, FoldedState], counts: dict[Fold, int], events: Sequence[RecordedEvent]) -> None:
+    def _fold(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
         if len(states) > 1:
-            self._fold_many(states, counts, events)
+            self._fold_many(states, events)
             return
         # All events belong to the one fold. Comparing the tags of each event costs as much as folding it.
-        for fold, (state, upto) in states.items():
+        for fold, (state, upto, before) in states.items():
             decode = self._codec.decode
             past = [(decode(recorded), recorded) for recorded in events]
-            states[fold] = FoldedState(fold.model.fold(state, past), upto)
-            counts[fold] += len(past)
+            states[fold] = FoldedState(fold.model.fold(state, past), upto, before + len(past))
 
-    def _fold_many(
-        self, states: dict[Fold, FoldedState], counts: dict[Fold, int], events: Sequence[RecordedEvent]
-    ) -> None:
+    def _fold_many(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
         by_tag: dict[str, list[Fold]] = {}
         for fold in states:
             by_tag.setdefault(tag_of_fold(fold), []).append(fold)
@@ -99,10 +101,9 @@ class LogFolding:
             event = self._codec.decode(recorded)
             for tag in (NO_TAG, *recorded.tags):
                 for fold in by_tag.get(tag, ()):
-                    state, upto = states[fold]
+                    state, upto, before = states[fold]
                     if recorded.position > upto and concerns(fold, event, recorded.tags):
-                        states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto)
-                        counts[fold] += 1
+                        states[fold] = FoldedState(fold.model.evolve(state, event, recorded), upto, before + 1)
 
 
 def tag_of_fold(fold: Fold) -> str:
@@ -111,5 +112,5 @@ def tag_of_fold(fold: Fold) -> str:
 
 
 def _reached(states: dict[Fold, FoldedState], position: Position) -> None:
-    for fold, (state, upto) in states.items():
-        states[fold] = FoldedState(state, max(upto, position))
+    for fold, (state, upto, events) in states.items():
+        states[fold] = FoldedState(state, max(upto, position), events)

@@ -52,11 +52,15 @@ class DecisionModel:
     `state` is a type that can be made without arguments and has `evolve(self, event: A | B) -> state`. `by` is the tag
     type of the thing it is about (`by=OrderId`). With a list of tag types it is folded from events that carry all of
     these tags; without `by`, from every event of its types.
+
+    Raise `version` where stored snapshots of the state must not be used any more, although neither the code of `evolve`
+    nor what it names has changed: where it depends on what is not code.
     """
 
-    def __init__(self, state: type, *, by: object = None) -> None:
+    def __init__(self, state: type, *, by: object = None, version: int | None = None) -> None:
         self.state = state
         self.kinds = _kinds(state, by)
+        self.version = version
 
 
 class BoundModel:
@@ -65,6 +69,7 @@ class BoundModel:
     def __init__(self, model: DecisionModel, names: Mapping[type, str], readers: Mapping[type, TagReader]) -> None:
         self.state: type[Any] = model.state
         self.kinds = model.kinds
+        self.version = model.version
         self.name = f"DecisionModel({self.state.__name__})"
         self._function = f"{self.state.__name__}.evolve"
         evolve: Callable[..., Any] | None = getattr(self.state, "evolve", None)
