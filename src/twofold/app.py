@@ -179,14 +179,19 @@ class App:
         where the token is not one of this log's.
         """
         running = self._open()
+        longest = self.settings.wait_seconds if timeout is None else timeout
+        asked = self._ask(running, query, position, longest)
+        # Without a position there is nothing to wait for, and no timeout.
+        result = await (asked if position is None else self.queries.time_limit.within(asked, longest))
+        self._asked += 1
+        return self._answer(result)
+
+    async def _ask(self, running: Runtime, query: Any, position: str | None, timeout: float) -> QueryResult:
         if running.write_store.problem is not None:
             # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
             await running.write_store.read(NO_EVENTS)
         at_least = 0 if position is None else await self.position_of(position)
-        longest = self.settings.wait_seconds if timeout is None else timeout
-        result = await self.queries.answer(running.read_store, query, at_least, longest)
-        self._asked += 1
-        return self._answer(result)
+        return await self.queries.answer(running.read_store, query, at_least, timeout)
 
     async def live(
         self, query: Any, *, position: str | None = None, render: Callable[[Answer, Spend], Any] | None = None
@@ -201,12 +206,7 @@ class App:
         running = self._open()
         at_least = 0 if position is None else await self.position_of(position)
         listening = LiveOptions(self.settings.poll_seconds, render, at_least, self.settings.wait_seconds)
-
-        def publish(result: QueryResult, spend: Spend) -> Any:
-            answer = self._answer(result)
-            return answer if render is None else render(answer, spend)
-
-        async with aclosing(self.queries.live(running.read_store, query, publish, listening=listening)) as answers:
+        async with aclosing(self.queries.live(running.read_store, query, self._answer, listening=listening)) as answers:
             async for published in answers:
                 yield published
                 # It must not stay in memory until the next one.

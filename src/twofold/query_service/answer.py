@@ -2,11 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, is_typeddict
+from typing import Any, NamedTuple, get_args, get_origin, is_typeddict
 
 import msgspec
 
@@ -20,6 +20,7 @@ from twofold.query_service.live_queries import NOTHING_SEEN, Computed, LiveQueri
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.one_row import OneRowView, SnapshotNeeded
+from twofold.query_service.time_limit import TimeLimit
 from twofold.query_service.view import View
 from twofold.read_store.parked_summary import merged_summary
 from twofold.read_store.port import Progress, ReadModel, ReadStore, Snapshot
@@ -28,12 +29,8 @@ from twofold.world import World
 from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import WriteStore
 
-T = TypeVar("T")
-
 _encode = msgspec.json.Encoder().encode
 _POLL = 0.05
-_GRACE = 1.0
-"""Seconds that reading may take at least, once the read models are new enough."""
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
 
@@ -69,9 +66,6 @@ class QueryResult(NamedTuple):
     stamp: str
     parked: tuple[str, ...]
     parked_count: int
-
-
-Publish = Callable[[QueryResult, Spend], Any]
 
 
 class LiveOptions(NamedTuple):
@@ -116,6 +110,7 @@ class QueryService:
         self._world = world
         self._moved = moved
         self._live = LiveQueries(world, moved)
+        self.time_limit = TimeLimit(world)
         self._paused_because = paused_because
         for function in functions:
             self._add(read_query_function(function, by_row))
@@ -132,10 +127,9 @@ class QueryService:
     async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
         """The answer to `query` from one snapshot that is at least as new as `at_least`.
 
-        Unavailable, with the lag, where no read model is that new within `timeout` seconds; where reading it takes as
-        long again (and more than a second); or where the row asked for is parked. UnknownMessage where no query
-        function takes the query. The function is called again where it fails and another generation serves by then: the
-        rows it read may have been dropped.
+        Unavailable, with the lag, where no read model is that new within `timeout` seconds, or where the row asked for
+        is parked. UnknownMessage where no query function takes the query. The function is called again where it fails
+        and another generation serves by then: the rows it read may have been dropped. See `time_limit`.
         """
         function = self.function_of(type(query))
         deadline = self._world.monotonic() + timeout
@@ -145,10 +139,7 @@ class QueryService:
             lagging = await self._monotonic.lagging(models, read_store, self._log)
             if lagging is None:
                 try:
-                    attempt = self._answer(function, query, read_store, models, at_least)
-                    # Without a position there is nothing to wait for, and no timeout.
-                    latest = deadline + max(timeout, _GRACE)
-                    result = await (self._in_time(attempt, latest) if at_least else attempt)
+                    result = await self._answer(function, query, read_store, models, at_least)
                 except (Unavailable, WiringError):
                     if all(self._models[name] == model for name, model in models.items()):
                         raise
@@ -167,15 +158,6 @@ class QueryService:
                     lag=lag,
                 )
             await wait_for(moved, min(left, _POLL), self._world)
-
-    async def _in_time(self, attempt: Coroutine[Any, Any, T], latest: float) -> T:
-        try:
-            return await self._world.within(latest - self._world.monotonic(), attempt)
-        except TimeoutError as error:
-            raise Unavailable(
-                "The read store is too slow or too busy to answer in the time that the query may take. Send it again, "
-                "or give it more time."
-            ) from error
 
     async def _answer(
         self,
@@ -267,31 +249,35 @@ class QueryService:
         return {parameter: by_projection[name] for parameter, name in function.views.items() if name in by_projection}
 
     async def live(
-        self, read_store: ReadStore, query: object, publish: Publish, *, listening: LiveOptions
+        self, read_store: ReadStore, query: object, made: Callable[[QueryResult], Any], *, listening: LiveOptions
     ) -> AsyncGenerator[Any]:
-        """What `publish` makes of the answer now, and again whenever it changes, until `end_live`.
+        """What is `made` of the result now, and again whenever it changes, until `end_live`.
 
         It is computed once for all that ask an equal query with the same `listening.render`. The first answer is what
         `answer` gives for `listening.at_least`.
         """
-        encoded = listening.render is not None
+        render = listening.render
+
+        def publish(result: QueryResult, spend: Spend) -> Any:
+            return made(result) if render is None else render(made(result), spend)
 
         async def compute(at_least: Position = 0, timeout: float = _SETTLE) -> Computed:
             result = await self.answer(read_store, query, at_least, timeout)
-            if encoded:
+            if render is not None:
                 result = result._replace(value=msgspec.Raw(_encode(result.value)))
             # Only a hash of an encoded answer is kept to notice a change.
-            value = blake2b(result.value).digest() if encoded else result.value
+            value = blake2b(result.value).digest() if render is not None else result.value
             state = result._replace(value=value, position=0, stamp="")
             return Computed(state, result.position, result.parked_count > 0, partial(publish, result))
 
         at_least = listening.at_least
-        async with self._live.listening(live_key(query, listening.render), compute, listening.pause) as feed:
+        async with self._live.listening(live_key(query, render), compute, listening.pause) as feed:
             seen: object = NOTHING_SEEN
             after = 0
             while (published := await feed.next(seen, after)) is not None:
                 if at_least and (published.position < at_least or published.parked):
-                    published = feed.of_listener(await compute(at_least, listening.timeout))
+                    own = self.time_limit.within(compute(at_least, listening.timeout), listening.timeout)
+                    published = feed.of_listener(await own)
                 at_least = 0
                 seen, after = published.state, published.number
                 yield published.value
