@@ -2,12 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
+import msgspec
 import pytest
 
 from tests.command_service.long_account_helpers import BANK, pay_in
 from tests.command_service.service_helpers import Services, opened
 from tests.sample_domains.bank import Deposit, Transfer, Withdraw
+from twofold.domain.events import RecordedEvent
 from twofold.errors import Rejected
 from twofold.write_store.memory import MemoryWriteStore
 
@@ -71,6 +75,34 @@ async def test_long_boundaries_that_wait_for_one_another_are_all_folded_whole() 
         for account in accounts:
             with pytest.raises(Rejected):
                 await services.handle(Withdraw(account, 1), f"{account} too much")
+
+
+class TrackedEvents(list[RecordedEvent]):
+    """The events of a page, of which a test can see whether it is still in memory."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+async def test_reads_that_wait_for_other_long_reads_keep_no_page_in_memory() -> None:
+    pages: WeakSet[TrackedEvents] = WeakSet()
+    most = 0
+
+    class TrackedStore(MemoryWriteStore):
+        async def newer(self, *arguments: Any) -> Any:
+            nonlocal most
+            page, outcome = await super().newer(*arguments)
+            events = TrackedEvents(page.events)
+            pages.add(events)
+            most = max(most, len(pages))
+            return msgspec.structs.replace(page, events=events), outcome
+
+    store = TrackedStore()
+    accounts = [f"a{n}" for n in range(20)]
+    for account in accounts:
+        await pay_in(store, account, 1_100)
+    async with Services(store, BANK) as services:
+        await asyncio.gather(*(services.handle(Withdraw(account, 1_100), account) for account in accounts))
+    assert most <= 6
 
 
 async def test_folding_comes_to_an_end_although_this_process_never_stops_writing() -> None:

@@ -25,8 +25,8 @@ class FoldedState(NamedTuple):
     events: int = 0
 
 
-IsLong = Callable[[], Awaitable[bool]]
-"""What a read awaits where there is more than a page to read. True: it has waited, and the page may be old."""
+IsLong = Callable[[], Awaitable[None]]
+"""What a read awaits where there is more than a page to read. It may wait there for other long reads."""
 BringUpToDate = Callable[[Mapping[Fold, FoldedState], IsLong], Awaitable[None]]
 
 
@@ -102,16 +102,13 @@ class _Place:
         self._leave: Callable[[], None] | None = next_short
         self._is_long = False
 
-    async def is_long(self) -> bool:
-        """Let the next short read begin, and return once there is a place among the long ones: whether it waited."""
-        if self._is_long:
-            return False
-        self._is_long = True
-        self.leave()
-        must_wait = self._long.locked()
-        await self._long.acquire()
-        self._leave = self._long.release
-        return must_wait
+    async def is_long(self) -> None:
+        """Let the next short read begin, and return once there is a place among the long ones."""
+        if not self._is_long:
+            self._is_long = True
+            self.leave()
+            await self._long.acquire()
+            self._leave = self._long.release
 
     def leave(self) -> None:
         """Let the next one begin."""

@@ -20,9 +20,8 @@ STEP = 500
 NO_TAG = ""
 
 
-async def not_shared() -> bool:
+async def not_shared() -> None:
     """Nothing waits for this read, however long it is."""
-    return False
 
 
 class NewestStates(NamedTuple):
@@ -66,11 +65,11 @@ class LogFolding:
             complete = page.upto == page.head
             if not complete and first:
                 first = False
-                has_waited = await is_long()
-                stored = await self._snapshots.newer_than(states)
-                states |= stored
-                if has_waited or stored:
-                    continue
+                # Many may wait there: none keeps its page in memory meanwhile.
+                del page
+                await is_long()
+                states |= await self._snapshots.newer_than(states)
+                continue
             if complete and len(page.events) <= STEP:
                 self._fold(states, page.events)
                 _reached(states, page.upto)
