@@ -1,6 +1,6 @@
 """Limits that uvicorn does not have: of connections, of headers (time and size), and of clients that do not read."""
 
-from asyncio import TimerHandle, Transport
+from asyncio import AbstractEventLoop, TimerHandle, Transport
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as UvicornConnection
@@ -54,6 +54,44 @@ class Connections:
                 connection.transport.abort()
                 return True
         return False
+
+
+class JoinedHead:
+    """The transport of one response. Its head goes out with the first piece of its body, in one call of the system.
+
+    The head waits for this piece until the next turn of the event loop.
+    """
+
+    __slots__ = ("_begun", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._head = data
+            self._loop.call_soon(self._flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
 
 
 class LimitedConnection(UvicornConnection):
@@ -111,7 +149,11 @@ class LimitedConnection(UvicornConnection):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+        before = self.cycle
         super().on_headers_complete()
+        # An upgrade that is refused is answered without a cycle.
+        if self.cycle is not before:
+            self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
