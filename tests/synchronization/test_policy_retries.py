@@ -135,9 +135,11 @@ async def test_a_retry_of_which_the_store_does_not_say_whether_it_was_written_op
         assert (await answers(app), await parked_keys(app)) == ([MARK + 1, MARK + 2], [])
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["written", "answer lost"])
 async def test_a_skip_while_a_command_of_the_event_is_being_written_leaves_no_row_behind(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
+    answer_lost = [True] if lost else []
     broken, go, world, append = [True], asyncio.Event(), FrozenWorld(), MemoryWriteStore.append
 
     async def answer(event: Noted) -> Count:
@@ -148,6 +150,10 @@ async def test_a_skip_while_a_command_of_the_event_is_being_written_leaves_no_ro
     async def slowly(self: MemoryWriteStore, batch: Sequence[Append]) -> list[Outcome]:
         if any(each.command_id is not None and each.command_id.startswith("~") for each in batch):
             await go.wait()
+            if answer_lost:
+                answer_lost.clear()
+                await append(self, batch)
+                raise Unavailable("The answer was lost.")
         return await append(self, batch)
 
     monkeypatch.setattr(MemoryWriteStore, "append", slowly)

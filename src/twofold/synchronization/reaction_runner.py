@@ -245,7 +245,7 @@ class ReactionRunner:
         """Answer events of a key: as many as there are, as long as no other key waits for its turn."""
         turn, breaker = 0, self._failures.breaker
         with self._turn_of(lane):
-            while lane.has_work and not lane.rests and self._may_start:
+            while lane.has_work and not (lane.rests or lane.leaving) and self._may_start:
                 if lane.first_type is None:
                     await self._backlog.first(lane)
                     if breaker.holds(lane.first_type):
@@ -327,8 +327,9 @@ class ReactionRunner:
                 return ReactionFailure(error, outside=False)
             finally:
                 lane.sending = False
-                if lane.leaving:
-                    raise asyncio.CancelledError
+            if lane.leaving:
+                # It could not be cancelled before.
+                raise asyncio.CancelledError
         return answered, later
 
     # ------------------------------------------------------------------------------------------- what fails
