@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.sample_domains.counter_app_helpers import app_in
-from tests.sample_domains.counters import Count
-from tests.synchronization.policy_helpers import MARK, Note, Noted, answers, parked_keys, passes, with_keys
+from tests.sample_domains.counter_app_helpers import app_in, until
+from tests.sample_domains.counters import Count, Counted, CounterId, Ended, Total, counters
+from tests.synchronization.policy_helpers import MARK, Note, Noted, answers, parked_keys, passes, react_to, with_keys
 from twofold.app import App
 from twofold.errors import Unavailable
 from twofold.settings import Settings
@@ -96,7 +96,7 @@ async def test_a_pause_and_a_skip_end_the_reaction(tmp_path: Path, what: str) ->
     assert (mail.seen, await parked_keys(app)) == ([1, 2] if what == "pause" else [2], [])
     # The request is done again until it is on record.
     await passes(world, app, 10)
-    assert "'answers' has nothing parked as 'counter:a'" in (await request).outcome
+    assert (await request).outcome == "'counter:a' of 'answers' is not parked. No key of it is."
     await app.stop()
 
 
@@ -185,3 +185,39 @@ def reactor_of(app: App) -> Any:
     assert running is not None
     workers = running.synchronization.supervisor.workers.items()
     return next(worker.follower for unit, worker in workers if unit.kind == "policy")
+
+
+@pytest.mark.parametrize("what", ["retry", "skip"])
+async def test_an_operator_who_names_an_unknown_key_is_answered_with_the_first_keys_that_are_parked(
+    tmp_path: Path, what: str
+) -> None:
+    async def breaks(event: Noted) -> None:
+        raise ValueError("broken")
+
+    async with app_in(tmp_path, with_keys(breaks), fold_retries=0, policy_breaker_keys=0) as app:
+        act = getattr(app.projections, what)
+        assert (await act("answers", "o-1")).outcome == "'o-1' of 'answers' is not parked. No key of it is."
+        for by in range(7):
+            await app.send(Note(f"n-{by}", by))
+        await react_to(app)
+        action = await act("answers", "o-1")
+        names = ", ".join(f"counter:n-{by}" for by in range(5))
+        assert not action.done
+        assert action.outcome == f"'o-1' of 'answers' is not parked. Parked are: {names} and 2 more."
+
+
+@pytest.mark.parametrize("what", ["retry", "skip"])
+async def test_the_same_holds_for_a_projection(tmp_path: Path, what: str) -> None:
+    def fold(row: Total | None, event: Counted | Ended, counter: CounterId) -> Total:
+        raise ValueError("broken")
+
+    async with app_in(tmp_path, counters(fold), fold_retries=0) as app:
+        for counter in "ab":
+            await app.send(Count([counter], 1))
+        await until(lambda: _parked_count(app, 2), "both are parked")
+        action = await getattr(app.projections, what)("totals", "z")
+        assert (action.done, action.outcome) == (False, "'z' of 'totals' is not parked. Parked are: a, b.")
+
+
+async def _parked_count(app: App, count: int) -> bool:
+    return len(await app.projections.parked("totals")) == count

@@ -13,7 +13,7 @@ from twofold.read_store.partition import ParkedEvent, Partition, parked_event
 from twofold.read_store.port import CorruptRow, Parked, RawRow, ReadModel, ReadStore, VersionedRow
 from twofold.synchronization.event_parking import divided, events_among, events_skipped, fold_late
 from twofold.synchronization.folding import FoldFailed, KeyedEvents, Rows
-from twofold.synchronization.follower import Skips, error_text
+from twofold.synchronization.follower import Skips, error_text, not_parked
 from twofold.synchronization.key_event_reader import KeyEventReader
 from twofold.synchronization.key_repair import OTHER_TAG, refold
 from twofold.world import World, microseconds
@@ -87,7 +87,8 @@ class FoldRetries:
         """See `ParkedWork.retry`."""
         parked = self._named(key)
         if parked is None:
-            raise InvalidMessage(f"The key '{key}' of '{self._name}' is not parked.", field="key")
+            known = [*(self.parked | self.blocking).values()]
+            raise InvalidMessage(not_parked(self._name, key, known), field="key")
         if parked.key in self.blocking:
             return "It is retried now."
         still = await self._retry(parked, at)

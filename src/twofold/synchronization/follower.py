@@ -1,7 +1,7 @@
 """What a follower is: it has a checkpoint, and takes the log page by page. And how its state is reported."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from twofold.domain.event_query import EventQuery
@@ -10,6 +10,9 @@ from twofold.read_store.port import Parked
 from twofold.signal import Signal
 from twofold.synchronization.outage import Outage
 from twofold.write_store.port import Slice
+
+_NAMED = 5
+"""So many keys are named where one is not known."""
 
 Skips = frozenset[tuple[str, Position]]
 """Events to skip, each for one key."""
@@ -121,6 +124,14 @@ class GoesOnByItself(Protocol):
     def outage(self) -> Outage | None:
         """What it waits for because it is away; None if it does not."""
         ...
+
+
+def not_parked(name: str, key: str, parked: Sequence[Parked]) -> str:
+    """The sentence for an operator who names a key that a follower has not parked, with the first keys that it has."""
+    if not parked:
+        return f"'{key}' of '{name}' is not parked. No key of it is."
+    more = f" and {len(parked) - _NAMED:,} more" if len(parked) > _NAMED else ""
+    return f"'{key}' of '{name}' is not parked. Parked are: {', '.join(each.key for each in parked[:_NAMED])}{more}."
 
 
 def error_text(error: BaseException) -> str:

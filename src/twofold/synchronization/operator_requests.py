@@ -9,7 +9,7 @@ from twofold.errors import Conflict, InvalidMessage, Refused, Unavailable
 from twofold.read_store.port import Checkpoint
 from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, OperatorAction, Request
-from twofold.synchronization.follower import error_text
+from twofold.synchronization.follower import error_text, not_parked
 from twofold.synchronization.follower_kind import FollowerKind
 from twofold.synchronization.repartition import REPARTITIONS, Repartition, is_meant
 from twofold.synchronization.supervisor import Supervisor
@@ -177,7 +177,8 @@ class OperatorRequests:
         async def skip() -> OperatorAction | None:
             position = run.follower.parked_at(key)
             if position is None:
-                return self._record(request, unit, False, f"'{key}' of '{request.name}' is not parked.")
+                outcome = not_parked(request.name, key, await run.follower.parked())
+                return self._record(request, unit, False, outcome)
             outcome = f"The event at {position} is skipped." if position else "The command is not sent any more."
             action = self._record(request, unit, True, outcome, position)
             record = [self._cluster.action(request_id, action), self._cluster.request(request_id, None, seen)]

@@ -14,7 +14,7 @@ from twofold.signal import Signal
 from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_commands import DueCommands
 from twofold.synchronization.due_queue import DueQueue
-from twofold.synchronization.follower import FollowerPaused, Skips
+from twofold.synchronization.follower import FollowerPaused, Skips, not_parked
 from twofold.synchronization.outage import Outage
 from twofold.synchronization.policy_pause import pause_rows
 from twofold.synchronization.policy_saver import PolicySaver, SkippedEvent
@@ -130,7 +130,7 @@ class Reactor:
             await self._due.retry(key)
             return "It is sent again now."
         if key not in self._runner.parked:
-            raise InvalidMessage(f"The policy '{self.name}' has nothing parked as '{key}'.", field="key")
+            raise InvalidMessage(not_parked(self.name, key, await self.parked()), field="key")
         return self._runner.retry(key) or "It is being retried now."
 
     async def repair(self, key: str, at: Position) -> str:
