@@ -77,6 +77,29 @@ async def test_long_boundaries_that_wait_for_one_another_are_all_folded_whole() 
                 await services.handle(Withdraw(account, 1), f"{account} too much")
 
 
+async def test_callers_that_give_up_leave_the_places_of_their_long_reads_to_others() -> None:
+    store = MemoryWriteStore()
+    accounts = [f"a{n}" for n in range(8)]
+    for account in accounts:
+        await pay_in(store, account, 2_500)
+    async with Services(store, BANK) as services:
+        for turns in range(0, 40, 3):
+            lost = [
+                asyncio.create_task(services.handle(Withdraw(account, 9_999), f"{account}-{turns}"))
+                for account in accounts[:5]
+            ]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in lost:
+                task.cancel()
+            await asyncio.gather(*lost, return_exceptions=True)
+            services.folds._cached.clear()
+            services.folds._by_tag.clear()
+        assert services.folds._reads._reading == 0
+        assert services.folds._reads._long._free == 2
+        await asyncio.gather(*(services.handle(Withdraw(account, 2_500), account) for account in accounts))
+
+
 class TrackedEvents(list[RecordedEvent]):
     """The events of a page, of which a test can see whether it is still in memory."""
 

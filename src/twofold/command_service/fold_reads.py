@@ -25,15 +25,15 @@ class FoldedState(NamedTuple):
     events: int = 0
 
 
-IsLong = Callable[[], Awaitable[None]]
-"""What a read awaits where there is more than a page to read. It may wait there for other long reads."""
+IsLong = Callable[[], "asyncio.Future[None] | None"]
+"""What a read calls where there is more than a page to read: what it waits for before it goes on, if anything."""
 BringUpToDate = Callable[[Mapping[Fold, FoldedState], IsLong], Awaitable[None]]
 
 
 class SharedReads:
     """Calls `bring_up_to_date` for folds, at most twice at a time: one call for all that waits meanwhile.
 
-    A read that finds more than a page to read awaits what it was given with the folds. From then on it is one of at
+    A read that finds more than a page to read calls what it was given with the folds. From then on it is one of at
     most two long reads, and the others need not wait for it.
     """
 
@@ -41,7 +41,7 @@ class SharedReads:
         self._bring_up_to_date = bring_up_to_date
         self._waiting: deque[tuple[Mapping[Fold, FoldedState], asyncio.Future[None]]] = deque()
         self._reading = 0
-        self._long = asyncio.Semaphore(_LONG_READS)
+        self._long = _LongPlaces()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def read(self, states: Mapping[Fold, FoldedState]) -> None:
@@ -94,27 +94,61 @@ class SharedReads:
                 answer.set_exception(error)
 
 
+class _LongPlaces:
+    """The places of long reads, given in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self._free = _LONG_READS
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> "asyncio.Future[None] | None":
+        """Take a place; if there is none, what is done when there is one."""
+        if self._free:
+            self._free -= 1
+            return None
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        return place
+
+    def leave(self) -> None:
+        """Give a place to the next one."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
 class _Place:
     """The place of one read: among the short ones, and among the long ones once it is known to be long."""
 
-    def __init__(self, next_short: Callable[[], None], long: asyncio.Semaphore) -> None:
+    def __init__(self, next_short: Callable[[], None], long: _LongPlaces) -> None:
         self._long = long
         self._leave: Callable[[], None] | None = next_short
         self._is_long = False
+        self._waits_for: asyncio.Future[None] | None = None
 
-    async def is_long(self) -> None:
-        """Let the next short read begin, and return once there is a place among the long ones."""
-        if not self._is_long:
-            self._is_long = True
-            self.leave()
-            await self._long.acquire()
-            self._leave = self._long.release
+    def is_long(self) -> "asyncio.Future[None] | None":
+        """Let the next short read begin, and take a place among the long ones: what it waits for, if there is none."""
+        if self._is_long:
+            return None
+        self._is_long = True
+        self.leave()
+        self._waits_for = self._long.take()
+        self._leave = self._leave_long
+        return self._waits_for
 
     def leave(self) -> None:
         """Let the next one begin."""
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
+
+    def _leave_long(self) -> None:
+        place = self._waits_for
+        if place is None or (place.done() and not place.cancelled()):
+            self._long.leave()
 
 
 def conditions(states: Mapping[Fold, FoldedState]) -> tuple[AppendCondition, ...]:

@@ -20,8 +20,8 @@ STEP = 500
 NO_TAG = ""
 
 
-async def not_shared() -> None:
-    """Nothing waits for this read, however long it is."""
+def not_shared() -> None:
+    """Nothing waits for this read, however long it is, and it waits for nothing."""
 
 
 class NewestStates(NamedTuple):
@@ -51,7 +51,7 @@ class LogFolding:
         command_id: str | None = None,
         is_long: IsLong = not_shared,
     ) -> NewestStates:
-        """The same folds as they are now. It awaits `is_long` where there is more than a page to read.
+        """The same folds as they are now. It calls `is_long` where there is more than a page to read.
 
         Nothing is awaited after the last read has been answered: what this process has written by the time of that
         answer is all that it has written when this returns.
@@ -65,11 +65,16 @@ class LogFolding:
             complete = page.upto == page.head
             if not complete and first:
                 first = False
-                # Many may wait there: none keeps its page in memory meanwhile.
-                del page
-                await is_long()
-                states |= await self._snapshots.newer_than(states)
-                continue
+                waiting = is_long()
+                if waiting is not None:
+                    # Many may wait here: none keeps its page in memory meanwhile.
+                    del page
+                    await waiting
+                    states |= await self._snapshots.newer_than(states)
+                    continue
+                if stored := await self._snapshots.newer_than(states):
+                    states |= stored
+                    continue
             if complete and len(page.events) <= STEP:
                 self._fold(states, page.events)
                 _reached(states, page.upto)
