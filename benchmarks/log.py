@@ -88,7 +88,7 @@ async def load_account(opening: Opening, events: int, times: int) -> float:
         start = time.perf_counter()
         folded = await folds.load([Fold(model, ("account:a-1",))])
         waits.append((time.perf_counter() - start) * 1_000)
-        assert next(iter(folded.values())).state == Account(events)
+        assert next(iter(folded.states.values())) == Account(events)
     await write_store.close()
     return statistics.median(waits)
 
