@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofold.world import RealWorld, microseconds, time_ordered_id
+from twofold.write_store.migration import new_log_name
 
 MILLISECONDS = st.integers(0, 2**48 - 1)
 RANDOM = st.binary(min_size=10, max_size=10)
@@ -48,3 +49,7 @@ def test_a_moment_is_as_many_microseconds_whatever_its_time_zone(naive: datetime
     )
     whole = microseconds(moment)
     assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=whole) == moment
+
+
+def test_the_names_of_logs_that_are_made_one_after_the_other_are_all_different() -> None:
+    assert len({new_log_name("main", RealWorld()) for _ in range(100)}) == 100

@@ -29,7 +29,7 @@ class World(Protocol):
         ...
 
     def new_id(self) -> str:
-        """A new unique id (a UUID as text)."""
+        """A new unique id (a UUID as text). Ids of about the same time may begin alike."""
         ...
 
     async def sleep(self, seconds: float) -> None:

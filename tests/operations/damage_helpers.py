@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import apsw
 
@@ -14,14 +15,19 @@ from twofold.errors import TwofoldError
 from twofold.operations.verify import verify
 from twofold.world import RealWorld, microseconds
 from twofold.write_store.port import Append, RowWrite, WriteStore
-from twofold.write_store.sqlite import SqliteWriteStore
+from twofold.write_store.sqlite import SqliteWriteStore, packing
 
 EVENTS = 200
 TYPES = ("order-placed", "order-paid", "item-added", "note-written")
 
 
 async def fill(store: WriteStore) -> None:
-    """Commands with 0 to 4 events each, until there are `EVENTS`."""
+    """Commands with 0 to 4 events each, until there are `EVENTS`, most of them packed where the store packs."""
+    with patch.object(packing, "_SAMPLES", 10):
+        await _fill(store)
+
+
+async def _fill(store: WriteStore) -> None:
     chance, now, written, number = random.Random(7), microseconds(RealWorld().now()), 0, 0
     while written < EVENTS:
         number += 1
@@ -32,7 +38,8 @@ async def fill(store: WriteStore) -> None:
                 chance.choice(TYPES),
                 chance.choice((1, 1, 2)),
                 tuple(sorted({f"order:o-{chance.randrange(20)}", f"item:i-{chance.randrange(9)}"})),
-                b'{"text":"%s"}' % chance.randbytes(chance.randrange(100)).hex().encode(),
+                b'{"placed_on":"2026-11-30","currency":"EUR","country":"Switzerland","discount":null,"text":"%s"}'
+                % chance.randbytes(chance.randrange(50)).hex().encode(),
             )
             for i in range(min(chance.randrange(5), EVENTS - written))
         )
@@ -48,6 +55,7 @@ STORED = (
     "select * from event_types order by 1, 2, 3",
     "select * from events order by 1, 2, 3",
     "select * from event_tags order by 1, 2, 3, 4",
+    "select * from payload_dictionaries order by 1, 2, 3, 4",
     "select log_id, command_id, position, count from commands where count <> 0 order by 1, 2, 3",
 )
 

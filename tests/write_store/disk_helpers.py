@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
 
 import apsw
 
@@ -25,7 +26,9 @@ def faulty_disk() -> Iterator[FaultyDisk]:
 def command(number: int, *, events: int = 1, tag: str = "thing:1", size: int = 2, time: int = 0) -> Append:
     """The append of one command, all of whose content follows from its number."""
     command_id = f"command-{number}"
-    payload = f'"{number:0{size}d}"'.encode()
+    # Most of a large payload is random, so that packing saves little of it.
+    end = Random(number).randbytes(size // 2).hex() if size > 20 else ""
+    payload = f'"{number:0{min(size, 20)}d}{end}"'.encode()
     new = tuple(NewEvent(f"{command_id}.{i}", "thing-happened", 1, (tag,), payload) for i in range(events))
     return Append(Metadata(time, command_id, command_id), new, (), command_id, b"%d" % number)
 

@@ -155,6 +155,26 @@ async def test_a_log_with_a_damaged_end_is_refused_for_writing(tmp_path: Path, d
         SqliteWriteStore(tmp_path / "log.db")
 
 
+IDENTITIES = {
+    "the epoch is no number": "update logs set epoch = 'first'",
+    "an earlier epoch is no number": "insert into epochs values (1, 'second', 3)",
+}
+
+
+@pytest.mark.parametrize("damage", IDENTITIES.values(), ids=IDENTITIES)
+async def test_a_log_with_a_damaged_identity_is_not_opened(tmp_path: Path, damage: str) -> None:
+    store = SqliteWriteStore(tmp_path / "log.db")
+    await store.append([command(number) for number in range(5)])
+    await store.close()
+    # The tables refuse such values, but a damaged file may hold them.
+    for sql in ("pragma writable_schema = on; update sqlite_schema set sql = replace(sql, 'strict', '')", damage):
+        connection = apsw.Connection(str(tmp_path / "log.db"))
+        connection.execute(sql)
+        connection.close()
+    with pytest.raises(WiringError, match=r"is damaged.*Restore the log"):
+        SqliteWriteStore(tmp_path / "log.db", read_only=True)
+
+
 async def test_a_page_of_the_end_that_was_lost_is_refused_and_never_served(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     store = SqliteWriteStore(path)

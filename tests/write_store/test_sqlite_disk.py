@@ -90,7 +90,7 @@ async def test_no_room_to_write_the_log_back_stops_nothing(tmp_path: Path) -> No
         disk.fail("write", apsw.SQLITE_FULL, part="main")
         before = disk.done["write", "main"]
         for start in range(0, 20_480, 512):
-            await append_watched(store, disk, [command(start + i, size=400) for i in range(512)])
+            await append_watched(store, disk, [command(start + i, size=900) for i in range(512)])
         assert store.problem is None
         assert disk.done["write", "main"] == before, "the main file was written to: the disk was not full"
         disk.repair()

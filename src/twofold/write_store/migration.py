@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
+from twofold.world import World
+
 
 class MigrationStep(NamedTuple):
     """One numbered SQL file, applied in one transaction."""
@@ -29,3 +31,9 @@ def migration_steps(folder: Traversable) -> list[MigrationStep]:
             raise ValueError(f"The migration {file.name} should have the number {number}.")
         steps.append(MigrationStep(number, file.name.removesuffix(".sql"), file.read_text("utf-8")))
     return steps
+
+
+def new_log_name(log: str, world: World) -> str:
+    """The name of a new log: unique, so that positions of one log are not taken for positions of another."""
+    # The end of an id is random, its beginning is the time.
+    return f"{log}-{world.new_id()[-8:]}"

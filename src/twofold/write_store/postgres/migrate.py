@@ -9,7 +9,7 @@ import asyncpg
 from twofold.errors import Unavailable, WiringError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, close, connect
 from twofold.world import World
-from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
+from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps, new_log_name
 from twofold.write_store.postgres.address import address_of
 
 _FOLDER = files("twofold.write_store.postgres").joinpath("migrations")
@@ -72,7 +72,7 @@ async def migrate(url: str, world: World, *, role: str | None = None, dry_run: b
     except (*LOST, asyncpg.PostgresError) as error:
         raise _refused(address, error) from error
     try:
-        return await _migrate(connection, address.schema, f"main-{world.new_id()[:8]}", role, dry_run)
+        return await _migrate(connection, address.schema, new_log_name("main", world), role, dry_run)
     except (*LOST, asyncpg.PostgresError) as error:
         raise _refused(address, error) from error
     finally:

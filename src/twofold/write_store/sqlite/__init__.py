@@ -24,6 +24,7 @@ from twofold.world import RealWorld, World
 from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.damage import KnownDamage, unlinked
 from twofold.write_store.log_content import ClosedLog, LogSnapshot, moved_to
+from twofold.write_store.migration import new_log_name
 from twofold.write_store.port import (
     PAGE_BYTES,
     Append,
@@ -34,7 +35,7 @@ from twofold.write_store.port import (
     Slice,
 )
 from twofold.write_store.sqlite.content import identity_of, use_of
-from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name, refuse_old_schema
+from twofold.write_store.sqlite.migrate import apply_migrations, refuse_old_schema
 from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.snapshot import closed_log, reading_snapshot

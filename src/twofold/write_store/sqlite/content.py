@@ -6,6 +6,7 @@ import apsw
 
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import WiringError
 from twofold.write_store.log_content import LogUse, RememberedCommand
 from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
@@ -60,12 +61,24 @@ class SqliteContent:
 
 
 def use_of(connection: apsw.Connection, log_id: int) -> LogUse:
-    """What a log is used for."""
-    return LogUse(*next(connection.execute("select use, place from logs where log_id = ?", (log_id,))))
+    """What a log is used for. WiringError where that is damaged."""
+    for use in connection.execute("select use, place from logs where log_id = ?", (log_id,)):
+        return LogUse(*use)
+    raise _damaged(connection)
 
 
 def identity_of(connection: apsw.Connection, log_id: int) -> LogIdentity:
-    """Which history a log is."""
-    name, epoch = next(connection.execute("select name, epoch from logs where log_id = ?", (log_id,)))
+    """Which history a log is. WiringError where that is damaged."""
     forks = list(connection.execute("select epoch, after from epochs where log_id = ? order by epoch", (log_id,)))
-    return LogIdentity(name, epoch, tuple(forks))
+    for name, epoch in connection.execute("select name, epoch from logs where log_id = ?", (log_id,)):
+        # The tables say of which kind each value is, but a damaged file need not keep to it.
+        if isinstance(name, str) and all(isinstance(number, int) for fork in [(epoch,), *forks] for number in fork):
+            return LogIdentity(name, epoch, tuple(forks))
+    raise _damaged(connection)
+
+
+def _damaged(connection: apsw.Connection) -> WiringError:
+    return WiringError(
+        f"The log {connection.filename} is damaged: its row in the table logs, or one in epochs, cannot be read. "
+        "Restore the log from a backup."
+    )

@@ -14,9 +14,11 @@ from twofold.sqlite_lock import FileLock
 from twofold.world import World
 from twofold.write_store.chain import chain_start
 from twofold.write_store.log_content import RememberedCommand
+from twofold.write_store.migration import new_log_name
 from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.sqlite.content import SqliteContent, identity_of, use_of
-from twofold.write_store.sqlite.migrate import apply_migrations, new_log_name
+from twofold.write_store.sqlite.migrate import apply_migrations
+from twofold.write_store.sqlite.packing import PayloadPacker
 from twofold.write_store.sqlite.reader import EVERY_EVENT
 
 _HAS_CONTENT = """
@@ -69,6 +71,7 @@ class SqliteLogCopy(SqliteContent):
         self.settled: Position | None = row[2]
         sql = "select name, type_id from event_types where log_id = ?"
         self._types: dict[str, int] = dict(connection.execute(sql, (log_id,)))
+        self._packer = PayloadPacker(connection, log_id)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
@@ -81,6 +84,7 @@ class SqliteLogCopy(SqliteContent):
         except BaseException:
             self.head, self.chain, self.settled = before
             self._types = types
+            self._packer.reload()
             raise
 
     async def add_events(self, events: Sequence[RecordedEvent]) -> None:
@@ -90,12 +94,14 @@ class SqliteLogCopy(SqliteContent):
         for event in events:
             type_id = self._types.get(event.type) or self._add_type(event.type)
             stored = event.stored_envelope
+            payload = self._packer.pack(type_id, event.version, event.payload)
             rows.append(
-                (log_id, event.position, type_id, event.version, event.payload, stored.head, stored.tags, event.chain)
+                (log_id, event.position, type_id, event.version, payload, stored.head, stored.tags, event.chain)
             )
             tags += [(log_id, tag, type_id, event.position) for tag in (EVERY_EVENT, *event.tags)]
         self._connection.executemany(_EVENT, rows)
         self._connection.executemany(_TAG, tags)
+        self._packer.add_dictionaries()
         if events:
             self.head, self.chain, self.settled = events[-1].position, events[-1].chain, None
             sql = "update logs set position = ?, chain = ?, settled = null where log_id = ?"
@@ -161,6 +167,7 @@ def begin_copy(
     """Make an empty log a copy of another one, which is at a place, and whose events begin after a position."""
     with connection:
         connection.execute("delete from event_types where log_id = ?", (log_id,))
+        connection.execute("delete from payload_dictionaries where log_id = ?", (log_id,))
         connection.execute(_BEGIN, (log_id, identity.log, identity.epoch, *start, place))
 
 

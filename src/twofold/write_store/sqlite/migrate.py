@@ -15,7 +15,7 @@ from twofold.sqlite_file import DiskErrors, claim, open_connection
 from twofold.sqlite_lock import FileLock
 from twofold.world import World
 from twofold.write_store.chain import chain_start, content_digest, link
-from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps
+from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps, new_log_name
 
 STEPS: Sequence[MigrationStep] = migration_steps(files("twofold.write_store.sqlite").joinpath("migrations"))
 _APPLICATION_ID = 0x54464C47
@@ -45,11 +45,6 @@ def migrate(path: str, world: World, *, dry_run: bool = False) -> MigrationResul
             version = schema_version(connection, path)
             claimed = "" if version else f"pragma application_id = {_APPLICATION_ID};\n"
             return MigrationResult([step.name for step in STEPS[version:]], claimed + _script(version, name))
-
-
-def new_log_name(log: str, world: World) -> str:
-    """The name of a new log: unique, so that positions of one log are not taken for positions of another."""
-    return f"{log}-{world.new_id()[:8]}"
 
 
 def apply_migrations(connection: apsw.Connection, path: str, name: str) -> MigrationResult:

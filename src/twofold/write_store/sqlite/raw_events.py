@@ -1,7 +1,7 @@
 """The rows of a log in SQLite as they are stored, to be checked for damage."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import apsw
@@ -9,6 +9,12 @@ import apsw
 from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.events import Position
 from twofold.write_store.chain import chain_start
+from twofold.write_store.sqlite.packing import (
+    DamagedPayload,
+    PayloadUnpacker,
+    damaged_dictionaries,
+    is_packed,
+)
 from twofold.write_store.sqlite.reader import EVERY_EVENT
 from twofold.write_store.verification import (
     CommandRow,
@@ -101,7 +107,8 @@ class SqliteRawLog:
     async def storage(self) -> Sequence[str]:
         with _readable():
             found = [str(text) for (text,) in self._connection.execute("pragma integrity_check")]
-        return [] if found == ["ok"] else [f"SQLite finds the file damaged: {text}." for text in found]
+            damaged = [] if found == ["ok"] else [f"SQLite finds the file damaged: {text}." for text in found]
+            return [*damaged, *damaged_dictionaries(self._connection, self._log_id)]
 
     @contextmanager
     def _snapshot(self) -> Generator[None]:
@@ -113,7 +120,11 @@ class SqliteRawLog:
 
 
 def raw_events(connection: apsw.Connection, log_id: int, after: Position, limit: int = _ALL) -> Iterator[RawEvent]:
-    """The events after a position, in order, with the tags that the index lacks."""
+    """The events after a position, in order, with the tags that the index lacks.
+
+    A payload that cannot be unpacked is as it is stored: its digest will not fit.
+    """
+    unpacker = PayloadUnpacker(connection, log_id)
     for position, type_id, name, version, payload, envelope, tags, chain in connection.execute(
         _EVENTS, (log_id, after, limit)
     ):
@@ -124,6 +135,9 @@ def raw_events(connection: apsw.Connection, log_id: int, after: Position, limit:
             if connection.execute(_INDEXED, (log_id, tag, type_id, position)).fetchone() is None
         ]
         type = None if name is None else _decoded(name)
+        if isinstance(payload, bytes) and is_packed(payload):
+            with suppress(DamagedPayload):
+                payload = unpacker.unpack_checked(type_id, payload)
         yield RawEvent(position, type, version, payload, StoredEnvelope(envelope, tags), chain, missing)
 
 

@@ -14,6 +14,7 @@ from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable
 from twofold.write_store.chain import chain_start
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
+from twofold.write_store.sqlite.packing import FIRST_OF_JSON, DamagedPayload, PayloadUnpacker
 
 EVERY_EVENT = ""
 _EVERY = (EVERY_EVENT,)
@@ -104,6 +105,7 @@ class LogReader:
         self.log_id = log_id
         self._catalogue = catalogue
         self._sparse: dict[EventQuery, int] = {}
+        self._unpacker = PayloadUnpacker(connection, log_id)
 
     def slice(self, conditions: Sequence[AppendCondition], limit: int | None, size: int = PAGE_BYTES) -> Slice:
         """The events matching any of the conditions, and the head."""
@@ -280,11 +282,14 @@ class LogReader:
             if type_id not in names:
                 self.refresh_types()
                 if type_id not in names:
-                    raise Unavailable(
-                        f"The log is damaged at position {position}: the type of the event there has no name. Run "
-                        "`twofold verify`, then restore the log from a backup.",
-                        retry_after=60.0,
-                    )
+                    raise _damaged(position, "The type of the event there has no name")
+            if payload.__class__ is not bytes:
+                raise _damaged(position, "The payload of the event there is not stored as bytes")
+            if payload and payload[0] < FIRST_OF_JSON:
+                try:
+                    payload = self._unpacker.unpack(type_id, payload)
+                except DamagedPayload as damage:
+                    raise _damaged(position, str(damage)) from damage
             stored = StoredEnvelope(envelope, tags)
             events.append(RecordedEvent(position, names[type_id], version, payload, stored, chain))
             held += len(payload) + len(envelope) + len(tags)
@@ -298,6 +303,13 @@ class LogReader:
         for (value,) in self.connection.execute(sql, bound):
             return int(value)
         raise LookupError(sql)
+
+
+def _damaged(position: Position, what: str) -> Unavailable:
+    return Unavailable(
+        f"The log is damaged at position {position}. {what}. Run `twofold verify`, then restore the log from a backup.",
+        retry_after=60.0,
+    )
 
 
 def _wants_all(conditions: Sequence[AppendCondition]) -> bool:

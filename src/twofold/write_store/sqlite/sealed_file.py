@@ -9,10 +9,11 @@ from twofold.domain.events import Position
 from twofold.errors import WiringError
 from twofold.sqlite_file import DiskErrors, open_connection, open_immutable, seal
 from twofold.world import World
+from twofold.write_store.migration import new_log_name
 from twofold.write_store.port import LogIdentity
 from twofold.write_store.sqlite.content import SqliteContent, identity_of, use_of
 from twofold.write_store.sqlite.copying import SqliteLogCopy, begin_copy
-from twofold.write_store.sqlite.migrate import STEPS, apply_migrations, is_log, new_log_name, schema_version
+from twofold.write_store.sqlite.migrate import STEPS, apply_migrations, is_log, schema_version
 from twofold.write_store.sqlite.raw_events import raw_events
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.verification import Damage, damages

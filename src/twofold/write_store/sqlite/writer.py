@@ -11,6 +11,7 @@ from twofold.errors import CommandIdReused, Conflict, ForkedHistory
 from twofold.write_store.chain import chain_digest, content_digest, link
 from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, is_written
+from twofold.write_store.sqlite.packing import PayloadPacker
 from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, Head, LogReader
 from twofold.write_store.sqlite.retag import retag
 
@@ -50,6 +51,7 @@ class LogWriter:
         self._since_pruned = 0
         self._catalogue = catalogue
         self._reader.refresh_types()
+        self._packer = PayloadPacker(connection, log_id)
         catalogue.head = head = self._reader.stored_head()
         self._tail = _Tail(head.position)
         self._pages_waiting = 0
@@ -66,6 +68,7 @@ class LogWriter:
             for append in batch:
                 pending.outcomes.append(self._append_one(append, pending))
             self._flush(pending)
+            self._packer.add_dictionaries()
             self._prune(len(batch), pending.time)
             connection.execute("commit")
         except BaseException:
@@ -74,6 +77,7 @@ class LogWriter:
             if connection.in_transaction:
                 connection.execute("rollback")
             self._reader.refresh_types()
+            self._packer.reload()
             raise
         self._tail.head = pending.head
         self._tail.last.update(pending.last)
@@ -146,8 +150,8 @@ class LogWriter:
             type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type)
             head, payload, version = encode_head(event.id, append.metadata), event.payload, event.version
             pending.chain = chain = link(pending.chain, content_digest(type, version, head, payload))
-            tags = encode_tags(event.tags)
-            pending.events.append((self._log_id, position, type_id, version, payload, head, tags, chain))
+            tags, stored = encode_tags(event.tags), self._packer.pack(type_id, version, payload)
+            pending.events.append((self._log_id, position, type_id, version, stored, head, tags, chain))
             for tag in (EVERY_EVENT, *event.tags):
                 pending.tags.append((self._log_id, tag, type_id, position))
                 pending.last[tag, type] = position
