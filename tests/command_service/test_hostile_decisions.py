@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from tests.command_service.boundary_probe import Mark
 from tests.command_service.service_helpers import Services, opened
 from twofold.domain.decision import DecisionModel
+from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.module import Module
 from twofold.domain.tags import Tag
@@ -95,12 +96,12 @@ BOOKS = Module(
     ],
 )
 async def test_text_no_store_can_keep_is_refused_to_its_sender_and_harms_nobody_in_the_same_commit(
-    kind: str, command_id: str, others: dict[str, str], tmp_path: Path
+    kind: str, command_id: str, others: dict[str, Any], tmp_path: Path
 ) -> None:
     async with opened(kind, tmp_path) as write_store, Services(write_store) as services:
         sent = [services.handle(Mark("t", "b"), f"good-{n}") for n in range(5)]
         *good, bad = await asyncio.gather(
-            *sent, services.handle(Mark("t", "b"), command_id, **others), return_exceptions=True
+            *sent, services.handle(Mark("t", "b"), command_id, Origin(**others)), return_exceptions=True
         )
         assert isinstance(bad, InvalidMessage) and bad.field == next(iter(others), "command_id")
         assert [getattr(each, "position", each) for each in good] == [1, 2, 3, 4, 5]

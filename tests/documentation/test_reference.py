@@ -58,6 +58,24 @@ def test_every_setting_is_documented_with_its_default_and_its_description() -> N
     assert documented == actual
 
 
+def test_every_method_in_the_table_of_the_app_exists_with_the_parameters_that_are_named() -> None:
+    app = section(NAMES, "App")
+    tables = {
+        twofold.App: app[: app.index("`app.projections` has")],
+        Projections: app[app.index("`app.projections` has") :],
+    }
+    for owner, text in tables.items():
+        for documented, *_ in table(text):
+            for name, parameters in re.findall(r"`(\w+)(?:\((.*?)\))?`", documented):
+                member = getattr(owner, name, None)
+                assert member is not None or name == "move", f"{owner.__name__}.{name}"
+                if member is not None and parameters:
+                    named = [parameter.partition("=")[0].strip(" ….") for parameter in parameters.split(",")]
+                    assert set(filter(None, named)) <= inspect.signature(member).parameters.keys(), name
+        maintenance = re.findall(r"`start\((\w+)=", text)
+        assert set(maintenance) <= inspect.signature(twofold.App.start).parameters.keys()
+
+
 def test_every_error_is_documented_with_its_status() -> None:
     documented = {row[0].strip("`"): row[1] for row in table(page("errors.md"))}
     actual = {
