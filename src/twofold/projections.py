@@ -1,6 +1,6 @@
 """What operators do to the projections and policies of a running app: `App.projections`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from twofold.codec.edge import check_text
 from twofold.domain.events import Position
@@ -25,9 +25,8 @@ class Projections:
 
     def __init__(self, synchronization: Callable[[], Synchronization], wiring: Wiring) -> None:
         self._synchronization = synchronization
-        self._policies = wiring.policies.keys()
-        self._names = {name for name, projection in wiring.projections.items() if projection.lifecycle == "async"}
-        self._never_late = wiring.projections.keys() - self._names
+        self._followers = wiring.followers
+        self._never_late = wiring.projections.keys() - wiring.followers.keys()
 
     async def rebuild(self, names: Sequence[str], *, actor: str | None = None) -> dict[str, int]:
         """Begin to build a new generation of each projection beside the one that serves, or go on with one begun.
@@ -35,7 +34,7 @@ class Projections:
         All are built in one pass over the log. Their numbers by name; `App.status().builds` reports their progress.
         """
         for name in names:
-            self._check(name)
+            self._check_projection(name)
         return await self._synchronization().builds.begin(names, actor=actor)
 
     async def switch(
@@ -47,22 +46,22 @@ class Projections:
         only at a later event (unless `force`). Conflict if it is not `generation`, the one that was compared.
         Unavailable if it is behind the one that serves.
         """
-        self._check(name)
+        self._check_projection(name)
         return await self._synchronization().builds.switch(name, generation=generation, force=force, actor=actor)
 
     async def switch_back(self, name: str, *, actor: str | None = None) -> int:
         """Let the generation on standby serve again. Its number. InvalidMessage if there is none."""
-        self._check(name)
+        self._check_projection(name)
         return await self._synchronization().builds.switch_back(name, actor=actor)
 
     async def drop(self, name: str, *, actor: str | None = None) -> list[int]:
         """Delete every generation that does not serve: on standby or being built. Their numbers."""
-        self._check(name)
+        self._check_projection(name)
         return await self._synchronization().builds.drop(name, actor=actor)
 
     async def retry(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Fold a parked key from the event it is parked at (or let a policy react again), and unpark it."""
-        self._check(name, or_policy=True)
+        self._check_follower(name)
         return await self._synchronization().request("retry", name, key, actor, timeout)
 
     async def skip(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
@@ -70,12 +69,12 @@ class Projections:
 
         The event stays skipped when the same version of the projection is rebuilt or audited.
         """
-        self._check(name, or_policy=True)
+        self._check_follower(name)
         return await self._synchronization().request("skip", name, key, actor, timeout)
 
     async def repair(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Fold a key from its first event, and replace the stored row if it differs."""
-        self._check(name)
+        self._check_projection(name)
         return await self._synchronization().request("repair", name, key, actor, timeout)
 
     async def pause(
@@ -86,7 +85,7 @@ class Projections:
         It keeps its place. Also what a policy is to send later waits. When the record comes, this node has stopped;
         others have within about a second. One that is paused already stays as it is.
         """
-        self._check(name, or_policy=True)
+        self._check_follower(name)
         return await self._synchronization().pause_follower(name, _checked(reason), actor, timeout)
 
     async def resume(
@@ -97,7 +96,7 @@ class Projections:
         With `skip` a policy leaves out the event at this position, before which it has paused itself. InvalidMessage
         if it is not paused before that one.
         """
-        self._check(name, or_policy=True)
+        self._check_follower(name)
         return await self._synchronization().resume_follower(name, skip, actor, timeout)
 
     async def split(
@@ -107,7 +106,7 @@ class Projections:
 
         InvalidMessage, also from `merge`, if the projection has no such partition.
         """
-        self._check(name)
+        self._check_projection(name)
         partition = await self._partition(name, partition)
         return await self._synchronization().request("split", name, partition, actor, timeout)
 
@@ -115,7 +114,7 @@ class Projections:
         self, name: str, partition: str, *, actor: str | None = None, timeout: float = 30.0
     ) -> OperatorAction:
         """Merge a partition with the next one."""
-        self._check(name)
+        self._check_projection(name)
         partition = await self._partition(name, partition)
         return await self._synchronization().request("merge", name, partition, actor, timeout)
 
@@ -126,7 +125,7 @@ class Projections:
 
     async def parked(self, name: str) -> list[Parked]:
         """All keys that a projection has parked, or events that a policy has parked."""
-        self._check(name, or_policy=True)
+        self._check_follower(name)
         return await self._synchronization().parked(name)
 
     async def wait(self, names: Iterable[str], position: Position, timeout: float) -> None:
@@ -157,13 +156,13 @@ class Projections:
     def check_waited_for(self, name: str) -> None:
         """UnknownMessage if nothing of this name can be waited for."""
         if name not in self._never_late:
-            self._check(name, or_policy=True)
+            self._check_follower(name)
 
-    def _check(self, name: str, *, or_policy: bool = False) -> None:
-        names = self._names | self._policies if or_policy else self._names
-        if name not in names:
-            what, known = "follower" if or_policy else "projection", ", ".join(sorted(names)) or "none"
-            raise UnknownMessage(f"There is no {what} '{name}'. There are: {known}.")
+    def _check_projection(self, name: str) -> None:
+        _check_known(name, "projection", [known for known, kind in self._followers.items() if kind == "projection"])
+
+    def _check_follower(self, name: str) -> None:
+        _check_known(name, "follower", self._followers)
 
     async def _partition(self, name: str, partition: str) -> str:
         try:
@@ -175,6 +174,11 @@ class Projections:
             shown = ", ".join([*partitions[:_SHOWN], *(["…"] if len(partitions) > _SHOWN else [])])
             raise InvalidMessage(f"'{name}' has no partition {chosen}. It has: {shown}.", field="partition")
         return chosen
+
+
+def _check_known(name: str, what: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise UnknownMessage(f"There is no {what} '{name}'. There are: {', '.join(sorted(known)) or 'none'}.")
 
 
 def _checked(reason: str) -> str:

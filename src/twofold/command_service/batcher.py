@@ -176,7 +176,7 @@ class Batcher:
         ready = [waiting for waiting in batch if waiting.pending is None]
         for waiting in batch:
             if waiting.pending is not None:
-                append = self._folds.send(waiting.pending, len(ready))
+                append = self._folds.placed_in_batch(waiting.pending, len(ready))
                 if append is None:
                     self._refuse_undermined(waiting)
                 else:

@@ -222,7 +222,7 @@ class Folds:
         """A pending append that was decided on these states, which `present` has returned just now."""
         return self._pending.add(append, events, states.seen)
 
-    def send(self, pending: PendingAppend, place: int) -> Append | None:
+    def placed_in_batch(self, pending: PendingAppend, place: int) -> Append | None:
         """The append for its place in a batch; None where it cannot be written, since what it rests on was not."""
         self._pending.last_sent = pending.number
         pending.place = place

@@ -73,6 +73,9 @@ class Wiring:
         )
         for name in self.projections.keys() & self.policies.keys():
             raise WiringError(f"'{name}' names both a projection and a policy. Give one of them another name.")
+        rebuilt = [name for name, projection in self.projections.items() if projection.lifecycle == "async"]
+        self.followers = {**dict.fromkeys(rebuilt, "projection"), **dict.fromkeys(self.policies, "policy")}
+        """The kind of each follower of the log by its name. Operators act on these, and commands may wait for them."""
 
     def _add_event(self, event: Event) -> None:
         check_message(event.type, "event")

@@ -47,7 +47,7 @@ def command_handler(wire: Wire, name: str) -> Handler:
 
 def names_to_wait_for(app: App) -> list[str]:
     """The projections and policies that a command may wait for."""
-    return sorted([*app.wiring.projections, *app.wiring.policies])
+    return sorted({*app.wiring.projections, *app.wiring.followers})
 
 
 def _wait_for(wire: Wire, exchange: Exchange, known: frozenset[str]) -> Sequence[str]:

@@ -221,7 +221,7 @@ BODIES_AND_ANSWERS = dict.fromkeys(
 
 def followed_names(app: App) -> list[str]:
     """The projections and policies that have a path."""
-    return sorted([*app.models, *app.wiring.policies])
+    return sorted(app.wiring.followers)
 
 
 def projection_routes(wire: Wire) -> dict[str, Route]:

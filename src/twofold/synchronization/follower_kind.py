@@ -1,7 +1,8 @@
 """The kinds of followers: what each kind implements. The rest of synchronization uses only these methods.
 
-A new kind (for example a relay to a message broker) is one module with a class like `PolicyKind`, and one more entry in
-the list of kinds that `App` gives to `Synchronization`.
+A new kind (for example a relay to a message broker) is one module with a class like `PolicyKind` whose follower is a
+`WholeFollower`, one more entry in the list of kinds that `App` gives to `Synchronization`, and its names in
+`Wiring.followers`. `twofold projections` reads the stores without the app: `StoreReader` needs to read its checkpoints.
 """
 
 from collections.abc import Mapping, Sequence

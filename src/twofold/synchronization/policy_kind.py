@@ -73,6 +73,7 @@ class PolicyKind:
     def team(
         self, leases: Mapping[WorkUnit, int], checkpoints: Sequence[Checkpoint], skips: Mapping[str, Skips]
     ) -> Team:
+        # The epochs of leases are not used: the owner row of a policy refuses an earlier owner.
         # Pages do not grow: each event of a page may be a command.
         page = self._limits.page_events
         return Team({unit: self._reactor(unit.name) for unit in leases}, page, page)

@@ -15,7 +15,6 @@ from twofold.read_store.parked_summary import ParkedNames
 from twofold.read_store.partition import WHOLE, Partition
 from twofold.read_store.port import Change, Checkpoint, Parked, ReadModel, ReadStore, VersionedRow
 from twofold.synchronization.event_parking import events_among
-from twofold.synchronization.fold_retries import FoldRetries, PartitionParts
 from twofold.synchronization.folding import (
     STEP,
     EventFailed,
@@ -29,6 +28,7 @@ from twofold.synchronization.folding import (
 from twofold.synchronization.follower import Skips, error_text
 from twofold.synchronization.key_event_reader import KeyEventReader
 from twofold.synchronization.mass_failure import Breaker, MassFailure
+from twofold.synchronization.parked_folds import ParkedFolds, PartitionParts
 from twofold.world import World, microseconds
 from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import Slice, WriteStore
@@ -87,7 +87,7 @@ class Projector:
         self._rows = Rows(projection, model, io.read_store, options.cached_rows, io.world)
         events = KeyEventReader(projection, io.write_store, io.decode)
         parts = PartitionParts(projection, model, io.read_store, partition, events, self._rows, io.world)
-        self._retries = FoldRetries(parts, options.skips, self._write)
+        self._retries = ParkedFolds(parts, options.skips, self._write)
         self._stamp = ""
         self._digest = ""
         self._names = ParkedNames()

@@ -41,7 +41,7 @@ class PartitionParts(NamedTuple):
     world: World
 
 
-class FoldRetries:
+class ParkedFolds:
     """What is parked in one partition.
 
     `parked` are the keys and events that the partition has passed, `blocking` those that it waits for. `skips` are the
