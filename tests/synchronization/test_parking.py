@@ -202,7 +202,9 @@ async def test_a_key_is_freed_while_events_come_and_partitions_move_between_node
                 poison.amounts = set()
                 asked = asyncio.create_task(second.projections.retry("totals", HOT))
                 async with cluster.node(**given):
-                    assert (await asked).done
+                    # A node that takes the partition over may free the key before it sees the request.
+                    action = await asked
+                    assert action.done or "not parked" in action.outcome
                     await until(lambda: nothing_parked(first), "freed")
         await until(lambda: caught_up(first), "caught up")
         assert await rows(first) == await folded(first, set())
