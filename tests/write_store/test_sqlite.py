@@ -155,6 +155,23 @@ async def test_a_log_with_a_damaged_end_is_refused_for_writing(tmp_path: Path, d
         SqliteWriteStore(tmp_path / "log.db")
 
 
+@pytest.mark.parametrize("change", ["position = 2", "chain = x'00'"])
+@pytest.mark.parametrize("events", [1, 0])
+async def test_a_log_that_something_else_has_written_to_meanwhile_takes_no_append(
+    tmp_path: Path, change: str, events: int
+) -> None:
+    store = SqliteWriteStore(tmp_path / "log.db")
+    await store.append([command(number) for number in range(3)])
+    connection = apsw.Connection(str(tmp_path / "log.db"))
+    connection.execute(f"update logs set {change}")
+    with pytest.raises(Unavailable, match="was changed by something else"):
+        await store.append([command(3, events=events)])
+    assert connection.execute("select count(*) from events").get == 3
+    assert connection.execute("select count(*) from commands").get == 3
+    connection.close()
+    await store.close()
+
+
 IDENTITIES = {
     "the epoch is no number": "update logs set epoch = 'first'",
     "an earlier epoch is no number": "insert into epochs values (1, 'second', 3)",

@@ -22,7 +22,9 @@ _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?,
 _COMMAND = """
 insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
 """
-_HEAD = "update logs set position = ?, chain = ?, appends = appends + 1 where log_id = ?"
+_HEAD = """
+update logs set position = ?, chain = ?, appends = appends + 1 where log_id = ? and position = ? and chain = ?
+"""
 _ROW = """
 insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
 on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
@@ -64,10 +66,14 @@ class LogWriter:
         try:
             ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
-            pending = _Pending(self._unchanged_head(), self._reader.remembered(ids), self._clock.now())
+            before = self._reader.head()
+            pending = _Pending(before, self._reader.remembered(ids), self._clock.now())
             for append in batch:
                 pending.outcomes.append(self._append_one(append, pending))
             self._flush(pending)
+            if pending.stored is before:
+                # No event moved the head, so nothing has compared it.
+                self._check_head(before)
             self._packer.add_dictionaries()
             self._prune(len(batch), pending.time)
             connection.execute("commit")
@@ -84,16 +90,15 @@ class LogWriter:
         self._catalogue.head = Head(pending.head, pending.chain)
         return pending.outcomes
 
-    def _unchanged_head(self) -> Head:
-        """The head, which is still as this process left it. ForkedHistory where it is not."""
-        known, stored = self._reader.head(), self._reader.stored_head()
+    def _check_head(self, known: Head) -> None:
+        """ForkedHistory where the head in the file is not the one that this process has written."""
+        stored = self._reader.stored_head()
         if stored != known:
             raise ForkedHistory(
                 f"This process has written up to position {known.position} ({chain_digest(known.chain)}), but the "
                 f"file is at {stored.position} ({chain_digest(stored.chain)}): it was changed by something else while "
                 "it was in use."
             )
-        return stored
 
     def write_back(self) -> None:
         """Copy committed pages into the main file, once there are many. apsw.Error if the disk fails.
@@ -202,9 +207,14 @@ class LogWriter:
     def _flush(self, pending: "_Pending") -> None:
         execute = self._connection.executemany
         if pending.events:
+            head = Head(pending.head, pending.chain)
+            # First, so that no event is written after a head that is not the one of this process.
+            self._connection.execute(_HEAD, (*head, self._log_id, *pending.stored))
+            if not self._connection.changes():
+                self._check_head(pending.stored)
+            pending.stored = head
             execute(_EVENT, pending.events)
             execute(_TAG, pending.tags)
-            self._connection.execute(_HEAD, (pending.head, pending.chain, self._log_id))
         if pending.new_commands:
             execute(_COMMAND, pending.new_commands)
         pending.clear()
@@ -221,6 +231,7 @@ class _Pending:
     """What a batch is about to write, collected so that few large statements write it."""
 
     def __init__(self, head: Head, commands: dict[str, tuple[bytes, Appended]], time: int) -> None:
+        self.stored = head
         self.head, self.chain = head
         self.before = head.position
         self.time = time
