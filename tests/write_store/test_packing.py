@@ -36,11 +36,10 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def write(store: SqliteWriteStore, payloads: Sequence[bytes], kind: Kind = ("order-placed", 1)) -> None:
-    position = (await store.read(ALL_EVENTS)).head
-    for n, payload in enumerate(payloads, position):
-        metadata = Metadata(1, f"c-{n}", f"c-{n}")
-        event = NewEvent(f"c-{n}.0", *kind, ("order:1",), payload)
-        await store.append([Append(metadata, (event,), (), f"c-{n}")])
+    for payload in payloads:
+        command_id = RealWorld().new_id()
+        event = NewEvent(f"{command_id}.0", *kind, ("order:1",), payload)
+        await store.append([Append(Metadata(1, command_id, command_id), (event,), (), command_id)])
 
 
 async def payloads_in(store: SqliteWriteStore) -> list[bytes]:
@@ -174,6 +173,22 @@ async def test_without_a_sound_copy_of_a_dictionary_what_is_packed_with_it_is_no
     await store.close()
     found = await problems(packed)
     assert found[0].startswith("The event at 21 does not fit the chain")
+
+
+async def test_where_both_copies_of_a_dictionary_are_damaged_a_new_one_is_made_under_another_number(
+    packed: Path,
+) -> None:
+    change(packed, "update payload_dictionaries set content = x'00'")
+    # Events that it cannot read would keep the log from being opened for writing.
+    change(packed, "delete from event_tags where position > 20")
+    change(packed, "delete from events where position > 20")
+    change(packed, "update logs set position = 20, chain = (select chain from events where position = 20)")
+    store = SqliteWriteStore(packed)
+    more = [order(n) for n in range(200, 240)]
+    await write(store, more)
+    assert await payloads_in(store) == ORDERS[:20] + more
+    await store.close()
+    assert len(stored_in(packed)[-1]) < len(order(1)) / 2
 
 
 async def test_every_flipped_bit_of_a_packed_payload_is_found(packed: Path) -> None:

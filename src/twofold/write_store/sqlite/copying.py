@@ -19,7 +19,7 @@ from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.sqlite.content import SqliteContent, identity_of, use_of
 from twofold.write_store.sqlite.migrate import apply_migrations
 from twofold.write_store.sqlite.packing import PayloadPacker
-from twofold.write_store.sqlite.reader import EVERY_EVENT
+from twofold.write_store.sqlite.reader import EVERY_EVENT, Catalogue, LogReader
 
 _HAS_CONTENT = """
 select position + epoch - 1 + exists (select 1 from commands where log_id = ?1)
@@ -85,6 +85,8 @@ class SqliteLogCopy(SqliteContent):
             self.head, self.chain, self.settled = before
             self._types = types
             self._packer.reload()
+            # It may have read dictionaries that are not there any more.
+            self._reader = LogReader(self._connection, self._log_id, Catalogue())
             raise
 
     async def add_events(self, events: Sequence[RecordedEvent]) -> None:

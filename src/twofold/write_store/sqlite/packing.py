@@ -37,6 +37,7 @@ _LOAD = """
 select type_id, number, copy, version, content, digest from payload_dictionaries
 where log_id = ? order by type_id, number, copy
 """
+_NUMBERS = "select type_id, max(number) from payload_dictionaries where log_id = ? group by type_id"
 _ADD = """
 insert into payload_dictionaries (log_id, type_id, number, copy, version, content, digest) values (?, ?, ?, ?, ?, ?, ?)
 """
@@ -101,11 +102,14 @@ class PayloadUnpacker:
         return found
 
 
-class _Samples(msgspec.Struct, eq=False):
-    """Payloads of one version of a type that has no dictionary. `wanted`: how many it takes until one is made."""
+class _NoDictionary(msgspec.Struct, eq=False):
+    """A version of a type without a dictionary. `missing`: how many events it takes until one is made.
 
-    payloads: list[bytes]
-    wanted: int
+    `wait`: how many it takes after that, if a dictionary would save too little.
+    """
+
+    missing: int
+    wait: int
 
 
 class PayloadPacker:
@@ -122,9 +126,10 @@ class PayloadPacker:
     def reload(self) -> None:
         """Forget all that is not stored."""
         self._deflate: dict[tuple[int, int], tuple[bytes, Any]] = {}
-        self._samples: dict[tuple[int, int], _Samples] = {}
+        self._without: dict[tuple[int, int], _NoDictionary] = {}
         self._due: set[tuple[int, int]] = set()
-        self._numbers: dict[int, int] = {}
+        # Also of damaged ones: their numbers are taken.
+        self._numbers: dict[int, int] = dict(self._connection.execute(_NUMBERS, (self._log_id,)))
         for known in _dictionaries(self._connection, self._log_id):
             self._use(known)
 
@@ -132,7 +137,7 @@ class PayloadPacker:
         """The payload as it is stored."""
         deflate = self._deflate.get((type_id, version))
         if deflate is None:
-            self._note(type_id, version, payload)
+            self._count(type_id, version)
         elif len(payload) <= _MOST_BYTES:
             number, primed = deflate
             packed = _packed(primed, payload)
@@ -141,19 +146,18 @@ class PayloadPacker:
         return b"\0" + payload if is_packed(payload) else payload
 
     def add_dictionaries(self) -> None:
-        """Make the dictionaries that are due, where they would save enough."""
+        """Make the dictionaries that are due, where they would save enough. Call it after the events are written."""
         for type_id, version in self._due:
-            samples = self._samples[type_id, version]
             number = self._numbers.get(type_id, 0) + 1
-            content = _dictionary_of(samples.payloads)
-            if number <= _MOST_NUMBERS and content:
+            content = _dictionary_of(self._last_payloads(type_id, version)) if number <= _MOST_NUMBERS else b""
+            if content:
                 rows = [(type_id, number, copy, version, content) for copy in range(COPIES)]
                 self._connection.executemany(_ADD, [(self._log_id, *row, _digest(*row)) for row in rows])
                 self._use(_Dictionary(type_id, number, version, content))
-                del self._samples[type_id, version]
+                del self._without[type_id, version]
             else:
-                samples.wanted *= 4
-                del samples.payloads[:-_SAMPLES]
+                waiting = self._without[type_id, version]
+                waiting.missing, waiting.wait = waiting.wait, 4 * waiting.wait
         self._due.clear()
 
     def _use(self, known: _Dictionary) -> None:
@@ -161,16 +165,19 @@ class PayloadPacker:
         self._deflate[known.type_id, known.version] = bytes((known.number,)), primed
         self._numbers[known.type_id] = max(known.number, self._numbers.get(known.type_id, 0))
 
-    def _note(self, type_id: int, version: int, payload: bytes) -> None:
-        samples = self._samples.get((type_id, version))
-        if samples is None:
-            stored = self._connection.execute(_LAST, (self._log_id, type_id, _SAMPLES, _SAMPLE_BYTES))
-            # Plain ones only: those that are packed are of a version that has a dictionary.
-            known = [bytes(old) for old, of in stored if of == version and not is_packed(old)]
-            samples = self._samples[type_id, version] = _Samples(known[::-1], _SAMPLES)
-        samples.payloads.append(payload[:_SAMPLE_BYTES])
-        if len(samples.payloads) >= samples.wanted:
+    def _count(self, type_id: int, version: int) -> None:
+        waiting = self._without.get((type_id, version))
+        if waiting is None:
+            stored = len(self._last_payloads(type_id, version))
+            waiting = self._without[type_id, version] = _NoDictionary(_SAMPLES - stored, 4 * _SAMPLES)
+        waiting.missing -= 1
+        if waiting.missing <= 0:
             self._due.add((type_id, version))
+
+    def _last_payloads(self, type_id: int, version: int) -> list[bytes]:
+        """The beginnings of the last payloads of a version that are not packed, oldest first."""
+        rows = self._connection.execute(_LAST, (self._log_id, type_id, _SAMPLES, _SAMPLE_BYTES))
+        return [bytes(payload) for payload, of in rows if of == version and not is_packed(payload)][::-1]
 
 
 def damaged_dictionaries(connection: apsw.Connection, log_id: int) -> Iterator[str]:
@@ -197,7 +204,7 @@ def _dictionaries(connection: apsw.Connection, log_id: int) -> Iterator[_Diction
 
 
 def _dictionary_of(payloads: Sequence[bytes]) -> bytes:
-    """A dictionary for payloads like these; empty where it would save too little.
+    """A dictionary for payloads like these; empty where it would save too little of those that are not in it.
 
     DEFLATE finds what is near at less cost, so the newest are at the end.
     """
@@ -207,7 +214,7 @@ def _dictionary_of(payloads: Sequence[bytes]) -> bytes:
         if len(payload) <= room:
             newest.append(payload)
             room -= len(payload)
-    content = b"".join(reversed(newest)) or payloads[-1][:_DICTIONARY_BYTES]
+    content = b"".join(reversed(newest)) or b"".join(payloads[-1:])[:_DICTIONARY_BYTES]
     others = [payload for payload in payloads if payload not in newest]
     primed = _deflate(content)
     saved = sum([len(payload) - 2 - len(_packed(primed, payload)) for payload in others])
