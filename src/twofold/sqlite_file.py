@@ -60,6 +60,11 @@ class DiskErrors:
     ) -> None:
         if isinstance(error, _DISK_ERRORS):
             raise Unavailable(f"The file {self._path} cannot be used now: {error}. Check its disk.") from error
+        if isinstance(error, UnicodeDecodeError):
+            # SQLite does not check what it has stored as text.
+            raise Unavailable(
+                f"The file {self._path} is damaged: it holds a text that is not UTF-8. Restore it from a backup."
+            ) from error
 
 
 class FileIdentity:

@@ -17,6 +17,7 @@ from twofold.operations.verify import verify
 from twofold.world import RealWorld
 from twofold.write_store.port import Append
 from twofold.write_store.sqlite import SqliteWriteStore, packing
+from twofold.write_store.sqlite.reader import LogReader
 from twofold.write_store.sqlite.writer import LogWriter
 
 Kind = tuple[str, int]
@@ -191,6 +192,56 @@ async def test_where_both_copies_of_a_dictionary_are_damaged_a_new_one_is_made_u
     assert len(stored_in(packed)[-1]) < len(order(1)) / 2
 
 
+async def test_the_number_of_a_dictionary_whose_rows_are_lost_is_not_used_again(packed: Path) -> None:
+    change(packed, "delete from payload_dictionaries")
+    store = SqliteWriteStore(packed, read_only=True)
+    with pytest.raises(Unavailable, match="position 21"):
+        await store.read(ALL_EVENTS)
+    await store.close()
+    connection = apsw.Connection(str(packed))
+    packer = packing.PayloadPacker(connection, 1)
+    for n in range(100):
+        packer.pack(1, 2, order(n))
+        packer.add_dictionaries()
+    connection.close()
+    assert packer._numbers == {1: 1}
+
+
+@pytest.mark.parametrize("value", ["'text'", "cast(x'ff' as text)", "7", "0.5", "''"])
+async def test_a_payload_that_damage_made_another_kind_of_value_is_not_served(packed: Path, value: str) -> None:
+    change(packed, "pragma writable_schema = on; update sqlite_schema set sql = replace(sql, 'strict', '')")
+    change(packed, f"update events set payload = {value} where position = 41")
+    store = SqliteWriteStore(packed, read_only=True)
+    with pytest.raises(Unavailable, match="damaged"):
+        await store.read(ALL_EVENTS)
+    await store.close()
+    connection = apsw.Connection(str(packed))
+    packing.PayloadPacker(connection, 1).pack(1, 3, order(1))
+    connection.close()
+
+
+async def test_a_dictionary_whose_commit_failed_is_not_used_though_clearing_up_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LogWriter, *_: int) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    def busy(self: LogReader) -> dict[str, int]:
+        raise apsw.BusyError("database is locked")
+
+    store = SqliteWriteStore(tmp_path / "log.db")
+    await write(store, ORDERS[:19])
+    with monkeypatch.context() as patched:
+        patched.setattr(LogWriter, "_prune", full)
+        patched.setattr(LogReader, "refresh_types", busy)
+        for payload in ORDERS[19:21]:
+            with pytest.raises(Unavailable):
+                await write(store, [payload])
+    await write(store, ORDERS[19:])
+    assert await payloads_in(store) == ORDERS
+    await store.close()
+
+
 async def test_every_flipped_bit_of_a_packed_payload_is_found(packed: Path) -> None:
     stored = stored_in(packed)[40]
     for bit in range(len(stored) * 8):
@@ -204,7 +255,7 @@ async def test_every_flipped_bit_of_a_packed_payload_is_found(packed: Path) -> N
 
 async def test_a_payload_that_does_not_end_where_it_must_is_not_served(packed: Path) -> None:
     stored = stored_in(packed)[40]
-    for damaged in (stored[:-2], stored + b"x", b"\x0f" + stored[1:]):
+    for damaged in (stored[:-2], stored + b"x", b"\x08" + stored[1:]):
         change(packed, "update events set payload = ? where position = 41", damaged)
         store = SqliteWriteStore(packed, read_only=True)
         with pytest.raises(Unavailable, match="damaged at position 41"):

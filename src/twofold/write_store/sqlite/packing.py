@@ -18,11 +18,11 @@ _WINDOW_BITS = 10
 """A window of 1,024 bytes: state that is copied for each payload, so a larger one takes longer."""
 _MEMORY_LEVEL = 1
 _LEVEL = 6
-_DICTIONARY_BYTES = 900
-"""A little less than the window: what is further back cannot be referred to."""
+_DICTIONARY_BYTES = 760
+"""zlib refers back to the window without its last 262 bytes."""
 _PLAIN = 0
-FIRST_OF_JSON = 16
-"""Packed payloads begin with a byte below this one, JSON never does."""
+FIRST_OF_JSON = 9
+"""Packed payloads begin with a byte below this one; JSON begins with a tab (9) or a higher byte."""
 _MOST_NUMBERS = FIRST_OF_JSON - 1
 _SAMPLES = 256
 """Events of a type before its dictionary is made."""
@@ -34,17 +34,20 @@ _MOST_BYTES = 8_192
 COPIES = 2
 
 _LOAD = """
-select type_id, number, copy, version, content, digest from payload_dictionaries
+select type_id, number, copy, version, cast(content as blob), cast(digest as blob) from payload_dictionaries
 where log_id = ? order by type_id, number, copy
 """
 _NUMBERS = "select type_id, max(number) from payload_dictionaries where log_id = ? group by type_id"
 _ADD = """
 insert into payload_dictionaries (log_id, type_id, number, copy, version, content, digest) values (?, ?, ?, ?, ?, ?, ?)
 """
+# The length of a payload is known without reading it. Damage may have made another kind of value of it.
 _LAST = """
-select coalesce(substr(e.payload, 1, ?4), x''), e.version from event_tags as t
-join events as e on e.log_id = t.log_id and e.position = t.position
-where t.log_id = ?1 and t.tag = '' and t.type_id = ?2 order by t.position desc limit ?3
+select cast(coalesce(substr(e.payload, 1, ?4), x'') as blob), e.version from (
+    select position from event_tags where log_id = ?1 and tag = '' and type_id = ?2 order by position desc limit ?3
+) as last
+join events as e on e.log_id = ?1 and e.position = last.position
+where length(e.payload) <= ?5 order by e.position desc
 """
 
 
@@ -88,7 +91,7 @@ class PayloadUnpacker:
 
     def unpack_checked(self, type_id: int, stored: bytes) -> bytes:
         """The same, and DamagedPayload, too, where a bit was changed that makes no difference to the payload."""
-        if stored[0] != _PLAIN and _checksum(stored[1:-1]) != stored[-1:]:
+        if stored[0] != _PLAIN and _checksum(stored[:-1]) != stored[-1:]:
             raise DamagedPayload("Its checksum does not fit")
         return self.unpack(type_id, stored)
 
@@ -140,16 +143,19 @@ class PayloadPacker:
             self._count(type_id, version)
         elif len(payload) <= _MOST_BYTES:
             number, primed = deflate
-            packed = _packed(primed, payload)
-            if len(packed) + 2 < len(payload):
-                return number + packed + _checksum(packed)
+            packed = number + _packed(primed, payload)
+            if len(packed) + 1 < len(payload):
+                return packed + _checksum(packed)
         return b"\0" + payload if is_packed(payload) else payload
 
     def add_dictionaries(self) -> None:
-        """Make the dictionaries that are due, where they would save enough. Call it after the events are written."""
-        for type_id, version in self._due:
+        """Make a dictionary that is due, where it would save enough. Call it after the events are written."""
+        # Not all at once: each takes some milliseconds of the commit.
+        if self._due:
+            type_id, version = self._due.pop()
+            payloads = self._last_payloads(type_id, version)
             number = self._numbers.get(type_id, 0) + 1
-            content = _dictionary_of(self._last_payloads(type_id, version)) if number <= _MOST_NUMBERS else b""
+            content = _dictionary_of(payloads) if number <= _MOST_NUMBERS else b""
             if content:
                 rows = [(type_id, number, copy, version, content) for copy in range(COPIES)]
                 self._connection.executemany(_ADD, [(self._log_id, *row, _digest(*row)) for row in rows])
@@ -158,7 +164,6 @@ class PayloadPacker:
             else:
                 waiting = self._without[type_id, version]
                 waiting.missing, waiting.wait = waiting.wait, 4 * waiting.wait
-        self._due.clear()
 
     def _use(self, known: _Dictionary) -> None:
         primed = _deflate(known.content)
@@ -176,8 +181,15 @@ class PayloadPacker:
 
     def _last_payloads(self, type_id: int, version: int) -> list[bytes]:
         """The beginnings of the last payloads of a version that are not packed, oldest first."""
-        rows = self._connection.execute(_LAST, (self._log_id, type_id, _SAMPLES, _SAMPLE_BYTES))
-        return [bytes(payload) for payload, of in rows if of == version and not is_packed(payload)][::-1]
+        bound = (self._log_id, type_id, _SAMPLES, _SAMPLE_BYTES, _MOST_BYTES)
+        payloads: list[bytes] = []
+        for payload, of in self._connection.execute(_LAST, bound):
+            if is_packed(payload):
+                # The rows of its dictionary may be lost. Its number must not be used again.
+                self._numbers[type_id] = max(payload[0], self._numbers.get(type_id, 0))
+            elif of == version:
+                payloads.append(payload)
+        return payloads[::-1]
 
 
 def damaged_dictionaries(connection: apsw.Connection, log_id: int) -> Iterator[str]:
@@ -206,6 +218,8 @@ def _dictionaries(connection: apsw.Connection, log_id: int) -> Iterator[_Diction
 def _dictionary_of(payloads: Sequence[bytes]) -> bytes:
     """A dictionary for payloads like these; empty where it would save too little of those that are not in it.
 
+    If all are in it, payloads of the type repeat.
+
     DEFLATE finds what is near at less cost, so the newest are at the end.
     """
     newest: list[bytes] = []
@@ -215,7 +229,7 @@ def _dictionary_of(payloads: Sequence[bytes]) -> bytes:
             newest.append(payload)
             room -= len(payload)
     content = b"".join(reversed(newest)) or b"".join(payloads[-1:])[:_DICTIONARY_BYTES]
-    others = [payload for payload in payloads if payload not in newest]
+    others = [payload for payload in payloads if payload not in newest] or payloads
     primed = _deflate(content)
     saved = sum([len(payload) - 2 - len(_packed(primed, payload)) for payload in others])
     return content if saved >= _BYTES_SAVED * len(others) > 0 else b""
@@ -232,8 +246,8 @@ def _packed(primed: Any, payload: bytes) -> bytes:
 
 
 def _checksum(packed: bytes) -> bytes:
-    """One byte that is another one whichever bits of the last byte are changed: not all of them are part of DEFLATE."""
-    return (zlib.crc32(packed) >> 24).to_bytes()
+    """One byte that is another one if a bit is changed: not every bit of DEFLATE makes a difference to the payload."""
+    return (sum(packed) & 255).to_bytes()
 
 
 def _digest(*row: int | bytes) -> bytes:

@@ -54,6 +54,7 @@ class LogWriter:
         self._catalogue = catalogue
         self._reader.refresh_types()
         self._packer = PayloadPacker(connection, log_id)
+        self._stale = False
         catalogue.head = head = self._reader.stored_head()
         self._tail = _Tail(head.position)
         self._pages_waiting = 0
@@ -64,6 +65,8 @@ class LogWriter:
         connection = self._connection
         connection.execute("begin immediate")
         try:
+            if self._stale:
+                self._forget_unstored()
             ids = [append.command_id for append in batch if append.command_id is not None]
             self._tail.shorten()
             before = self._reader.head()
@@ -78,17 +81,22 @@ class LogWriter:
             self._prune(len(batch), pending.time)
             connection.execute("commit")
         except BaseException:
-            self._catalogue.ids.clear()
-            self._catalogue.names.clear()
+            # Read again before the next batch: if reading failed here, what is not stored would stay in memory.
+            self._stale = True
             if connection.in_transaction:
                 connection.execute("rollback")
-            self._reader.refresh_types()
-            self._packer.reload()
             raise
         self._tail.head = pending.head
         self._tail.last.update(pending.last)
         self._catalogue.head = Head(pending.head, pending.chain)
         return pending.outcomes
+
+    def _forget_unstored(self) -> None:
+        self._catalogue.ids.clear()
+        self._catalogue.names.clear()
+        self._reader.refresh_types()
+        self._packer.reload()
+        self._stale = False
 
     def _check_head(self, known: Head) -> None:
         """ForkedHistory where the head in the file is not the one that this process has written."""
@@ -152,7 +160,7 @@ class LogWriter:
             pending.guarded.clear()
         for event in append.events:
             pending.head = position = pending.head + 1
-            type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type)
+            type, type_id = event.type, self._catalogue.ids.get(event.type) or self._new_type(event.type, pending)
             head, payload, version = encode_head(event.id, append.metadata), event.payload, event.version
             pending.chain = chain = link(pending.chain, content_digest(type, version, head, payload))
             tags, stored = encode_tags(event.tags), self._packer.pack(type_id, version, payload)
@@ -198,7 +206,9 @@ class LogWriter:
                 self._connection.execute(_ROW, bound)
         return True
 
-    def _new_type(self, name: str) -> int:
+    def _new_type(self, name: str, pending: "_Pending") -> int:
+        # Something else may have written the same type.
+        self._check_head(pending.stored)
         type_id = len(self._catalogue.ids) + 1
         sql = "insert into event_types (log_id, type_id, name) values (?, ?, ?)"
         self._connection.execute(sql, (self._log_id, type_id, name))
@@ -212,6 +222,7 @@ class LogWriter:
             self._connection.execute(_HEAD, (*head, self._log_id, *pending.stored))
             if not self._connection.changes():
                 self._check_head(pending.stored)
+                raise ForkedHistory("The row of the log could not be changed: something else changes the file.")
             pending.stored = head
             execute(_EVENT, pending.events)
             execute(_TAG, pending.tags)
