@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twofold.domain.envelope import Metadata
-from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.event_query import ALL_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import NewEvent
 from twofold.errors import Unavailable
 from twofold.operations.verify import verify
@@ -237,6 +237,8 @@ async def test_a_dictionary_whose_commit_failed_is_not_used_though_clearing_up_f
         for payload in ORDERS[19:21]:
             with pytest.raises(Unavailable):
                 await write(store, [payload])
+            found = await store.read(EventQuery((QueryItem(("order-placed",)),)))
+            assert len(found.events) == 19, "readers still know the types"
     await write(store, ORDERS[19:])
     assert await payloads_in(store) == ORDERS
     await store.close()

@@ -210,10 +210,14 @@ class LogReader:
         return 0
 
     def refresh_types(self) -> dict[str, int]:
-        """The stored types and their numbers, read again."""
+        """The stored types and their numbers, read again. What is known and not stored is forgotten."""
         known = self._catalogue
         sql = "select type_id, name from event_types where log_id = ?"
-        for type_id, name in self.connection.execute(sql, (self.log_id,)):
+        # Nothing is forgotten before all is read: readers that know no types find no events.
+        stored = list(self.connection.execute(sql, (self.log_id,)))
+        known.names.clear()
+        known.ids.clear()
+        for type_id, name in stored:
             known.names[type_id] = name
             known.ids[name] = type_id
         return known.ids

@@ -92,8 +92,6 @@ class LogWriter:
         return pending.outcomes
 
     def _forget_unstored(self) -> None:
-        self._catalogue.ids.clear()
-        self._catalogue.names.clear()
         self._reader.refresh_types()
         self._packer.reload()
         self._stale = False
