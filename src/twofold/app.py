@@ -6,14 +6,8 @@ from typing import Any
 
 import msgspec
 
+from twofold.assembly import Parts, assemble
 from twofold.codec import EventCodec, MessageCodec
-from twofold.command_service import CommandService
-from twofold.command_service.batcher import Batcher
-from twofold.command_service.folds import Folds
-from twofold.command_service.handle import CommandLimits
-from twofold.command_service.inline_projections import InlineProjections
-from twofold.command_service.snapshots import Snapshots
-from twofold.command_service.write_check import WriteCheck
 from twofold.domain.command_ids import refuse_runtime_id
 from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
@@ -24,25 +18,17 @@ from twofold.online_move import MoveStatus, OnlineMove
 from twofold.projections import Projections, names_late
 from twofold.query_service.answer import LiveOptions, QueryResult, QueryService
 from twofold.query_service.live_queries import Spend
-from twofold.read_store.port import ReadModel, ReadStore
+from twofold.read_store.port import ReadModel
 from twofold.receipt import Answer, Receipt
 from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.status import Status, measure
 from twofold.stores import open_read_store, open_write_store
-from twofold.synchronization.build_kind import BuildKind
-from twofold.synchronization.cluster_state import ClusterStateStore
-from twofold.synchronization.follower_kind import FollowerKind, FollowerLimits
-from twofold.synchronization.policy_kind import CommandSide, PolicyKind
-from twofold.synchronization.projection_kind import ProjectionKind
-from twofold.synchronization.projector import ProjectorIO
-from twofold.synchronization.service import NodeOptions, Synchronization
-from twofold.synchronization.worker import WorkerLimits
 from twofold.world import RealWorld, World
 from twofold.write_store.background_check import check_current_log
 from twofold.write_store.current_log import CurrentLog
-from twofold.write_store.history import UNCHECKED, HistoryCheck, check_history
+from twofold.write_store.history import UNCHECKED, check_history
 from twofold.write_store.inventory import check_log
 from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice
 
@@ -111,7 +97,18 @@ class App:
             await write_store.close()
             raise
         current = CurrentLog(write_store, self.world)
-        running = self._assemble(current, read_store, None if maintenance is None else frozenset(maintenance))
+        parts = Parts(
+            settings=self.settings,
+            world=self.world,
+            wiring=self.wiring,
+            messages=self.messages,
+            events=self.events,
+            models=self.models,
+            moved=self._moved,
+            handle=self._handle,
+            log_moved=self._log_moved,
+        )
+        running = assemble(parts, current, read_store, None if maintenance is None else frozenset(maintenance))
         try:
             await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
@@ -333,66 +330,6 @@ class App:
                 f"The log does not hold this position. {error} Read without it and use new receipts.", field=field
             ) from error
         return int(number)
-
-    def _assemble(self, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
-        """The parts over these stores, put together. `session` holds the names of a maintenance session."""
-        settings, world, wiring, messages = self.settings, self.world, self.wiring, self.messages
-        snapshots = Snapshots(write_store, wiring, world, settings.snapshot_events)
-        folds = Folds(write_store, self.events, world, snapshots, settings.cached_folds)
-        batcher = Batcher(
-            write_store,
-            folds,
-            world,
-            commands=settings.batch_commands,
-            size=settings.batch_bytes,
-            queue=settings.queue_commands,
-            queue_size=settings.queue_bytes,
-        )
-        inline = InlineProjections(wiring, write_store, self.events, settings.cached_rows)
-        command_limits = CommandLimits(
-            settings.conflict_retries, settings.command_events, settings.event_bytes, settings.command_bytes
-        )
-        commands = CommandService(
-            wiring, folds, self.events, messages, batcher, world, inline, write_store=write_store, limits=command_limits
-        )
-        limits = FollowerLimits(
-            page_events=settings.page_events,
-            catch_up_page_events=settings.catch_up_page_events,
-            cached_rows=settings.cached_rows,
-            breaker_keys=settings.breaker_keys,
-            breaker_share=settings.breaker_share,
-            max_causation_depth=settings.max_causation_depth,
-            policy_concurrency=settings.policy_concurrency,
-            policy_breaker_keys=settings.policy_breaker_keys,
-            fold_retries=settings.fold_retries,
-            # A maintenance session does one task. It leaves what is parked as it is.
-            retry_parked=session is None,
-        )
-        command_side = CommandSide(wiring.commands, messages, self._handle, batcher.append, self._moved)
-        cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
-        history = HistoryCheck(write_store)
-        io = ProjectorIO(write_store, read_store, self.events.decode, world, history)
-        projections = ProjectionKind(wiring.projections, self.models, cluster, io, limits)
-        policies = PolicyKind(wiring.policies, write_store, self.events, command_side, world, limits)
-        kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
-        worker = WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries)
-        options = NodeOptions(lease_seconds=settings.lease_seconds, worker=worker, session=session)
-        synchronization = Synchronization(
-            cluster, write_store, read_store, world, kinds, self.models, moved=self._moved, options=options
-        )
-        return Runtime(
-            write_store=write_store,
-            read_store=read_store,
-            batcher=batcher,
-            snapshots=snapshots,
-            commands=commands,
-            write_check=WriteCheck(write_store, batcher, world),
-            history=history,
-            projections=frozenset(self.models),
-            synchronization=synchronization,
-            move=OnlineMove(write_store, settings, world, self._log_moved),
-            maintenance=session is not None,
-        )
 
     def _open(self) -> Runtime:
         if self._running is None:
