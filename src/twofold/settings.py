@@ -10,6 +10,11 @@ from twofold.errors import WiringError
 
 Sentence = str
 
+SERVER_VARIABLES = frozenset(
+    {"host", "port", "expose", "allow_host", "allow_origin", "allow_credentials", "proxy", "root_path"}
+)
+"""The options of `twofold serve` that are environment variables too: `TWOFOLD_<NAME>`."""
+
 
 class Settings(msgspec.Struct, frozen=True):
     """All settings of an app. Pass `Settings(...)` to `App`, or set environment variables `TWOFOLD_<NAME>`."""

@@ -2,12 +2,14 @@
 
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.cli.command_line_helpers import APP, next_line, run, run_json, running, serving, stop
+from twofold.http import Limits
 
 
 def test_a_served_app_takes_commands_and_a_query_with_their_position_sees_them(tmp_path: Path) -> None:
@@ -98,9 +100,15 @@ def test_an_address_that_others_reach_is_refused_unless_asked_for(tmp_path: Path
     done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2
     assert "--expose" in done.stderr
-    with serving(tmp_path, "--host", "0.0.0.0", "--expose") as (_, at):
+    done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0", "--expose")
+    assert done.returncode == 2
+    assert "--allow-host" in done.stderr
+    with serving(tmp_path, "--host", "0.0.0.0", "--expose", "--allow-host", "shop.example") as (_, at):
         port = at["url"].rpartition(":")[2]
-        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        url = f"http://127.0.0.1:{port}/health/ready"
+        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, headers={"Host": "shop.example"}).status_code == 200
+        assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 403
 
 
 def test_a_bug_in_the_app_is_shown_with_its_traceback_and_still_one_line_of_json(tmp_path: Path) -> None:
@@ -109,3 +117,70 @@ def test_a_bug_in_the_app_is_shown_with_its_traceback_and_still_one_line_of_json
     assert done.returncode == 1
     assert done.stdout.startswith('{"ok":false,"error":{"kind":"unexpected","message":"ZeroDivisionError')
     assert "Traceback" in done.stderr
+
+
+def test_streams_are_limited_for_each_address_that_a_named_proxy_tells(tmp_path: Path) -> None:
+    def stream(at: dict[str, str], client: str, held: list[socket.socket]) -> bytes:
+        """The status of one more stream, which stays open."""
+        host, _, port = at["url"].removeprefix("http://").partition(":")
+        held.append(socket.create_connection((host, int(port)), timeout=30))
+        held[-1].sendall(
+            b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
+            b"X-Forwarded-For: %s\r\n\r\n" % client.encode()
+        )
+        return held[-1].recv(4096).split(b" ")[1]
+
+    (tmp_path / "app.py").write_text(APP)
+    most = Limits().streams_per_client
+    with serving(tmp_path, "--proxy", "127.0.0.0/8") as (_, at), ExitStack() as stack:
+        held: list[socket.socket] = []
+        stack.callback(lambda: [each.close() for each in held])
+        assert {stream(at, f"203.0.113.{n}", held) for n in range(most + 10)} == {b"200"}
+        assert {stream(at, "203.0.113.0", held) for _ in range(most - 1)} == {b"200"}
+        assert stream(at, "203.0.113.0", held) == b"503"
+    with serving(tmp_path) as (_, at), ExitStack() as stack:
+        held = []
+        stack.callback(lambda: [each.close() for each in held])
+        assert {stream(at, f"203.0.113.{n}", held) for n in range(most)} == {b"200"}
+        assert stream(at, "203.0.113.254", held) == b"503"
+
+
+def test_the_options_of_the_server_are_environment_variables_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    monkeypatch.setenv("TWOFOLD_ALLOW_HOST", "shop.example other.example")
+    monkeypatch.setenv("TWOFOLD_ALLOW_ORIGIN", "https://page.example")
+    monkeypatch.setenv("TWOFOLD_ALLOW_CREDENTIALS", "1")
+    monkeypatch.setenv("TWOFOLD_PROXY", "127.0.0.1 10.0.0.0/8")
+    monkeypatch.setenv("TWOFOLD_ROOT_PATH", "/shop")
+    with serving(tmp_path) as (_, at):
+        headers = {"Host": "inner", "X-Forwarded-Host": "other.example", "Origin": "https://page.example"}
+        answer = httpx.get(f"{at['url']}/openapi.json", headers=headers)
+        assert answer.json()["servers"] == [{"url": "/shop"}]
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        assert answer.headers["access-control-allow-credentials"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "cure"),
+    [
+        ("--allow-host", "https://shop.example", "Write the name only"),
+        ("--allow-host", "shop.example:80", "Write the name only"),
+        ("--allow-host", "*", "Write the name only"),
+        ("--allow-origin", "shop.example", "https://shop.example"),
+        ("--allow-origin", "*", "https://shop.example"),
+        ("--allow-origin", "https://shop.example/", "without a path"),
+        ("--allow-origin", "https://shop.example:443", "Write https://shop.example."),
+        ("--proxy", "nginx", "10.0.0.0/8"),
+        ("--root-path", "shop", "/shop"),
+        ("--root-path", "/queries", "Choose another one"),
+    ],
+)
+def test_an_option_that_is_not_of_its_form_is_refused_with_the_form(
+    tmp_path: Path, option: str, value: str, cure: str
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    done = run(tmp_path, "serve", "app:app", "--port", "0", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert cure in done.stderr

@@ -116,7 +116,7 @@ def test_the_documented_routes_are_those_of_the_api() -> None:
     documented = {row[0].strip("`") for row in table(page("http.md")) if " /" in row[0]}
     paths = describe(open_bank(), Limits())["paths"]
     actual = {f"{method.upper()} {_named(path)}" for path, offered in paths.items() for method in offered}
-    actual |= {"GET /openapi.json", "GET /docs"}
+    actual |= {"GET /openapi.json", "GET /docs", "GET /"}
     assert documented == actual
 
 

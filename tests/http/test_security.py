@@ -5,12 +5,11 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
 from tests.http.http_helpers import DEPOSIT, problem
 from tests.http.raw_http_helpers import request, say
 from twofold import InvalidMessage, NotAuthorised
-from twofold.http import Trust, asgi
+from twofold.http import Trust
 
 REFUSED: list[Mapping[str, str]] = [
     {"Origin": "https://evil.example"},
@@ -54,16 +53,6 @@ def test_reading_needs_no_origin(http: httpx.Client) -> None:
     assert http.get("/health/live", headers={"Origin": "https://other.example"}).status_code == 200
 
 
-async def test_an_allowed_origin_may_send() -> None:
-    app = open_bank()
-    api = asgi(app, trust=Trust(origins=frozenset({"https://shop.example"})))
-    headers = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site"}
-    async with app, httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://testserver") as http:
-        assert (await http.post("/commands/deposit", json=DEPOSIT, headers=headers)).status_code == 200
-        headers["Origin"] = "https://shop.example.evil"
-        assert (await http.post("/commands/deposit", json=DEPOSIT, headers=headers)).status_code == 403
-
-
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:80", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8000", "LOCALHOST"]
 )
@@ -97,14 +86,43 @@ def test_a_request_without_a_host_or_with_two_is_refused(server: Server) -> None
     assert say(server.address, twice).statuses == [400]
 
 
-def test_the_names_can_be_chosen() -> None:
-    trust = Trust(hosts=frozenset({"shop.example"}))
-    scope = {"method": "GET", "headers": [(b"host", b"shop.example:443")], "server": ("10.0.0.1", 80)}
-    trust.check(scope, {b"host": b"shop.example:443"})
-    with pytest.raises(NotAuthorised, match="Host"):
-        trust.check(scope, {b"host": b"localhost"})
+OPEN = "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "server", "host", "answered"),
+    [
+        ({"shop.example"}, OPEN, "shop.example:443", True),
+        ({"shop.example"}, OPEN, "SHOP.example", True),
+        ({"shop.example"}, OPEN, "evil.example", False),
+        ({"shop.example"}, OPEN, "localhost", False),
+        ({"shop.example"}, OPEN, "10.0.0.1:8000", True),
+        ({"shop.example"}, OPEN, "10.0.0.2", False),
+        ({"shop.example"}, "127.0.0.1", "localhost", True),
+        (set(), OPEN, "shop.example", False),
+        (set(), OPEN, "localhost", False),
+        (set(), OPEN, OPEN, True),
+        (set(), "127.intern", "127.intern", False),
+        (set(), "/run/twofold.sock", "localhost", True),
+        (set(), "/run/twofold.sock", "shop.example", False),
+    ],
+)
+def test_only_names_that_were_chosen_and_the_own_address_are_answered(
+    hosts: set[str], server: str, host: str, answered: bool
+) -> None:
+    headers = [(b"host", host.encode())]
+    scope = {"method": "GET", "headers": headers, "server": (server, 80)}
+    trust = Trust(hosts=frozenset(hosts))
+    if answered:
+        trust.check(scope, dict(headers))
+    else:
+        with pytest.raises(NotAuthorised, match="--allow-host"):
+            trust.check(scope, dict(headers))
+
+
+def test_a_request_must_name_a_host() -> None:
     with pytest.raises(InvalidMessage, match="missing"):
-        trust.check(scope | {"headers": []}, {})
+        Trust().check({"method": "GET", "headers": [], "server": (OPEN, 80)}, {})
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/docs", "/docs/docs.js", "/nothing", "/", "/commands/nope"])

@@ -1,6 +1,7 @@
 """A server is local by default, reports its health, and answers every request before it stops."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +18,45 @@ from tests.http.raw_http_helpers import connect, listen, request
 from twofold import WiringError
 from twofold.http import asgi
 from twofold.http.server import listen as bind
+from twofold.http.server import serve
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
 def test_an_address_others_can_reach_is_refused_unless_allowed(host: str) -> None:
     with pytest.raises(WiringError, match="no authentication yet"):
         bind(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [
+        ("127.intern", ["10.9.9.9"]),
+        ("localhost", ["127.0.0.1", "10.9.9.9"]),
+        ("localhost", ["::1", "fd00::7"]),
+        ("inner", ["::ffff:10.9.9.9"]),
+    ],
+)
+def test_a_name_is_of_loopback_only_if_all_its_addresses_are(
+    host: str, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        (socket.AF_INET6 if ":" in each else socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 0)) for each in addresses
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with pytest.raises(WiringError, match=f"{host} is {addresses[-1]}, which can be reached from other machines"):
+        bind(host, 0)
+
+
+def test_a_name_of_loopback_needs_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with bind("shop.intern", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+async def test_a_server_that_is_open_to_others_must_name_its_hosts() -> None:
+    with pytest.raises(WiringError, match=r"--allow-host shop\.example"):
+        await serve(open_bank(), host="0.0.0.0", port=0, expose=True)
 
 
 def test_an_address_others_can_reach_can_be_allowed() -> None:
@@ -37,9 +71,10 @@ def test_a_port_in_use_is_reported() -> None:
             bind("127.0.0.1", port)
 
 
-def test_a_name_without_an_address_is_reported() -> None:
+@pytest.mark.parametrize("host", ["nowhere.invalid", ""])
+def test_a_name_without_an_address_is_reported(host: str) -> None:
     with pytest.raises(WiringError, match="no address"):
-        bind("nowhere.invalid", 0, expose=True)
+        bind(host, 0, expose=True)
 
 
 def test_a_healthy_server_says_so(start: Callable[..., Server]) -> None:

@@ -7,8 +7,9 @@ import click
 from starlette.types import ASGIApp
 
 from twofold.app import App
-from twofold.cli.app_loading import app_argument, json_option, load_app, port_option
+from twofold.cli.app_loading import app_argument, json_option, load_app
 from twofold.cli.output import Exit, columns, emit
+from twofold.cli.server_options import ServerOptions, server_options
 from twofold.cli.store_access import StoreUrls, store_options
 from twofold.http.server import run, serve
 from twofold.stores import shown, without_password
@@ -17,14 +18,10 @@ from twofold.ui import console
 
 @click.command
 @app_argument
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@port_option
-@click.option(
-    "--expose", is_flag=True, help="Allow an address that other machines can reach. There is no authentication yet."
-)
+@server_options
 @store_options
 @json_option
-def command(target: str, host: str, port: int, expose: bool, urls: StoreUrls, as_json: bool) -> int:
+def command(target: str, server: ServerOptions, urls: StoreUrls, as_json: bool) -> int:
     """Serve an app over HTTP, with its pages and the console.
 
     MODULE:APP names the app: `app:app` is the `app` in app.py of this folder. SIGTERM and Ctrl-C stop it with exit
@@ -39,7 +36,8 @@ def command(target: str, host: str, port: int, expose: bool, urls: StoreUrls, as
         else:
             print_addresses(target, app, url)
 
-    run(serve(app, host=host, port=port, expose=expose, mounts={"/console": console_of(app)}, started=started))
+    mounts = {"/console": console_of(app)}
+    run(serve(app, **server._asdict(), mounts=mounts, started=started))
     if not as_json:
         click.echo("Stopped.")
     return Exit.OK

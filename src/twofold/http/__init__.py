@@ -14,10 +14,16 @@ __all__ = ["Api", "Limits", "Trust", "asgi"]
 
 
 def asgi(
-    app: App, mounts: Mapping[str, ASGIApp] | None = None, *, limits: Limits | None = None, trust: Trust | None = None
+    app: App,
+    mounts: Mapping[str, ASGIApp] | None = None,
+    *,
+    limits: Limits | None = None,
+    trust: Trust | None = None,
+    root_path: str = "",
 ) -> Api:
     """`app` as an ASGI application: its HTTP API, its pages at `/`, and `mounts` at other paths.
 
-    WiringError where a message type cannot be sent over HTTP.
+    `root_path` is the path under which a proxy publishes it, `/shop`. WiringError where a message type cannot be sent
+    over HTTP, or an argument is not of its form.
     """
-    return Api(Wire(app, limits or Limits()), mounts or {}, trust or Trust())
+    return Api(Wire(app, limits or Limits()), mounts or {}, trust or Trust(), root_path)

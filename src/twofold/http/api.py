@@ -5,15 +5,18 @@ import logging
 from collections.abc import Mapping
 
 import starlette.routing
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twofold.errors import TwofoldError, UnknownMessage
+from twofold.errors import TwofoldError, UnknownMessage, WiringError
 from twofold.http.budgets import CutOff
 from twofold.http.command_routes import command_handler
-from twofold.http.docs import docs_routes
+from twofold.http.cors import Cors
+from twofold.http.docs import docs_routes, entry_routes
 from twofold.http.event_routes import events_handler
 from twofold.http.exchange import ClientGone, Exchange, Route, too_large
+from twofold.http.forwarding import Forwarding
 from twofold.http.health_routes import answer_live, ready_handler, status_handler
 from twofold.http.limits import took_too_long
 from twofold.http.log_routes import log_routes
@@ -30,16 +33,22 @@ _OURS = frozenset(
 )
 """First words of paths that no mounted page may use, so that a misspelt command gets a problem, not a page."""
 
+_OF_OUTER = frozenset({"app", "router", "endpoint", "path_params", "app_root_path"})
+"""What an application around this one leaves in the scope: pages must not take it for their own."""
+
 log = logging.getLogger("twofold.http")
 
 
 class Api:
     """An app over HTTP, as an ASGI application. After `drain` it is no longer ready, and its streams end."""
 
-    def __init__(self, wire: Wire, mounts: Mapping[str, ASGIApp], trust: Trust) -> None:
+    def __init__(self, wire: Wire, mounts: Mapping[str, ASGIApp], trust: Trust, root_path: str) -> None:
         self.wire = wire
         self._trust = trust
-        self._routes = _routes(wire)
+        self._cors = Cors(trust)
+        self._forwarding = Forwarding(trust.proxies, root_path)
+        _refuse_ambiguous(root_path)
+        self._routes = _routes(wire, mounts)
         self._pages = self._make_pages(mounts)
 
     def drain(self) -> None:
@@ -74,19 +83,24 @@ class Api:
             exchange.close()
 
     async def _dispatch(self, exchange: Exchange) -> None:
+        scope = self._forwarding.applied(exchange.scope)
+        if scope is not exchange.scope:
+            exchange.place(scope)
+        self._cors.apply(exchange)
         self._trust.check(exchange.scope, exchange.headers)
         limit = self.wire.limits.header_bytes
         if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > limit:
             raise HttpRefused("headers-too-large", f"The headers are larger than {limit} bytes together.", close=True)
         route = self._routes.get(exchange.path)
         if route is None:
-            if exchange.path.partition("/")[2].partition("/")[0] in _OURS:
+            if _first_word(exchange.path) in _OURS:
                 raise _not_found()
             await self._answer_page(exchange)
         elif route.offers(exchange.method):
             await route.handle(exchange)
         elif exchange.method == "OPTIONS":
-            await exchange.answer(204, [(b"allow", route.allow.encode())], b"")
+            more = self._cors.preflight(exchange, route.allow)
+            await exchange.answer(204, [(b"allow", route.allow.encode()), *more], b"")
         else:
             raise HttpRefused("method-not-allowed", f"Allowed methods: {route.allow}.", allow=route.allow)
 
@@ -101,9 +115,7 @@ class Api:
 
     def _make_pages(self, mounts: Mapping[str, ASGIApp]) -> starlette.routing.Router:
         # People leave out the last slash. Without a redirect the pages at "/" would answer "not found".
-        routes: list[starlette.routing.BaseRoute] = [
-            starlette.routing.Route(path, RedirectResponse(f"{path}/")) for path in mounts
-        ]
+        routes: list[starlette.routing.BaseRoute] = [starlette.routing.Route(path, _add_slash) for path in mounts]
         routes += [starlette.routing.Mount(path, page) for path, page in mounts.items()]
         app = self.wire.app
         if app.pages is not None:
@@ -114,7 +126,8 @@ class Api:
         """Let a mounted page answer, within our limits; if it fails, answer with a problem."""
         response = MountedResponse(exchange, self.wire.limits.body_bytes)
         with self.wire.quotas.reads:
-            answering = asyncio.ensure_future(self._pages(exchange.scope, response.receive, response.send))
+            scope = {key: value for key, value in exchange.scope.items() if key not in _OF_OUTER}
+            answering = asyncio.ensure_future(self._pages(scope, response.receive, response.send))
             answering.add_done_callback(lambda _: response.started.set())
             try:
                 await self.wire.in_time(response.started.wait())
@@ -179,9 +192,11 @@ class MountedResponse:
             await self._exchange.send(message)
 
 
-def _routes(wire: Wire) -> dict[str, Route]:
+def _routes(wire: Wire, mounts: Mapping[str, ASGIApp]) -> dict[str, Route]:
     app = wire.app
+    document = describe(app, wire.limits)
     return {
+        **({} if app.pages is not None or "/" in mounts else entry_routes(document, mounts)),
         **{f"/commands/{name}": Route("POST", command_handler(wire, name)) for name in app.wiring.commands},
         **{f"/queries/{name}": Route("GET", query_handler(wire, name)) for name in app.queries.by_name},
         **projection_routes(wire),
@@ -191,8 +206,22 @@ def _routes(wire: Wire) -> dict[str, Route]:
         "/metrics": Route("GET", metrics_handler(wire)),
         "/health/live": Route("GET", answer_live),
         "/health/ready": Route("GET", ready_handler(wire)),
-        **docs_routes(describe(app, wire.limits)),
+        **docs_routes(document),
     }
+
+
+def _first_word(path: str) -> str:
+    return path.partition("/")[2].partition("/")[0]
+
+
+def _refuse_ambiguous(root_path: str) -> None:
+    """WiringError where nobody could tell whether a proxy has stripped the root path."""
+    if _first_word(root_path) in _OURS:
+        raise WiringError(f"The root path {root_path} begins like a path of the API. Choose another one.")
+
+
+async def _add_slash(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope['path']}/")
 
 
 async def _no_page(scope: Scope, receive: Receive, send: Send) -> None:

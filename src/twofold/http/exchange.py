@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -32,19 +33,29 @@ class Exchange:
     __slots__ = ("_body", "budgets", "headers", "method", "path", "receive", "scope", "send", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, budgets: Budgets) -> None:
-        self.scope = scope
         self.budgets = budgets
         self._body: Holding | None = None
         self.receive = receive
         self.send = send
+        self.started = False
+        self.place(scope)
+
+    def place(self, scope: Scope) -> None:
+        """Take this scope for the one of the request."""
+        self.scope = scope
         self.method: str = scope["method"]
         self.path = _path_of(scope)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.started = False
+
+    @property
+    def root(self) -> str:
+        """The path under which this API is public: empty, or `/shop`."""
+        root: str = self.scope.get("root_path", "")
+        return root
 
     @property
     def client(self) -> str:
-        """The address the request came from, as far as the server knows it."""
+        """The address the request came from, as far as the server and its proxies tell it."""
         client = self.scope.get("client")
         return str(client[0]) if client else "unknown"
 
@@ -134,7 +145,7 @@ class Exchange:
 
     async def problem(self, error: TwofoldError, more: msgspec.Struct | None = None) -> None:
         """Answer with the problem details of an error, and the fields of `more` beside them."""
-        problem = problem_of(error)
+        problem = problem_of(error, self.root)
         body = problem if more is None else msgspec.structs.asdict(more) | msgspec.to_builtins(problem)
         await self.answer(problem.status, [_PROBLEM, _FRESH, *headers_of(error, problem.status)], _encode(body))
 
@@ -205,9 +216,17 @@ class Route:
 def _path_of(scope: Scope) -> str:
     """The path as it was sent: an encoded letter makes another path, so that each path has one spelling."""
     raw: bytes | None = scope.get("raw_path")
-    path = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
     root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if root else path
+    if raw is None:
+        return without_prefix(scope["path"], root)
+    return without_prefix(raw.partition(b"?")[0].decode("latin-1"), quote(root) if root else root)
+
+
+def without_prefix(path: str, prefix: str) -> str:
+    """A path without a prefix, where it begins with it: `/shop` is a prefix of `/shop/docs`, not of `/shopping`."""
+    if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+        return path[len(prefix) :]
+    return path
 
 
 def pieces_of(body: bytes) -> Iterator[bytes]:

@@ -87,15 +87,16 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     lag: int | None = None
 
 
-def problem_of(error: TwofoldError) -> Problem:
-    """The problem of an error, by its family; an error of another family is an unexpected one."""
+def problem_of(error: TwofoldError, root: str = "") -> Problem:
+    """The problem of an error, by its family; an error of another family is an unexpected one. `root` is the path under
+    which the API is public: the type links to its docs page."""
     kind = error.kind if isinstance(error, HttpRefused) else _kind_of(type(error))
     if kind is None:
         error, kind = UNEXPECTED, "unexpected-error"
     status, title, _ = KINDS[kind]
     code = error.code if isinstance(error, Rejected) else None
     return Problem(
-        type=f"/docs#problem-{kind}",
+        type=f"{root}/docs#problem-{kind}",
         title=title,
         status=status,
         detail=_detail(error) or title,

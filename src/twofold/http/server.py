@@ -39,6 +39,7 @@ async def serve(
     mounts: Mapping[str, ASGIApp] | None = None,
     limits: Limits | None = None,
     trust: Trust | None = None,
+    root_path: str = "",
     notice_seconds: float = 0.0,
     started: Started | None = None,
 ) -> None:
@@ -46,11 +47,18 @@ async def serve(
 
     On the signal readiness turns 503 and streams end. After `notice_seconds` (time for a load balancer to notice) the
     server accepts no more connections, requests in progress finish, and the app stops. A second signal does not wait.
-    WiringError where the address is in use, or is open to others without `expose`. `port` 0 takes a free one.
+    WiringError where the address is in use, is open to others without `expose`, or where `trust` names no hosts beside
+    `expose`. `port` 0 takes a free one.
     """
+    trust = trust or Trust()
+    if expose and not trust.hosts:
+        raise WiringError(
+            "What is open to others must name its hosts, or a page of any site could reach it by a name of its own "
+            "(DNS rebinding). Add each name that clients use: `--allow-host shop.example`, or trust=Trust(hosts=…)."
+        )
     limits = limits or Limits()
     limits = msgspec.structs.replace(limits, connections=connections_that_fit(limits.connections))
-    api = asgi(app, mounts, limits=limits, trust=trust)
+    api = asgi(app, mounts, limits=limits, trust=trust, root_path=root_path)
     listener = listen(host, port, expose=expose)
 
     tasks: list[asyncio.Task[None]] = []
@@ -125,15 +133,13 @@ def fast_runner() -> asyncio.Runner:
 
 def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
     """A socket on an address. WiringError, with the cure, if it is in use, unknown, or open to others."""
-    if not expose and not is_loopback(host):
-        raise WiringError(
-            f"{host} can be reached from other machines, and there is no authentication yet: every client may do "
-            "everything. Bind to 127.0.0.1, or set expose=True (`--expose`) behind a proxy that authenticates."
-        )
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise WiringError(f"This machine has no address '{host}' ({error.strerror}). Use 127.0.0.1.") from error
+    if not expose:
+        _refuse_what_others_reach(host, [str(each[4][0]) for each in found])
+    family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -147,6 +153,17 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
         raise WiringError(problem) from error
     listener.setblocking(False)
     return listener
+
+
+def _refuse_what_others_reach(host: str, addresses: list[str]) -> None:
+    """WiringError unless all these addresses of a host are of loopback: a name says nothing about that."""
+    for address in addresses:
+        if not is_loopback(address):
+            named = host if host == address else f"{host} is {address}, which"
+            raise WiringError(
+                f"{named} can be reached from other machines, and there is no authentication yet: every client may do "
+                "everything. Bind to 127.0.0.1, or set expose=True (`--expose`) behind a proxy that authenticates."
+            )
 
 
 class _Server(uvicorn.Server):

@@ -152,7 +152,7 @@ class Streams:
         except TwofoldError as error:
             if is_bug(error):
                 log.exception("The stream %s ended", exchange.path)
-            await output.send(frame("problem", problem_of(error)))
+            await output.send(frame("problem", problem_of(error, exchange.root)))
 
     def _take(self, client: str) -> str:
         if self.draining.is_set():

@@ -15,16 +15,17 @@ _HERE = Path(__file__).parent
 def console(*, home: str | None = None, home_name: str = "Place an order") -> Starlette:
     """The console as an ASGI app, to mount beside the HTTP API of an app (at `/console`).
 
-    The HTTP API adds the headers that forbid inline code. `home` is the path of the app's own pages, if it has any; a
-    link named `home_name` leads there.
+    The HTTP API adds the headers that forbid inline code. `home` is the path of the app's own pages within that API, if
+    it has any; a link named `home_name` leads there.
     """
     templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("console.html")
 
     async def show(request: Request) -> Response:
         base = request.scope.get("root_path", "").rstrip("/")
-        return HTMLResponse(
-            page.render(base=base, home=home, home_name=home_name), headers={"Cache-Control": "no-cache"}
-        )
+        # The root path of the application that this one is mounted in, which is the HTTP API.
+        root = request.scope.get("app_root_path", "").rstrip("/")
+        text = page.render(base=base, root=root, home=home and root + home, home_name=home_name)
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
     return Starlette(routes=[Route("/", show), Mount("/static", StaticFiles(directory=_HERE / "static"))])

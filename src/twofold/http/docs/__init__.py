@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +12,7 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from twofold.http.examples import example_of, resolved
-from twofold.http.exchange import Exchange, Route
+from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.problems import KINDS
 
 _HERE = Path(__file__).parent
@@ -23,11 +25,44 @@ def docs_routes(document: Json) -> dict[str, Route]:
     script = (_HERE / "docs.js").read_bytes()
     style = (_HERE / "docs.css").read_bytes()
     return {
-        "/openapi.json": _file(msgspec.json.encode(document), b"application/json"),
+        "/openapi.json": Route("GET", _document_handler(document)),
+        # The links of the page are relative, so that it is the same under every root path.
         "/docs": _file(page_of(document), b"text/html; charset=utf-8"),
         "/docs/docs.js": _file(script, b"text/javascript; charset=utf-8"),
         "/docs/docs.css": _file(style, b"text/css; charset=utf-8"),
     }
+
+
+def entry_routes(document: Json, mounts: Iterable[str]) -> dict[str, Route]:
+    """The route `/` of an app without pages: links to its description, and to what is mounted beside it."""
+    title = document["info"]["title"]
+    links = {"docs": "docs", "openapi": "openapi.json", **{path.strip("/"): f"{path.strip('/')}/" for path in mounts}}
+    page = _environment().get_template("entry.html").render(title=title, links=links).encode()
+
+    async def handle(exchange: Exchange) -> None:
+        headers = [(b"cache-control", b"no-cache"), (b"vary", b"Accept")]
+        if not exchange.path and exchange.root:
+            # Relative links need the slash.
+            await exchange.answer(307, [(b"location", f"{exchange.root}/".encode())], b"")
+        elif b"text/html" in exchange.headers.get(b"accept", b""):
+            await exchange.answer(200, [(b"content-type", b"text/html; charset=utf-8"), *headers], page)
+        else:
+            body = {"title": title, "links": {name: f"{exchange.root}/{path}" for name, path in links.items()}}
+            await exchange.answer(200, [(b"content-type", b"application/json"), *headers], msgspec.json.encode(body))
+
+    return {"/": Route("GET", handle), "": Route("GET", handle)}
+
+
+def _document_handler(document: Json) -> Handler:
+    @lru_cache(maxsize=8)
+    def under(root: str) -> bytes:
+        return msgspec.json.encode({**document, "servers": [{"url": root or "/"}]})
+
+    async def handle(exchange: Exchange) -> None:
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-cache")]
+        await exchange.answer(200, headers, under(exchange.root))
+
+    return handle
 
 
 def _file(content: bytes, kind: bytes) -> Route:
@@ -37,10 +72,13 @@ def _file(content: bytes, kind: bytes) -> Route:
     return Route("GET", handle)
 
 
-def page_of(document: Json) -> bytes:
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+
+
+def page_of(document: Json) -> bytes:
     shared = document["components"]["schemas"]
     operations = [
         _operation(path, method, operation, shared)
@@ -48,11 +86,15 @@ def page_of(document: Json) -> bytes:
         for method, operation in offered.items()
     ]
     groups = [(tag["name"], [one for one in operations if one["tag"] == tag["name"]]) for tag in document["tags"]]
-    page = environment.get_template("page.html").render(
-        info=document["info"],
-        groups=[group for group in groups if group[1]],
-        schemas={name: _pretty(schema) for name, schema in shared.items()},
-        problems=KINDS,
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            info=document["info"],
+            groups=[group for group in groups if group[1]],
+            schemas={name: _pretty(schema) for name, schema in shared.items()},
+            problems=KINDS,
+        )
     )
     return page.encode()
 

@@ -77,4 +77,4 @@ for (const form of document.querySelectorAll("form.try")) {
   const button = form.querySelector("[data-follow]");
   if (button) button.addEventListener("click", () => follow(form, button));
 }
-for (const line of document.querySelectorAll(".curl")) line.textContent = line.textContent.replace("$HOST", location.origin);
+for (const line of document.querySelectorAll(".curl")) line.textContent = line.textContent.replace("$HOST", new URL(".", location).href.slice(0, -1));

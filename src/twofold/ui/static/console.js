@@ -2,6 +2,7 @@
 import { showAnswer } from "./answer.js";
 import { showFollowers, showRejected, showWork } from "./operate.js";
 
+const ROOT = document.documentElement.dataset.root; // the path under which the API is public
 const STREAM_LENGTH = 14; // events shown
 const FRESH = 12; // past events to start with
 const PROBLEMS = 3; // problems shown
@@ -119,7 +120,7 @@ function text(kind, value) {
 let query = null;
 
 async function offerQueries() {
-  const api = await (await fetch("/openapi.json")).json();
+  const api = await (await fetch(`${ROOT}/openapi.json`)).json();
   const simple = Object.entries(api.paths)
     .filter(([path, what]) => path.startsWith("/queries/") && what.get)
     .map(([path, what]) => ({ path, parameters: (what.get.parameters ?? []).filter((one) => one.in === "query") }))
@@ -128,7 +129,7 @@ async function offerQueries() {
   if (!simple.length) return;
   byId("query").replaceChildren(...simple.map(({ path }) => {
     const option = document.createElement("option");
-    option.value = path;
+    option.value = ROOT + path;
     option.textContent = path.slice("/queries/".length);
     return option;
   }));
@@ -173,7 +174,7 @@ function stream(address, name, arrived, failed = () => {}) {
 }
 
 function followStatus() {
-  stream(() => "/status", "status", showStatus, () => {
+  stream(() => `${ROOT}/status`, "status", showStatus, () => {
     say("state", "connection lost, reconnecting …");
     byId("state").className = "state bad";
   });
@@ -181,7 +182,7 @@ function followStatus() {
 
 function followEvents() {
   let latest = 0; // position of the newest event that arrived
-  const events = stream(() => `/events?last=${FRESH}`, "event", (event) => {
+  const events = stream(() => `${ROOT}/events?last=${FRESH}`, "event", (event) => {
     const head = before?.head ?? 0;
     if (event.position <= latest && head >= latest) return; // a stream that starts again repeats a few
     if (latest && event.position > latest + 1) skipped += event.position - latest - 1;

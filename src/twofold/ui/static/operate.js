@@ -155,7 +155,7 @@ async function act(name, verb, body) {
   const result = byId("work-result");
   set(result, "…");
   try {
-    const answer = await fetch(`/projections/${encodeURIComponent(name)}/${verb}`, {
+    const answer = await fetch(`${document.documentElement.dataset.root}/projections/${encodeURIComponent(name)}/${verb}`, {
       method: "POST", headers: { "Content-Type": "application/json", Accept: "application/json" }, body: JSON.stringify(body),
     });
     const { outcome, detail } = await answer.json();
