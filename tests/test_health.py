@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from twofold.follower_status import build_status, follower_status, partition_status
 from twofold.health import (
     MAX_PROBLEMS_SHOWN,
     BuildStatus,
@@ -14,9 +15,6 @@ from twofold.health import (
     Observation,
     PartitionStatus,
     assess,
-    build_status,
-    follower_status,
-    partition_status,
     stopping,
 )
 from twofold.read_store.parked_summary import MAX_PARKED_SHOWN

@@ -13,22 +13,24 @@ from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
 from twofold.domain.events import Position, RecordedEvent
 from twofold.domain.module import Module, Wiring
-from twofold.errors import ForkedHistory, InvalidMessage, Rejected, Unavailable, WiringError
+from twofold.errors import ForkedHistory, Rejected, Unavailable, WiringError
 from twofold.online_move import MoveStatus, OnlineMove
+from twofold.position_tokens import PositionTokens
 from twofold.projections import Projections, names_late
 from twofold.query_service.answer import LiveOptions, QueryResult, QueryService
 from twofold.query_service.live_queries import Spend
 from twofold.read_store.port import ReadModel
 from twofold.receipt import Answer, Receipt
+from twofold.role_stores import open_log_for, open_read_models_for
+from twofold.roles import ALL_ROLES, Roles
 from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.status import Status, measure
-from twofold.stores import open_read_store, open_write_store
 from twofold.world import RealWorld, World
 from twofold.write_store.background_check import check_current_log
 from twofold.write_store.current_log import CurrentLog
-from twofold.write_store.history import UNCHECKED, check_history
+from twofold.write_store.history import UNCHECKED
 from twofold.write_store.inventory import check_log
 from twofold.write_store.port import PAGE_BYTES, RowWrite, Slice
 
@@ -77,28 +79,38 @@ class App:
             self._paused_because,
         )
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)
+        self._tokens = PositionTokens(self.world)
         self._running: Runtime | None = None
         self._commands = self._rejected = self._asked = 0
         self._remembered_seconds = int(self.settings.command_retention_days * 86_400)
         self._started = 0.0
 
+    @property
+    def roles(self) -> Roles:
+        """What this process does. WiringError where the setting names a role that there is not."""
+        return Roles(self.settings.roles)
+
     async def start(self, *, maintenance: Iterable[str] | None = None) -> None:
-        """Open the stores, check the log against the modules, start the followers.
+        """Open the stores, check the log against the modules, start the followers: as the roles of this process say.
 
         With `maintenance` it runs a maintenance session: it follows these projections and policies as far as no other
         node does, and takes no part in the division of the work among the nodes.
         """
         if self._running is not None:
             raise WiringError("This app is running already. Start it once, or stop it first.")
-        write_store = await open_write_store(self.settings.write_store, self.settings, self.world)
+        # A maintenance session does its task whatever the process beside it does.
+        roles = self.roles if maintenance is None else Roles(ALL_ROLES)
+        roles.check_stores(self.settings.write_store, self.settings.read_store)
+        write_store = await open_log_for(roles, self.settings, self.world)
         try:
-            read_store = await open_read_store(self.settings.read_store, self.world)
+            read_store = await open_read_models_for(roles, self.settings, self.world)
         except BaseException:
             await write_store.close()
             raise
         current = CurrentLog(write_store, self.world)
         parts = Parts(
             settings=self.settings,
+            roles=roles,
             world=self.world,
             wiring=self.wiring,
             messages=self.messages,
@@ -110,9 +122,10 @@ class App:
         )
         running = assemble(parts, current, read_store, None if maintenance is None else frozenset(maintenance))
         try:
-            await check_log(write_store, self.wiring)
+            if roles.handle_commands:
+                await check_log(write_store, self.wiring)
             self._started = self.world.monotonic()
-            self.queries.begin(current, running.history)
+            self.queries.begin(current, running.history, running.synchronization.look_again)
             self._running = running
             await running.start()
         except BaseException:
@@ -155,9 +168,12 @@ class App:
         Raises Rejected, the Refused family, Conflict and Unavailable; see `twofold.errors` for what to do on each.
         UnknownMessage, and nothing is written, where there is no follower of a name in `wait_for`.
         """
+        roles = self._open().roles
+        roles.refuse_without("command", "A command")
         followers = list(dict.fromkeys(wait_for))
         for name in followers:
             self.projections.check_waited_for(name)
+            roles.refuse_to_wait(name, self.wiring.followers.get(name, ""), self.settings.read_store)
         if command_id:
             refuse_runtime_id(command_id, "command_id")
         else:
@@ -176,6 +192,7 @@ class App:
         where the token is not one of this log's.
         """
         running = self._open()
+        running.roles.refuse_without("query", "A query")
         longest = self.settings.wait_seconds if timeout is None else timeout
         asked = self._ask(running, query, position, longest)
         # Without a position there is nothing to wait for, and no timeout.
@@ -187,8 +204,12 @@ class App:
         if running.write_store.problem is not None:
             # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
             await running.write_store.read(NO_EVENTS)
-        at_least = 0 if position is None else await self.position_of(position)
-        return await self.queries.answer(running.read_store, query, at_least, timeout)
+        if position is None:
+            return await self.queries.answer(running.read_store, query, 0, timeout)
+        required = await self._tokens.required(running.write_store, position)
+        result = await self.queries.answer(running.read_store, query, required.position, timeout)
+        required.refuse_other_history(result.position, result.stamp)
+        return result
 
     async def live(
         self, query: Any, *, position: str | None = None, render: Callable[[Answer, Spend], Any] | None = None
@@ -201,6 +222,7 @@ class App:
         called with the seconds of the event loop that sending took.
         """
         running = self._open()
+        running.roles.refuse_without("query", "A query")
         at_least = 0 if position is None else await self.position_of(position)
         listening = LiveOptions(self.settings.poll_seconds, render, at_least, self.settings.wait_seconds)
         async with aclosing(self.queries.live(running.read_store, query, self._answer, listening=listening)) as answers:
@@ -237,9 +259,10 @@ class App:
         """Check the log for damage in the background, `Settings.verify_events_per_second`, until this is cancelled.
 
         `serve` does it. Damage found is in the health report, and what touches it is Unavailable. Returns at once where
-        the log is in memory, or the setting is 0.
+        the log is in memory, the setting is 0, or this process decides no commands.
         """
-        if rate := self.settings.verify_events_per_second:
+        rate = self.settings.verify_events_per_second
+        if rate and self.roles.handle_commands:
             await check_current_log(self._open().write_store, self.world, rate)
 
     async def move_to(self, write_store: str) -> MoveStatus:
@@ -318,18 +341,7 @@ class App:
 
     async def position_of(self, token: str, field: str = "position") -> Position:
         """The position in a token. InvalidMessage, with the name of the field, where this log does not hold it."""
-        stamp, _, number = token.rpartition(".")
-        if "." not in stamp or not (number.isascii() and number.isdecimal()) or len(number) > 18:
-            raise InvalidMessage(
-                "The position is not one of ours. Send the token of a receipt as it came.", field=field
-            )
-        try:
-            await check_history(self._open().write_store, stamp, int(number))
-        except ForkedHistory as error:
-            raise InvalidMessage(
-                f"The log does not hold this position. {error} Read without it and use new receipts.", field=field
-            ) from error
-        return int(number)
+        return await self._tokens.position_of(self._open().write_store, token, field)
 
     def _open(self) -> Runtime:
         if self._running is None:

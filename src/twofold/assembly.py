@@ -14,6 +14,7 @@ from twofold.command_service.write_check import WriteCheck
 from twofold.domain.module import Wiring
 from twofold.online_move import OnlineMove
 from twofold.read_store.port import ReadModel, ReadStore
+from twofold.roles import Roles
 from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
@@ -38,6 +39,7 @@ class Parts(NamedTuple):
     """
 
     settings: Settings
+    roles: Roles
     world: World
     wiring: Wiring
     messages: MessageCodec
@@ -83,14 +85,15 @@ def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, sessi
         retry_parked=session is None,
     )
     command_side = CommandSide(wiring.commands, messages, parts.handle, batcher.append, parts.moved)
-    cluster = ClusterStateStore(write_store, batcher.append, world, read_store.identity)
+    cluster = ClusterStateStore(write_store, batcher.append, world, read_store)
     history = HistoryCheck(write_store)
     io = ProjectorIO(write_store, read_store, parts.events.decode, world, history)
     projections = ProjectionKind(wiring.projections, parts.models, cluster, io, limits)
     policies = PolicyKind(wiring.policies, write_store, parts.events, command_side, world, limits)
     kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
     worker = WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries)
-    options = NodeOptions(lease_seconds=settings.lease_seconds, worker=worker, session=session)
+    follows = session is not None or "sync" in parts.roles
+    options = NodeOptions(lease_seconds=settings.lease_seconds, worker=worker, session=session, follows=follows)
     synchronization = Synchronization(
         cluster, write_store, read_store, world, kinds, parts.models, moved=parts.moved, options=options
     )
@@ -102,8 +105,9 @@ def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, sessi
         commands=commands,
         write_check=WriteCheck(write_store, batcher, world),
         history=history,
-        projections=frozenset(parts.models),
+        models=parts.models,
         synchronization=synchronization,
         move=OnlineMove(write_store, settings, world, parts.log_moved),
         maintenance=session is not None,
+        roles=parts.roles,
     )

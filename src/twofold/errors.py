@@ -4,6 +4,7 @@ TwofoldError
 ├── Rejected             a rule of the domain says no: part of the API, never retried (422)
 ├── Refused              the request must be changed before it is sent again
 │   ├── NotAuthorised        the caller is not allowed to do this (403)
+│   ├── RoleAbsent           this process does not have the role that the request needs; another one has (421)
 │   ├── InvalidMessage       the message breaks its own type or a limit (400)
 │   ├── UnknownMessage       no message has that name (404)
 │   ├── UndeclaredAccess     a filter or order that the read model does not declare (400)
@@ -41,6 +42,10 @@ class Refused(TwofoldError):
 
 class NotAuthorised(Refused):
     """The caller is not allowed to do this."""
+
+
+class RoleAbsent(Refused):
+    """This process does not have the role that the request needs. Send it to one that has; the text names the role."""
 
 
 class InvalidMessage(Refused):

@@ -1,12 +1,11 @@
 """Health of an app: what was measured of its stores and followers, judged once, for all who show it. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import msgspec
 
 from twofold.domain.events import Position
-from twofold.read_store.parked_summary import MAX_PARKED_SHOWN
 from twofold.read_store.partition import parked_event
 from twofold.read_store.port import Parked
 from twofold.synchronization.cluster_state import Pause
@@ -18,9 +17,9 @@ Level = Literal["not_ready", "degraded", "ready"]
 """`ready`: send requests. `degraded`: send requests, and an operator must act. `not_ready`: send no requests."""
 
 Side = Literal["command", "query"]
+SIDES: Sequence[Side] = get_args(Side)
 
 LEVELS: Sequence[Level] = get_args(Level)
-_WORST: Sequence[State] = get_args(State)
 
 LAG_SECONDS = 30.0
 """A follower without an objective that is further behind than this is reported."""
@@ -124,19 +123,19 @@ class HealthProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How an app is. `level` is the worse one of the two sides.
+    """How an app is. `level` is the worse one of the two sides. A side that this process does not serve is null.
 
     `problems` are the first ones, the worst before the others; `problem_count` counts all of them.
     """
 
     level: Level
-    command_side: Level
-    query_side: Level
+    command_side: Level | None
+    query_side: Level | None
     problems: tuple[HealthProblem, ...] = ()
     problem_count: int = 0
 
-    def of(self, side: Side | None) -> Level:
-        """The level of one side; of both together for None."""
+    def of(self, side: Side | None) -> Level | None:
+        """The level of one side, None if this process does not serve it; of both together for None."""
         return self.level if side is None else self.command_side if side == "command" else self.query_side
 
 
@@ -146,9 +145,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     `log_stopped`: the write store takes nothing more. `log_unreadable`: it cannot be read. `refusal`: it refused the
     last append. `commands_refused`: the command service takes none. `read_models_unreadable`: the read store cannot be
     read. `supervision`: nobody can see to the followers. `head_at_start` is the position that read models must have
-    reached before they answer. `log_damaged`: what is known to be damaged.
+    reached before they answer. `log_damaged`: what is known to be damaged. `sides` are those that this process serves.
     """
 
+    sides: Sequence[Side] = SIDES
     followers: Sequence[FollowerStatus] = ()
     builds: Sequence[BuildStatus] = ()
     head_at_start: Position = 0
@@ -165,123 +165,24 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def assess(seen: Observation) -> HealthReport:
-    """The report on an observation."""
-    return _report([*_of_stores(seen), *_of_followers(seen), *_of_builds(seen.builds)])
+    """The report on an observation: on the sides that this process serves."""
+    return _report([*_of_stores(seen), *_of_followers(seen), *_of_builds(seen.builds)], seen.sides)
 
 
 def stopping(report: HealthReport) -> HealthReport:
     """The report on a process that is about to stop: it is to get no more requests."""
+    sides: list[Side] = [side for side in SIDES if report.of(side) is not None]
     first = [
         HealthProblem(code="stopping", level="not_ready", side=side, subject="node", message=_STOPPING)
-        for side in ("command", "query")
+        for side in sides
     ]
     count = report.problem_count + len(first)
-    return msgspec.structs.replace(_report([*first, *report.problems]), problem_count=count)
+    return msgspec.structs.replace(_report([*first, *report.problems], sides), problem_count=count)
 
 
-def partition_status(
-    partition: str,
-    *,
-    position: Position,
-    lag: tuple[int, float],
-    state: State,
-    owner: str | None,
-    stalled: float = 0.0,
-    error: str | None = None,
-    parked: Sequence[Parked] = (),
-) -> PartitionStatus:
-    """How a partition is doing. It is stopped if a key is `parked` beyond its checkpoint: all others wait for that."""
-    events, seconds = lag
-    blocking = [each for each in parked if each.position > position]
-    if blocking:
-        state, error = "stopped", error or blocking[0].error
-    return PartitionStatus(
-        partition=partition,
-        position=position,
-        lag=events,
-        lag_seconds=round(seconds, 3),
-        state=state,
-        owner=owner,
-        stalled=round(stalled, 3) if events else 0.0,
-        blocking=len(blocking),
-        error=error,
-    )
+def _report(found: Iterable[HealthProblem], sides: Sequence[Side]) -> HealthReport:
+    problems = [problem for problem in found if problem.side in sides]
 
-
-def follower_status(
-    name: str,
-    kind: str,
-    partitions: Sequence[PartitionStatus],
-    parked: Sequence[Parked],
-    *,
-    generation: int = 0,
-    rate: float = 0.0,
-    freshness: float | None = None,
-    pause: Pause | None = None,
-    outage: Outage | None = None,
-    rejected: Sequence[RejectedCommand] = (),
-) -> FollowerStatus:
-    """How a follower is doing, put together from its partitions."""
-    last = min(partitions, key=lambda partition: partition.position)
-    worst = min(partitions, key=lambda partition: _WORST.index(partition.state))
-    return FollowerStatus(
-        name=name,
-        kind=kind,
-        generation=generation,
-        position=last.position,
-        lag=last.lag,
-        lag_seconds=last.lag_seconds,
-        rate=round(rate, 1),
-        state=worst.state,
-        error=worst.error or next((each.error for each in partitions if each.error is not None), None),
-        parked=tuple(parked[:MAX_PARKED_SHOWN]),
-        parked_count=len(parked),
-        waiting_events=sum(each.waiting for each in parked),
-        freshness=freshness,
-        partitions=tuple(partitions),
-        pause=pause,
-        outage=outage,
-        rejected=tuple(reversed(rejected))[:MAX_PARKED_SHOWN],
-    )
-
-
-def build_status(
-    name: str,
-    generation: int,
-    *,
-    version: int,
-    state: Literal["building", "standby", "serving"],
-    partitions: Sequence[tuple[Position, Sequence[Parked]]],
-    head: Position,
-    rate: float = 0.0,
-    owner: str | None = None,
-    error: str | None = None,
-) -> BuildStatus:
-    """How a generation is doing, given position and parked keys of each of its partitions."""
-    position = min((position for position, _ in partitions), default=0)
-    parked = [each for _, keys in partitions for each in keys]
-    blocking = [each for position, keys in partitions for each in keys if each.position > position]
-    if blocking and error is None:
-        error = f"{blocking[0].key} fails at position {blocking[0].position}: {blocking[0].error}"
-    lag = max(0, head - position)
-    return BuildStatus(
-        name=name,
-        generation=generation,
-        version=version,
-        state=state,
-        position=position,
-        lag=lag,
-        rate=round(rate, 1),
-        seconds_left=0.0 if not lag else round(lag / rate, 1) if rate else None,
-        owner=owner,
-        parked=tuple(parked[:MAX_PARKED_SHOWN]),
-        parked_count=len(parked),
-        stopped=bool(blocking),
-        error=error,
-    )
-
-
-def _report(problems: Sequence[HealthProblem]) -> HealthReport:
     def worst(side: Side | None) -> Level:
         levels: list[Level] = [problem.level for problem in problems if side in (None, problem.side)]
         return min([*levels, LEVELS[-1]], key=LEVELS.index)
@@ -289,8 +190,8 @@ def _report(problems: Sequence[HealthProblem]) -> HealthReport:
     ordered = sorted(problems, key=lambda problem: LEVELS.index(problem.level))
     return HealthReport(
         level=worst(None),
-        command_side=worst("command"),
-        query_side=worst("query"),
+        command_side=worst("command") if "command" in sides else None,
+        query_side=worst("query") if "query" in sides else None,
         problems=tuple(ordered[:MAX_PROBLEMS_SHOWN]),
         problem_count=len(problems),
     )
@@ -315,7 +216,7 @@ def _of_stores(seen: Observation) -> Iterator[HealthProblem]:
         level: Level = "degraded" if seen.log_stopped is None else "not_ready"
         yield problem("log-unreadable", level, "query", "write_store", f"Followers wait: {seen.log_unreadable}")
     if seen.log_damaged is not None:
-        for side in get_args(Side):
+        for side in SIDES:
             yield problem("log-damaged", "degraded", side, "write_store", seen.log_damaged)
     if seen.supervision is not None:
         yield problem("synchronization-fails", "degraded", "query", "node", seen.supervision)

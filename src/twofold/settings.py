@@ -7,6 +7,7 @@ import msgspec
 
 from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.errors import WiringError
+from twofold.roles import ALL_ROLES
 
 Sentence = str
 
@@ -21,6 +22,9 @@ class Settings(msgspec.Struct, frozen=True):
 
     write_store: Annotated[Sentence, msgspec.Meta(description="URL of the write store.")] = "sqlite:///data/log.db"
     read_store: Annotated[Sentence, msgspec.Meta(description="URL of the read store.")] = "sqlite:///data/views.db"
+    roles: Annotated[
+        Sentence, msgspec.Meta(description="What this process does: any of these roles, separated by commas.")
+    ] = ALL_ROLES
     batch_commands: Annotated[int, msgspec.Meta(ge=1, description="Commands that share one commit at most.")] = 512
     batch_bytes: Annotated[int, msgspec.Meta(ge=1, description="Bytes of events that share one commit at most.")] = (
         4_194_304

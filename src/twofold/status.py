@@ -8,18 +8,19 @@ import msgspec
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import Unavailable
+from twofold.follower_status import build_status, follower_status, partition_status
 from twofold.health import (
+    SIDES,
     BuildStatus,
     FollowerStatus,
     HealthReport,
     Observation,
     PartitionStatus,
+    Side,
     assess,
-    build_status,
-    follower_status,
-    partition_status,
 )
 from twofold.read_store.port import Checkpoint, Parked
+from twofold.roles import Roles
 from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.synchronization.follower import State
@@ -89,7 +90,7 @@ async def measure(
     runtime: Runtime, world: World, objectives: Mapping[str, float | None], settings: Settings
 ) -> Measured:
     """Observe the stores and what follows the log, and judge it. Stores that cannot be read are part of the report."""
-    refusal = await runtime.write_check.refusal()
+    refusal = await runtime.write_check.refusal() if runtime.roles.handle_commands else None
     stores = await _read_stores(runtime, world)
     positions = _positions(runtime, stores)
     head = max(positions.values(), default=0) if stores.head is None else stores.head
@@ -109,6 +110,7 @@ async def measure(
     builds = _builds(runtime, stores.checkpoints or (), head)
     health = assess(
         Observation(
+            sides=_sides(runtime.roles),
             followers=followers,
             builds=builds,
             head_at_start=runtime.head_at_start,
@@ -118,12 +120,25 @@ async def measure(
             log_unreadable=unreadable,
             refusal=refusal,
             commands_refused=runtime.commands.problem or runtime.history.problem,
-            read_models_unreadable=stores.read_models_unreadable,
+            read_models_unreadable=stores.read_models_unreadable or _unknown_models(runtime),
             supervision=runtime.synchronization.problem,
             log_damaged=log.damage.problem if isinstance(log := runtime.write_store.present, Verifiable) else None,
         )
     )
     return Measured(head, followers, builds, health)
+
+
+def _sides(roles: Roles) -> Sequence[Side]:
+    """The sides that a process serves. One that serves none reports on both, as it is for operators."""
+    return [side for side in SIDES if side in roles] or SIDES
+
+
+def _unknown_models(runtime: Runtime) -> str | None:
+    """Which read models cannot be answered from yet, in a sentence; None if there are none."""
+    names = ", ".join(f"'{name}'" for name, model in runtime.models.items() if not model.generation)
+    if not names:
+        return None
+    return f"No generation of {names} is known yet. Start a process with the role `sync`, with the same read store."
 
 
 async def _read_stores(runtime: Runtime, world: World) -> _Stores:

@@ -12,7 +12,8 @@ from twofold.cli.building import FAILING, STALLED, until_built
 from twofold.cli.operator_client import ActionRequest, ActionResult, LocalClient, OperatorStatus
 from twofold.cli.rebuild_command import RebuildOptions, _Rebuild
 from twofold.errors import Conflict, InvalidMessage, TwofoldError, Unavailable
-from twofold.health import BuildStatus, build_status, follower_status, partition_status
+from twofold.follower_status import build_status, follower_status, partition_status
+from twofold.health import BuildStatus
 from twofold.read_store.port import Parked
 from twofold.settings import Settings
 from twofold.world import RealWorld

@@ -14,7 +14,8 @@ from tests.http.bank_server import open_bank
 from twofold import Receipt, Settings, errors, health, http, testing
 from twofold.codec import edge
 from twofold.errors import FunctionFailed, Refused, TwofoldError, UnreadableEvent, WiringError
-from twofold.health import HealthProblem, HealthReport, build_status, partition_status
+from twofold.follower_status import build_status, partition_status
+from twofold.health import HealthProblem, HealthReport
 from twofold.http import Limits
 from twofold.http.event_records import EventPage, EventRecord
 from twofold.http.metrics import exposition

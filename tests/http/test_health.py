@@ -206,7 +206,7 @@ async def test_a_full_disk_makes_the_command_side_not_ready_until_there_is_room(
         async def opened(*_: object, **__: object) -> SqliteWriteStore:
             return SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
 
-        monkeypatch.setattr("twofold.app.open_write_store", opened)
+        monkeypatch.setattr("twofold.role_stores.open_write_store", opened)
         async with counters() as app, asked(app) as http:
             await app.send(Count(["a"]))
             await until(lambda: caught_up(app), "caught up")
@@ -232,7 +232,7 @@ async def test_a_full_disk_is_found_within_seconds_where_no_command_comes(
         async def opened(*_: object, **__: object) -> SqliteWriteStore:
             return SqliteWriteStore(tmp_path / "log.db", vfs=disk.name)
 
-        monkeypatch.setattr("twofold.app.open_write_store", opened)
+        monkeypatch.setattr("twofold.role_stores.open_write_store", opened)
         async with counters() as app, asked(app) as http:
             disk.fail("write", apsw.SQLITE_FULL)
 

@@ -15,7 +15,7 @@ from tests.http.http_helpers import DEPOSIT, caught_up, deposit, do, problem
 from tests.sample_domains import bank
 from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Unavailable
-from twofold.health import build_status, partition_status
+from twofold.follower_status import build_status, partition_status
 from twofold.http import Api, asgi
 from twofold.http.metrics import MAX_SERIES, exposition
 

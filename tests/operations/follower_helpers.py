@@ -100,7 +100,7 @@ async def serves(write_store: WriteStore, read_store: ReadStore, name: str, numb
         (outcome,) = await write_store.append([append])
         return outcome
 
-    control = ClusterStateStore(write_store, append, App().world, read_store.identity)
+    control = ClusterStateStore(write_store, append, App().world, read_store)
     noted = (await control.read()).generations(name)
     record = Generations({number: Generation(version, "serving", 0)}, number)
     assert await control.write(control.generations(name, record, noted.version))

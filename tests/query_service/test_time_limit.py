@@ -66,8 +66,25 @@ async def listened(app: App, position: str) -> Answer:
     return answer
 
 
+async def test_a_check_of_the_position_that_hangs_is_given_up_and_the_read_store_answers(
+    app: App, world: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position = await token(app, world)
+    hanging = Hanging(stubborn=False)
+    monkeypatch.setattr(app._tokens, "position_of", hanging)
+    asking = asyncio.create_task(asked(app, position))
+    await world.advance(0.9)
+    assert (hanging.called, hanging.cancelled, asking.done()) == (1, 0, False)
+    await world.advance(0.2)
+    assert hanging.cancelled == 1
+    assert (await asking).position >= 1
+    # The next one does not wait for a log that is away.
+    assert (await asked(app, position)).position >= 1
+    assert hanging.called == 1
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
-@pytest.mark.parametrize("hangs", ["lookup", "check of the position", "check of generations"])
+@pytest.mark.parametrize("hangs", ["lookup", "check of generations"])
 async def test_an_answer_with_a_position_is_late_by_its_timeout_at_most(
     app: App, world: FrozenWorld, monkeypatch: pytest.MonkeyPatch, hangs: str, stubborn: bool
 ) -> None:
@@ -76,7 +93,6 @@ async def test_an_answer_with_a_position_is_late_by_its_timeout_at_most(
     assert app._running is not None
     place: tuple[Any, str] = {
         "lookup": (app._running.read_store, "lookup"),
-        "check of the position": (app, "position_of"),
         "check of generations": (app.queries._monotonic, "lagging"),
     }[hangs]
     monkeypatch.setattr(*place, hanging)

@@ -65,8 +65,8 @@ class Cluster:
         async def read_store(*_: Any, **__: Any) -> SharedViews:
             return self.read_store
 
-        monkeypatch.setattr("twofold.app.open_write_store", write_store)
-        monkeypatch.setattr("twofold.app.open_read_store", read_store)
+        monkeypatch.setattr("twofold.role_stores.open_write_store", write_store)
+        monkeypatch.setattr("twofold.role_stores.open_read_store", read_store)
 
     def views_apart(self) -> "SharedViews":
         """Let nodes that start from now on have another read store."""

@@ -114,7 +114,7 @@ async def test_a_relay_is_followed_parked_retried_skipped_and_waited_for_like_an
         (outcome,) = await log.append([one])
         return outcome
 
-    cluster = ClusterStateStore(log, append, world, read_store.identity)
+    cluster = ClusterStateStore(log, append, world, read_store)
     kind = RelayKind({"e2", "e3"}, cluster)
     options = NodeOptions(lease_seconds=5.0, worker=WorkerLimits(poll_seconds=0.01, retries=0))
     synchronization = Synchronization(cluster, log, read_store, world, [kind], {}, moved=moved, options=options)

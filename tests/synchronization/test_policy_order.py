@@ -59,7 +59,7 @@ async def test_events_of_a_key_are_answered_once_and_in_order_through_failures_s
     async def shared(*_: object, **__: object) -> MemoryWriteStore:
         return log
 
-    monkeypatch.setattr("twofold.app.open_write_store", shared)
+    monkeypatch.setattr("twofold.role_stores.open_write_store", shared)
     settings = Settings(
         poll_seconds=0.01,
         fold_retries=random.randrange(2),
@@ -335,7 +335,7 @@ async def test_rows_that_an_earlier_version_has_stored_are_read_and_the_policy_g
         return [Count([event.counter], MARK + event.by), Count([event.counter], 2 * MARK + event.by)]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("twofold.app.open_write_store", shared)
+        patched.setattr("twofold.role_stores.open_write_store", shared)
         module = Module("notes", events=[Noted, Counted, Ended, Ignored], decisions=[note, count])
         async with App(module, write_store="memory:", read_store="memory:") as app:
             for command in notes(1, 2, 3, 4):

@@ -166,7 +166,7 @@ async def test_two_processes_that_start_a_new_policy_at_once_both_start() -> Non
         async def shared(*_: object, **__: object) -> MemoryWriteStore:
             return write_store
 
-        patched.setattr("twofold.app.open_write_store", shared)
+        patched.setattr("twofold.role_stores.open_write_store", shared)
         await asyncio.gather(*(app.start() for app in apps))
     for app in apps:
         await react_to(app)

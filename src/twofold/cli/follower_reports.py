@@ -10,17 +10,8 @@ from twofold.cli.remote import Remote
 from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory
-from twofold.health import (
-    BuildStatus,
-    FollowerStatus,
-    HealthReport,
-    Observation,
-    PartitionStatus,
-    assess,
-    build_status,
-    follower_status,
-    partition_status,
-)
+from twofold.follower_status import build_status, follower_status, partition_status
+from twofold.health import BuildStatus, FollowerStatus, HealthReport, Observation, PartitionStatus, assess
 from twofold.read_store.partition import WHOLE
 from twofold.read_store.port import Checkpoint, Parked, ReadStore
 from twofold.settings import Settings

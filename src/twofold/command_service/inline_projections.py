@@ -10,7 +10,7 @@ from twofold.command_service.inline_build import InlineBuild
 from twofold.domain.module import Wiring
 from twofold.errors import FunctionFailed, Unavailable
 from twofold.write_store.inline_state import InlineFailure, InlineProjection, InlineRow, list_version
-from twofold.write_store.port import RowGuard, RowWrite, WriteStore
+from twofold.write_store.port import LogIdentity, RowGuard, RowWrite, WriteStore
 
 _NOT_READY = "The inline projections are still being built. Send the command again in a moment."
 _OUTDATED = (
@@ -100,7 +100,7 @@ class InlineProjections:
         self._events = events
         self._size = size
         self._cached: OrderedDict[RowKey, _LatestRow] = OrderedDict()
-        self._history = write_store.identity
+        self._history: LogIdentity | None = None
 
     async def start(self, *, maintenance: bool) -> None:
         """Build what is new. From then on nodes that keep other projections cannot write events.

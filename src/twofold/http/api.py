@@ -25,6 +25,7 @@ from twofold.http.openapi import describe
 from twofold.http.problems import UNEXPECTED, HttpRefused, is_bug
 from twofold.http.projection_routes import projection_routes
 from twofold.http.query_routes import query_handler
+from twofold.http.role_paths import refuse_page, refuse_path, serves, serves_pages
 from twofold.http.security import HEADERS, Trust
 from twofold.http.wire import Wire
 
@@ -93,6 +94,7 @@ class Api:
             raise HttpRefused("headers-too-large", f"The headers are larger than {limit} bytes together.", close=True)
         route = self._routes.get(exchange.path)
         if route is None:
+            refuse_path(self.wire.app.roles, exchange.path)
             if _first_word(exchange.path) in _OURS:
                 raise _not_found()
             await self._answer_page(exchange)
@@ -118,9 +120,14 @@ class Api:
         routes: list[starlette.routing.BaseRoute] = [starlette.routing.Route(path, _add_slash) for path in mounts]
         routes += [starlette.routing.Mount(path, page) for path, page in mounts.items()]
         app = self.wire.app
-        if app.pages is not None:
+        if app.pages is not None and serves_pages(app.roles):
             routes.append(starlette.routing.Mount("/", app.pages(app)))
-        return starlette.routing.Router(routes, redirect_slashes=False, default=_no_page)
+        return starlette.routing.Router(routes, redirect_slashes=False, default=self._no_page)
+
+    async def _no_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.wire.app.pages is not None:
+            refuse_page(self.wire.app.roles)
+        raise _not_found()
 
     async def _answer_page(self, exchange: Exchange) -> None:
         """Let a mounted page answer, within our limits; if it fails, answer with a problem."""
@@ -193,10 +200,11 @@ class MountedResponse:
 
 
 def _routes(wire: Wire, mounts: Mapping[str, ASGIApp]) -> dict[str, Route]:
-    app = wire.app
+    app, roles = wire.app, wire.app.roles
     document = describe(app, wire.limits)
-    return {
-        **({} if app.pages is not None or "/" in mounts else entry_routes(document, mounts)),
+    has_pages = "/" in mounts or (app.pages is not None and serves_pages(roles))
+    routes = {
+        **({} if has_pages else entry_routes(document, mounts)),
         **{f"/commands/{name}": Route("POST", command_handler(wire, name)) for name in app.wiring.commands},
         **{f"/queries/{name}": Route("GET", query_handler(wire, name)) for name in app.queries.by_name},
         **projection_routes(wire),
@@ -208,6 +216,7 @@ def _routes(wire: Wire, mounts: Mapping[str, ASGIApp]) -> dict[str, Route]:
         "/health/ready": Route("GET", ready_handler(wire)),
         **docs_routes(document),
     }
+    return {path: route for path, route in routes.items() if serves(roles, path)}
 
 
 def _first_word(path: str) -> str:
@@ -222,10 +231,6 @@ def _refuse_ambiguous(root_path: str) -> None:
 
 async def _add_slash(request: Request) -> RedirectResponse:
     return RedirectResponse(f"{request.scope['path']}/")
-
-
-async def _no_page(scope: Scope, receive: Receive, send: Send) -> None:
-    raise _not_found()
 
 
 def _not_found() -> UnknownMessage:

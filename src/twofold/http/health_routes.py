@@ -37,7 +37,10 @@ def ready_handler(wire: Wire) -> Handler:
     async def handle(exchange: Exchange) -> None:
         side = _side(wire.parameters(exchange, _SIDE))
         report = (await wire.in_time(status_now(wire))).health
-        if report.of(side) != "not_ready":
+        level = report.of(side)
+        if side is not None and level is None:
+            wire.app.roles.refuse_without(side, f"The {side} side")
+        if level != "not_ready":
             await exchange.json(_encode(report))
             return
         wrong = [each.message for each in report.problems if each.level == "not_ready" and side in (None, each.side)]

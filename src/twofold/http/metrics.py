@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from twofold.health import Level
+from twofold.health import SIDES, Level
 from twofold.http.exchange import Exchange, Handler
 from twofold.http.health_routes import status_now
 from twofold.http.wire import Wire
@@ -72,8 +72,9 @@ class _StatusCollector:
     def collect(self) -> Iterable[Metric]:
         status, health = self._status, self._status.health
         levels = GaugeMetricFamily("twofold_health_level", "2 ready, 1 degraded, 0 not ready.", labels=["side"])
-        levels.add_metric(["command"], _LEVELS[health.command_side])
-        levels.add_metric(["query"], _LEVELS[health.query_side])
+        for side in SIDES:
+            if (level := health.of(side)) is not None:
+                levels.add_metric([side], _LEVELS[level])
         followers = {(each.name, each.kind): each for each in status.followers}
         # There is at most one build in each state, so the state is the label: a generation number would grow for ever.
         builds = {(each.name, each.state): each for each in sorted(status.builds, key=lambda each: each.generation)}

@@ -1,6 +1,8 @@
 """The description of the HTTP API: an OpenAPI 3.1 document made from the types only."""
 
 import inspect
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -19,12 +21,14 @@ from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
 from twofold.http.query_routes import QueryAnswer
+from twofold.http.role_paths import serves
 from twofold.online_move import MoveStatus
 from twofold.receipt import Receipt
 from twofold.status import Status
 
 Json = dict[str, Any]
 
+_REFERENCE = re.compile('"#/components/schemas/([^"]+)"')
 _READING_CODES = "400 403 431 500 503"
 _TOKEN: Json = {"type": "string", "description": "A position in the log, opaque: the token of a receipt or an answer."}
 _POSITION = {
@@ -68,6 +72,8 @@ def describe(app: App, limits: Limits) -> Json:
         paths[f"/queries/{name}"] = _query(name, kind, query_schemas[name], answer)
     paths |= _own_paths(parts, sorted(app.wiring.events)) | _log_paths(parts, shared)
     paths |= _projection_paths(parts, shared, app)
+    paths = {path: offered for path, offered in paths.items() if serves(app.roles, path)}
+    shared = _referenced(paths, shared)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -246,6 +252,18 @@ def _about(kind: type) -> Json:
         return {"summary": kind.__name__}
     first, _, rest = text.partition("\n\n")
     return {"summary": " ".join(first.split()), **({"description": rest.strip()} if rest.strip() else {})}
+
+
+def _referenced(paths: Json, shared: Json) -> Json:
+    """The shared schemas that these paths refer to, themselves or by others."""
+    found: Json = {}
+    todo = [json.dumps(paths)]
+    while todo:
+        for name in _REFERENCE.findall(todo.pop()):
+            if name not in found:
+                found[name] = shared[name]
+                todo.append(json.dumps(shared[name]))
+    return found
 
 
 def _tighten(schema: Any) -> None:

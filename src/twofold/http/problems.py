@@ -52,6 +52,9 @@ KINDS = {
     "not-json": ProblemKind(415, "The body is not JSON", "Send `Content-Type: application/json`."),
     "rejected": ProblemKind(422, "Rejected by a domain rule", "Show `detail` to the user. Do not send it again."),
     "command-id-reused": ProblemKind(422, "The idempotency key was used before", "Use a new key for a new command."),
+    "role-absent": ProblemKind(
+        421, "Another process serves this", "Send it to a process with the role that `detail` names."
+    ),
     "headers-too-large": ProblemKind(431, "The headers are too large", "Send fewer or shorter headers."),
     "unexpected-error": ProblemKind(500, "An unexpected error", "Report it: the log of the process has the details."),
     "function-failed": ProblemKind(500, "A function of the app failed", "Report it: the same request fails again."),
@@ -64,6 +67,7 @@ _FAMILIES: dict[type[TwofoldError], str] = {
     errors.InvalidMessage: "invalid-message",
     errors.UndeclaredAccess: "undeclared-access",
     errors.NotAuthorised: "not-authorised",
+    errors.RoleAbsent: "role-absent",
     errors.UnknownMessage: "unknown-message",
     errors.Conflict: "conflict",
     errors.GenerationChanged: "generation-changed",

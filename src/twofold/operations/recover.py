@@ -134,7 +134,7 @@ def _cluster(app: App, write_store: WriteStore, read_store: ReadStore) -> Cluste
         (outcome,) = await write_store.append([rows])
         return outcome
 
-    return ClusterStateStore(write_store, append, app.world, read_store.identity)
+    return ClusterStateStore(write_store, append, app.world, read_store)
 
 
 async def _forked(

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from hashlib import blake2b
@@ -30,6 +30,7 @@ from twofold.write_store.history import HistoryCheck
 from twofold.write_store.port import WriteStore
 
 _encode = msgspec.json.Encoder().encode
+_SHORTEST_POLL = 0.004
 _POLL = 0.05
 _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
@@ -103,6 +104,7 @@ class QueryService:
         self._log_views = LogViews(projections, events)
         self._log: WriteStore | None = None
         self._history: HistoryCheck | None = None
+        self._look: Callable[[], Awaitable[None]] | None = None
         self._monotonic = MonotonicReads(projections)
         self.by_name: dict[str, QueryFunction] = {}
         self._by_type: dict[type, QueryFunction] = {}
@@ -115,13 +117,15 @@ class QueryService:
         for function in functions:
             self._add(read_query_function(function, by_row))
 
-    def begin(self, log: WriteStore, history: HistoryCheck) -> None:
+    def begin(self, log: WriteStore, history: HistoryCheck, look: Callable[[], Awaitable[None]] | None = None) -> None:
         """Answer from this log. Earlier answers are forgotten: they may belong to another history.
 
-        Read models that `history` has found to be of another history do not answer.
+        Read models that `history` has found to be of another history do not answer. `look` looks again which generation
+        serves, where other processes follow: what this one knows may be a second old.
         """
         self._log = log
         self._history = history
+        self._look = look
         self._monotonic.forget()
 
     async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
@@ -132,7 +136,7 @@ class QueryService:
         and another generation serves by then: the rows it read may have been dropped. See `time_limit`.
         """
         function = self.function_of(type(query))
-        deadline = self._world.monotonic() + timeout
+        deadline, pause, looked = self._world.monotonic() + timeout, _SHORTEST_POLL, False
         while True:
             moved = self._moved.next
             models = {name: self._models[name] for name in function.views.values() if name not in self._log_views}
@@ -141,7 +145,11 @@ class QueryService:
                 try:
                     result = await self._answer(function, query, read_store, models, at_least)
                 except (Unavailable, WiringError):
+                    if not looked and self._look is not None:
+                        looked = True
+                        await self._look()
                     if all(self._models[name] == model for name, model in models.items()):
+                        _refuse_unknown(models)
                         raise
                     # Another generation serves now, and the one that was read may have been dropped.
                     continue
@@ -157,7 +165,9 @@ class QueryService:
                     f"query needs {lagging.required}. {paused or 'Send the query again.'}",
                     lag=lag,
                 )
-            await wait_for(moved, min(left, _POLL), self._world)
+            # Followers of other processes set no signal here. Most are a few milliseconds behind.
+            await wait_for(moved, min(left, pause), self._world)
+            pause = min(2 * pause, _POLL)
 
     async def _answer(
         self,
@@ -304,6 +314,16 @@ class QueryService:
         if function.name in self.by_name:
             raise WiringError(f"Two queries have the name '{function.name}'. Rename one of the types.")
         self.by_name[function.name] = function
+
+
+def _refuse_unknown(models: Mapping[str, ReadModel]) -> None:
+    """Unavailable where it is not known which generation of a read model serves. Their numbers count up from 1."""
+    for name, model in models.items():
+        if not model.generation:
+            raise Unavailable(
+                f"It is not known yet which generation of '{name}' serves. Start a process with the role `sync`, with "
+                "the same read store. If it runs, wait until the write store can be reached."
+            )
 
 
 def _lagging(sources: Mapping[str, ViewSource], progress: Mapping[str, Progress], at_least: Position) -> Lagging | None:

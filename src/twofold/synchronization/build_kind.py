@@ -32,6 +32,9 @@ class BuildKind:
     async def prepare(self, state: ClusterState) -> ClusterState:
         return state
 
+    async def look(self, state: ClusterState | None, checkpoints: Sequence[Checkpoint]) -> None:
+        return
+
     def units(self, state: ClusterState, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
         builds = self._projections.builds(state)
         return [WorkUnit(self.name, name, number) for name, number, build in builds if build.state == "building"]

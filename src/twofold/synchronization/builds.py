@@ -166,13 +166,14 @@ class Builds:
     async def _until_released(self, name: str, number: int) -> None:
         """Wait until no node holds a lease of a generation, as long as a live node needs to notice.
 
-        If there are other nodes, wait until they have read the cluster state: they may still answer from it.
+        Wait until other processes have read the cluster state, too: they may still answer from it. Those with the role
+        `query` have no row in it.
         """
         for n in range(_READS):
             state = await self._cluster.read()
             units = [work_unit_named(lease_name) for lease_name, lease in state.leases.items() if lease.record.owner]
             held = (name, number) in [(unit.name, unit.generation) for unit in units]
-            if not held and (len(state.nodes) < 2 or n * _PAUSE > _SEEN_BY_ALL):
+            if not held and n * _PAUSE > _SEEN_BY_ALL:
                 return
             await self._world.sleep(_PAUSE)
 

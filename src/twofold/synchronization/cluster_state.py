@@ -9,7 +9,8 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from twofold.domain.envelope import Metadata
-from twofold.errors import Conflict
+from twofold.errors import Conflict, Unavailable
+from twofold.read_store.port import ReadStoreRows
 from twofold.synchronization.work_unit import WorkUnit
 from twofold.world import World, microseconds
 from twofold.write_store.port import Append, LogRow, Outcome, RowWrite, WriteStore
@@ -170,16 +171,27 @@ class ClusterStateStore:
     """
 
     def __init__(
-        self, write_store: WriteStore, append: Callable[[Append], Awaitable[Outcome]], world: World, read_store: str
+        self,
+        write_store: WriteStore,
+        append: Callable[[Append], Awaitable[Outcome]],
+        world: World,
+        read_store: ReadStoreRows,
     ) -> None:
-        self.read_store = read_store
+        self._rows = read_store
         self._write_store = write_store
         self._append = append
         self._world = world
 
+    @property
+    def read_store(self) -> str:
+        """The identity of the read store. Unavailable as long as it is not known: nothing was read from it yet."""
+        if not self._rows.identity:
+            raise Unavailable("The read store has not been reached yet, so it is not known which one it is.")
+        return self._rows.identity
+
     async def read(self) -> ClusterState:
-        """The cluster state as it is now."""
-        return await read_cluster_state(self._write_store, self.read_store)
+        """The cluster state as it is now. Without projections, as long as it is not known which read store it is."""
+        return await read_cluster_state(self._write_store, self._rows.identity)
 
     async def write(self, *writes: RowWrite) -> bool:
         """Write all rows, and return True. If one has changed since it was read, write none, and return False."""

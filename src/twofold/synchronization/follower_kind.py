@@ -72,6 +72,10 @@ class FollowerKind(Protocol[F]):
         """Create what has to be there before units are followed. The cluster state after that."""
         ...
 
+    async def look(self, state: ClusterState | None, checkpoints: Sequence[Checkpoint]) -> None:
+        """Note what there is by now, in a process that follows nothing. `state` is None if it cannot be read."""
+        ...
+
     def units(self, state: ClusterState, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
         """What there is to follow, on this node or another."""
         ...

@@ -181,3 +181,25 @@ class Membership:
         log.warning("The other nodes removed this one, because its heartbeats did not come. It joins again.")
         self.evicted = True
         self._wake.fire()
+
+
+class Observer(Membership):
+    """A process that follows nothing: it writes no row, and only sees from the heartbeats which nodes are alive.
+
+    The one process that can write to an exclusive log writes no heartbeats. It counts as alive.
+    """
+
+    async def enter(self) -> None:
+        return
+
+    async def leave(self) -> None:
+        return
+
+    async def log_replaced(self, exclusive: bool) -> None:
+        self._exclusive = exclusive
+
+    def may_follow(self) -> bool:
+        return True
+
+    def alive(self, node: str) -> bool:
+        return self._exclusive or super().alive(node)

@@ -60,6 +60,9 @@ class PolicyKind:
     async def prepare(self, state: ClusterState) -> ClusterState:
         return state
 
+    async def look(self, state: ClusterState | None, checkpoints: Sequence[Checkpoint]) -> None:
+        return
+
     def units(self, state: ClusterState, checkpoints: Sequence[Checkpoint]) -> list[WorkUnit]:
         return [WorkUnit(self.name, policy) for policy in self._policies]
 

@@ -1,19 +1,23 @@
 """Projections as a kind of follower: a work unit for each partition of a generation that serves or is on standby."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from twofold.domain.events import Position
 from twofold.domain.projection import BoundProjection
-from twofold.errors import Unavailable
+from twofold.errors import ForkedHistory, Unavailable
 from twofold.read_store.port import Checkpoint, ReadModel
 from twofold.synchronization.cluster_state import ClusterState, ClusterStateStore, Generation
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.follower_kind import FollowerLimits, Team, UnitProgress, read_model_progress
 from twofold.synchronization.projector import Projector, ProjectorIO, ProjectorOptions
 from twofold.synchronization.work_unit import WorkUnit
-from twofold.write_store.port import RowWrite
+from twofold.write_store.port import RowWrite, StampParts
+
+log = logging.getLogger(__name__)
 
 
 class ProjectionKind:
@@ -40,6 +44,7 @@ class ProjectionKind:
         self._models = models
         self._cluster = cluster
         self._prepared: set[tuple[str, int]] = set()
+        self._checked: dict[tuple[str, str], tuple[int, str, int]] = {}
 
     async def prepare(self, state: ClusterState) -> ClusterState:
         """Give each projection a generation that serves, and each generation its tables."""
@@ -53,6 +58,40 @@ class ProjectionKind:
             if self._models[name].generation != number:
                 self._models[name] = self._model(name, number)
         return state
+
+    async def look(self, state: ClusterState | None, checkpoints: Sequence[Checkpoint]) -> None:
+        """Note which generation of each projection serves, and whether the log holds what it was made from.
+
+        Without the cluster state, a projection of which none is known yet has the only one that is stored, if there is
+        one only: the rows do not tell which version of the code made them.
+        """
+        for name, version in self.versions.items():
+            if state is not None:
+                number = state.generations(name).record.find(version, "serving")
+            else:
+                stored = {at.generation for at in checkpoints if at.name == name}
+                number = stored.pop() if len(stored) == 1 and not self._models[name].generation else None
+            if number is not None and self._models[name].generation != number:
+                try:
+                    await self.io.read_store.prepare([self._model(name, number)])
+                except Unavailable as error:
+                    log.info("Generation %s of '%s' cannot be read yet: %s", number, name, error)
+                    continue
+                self._models[name] = self._model(name, number)
+        if state is not None:
+            await self._check_history(checkpoints)
+
+    async def _check_history(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Check each serving checkpoint that is seen for the first time, or in another epoch of the log than before."""
+        for at in checkpoints:
+            model, stamp = self._models.get(at.name), StampParts.of(at.progress.stamp)
+            if model is None or model.generation != at.generation or stamp is None:
+                continue
+            place, seen = (at.name, at.partition.name), (at.generation, stamp.log, stamp.epoch)
+            if self._checked.get(place) != seen:
+                with suppress(ForkedHistory):
+                    await self.io.history.check(at.name, at.progress.stamp, at.progress.position)
+                self._checked[place] = seen
 
     def builds(self, state: ClusterState) -> Iterator[tuple[str, int, Generation]]:
         """The generations that this code can follow: name, number and record of each."""

@@ -23,7 +23,7 @@ from twofold.synchronization.cluster_state import (
 )
 from twofold.synchronization.follower_kind import FollowerKind, Team, UnitProgress
 from twofold.synchronization.leases import Leases
-from twofold.synchronization.membership import HEARTBEATS, Membership
+from twofold.synchronization.membership import HEARTBEATS, Membership, Observer
 from twofold.synchronization.operator_requests import OperatorRequests, What
 from twofold.synchronization.pauses import Pauses
 from twofold.synchronization.repartition import Repartition
@@ -38,17 +38,21 @@ log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 1.0
 _POLL = 0.05
+_SHORTEST_POLL = 0.004
+_LOOKED_JUST_NOW = 0.2
 
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How this node takes part. With `session` it runs a maintenance session for the followers of these names.
 
-    It follows them as far as no other node does, and takes no part in the division of the work.
+    It follows them as far as no other node does, and takes no part in the division of the work. Unless it `follows`, it
+    follows nothing, and only sees what others do.
     """
 
     lease_seconds: float
     worker: WorkerLimits
     session: frozenset[str] | None = None
+    follows: bool = True
 
 
 class Synchronization:
@@ -82,13 +86,16 @@ class Synchronization:
         self._kinds = {kind.name: kind for kind in kinds}
         self._models = models
         self._moved = moved
+        self._follows = options.follows
+        self._looked = 0.0
         self.wake = Signal()
         self._pause = min(_LONGEST_PAUSE, options.lease_seconds / HEARTBEATS)
         self._task: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[dict[str, Position]] | None = None
         follows = tuple(versioned_name(name, version) for name, version in versions.items())
         record = Node(world.place, read_store.identity, options.session is not None, follows)
-        self.membership = Membership(cluster, world, record, options.lease_seconds, write_store.exclusive, self.wake)
+        member = Membership if options.follows else Observer
+        self.membership = member(cluster, world, record, options.lease_seconds, write_store.exclusive, self.wake)
         self.leases = Leases(cluster, self.membership, versions, options.session)
 
         def make_worker(team: Team) -> Worker:
@@ -103,9 +110,15 @@ class Synchronization:
     # ------------------------------------------------------------------------------------------------------ the service
 
     async def start(self) -> None:
-        """Claim what is free and follow it. WiringError if a checkpoint belongs to another log."""
+        """Claim what is free and follow it. WiringError if a checkpoint belongs to another log.
+
+        A process that follows nothing also starts while stores are away.
+        """
         await self.membership.enter()
-        await self.update()
+        if self._follows:
+            await self.update()
+        else:
+            await self.look()
         self._task = asyncio.create_task(self._run(), name="twofold-synchronization")
 
     async def stop(self) -> None:
@@ -127,6 +140,9 @@ class Synchronization:
 
     async def update(self) -> None:
         """Read the cluster state and the checkpoints once, and do what follows from them for this node."""
+        if not self._follows:
+            await self.look()
+            return
         if self.membership.evicted:
             await self.supervisor.stop()
             self.leases.epochs.clear()
@@ -147,6 +163,38 @@ class Synchronization:
         head = (await self._write_store.read(NO_EVENTS)).head
         progress = await self.progress(checkpoints)
         self.observe(head, {unit: each.position for unit, each in progress.items()})
+
+    async def look(self) -> None:
+        """See what others do: which generations serve, what is paused, how far followers have come. It writes nothing.
+
+        What is known stays as it is while a store is away.
+        """
+        try:
+            checkpoints, models_away = await self._read_store.checkpoints(), None
+        except Unavailable as error:
+            checkpoints, models_away = [], error
+        # Only now it is known which read store it is.
+        try:
+            self.state = await self.cluster.read()
+            self.membership.observe(self.state)
+            for kind in self._kinds.values():
+                await kind.look(self.state, checkpoints)
+            head = (await self._write_store.read(NO_EVENTS)).head
+            progress = await self.progress(checkpoints)
+        except Unavailable as error:
+            log.info("The write store is away: %s", error)
+            for kind in self._kinds.values():
+                await kind.look(None, checkpoints)
+            return
+        if models_away is None:
+            self.observe(head, {unit: each.position for unit, each in progress.items()})
+
+    async def look_again(self) -> None:
+        """See again what others do, unless that was done a moment ago. Does nothing in a process that follows."""
+        now = self._world.monotonic()
+        if not self._follows and now - self._looked > _LOOKED_JUST_NOW:
+            self._looked = now
+            await self.look()
 
     def observe(self, head: Position, positions: Mapping[WorkUnit, Position]) -> None:
         """Note how far units have come. One that is paused cannot stall."""
@@ -229,15 +277,24 @@ class Synchronization:
         """
         followers = list(names)
         deadline = self._world.monotonic() + timeout
+        pause = _SHORTEST_POLL
         while True:
             moved = self._moved.next
-            positions = await self._positions()
+            try:
+                positions = await self._positions()
+            except Unavailable:
+                # Of a process that follows nothing, the read store may not be there yet.
+                if self._follows or self._world.monotonic() >= deadline:
+                    raise
+                positions = {}
             late = {name: at for name in followers if (at := positions.get(name, 0)) < position}
             left = deadline - self._world.monotonic()
             # What is paused does not come further by waiting.
             if left <= 0 or all(self.pause_of(name) is not None for name in late):
                 return late
-            await wait_for(moved, min(left, _POLL), self._world)
+            # Followers of other processes set no signal here. Most are a few milliseconds behind.
+            await wait_for(moved, min(left, pause), self._world)
+            pause = min(2 * pause, _POLL)
 
     async def _positions(self) -> dict[str, Position]:
         """The position of each follower, by one read for all tasks that ask while it lasts."""
