@@ -90,7 +90,8 @@ async def measure(
     runtime: Runtime, world: World, objectives: Mapping[str, float | None], settings: Settings
 ) -> Measured:
     """Observe the stores and what follows the log, and judge it. Stores that cannot be read are part of the report."""
-    refusal = await runtime.write_check.refusal() if runtime.roles.handle_commands else None
+    handles = runtime.roles.handle_commands
+    refusal = await runtime.write_check.refusal() if handles else None
     stores = await _read_stores(runtime, world)
     positions = _positions(runtime, stores)
     head = max(positions.values(), default=0) if stores.head is None else stores.head
@@ -119,7 +120,7 @@ async def measure(
             log_stopped=runtime.write_store.problem,
             log_unreadable=unreadable,
             refusal=refusal,
-            commands_refused=runtime.commands.problem or runtime.history.problem,
+            commands_refused=(runtime.commands.problem if handles else None) or runtime.history.problem,
             read_models_unreadable=stores.read_models_unreadable or _unknown_models(runtime),
             supervision=runtime.synchronization.problem,
             log_damaged=log.damage.problem if isinstance(log := runtime.write_store.present, Verifiable) else None,
