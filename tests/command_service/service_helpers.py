@@ -14,10 +14,12 @@ from twofold.command_service.folds import Folds
 from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.command_service.snapshots import Snapshots
+from twofold.domain.event_query import AppendCondition
 from twofold.domain.module import Module, Wiring
 from twofold.world import RealWorld, World
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome, WriteStore
+from twofold.write_store.reserving import DecideReserved, append_reserved
 from twofold.write_store.sqlite import SqliteWriteStore
 
 
@@ -33,6 +35,7 @@ class Services:
         retries: int = 100,
         snapshot_events: int = 0,
         queue: int = 10_000,
+        batch: int = 512,
         queue_size: int = 67_108_864,
         limits: CommandLimits = CommandLimits(),  # noqa: B008 -- a tuple
         world: World | None = None,
@@ -44,7 +47,7 @@ class Services:
         self.snapshots = Snapshots(write_store, wiring, world, snapshot_events)
         self.folds = Folds(write_store, self.codec, world, self.snapshots, cached)
         self.batcher = Batcher(
-            write_store, self.folds, world, commands=512, size=4_194_304, queue=queue, queue_size=queue_size
+            write_store, self.folds, world, commands=batch, size=4_194_304, queue=queue, queue_size=queue_size
         )
         messages = MessageCodec()
         self.inline = InlineProjections(wiring, write_store, self.codec, 1_000)
@@ -86,6 +89,12 @@ class YieldingStore:
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         await self._yield()
         outcomes = await self._write_store.append(batch)
+        await self._yield()
+        return outcomes
+
+    async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
+        await self._yield()
+        outcomes = await append_reserved(self._write_store, conditions, decide)
         await self._yield()
         return outcomes
 

@@ -19,10 +19,11 @@ from tests.command_service.boundary_probe import (
     check_boundaries,
 )
 from tests.command_service.service_helpers import Services, YieldingStore, opened
-from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.errors import Conflict, Rejected
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Outcome, WriteStore
+from twofold.write_store.reserving import DecideReserved
 
 COMMANDS = (PutByThing, PutByBoth, PutByType, PutByAll)
 
@@ -202,6 +203,11 @@ async def test_whoever_always_comes_second_gets_conflict_and_writes_nothing() ->
             tries += 1
             await fast.handle(PutByThing("t", "b"), f"fast-{tries}")
             return await super().append(batch)
+
+        async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
+            # A store that cannot be reserved: others write in between.
+            page, _ = await write_store.newer(conditions)
+            return await self.append(await decide(page))
 
     slow_store = Overtaken(write_store, Random(1))
     async with Services(write_store) as fast, Services(slow_store, retries=3) as slow:  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Commands of one process that meet on a boundary are decided in turn, each on what the one before leaves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,12 +22,13 @@ from tests.command_service.turn_probe import (
 from twofold.codec import EventCodec
 from twofold.command_service.folds import Folds
 from twofold.command_service.pending import PendingAppend
-from twofold.domain.event_query import ALL_EVENTS
+from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.module import Module
 from twofold.errors import Rejected, Unavailable
 from twofold.write_store.inline_state import space_of
 from twofold.write_store.memory import MemoryWriteStore
 from twofold.write_store.port import Append, Appended, Conflict, Outcome, WriteStore
+from twofold.write_store.reserving import DecideReserved
 
 KINDS = ["memory", "sqlite"]
 MODULES = {"events alone": TURNS, "with inline rows": TURNS_WITH_ROWS}
@@ -39,6 +40,7 @@ class FailingStore(YieldingStore):
     failures = 0
     refused = 0
     reads = 0
+    reservations = 0
     share = 0.15
 
     async def newer(self, *args: object) -> object:
@@ -46,12 +48,20 @@ class FailingStore(YieldingStore):
         return await super().newer(*args)
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
-        fails = self._random.random() if any(append.events for append in batch) else 1.0
+        return await self._disturbed(super().append(batch), any(append.events for append in batch))
+
+    async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
+        self.reservations += 1
+        return await self._disturbed(super().append_reserved(conditions, decide), True)
+
+    async def _disturbed(self, append: Coroutine[Any, Any, list[Outcome]], has_events: bool) -> list[Outcome]:
+        fails = self._random.random() if has_events else 1.0
         if fails < self.share:
             self.failures += 1
+            append.close()
             await self._yield()
             raise Unavailable("The store was cut off before.")
-        outcomes = await super().append(batch)
+        outcomes = await append
         self.refused += sum(isinstance(outcome, Conflict) for outcome in outcomes)
         if fails < 2 * self.share:
             self.failures += 1

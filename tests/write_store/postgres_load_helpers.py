@@ -10,8 +10,9 @@ from random import Random
 from twofold import AppendCondition, Conflict, EventQuery, Metadata, QueryItem, Unavailable
 from twofold.domain.event_query import ALL_EVENTS
 from twofold.domain.events import NewEvent, RecordedEvent
-from twofold.write_store.port import Append, Appended, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome, Slice, WriteStore
 from twofold.write_store.postgres import PostgresWriteStore
+from twofold.write_store.reserving import append_reserved
 
 DEPOSITED = "deposited"
 
@@ -26,6 +27,8 @@ class Load:
 
     seed: int = 0
     accounts: int = 8
+    reserving: float = 0.0
+    """The share of commands that are decided with the log reserved."""
     acknowledged: dict[str, Appended] = field(default_factory=dict)
     conflicts: int = 0
     sent_again: int = 0
@@ -44,7 +47,8 @@ class Load:
             async with asyncio.TaskGroup() as group:
                 for n, node in enumerate(nodes):
                     for caller in range(callers):
-                        group.create_task(self._deposit(node, f"n{n}-c{caller}", Random(f"{self.seed}/{n}/{caller}")))
+                        random = Random(f"{self.seed}/{n}/{caller}")
+                        group.create_task(self._deposit(node, f"n{n}-c{caller}", random))
         finally:
             self.answered.set()
 
@@ -76,15 +80,16 @@ class Load:
         turn = 0
         while not self.ended.is_set():
             turn += 1
-            await self._command(node, f"{caller}-{turn}", f"account:{random.randrange(self.accounts)}")
+            account, reserve = f"account:{random.randrange(self.accounts)}", random.random() < self.reserving
+            await self._command(node, f"{caller}-{turn}", account, reserve)
 
-    async def _command(self, node: WriteStore, command_id: str, account: str) -> None:
-        query = EventQuery((QueryItem((DEPOSITED,), (account,)),))
+    async def _command(self, node: WriteStore, command_id: str, account: str, reserve: bool) -> None:
+        query = _query(account)
         self.unanswered.add(command_id)
         while True:
             try:
                 found = await node.read(query)
-                (outcome,) = await node.append([_append(command_id, account, query, len(found.events), found.upto)])
+                (outcome,) = await (_append_reserved if reserve else _append_at_once)(node, command_id, account, found)
             except Unavailable as error:
                 if self.ended.is_set():
                     return
@@ -134,7 +139,23 @@ def outcome_of(outcomes: Sequence[Outcome]) -> Outcome:
     return outcome
 
 
-def _append(command_id: str, account: str, query: EventQuery, seen: int, upto: int) -> Append:
+async def _append_at_once(node: WriteStore, command_id: str, account: str, found: Slice) -> list[Outcome]:
+    return await node.append([_append(command_id, account, len(found.events), found.upto)])
+
+
+async def _append_reserved(node: WriteStore, command_id: str, account: str, found: Slice) -> list[Outcome]:
+    async def decide(page: Slice | None) -> list[Append]:
+        assert page is not None
+        return [_append(command_id, account, len(found.events) + len(page.events), page.upto)]
+
+    return await append_reserved(node, [AppendCondition(_query(account), found.upto)], decide)
+
+
+def _query(account: str) -> EventQuery:
+    return EventQuery((QueryItem((DEPOSITED,), (account,)),))
+
+
+def _append(command_id: str, account: str, seen: int, upto: int) -> Append:
     event = NewEvent(f"{command_id}.0", DEPOSITED, 1, (account,), json.dumps({"seen": seen}).encode())
-    conditions = (AppendCondition(query, upto),)
+    conditions = (AppendCondition(_query(account), upto),)
     return Append(Metadata(0, command_id, command_id), (event,), conditions, command_id, b"deposit")

@@ -40,7 +40,7 @@ async def test_each_command_has_its_effect_once_wherever_its_connection_breaks(
     async with Proxy(postgres_newest.port) as proxy:
         through, direct = await behind(proxy, postgres_newest)
         nodes = [await PostgresWriteStore.open(through, patience=30.0) for _ in range(3)]
-        load = Load(seed=cuts)
+        load = Load(seed=cuts, reserving=0.3)
         made = proxy.cut(At.REQUEST, At.HALFWAY, At.ANSWER, matching=APPENDING, times=cuts, probability=0.5, seed=cuts)
 
         async def until_all_are_made() -> None:

@@ -29,7 +29,7 @@ async def test_connections_killed_at_random_under_four_nodes_lose_and_double_not
 ) -> None:
     with Postgres(postgres_bindir) as server:
         url = await fresh_log(server.dsn)
-        load = Load(seed=kills)
+        load = Load(seed=kills, reserving=0.3)
         nodes = [await PostgresWriteStore.open(url) for _ in range(NODES)]
         killer = await asyncpg.connect(server.dsn)
         random = Random(kills)

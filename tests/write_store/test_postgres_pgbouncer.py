@@ -69,7 +69,7 @@ async def test_four_nodes_share_two_connections_and_each_decision_is_made_on_its
 ) -> None:
     url, direct = await log_behind(bouncer, postgres_newest)
     nodes = [await PostgresWriteStore.open(url) for _ in range(4)]
-    load = Load(seed=4, accounts=3)
+    load = Load(seed=4, accounts=3, reserving=0.5)
 
     async def until_there_is_enough() -> None:
         while len(load.acknowledged) < 200:

@@ -3,15 +3,20 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from twofold.command_service.contention import Contention
+from twofold.command_service.fold_reads import FoldedState, conditions
 from twofold.command_service.folds import Folds
 from twofold.command_service.pending import PendingAppend
+from twofold.command_service.turns import Turns
+from twofold.domain.decision import Fold
 from twofold.errors import Conflict, TwofoldError, Unavailable
 from twofold.world import World
-from twofold.write_store.port import Append, Appended, Outcome, WriteStore, is_written
+from twofold.write_store.port import Append, Appended, Outcome, Slice, WriteStore, is_written
+from twofold.write_store.reserving import append_reserved
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +58,9 @@ class Batcher:
         self._queue_size = 0
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
+        self.turns = Turns()
+        self.contention = Contention(self.turns, world)
+        self.contention.wanted = self._wake.set
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.written_at: float | None = None
@@ -127,41 +135,101 @@ class Batcher:
         finally:
             # Also after a failure or a cancellation: no caller may wait for a batch that is never written.
             self._closing = True
+            self.contention.forget()
             queue = [*self._queue]
             self._queue.clear()
             self._fail(queue, Unavailable("The command service stopped before it wrote this command. Send it again."))
 
     async def _write_batches(self) -> None:
         while True:
-            if not self._queue:
-                if self._closing:
-                    return
+            if self._closing:
+                # Nothing more is queued: the commands that wait for a reservation are refused.
+                self.contention.forget()
+            batch: list[_Waiting] = []
+            if self.contention.waits and self._may_reserve():
+                await self._write(batch, self._append_reserved(batch))
+                self.contention.fill()
+            elif self._queue:
+                if self.contention.waits:
+                    self.contention.drain()
+                batch = self._next_batch()
+                if batch:
+                    await self._write(batch, self._write_store.append([waiting.append for waiting in batch]))
+            elif self._closing:
+                return
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            batch = self._next_batch()
+
+    def _may_reserve(self) -> bool:
+        """Whether what is queued leaves room in the next batch for the commands that wait for a reservation."""
+        return (
+            2 * len(self._queue) <= self._commands
+            and 2 * self._queue_size <= self._size
+            and not any(waiting.alone for waiting in self._queue)
+        )
+
+    async def _write(self, batch: Sequence[_Waiting], append: Awaitable[Sequence[Outcome]]) -> None:
+        """Answer a batch with the outcomes of `append`, or with its error."""
+        try:
+            outcomes = await append
+        except TwofoldError as error:
+            if batch and not batch[0].alone:
+                self.refusal = str(error)
+            self._fail(batch, error)
+            return
+        except asyncio.CancelledError:
+            self._fail(batch, Unavailable("The command service was stopped; the command may have been written."))
+            raise
+        except Exception as error:
+            log.exception("The write store raised an unexpected error")
+            self.refusal = f"The write store failed ({error!r}); the command may have been written."
+            self._fail(batch, Unavailable(self.refusal))
+            return
+        if any(is_written(outcome) for outcome in outcomes):
+            self.written_at, self.refusal = self._world.monotonic(), None
+        self._answer(batch, outcomes)
+        # Let these callers queue their next appends before the next batch is taken.
+        await self._world.sleep(0)
+
+    async def _append_reserved(self, batch: list[_Waiting]) -> Sequence[Outcome]:
+        """Reserve the log, let the commands that wait for that decide, and write what is queued then: the outcomes.
+
+        What is written is in `batch`.
+        """
+        folded = self._folds.cached_states(self.contention.needed())
+
+        async def decide(page: Slice | None) -> Sequence[Append]:
+            batch.extend(await self._decided_reserved(folded, page))
+            return [waiting.append for waiting in batch]
+
+        try:
+            return await append_reserved(self._write_store, conditions(folded), decide)
+        except BaseException:
             if not batch:
-                continue
-            try:
-                outcomes = await self._write_store.append([waiting.append for waiting in batch])
-            except TwofoldError as error:
-                if not batch[0].alone:
-                    self.refusal = str(error)
-                self._fail(batch, error)
-                continue
-            except asyncio.CancelledError:
-                self._fail(batch, Unavailable("The command service was stopped; the command may have been written."))
-                raise
-            except Exception as error:
-                log.exception("The write store raised an unexpected error")
-                self.refusal = f"The write store failed ({error!r}); the command may have been written."
-                self._fail(batch, Unavailable(self.refusal))
-                continue
-            if any(is_written(outcome) for outcome in outcomes):
-                self.written_at, self.refusal = self._world.monotonic(), None
-            self._answer(batch, outcomes)
-            # Let these callers queue their next appends before the next batch is taken.
-            await self._world.sleep(0)
+                # Without a reservation they are decided on what is known, and get the error of their own append.
+                self.contention.forget()
+            raise
+
+    async def _decided_reserved(self, folded: Mapping[Fold, FoldedState], page: Slice | None) -> list[_Waiting]:
+        """Let the waiting commands decide, now that the log is reserved: the batch to write."""
+        if page is None:
+            self.contention.forget()
+            return self._next_batch()
+        try:
+            changed = await self._folds.add(folded, page)
+        except Exception:
+            # An event cannot be read or folded: who needs it reads it, and gets the error.
+            log.debug("New events could not be folded", exc_info=True)
+            self.contention.forget()
+            return self._next_batch()
+        if page.upto < page.head:
+            # There is more than a page: it is read first, in the next round, and nobody else has to wait meanwhile.
+            return self._next_batch()
+        await self.contention.decide(
+            changed, lambda: len(self._queue) >= self._commands or self._queue_size >= self._size
+        )
+        return self._next_batch()
 
     def _next_batch(self) -> list[_Waiting]:
         """What is written next. Appends of the runtime come first: their guards differ, and a batch has one set."""

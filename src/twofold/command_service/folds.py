@@ -25,7 +25,7 @@ from twofold.domain.decision import Fold
 from twofold.domain.event_query import EventQuery
 from twofold.domain.events import Position
 from twofold.world import World
-from twofold.write_store.port import Append, Appended, Outcome, WriteStore
+from twofold.write_store.port import Append, Appended, Outcome, Slice, WriteStore
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +184,19 @@ class Folds:
         newest = await self._folding.newest(folded, command_id, is_long)
         self._keep(newest)
         return newest.states, newest.outcome
+
+    def cached_states(self, folds: Iterable[Fold]) -> dict[Fold, FoldedState]:
+        """Those of these folds that are in the cache."""
+        return {fold: self._cached[fold].folded() for fold in folds if fold in self._cached}
+
+    async def add(self, folded: Mapping[Fold, FoldedState], page: Slice) -> list[Fold]:
+        """Fold what is newer than these states into the cache. Those that have changed.
+
+        No append of this process may be under way.
+        """
+        newest = await self._folding.newest_by(folded, page)
+        self._keep(newest)
+        return [fold for fold, state in newest.states.items() if state.events > folded[fold].events]
 
     async def confirm(self, seen: Mapping[Fold, SeenBoundary], command_id: str) -> tuple[bool, Appended | None]:
         """Whether a decision that rests on pending appends was made on all events before one moment of the log.

@@ -14,7 +14,7 @@ from twofold.command_service.fold_reads import FoldedState
 from twofold.command_service.folds import Folds, PendingStates
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
 from twofold.command_service.pending import PendingAppend, boundary_conditions
-from twofold.command_service.turns import Turn, Turns
+from twofold.command_service.turns import Turn
 from twofold.domain.decision import Boundary, Context, Decision, Fold
 from twofold.domain.envelope import UNKNOWN_ORIGIN, Metadata, Origin
 from twofold.domain.events import NewEvent
@@ -97,7 +97,9 @@ class CommandService:
         self._limits = limits
         self._folds = folds
         self._write_store = write_store
-        self._turns = Turns()
+        self._turns = batcher.turns
+        self._contention = batcher.contention
+        self._contention.begun = inline.forget
         self._secret = b""
 
     @property
@@ -155,6 +157,8 @@ class CommandService:
             if done is not None:
                 return await self._repeat(metadata, request_hash)
             raise
+        if self._contention.draining:
+            await self._contention.drained()
         turn = self._turns.arrive(boundary.folds)
         request = _CommandRequest(decision, command, boundary, now, metadata, request_hash, tuple(rows))
         try:
@@ -170,7 +174,8 @@ class CommandService:
         conflicts = 0
         while conflicts <= self._limits.conflict_retries:
             first = self._turns.is_first(turn)
-            states = (self._folds.present(turn.folds) if first else None) or await self._states(turn)
+            at_once = first and not self._contention.must_wait(turn.folds)
+            states = (self._folds.present(turn.folds) if at_once else None) or await self._states(turn)
             try:
                 made = self._decide(request, states.states)
                 decided: _DecidedWrites | None = made
@@ -211,26 +216,34 @@ class CommandService:
             await self._check_rows(request.rows)
             if conflicts > 1:
                 await self._inline.check()
+                self._contention.note(turn.folds)
         raise Conflict(
             f"{request.decision.name}: other commands wrote first, {self._limits.conflict_retries + 1} times in a row. "
             "Send the command again."
         )
 
     async def _states(self, turn: Turn) -> PendingStates:
-        """The states to decide on, when no earlier command waits. Nothing is awaited after they are known."""
+        """The states to decide on, when no earlier command waits. Nothing is awaited after they are known.
+
+        If they are contended, the log is reserved then.
+        """
         while True:
-            if not self._turns.is_first(turn):
-                await turn.come()
-                states = self._folds.present(turn.folds)
-                if states is not None:
-                    return states
+            await turn.come()
+            must_wait = self._contention.must_wait(turn.folds)
+            states = None if must_wait else self._folds.present(turn.folds)
+            if states is not None:
+                return states
             turn.join()
             if not turn.pinned:
                 turn.pinned = True
                 self._folds.pin(turn.folds)
-            states = await self._folds.load(turn.folds, turn.hold)
+            # Also before it waits: while the log is reserved, only what is new should have to be read.
+            states = await self._folds.load(turn.folds, turn.block)
+            turn.blocked = False
             if self._turns.is_first(turn):
-                return states
+                if not self._contention.must_wait(turn.folds):
+                    return states
+                await self._contention.wait()
 
     def _decide(self, request: _CommandRequest, states: Mapping[Fold, Any]) -> _DecidedWrites:
         decision, metadata = request.decision, request.metadata

@@ -31,7 +31,7 @@ class _KeyedEvent(NamedTuple):
 class InlineWrites:
     """Rows that are written together with events. `failed`: they are not written, nor any writes that build on them."""
 
-    __slots__ = ("_dependents", "_stored", "failed", "folded", "folded_on", "writes")
+    __slots__ = ("_dependents", "failed", "folded", "folded_on", "stored", "writes")
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class InlineWrites:
         self.folded = folded or {}
         self.folded_on = folded_on
         self._dependents: list[InlineWrites] = []
-        self._stored = False
+        self.stored = False
 
     def begin(self) -> None:
         """From now on fail if the writes fail that made the rows that these were folded on."""
         for row in self.folded_on:
-            if row.by is not None and not row.by._stored:
+            if row.by is not None and not row.by.stored:
                 row.by._dependents.append(self)
         self.folded_on = ()
 
@@ -64,7 +64,7 @@ class InlineWrites:
 
     def succeed(self) -> None:
         """The rows are stored: release what is not needed any more."""
-        self._stored = True
+        self.stored = True
         self._dependents = []
         self.folded = {}
         self.writes = ()
@@ -146,6 +146,10 @@ class InlineProjections:
                 f"failed with {type(cause).__name__}, so nothing is written",
                 f"{failure.what}. Fix the projection, or decide other events.",
             ) from cause
+
+    def forget(self) -> None:
+        """Others may have changed the rows: those that are needed are read again, but for what is being written."""
+        self._cached = OrderedDict((key, row) for key, row in self._cached.items() if row.by and not row.by.stored)
 
     def begin(self, rows: InlineWrites) -> None:
         """The rows will be written with an append that is queued now. So the next command can fold on them."""

@@ -11,7 +11,7 @@ from twofold.command_service.snapshots import Snapshots
 from twofold.domain.decision import Fold
 from twofold.domain.events import Position, RecordedEvent
 from twofold.world import World
-from twofold.write_store.port import Appended, WriteStore
+from twofold.write_store.port import Appended, Slice, WriteStore
 
 PAGE = 1_000
 """Events read at once: a few milliseconds, and little memory."""
@@ -79,13 +79,22 @@ class LogFolding:
                 self._fold(states, page.events)
                 _reached(states, page.upto)
                 return NewestStates(states, outcome, page.upto, page.digest)
-            events = iter(page.events)
-            while step := list(islice(events, STEP)):
-                # Before each step: the read of the page has taken as long as one.
-                await self._world.sleep(0)
-                self._fold(states, step)
-            _reached(states, page.upto)
+            await self._fold_in_steps(states, page)
             await self._world.sleep(0)
+
+    async def newest_by(self, folded: Mapping[Fold, FoldedState], page: Slice) -> NewestStates:
+        """The same folds at the end of a page of events newer than they are."""
+        states = dict(folded)
+        await self._fold_in_steps(states, page)
+        return NewestStates(states, None, page.upto, page.digest)
+
+    async def _fold_in_steps(self, states: dict[Fold, FoldedState], page: Slice) -> None:
+        events = iter(page.events)
+        while step := list(islice(events, STEP)):
+            # Before each step: the read of the page has taken as long as one.
+            await self._world.sleep(0)
+            self._fold(states, step)
+        _reached(states, page.upto)
 
     def _fold(self, states: dict[Fold, FoldedState], events: Sequence[RecordedEvent]) -> None:
         if len(states) > 1:

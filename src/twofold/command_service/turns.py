@@ -2,19 +2,20 @@
 
 import asyncio
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from twofold.command_service.pending import concerns
 from twofold.domain.decision import Fold
 from twofold.domain.events import NewEvent
+from twofold.signal import Signal
 
 
 class Turn(msgspec.Struct, eq=False):
     """The place of one command in the order of arrival, for each of its folds. `number` counts up with the arrivals.
 
-    `pinned`: whether its folds are kept in the cache for it.
+    `pinned`: whether its folds are kept in the cache for it. `blocked`: whether it waits for a commit.
     """
 
     _turns: "Turns"
@@ -22,6 +23,7 @@ class Turn(msgspec.Struct, eq=False):
     folds: Sequence[Fold]
     waiting: bool = False
     pinned: bool = False
+    blocked: bool = False
     _wake: "asyncio.Future[None] | None" = None
     _left: "tuple[asyncio.Future[None], ...]" = ()
 
@@ -48,6 +50,12 @@ class Turn(msgspec.Struct, eq=False):
     def hold(self) -> None:
         """Until it has left, commands that arrived later write no events of its folds: it would wait for ever."""
         self._turns.holding.add(self)
+
+    def block(self) -> None:
+        """It waits for a commit, and holds."""
+        self.hold()
+        self.blocked = True
+        self._turns.changed.fire()
 
     async def left(self) -> None:
         """Return once it waits no more."""
@@ -77,6 +85,8 @@ class Turns:
 
     def __init__(self) -> None:
         self.holding: set[Turn] = set()
+        self.changed = Signal()
+        """Fires when no command waits for a fold any more, or the first one of a fold waits for a commit."""
         self._waiting: dict[Fold, list[Turn]] = {}
         self._last = 0
 
@@ -119,3 +129,12 @@ class Turns:
                 waiting[0].wake()
             else:
                 del self._waiting[fold]
+                self.changed.fire()
+
+    def waiting_for(self, folds: Iterable[Fold]) -> list[Turn]:
+        """The commands that wait for any of these folds, in order of arrival."""
+        return sorted({turn for fold in folds for turn in self._waiting.get(fold, ())})
+
+    def may_decide(self, folds: Iterable[Fold]) -> bool:
+        """Whether a command that waits for one of these folds may be decided before the next commit."""
+        return any(fold in self._waiting and not self._waiting[fold][0].blocked for fold in folds)

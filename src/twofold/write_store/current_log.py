@@ -20,6 +20,7 @@ from twofold.write_store.port import (
     Slice,
     WriteStore,
 )
+from twofold.write_store.reserving import DecideReserved, append_reserved
 
 
 class CurrentLog:
@@ -57,6 +58,21 @@ class CurrentLog:
             return await self.present.append(batch)
         finally:
             # Afterwards: a snapshot that began before the commit does not have these rows, and the next one must.
+            self._note_rows(batch)
+            self._end()
+
+    async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
+        await self._begin()
+        batch: Sequence[Append] = ()
+
+        async def note(page: Slice | None) -> Sequence[Append]:
+            nonlocal batch
+            batch = await decide(page)
+            return batch
+
+        try:
+            return await append_reserved(self.present, conditions, note)
+        finally:
             self._note_rows(batch)
             self._end()
 

@@ -46,6 +46,7 @@ READ = Function(
     ("bigint", "int", "int", "bytea", "bytea", "bytea", "bytea"),
     _UP_TO_SIZE,
 )
+RESERVE = Function("reserve", ("int", *READ.arguments), READ.columns, _UP_TO_SIZE)
 APPEND = Function(
     "append",
     tuple(

@@ -48,7 +48,7 @@ select distinct g.grantee::regrole::name::text
  where p.pronamespace = to_regnamespace($1) and p.proname = 'append' and g.grantee not in (0, p.proowner)
 """
 _FOR_THE_APP = """
-append read rows_of types state enter raise_epoch number_types advance_clock forget_commands tell close_log seal
+append reserve read rows_of types state enter raise_epoch number_types advance_clock forget_commands tell close_log seal
 raw_head raw_events raw_unindexed raw_index raw_commands raw_remembered raw_chains
 """.split()
 
