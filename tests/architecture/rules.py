@@ -334,8 +334,7 @@ def imports_by_the_front_door(source: Source) -> list[str]:
 # What works on any store through its port.
 BESIDE_THE_PORT = frozenset(
     "port partition parked_summary inventory inline_state log_secret migration chain history verification log_check "
-    "damage log_content log_copier current_log distant_log distant_read_store".split()
-    "damage log_content log_copier current_log reserving".split()
+    "damage log_content log_copier current_log distant_log distant_read_store reserving".split()
 )
 
 
