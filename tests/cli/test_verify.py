@@ -46,6 +46,12 @@ def test_a_log_that_was_rewritten_and_linked_again_does_not_have_the_digest_that
     digest = answer["data"]["digest"]
     code, answer = run_json(folder, "verify", "--expect", f"4:{digest}")
     assert (code, answer["data"]["damages"]) == (0, [])
+    key, kept = folder / "key", folder / "checkpoint.json"
+    key.write_text("k" * 32)
+    code, _ = run_json(folder, "verify", "--write-checkpoint", str(kept), "--key", str(key))
+    assert (code, kept.stat().st_mode & 0o777) == (0, 0o600)
+    code, answer = run_json(folder, "verify", "--checkpoint", str(kept), "--key", str(key))
+    assert (code, answer["data"]["damages"]) == (0, [])
     with sqlite3.connect(folder / "data" / "log.db") as log:
         log.execute("update events set payload = cast(replace(payload, 'n3', 'n5') as blob) where position = 3")
         log.execute("delete from event_tags where position = 3 and tag = 'note:n3'")
@@ -64,6 +70,26 @@ def test_a_log_that_was_rewritten_and_linked_again_does_not_have_the_digest_that
     assert (code, answer["data"]["damages"]) == (0, []), "it fits itself"
     code, answer = run_json(folder, "verify", "--expect", f"4:{digest}")
     assert (code, [damage["position"] for damage in answer["data"]["damages"]]) == (3, [4])
+    before = kept.read_bytes()
+    options = ("--checkpoint", str(kept), "--write-checkpoint", str(kept), "--key", str(key))
+    code, answer = run_json(folder, "verify", *options)
+    assert (code, [damage["position"] for damage in answer["data"]["damages"]]) == (3, [9])
+    assert kept.read_bytes() == before, "a checkpoint was written of a log that is not the one that was signed"
+
+
+def test_options_of_signed_checkpoints_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    kept, key = tmp_path / "kept.json", tmp_path / "key"
+    kept.write_text("{}")
+    key.write_text("short")
+    for options, said in [
+        (("--checkpoint", str(kept)), "--key"),
+        (("--write-checkpoint", str(kept), "--key", str(key)), "--checkpoint too"),
+        (("--checkpoint", str(kept), "--key", str(key)), "at least 32 are needed"),
+        (("--write-checkpoint", str(tmp_path / "new"), "--key", str(key), "--from", "2"), "whole log"),
+    ]:
+        done = run(tmp_path, "verify", *options)
+        assert done.returncode == 2
+        assert said in " ".join(done.stderr.split()), done.stderr
 
 
 def test_a_range_is_verified_alone(folder: Path) -> None:

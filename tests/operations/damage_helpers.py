@@ -14,7 +14,7 @@ from twofold.domain.events import NewEvent
 from twofold.errors import TwofoldError
 from twofold.operations.verify import verify
 from twofold.world import RealWorld, microseconds
-from twofold.write_store.port import Append, RowWrite, WriteStore
+from twofold.write_store.port import Append, EpochStore, RowWrite, WriteStore
 from twofold.write_store.sqlite import SqliteWriteStore, packing
 
 EVENTS = 200
@@ -44,19 +44,24 @@ async def _fill(store: WriteStore) -> None:
             for i in range(min(chance.randrange(5), EVENTS - written))
         )
         metadata = Metadata(now + number, command_id, command_id, actor=chance.choice((None, "ann")))
-        rows = (RowWrite("space", command_id, b"[]", 0),) if number % 9 == 0 else ()
+        rows = (RowWrite("space", command_id, chance.randbytes(20), 0),) if number % 3 == 0 else ()
+        if written and number % 40 == 0:
+            assert isinstance(store, EpochStore)
+            await store.begin_epoch("a test")
         await store.append([Append(metadata, events, (), command_id, chance.randbytes(32), rows)])
         written += len(events)
 
 
 # What is stored: what `verify` answers for. See docs/how-to/verify-a-log.md.
 STORED = (
-    "select log_id, name, epoch, position, chain from logs order by 1, 2",
+    "select log_id, name, epoch, position, chain, commands_checksum, rows_checksum from logs order by 1, 2",
     "select * from event_types order by 1, 2, 3",
     "select * from events order by 1, 2, 3",
     "select * from event_tags order by 1, 2, 3, 4",
     "select * from payload_dictionaries order by 1, 2, 3, 4",
-    "select log_id, command_id, position, count from commands where count <> 0 order by 1, 2, 3",
+    "select log_id, command_id, request_hash, position, count, recorded_at, checksum from commands order by 1, 2, 3",
+    "select * from rows order by 1, 2, 3",
+    "select * from epochs order by 1, 2",
 )
 
 
@@ -107,32 +112,56 @@ def flip_in_an_event(connection: apsw.Connection, chance: random.Random) -> None
     connection.execute(f"update events set {column} = ? where position = ?", (_flipped(value, chance), position))
 
 
+def flip_in_a_remembered_command(connection: apsw.Connection, chance: random.Random) -> None:
+    arrival, value = _row(connection, chance, "select arrival, request_hash from commands")
+    sql = "update commands set request_hash = ? where arrival = ?"
+    connection.execute(sql, (_flipped(value, chance), arrival))
+
+
+def change_a_row(connection: apsw.Connection, chance: random.Random) -> None:
+    key, value = _row(connection, chance, "select key, value from rows")
+    kind = chance.randrange(5)
+    if kind == 0:
+        connection.execute("update rows set value = ? where key = ?", (_flipped(value, chance), key))
+    elif kind == 1:
+        connection.execute("delete from rows where key = ?", (key,))
+    elif kind == 2:
+        connection.execute("update rows set version = version + 1 where key = ?", (key,))
+    elif kind == 3:
+        connection.execute("update or ignore rows set key = key || '1' where key = ?", (key,))
+    else:
+        (other,) = _row(connection, chance, "select key from rows")
+        sql = "update rows set (value, checksum) = (select value, checksum from rows where key = ?) where key = ?"
+        connection.execute(sql, (other, key))
+
+
 def change_a_number(connection: apsw.Connection, chance: random.Random) -> None:
     table, column = chance.choice(
         [
             *(("events", column) for column in ("version", "type_id", "position")),
             *(("event_tags", column) for column in ("type_id", "position")),
-            *(("commands", column) for column in ("position", "count")),
-            *(("logs", column) for column in ("position", "epoch")),
+            *(("commands", column) for column in ("position", "count", "recorded_at", "checksum")),
+            *(("logs", column) for column in ("position", "epoch", "commands_checksum", "rows_checksum")),
+            *(("epochs", column) for column in ("epoch", "after", "checksum")),
         ]
     )
-    key = {"events": "position", "event_tags": "position", "commands": "arrival", "logs": "log_id"}[table]
-    where = " where count > 0" if table == "commands" else ""
-    (number,) = _row(connection, chance, f"select {key} from {table}{where}")
+    key = {"events": "position", "event_tags": "position", "commands": "arrival", "logs": "log_id", "epochs": "epoch"}[
+        table
+    ]
+    (number,) = _row(connection, chance, f"select {key} from {table}")
     by = chance.choice((-1, 1, 2, 1000))
     connection.execute(f"update or ignore {table} set {column} = {column} + ? where {key} = ?", (by, number))
 
 
 def delete_a_row(connection: apsw.Connection, chance: random.Random) -> None:
-    table = chance.choice(("events", "event_tags", "commands", "event_types"))
+    table = chance.choice(("events", "event_tags", "commands", "event_types", "epochs"))
     if table == "event_tags":
         row = _row(connection, chance, "select tag, type_id, position from event_tags")
         connection.execute("delete from event_tags where tag = ? and type_id = ? and position = ?", row)
         return
-    column = {"events": "position", "commands": "arrival", "event_types": "type_id"}[table]
-    where = " where count > 0" if table == "commands" else ""
+    column = {"events": "position", "commands": "arrival", "event_types": "type_id", "epochs": "epoch"}[table]
     connection.execute(
-        f"delete from {table} where {column} = ?", _row(connection, chance, f"select {column} from {table}{where}")
+        f"delete from {table} where {column} = ?", _row(connection, chance, f"select {column} from {table}")
     )
 
 
@@ -149,7 +178,7 @@ def rename(connection: apsw.Connection, chance: random.Random) -> None:
         (number,) = _row(connection, chance, "select type_id from event_types")
         connection.execute("update event_types set name = name || 'x' where type_id = ?", (number,))
     else:
-        (number,) = _row(connection, chance, "select arrival from commands where count > 0")
+        (number,) = _row(connection, chance, "select arrival from commands")
         connection.execute("update commands set command_id = command_id || 'x' where arrival = ?", (number,))
 
 
@@ -182,6 +211,8 @@ def damage_the_head(connection: apsw.Connection, chance: random.Random) -> None:
 
 
 BY_SQL: tuple[Change, ...] = (
+    flip_in_a_remembered_command,
+    change_a_row,
     flip_in_an_event,
     flip_in_an_event,
     change_a_number,

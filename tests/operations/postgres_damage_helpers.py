@@ -5,13 +5,16 @@ from typing import Any
 
 import asyncpg
 
-TABLES = ("log_head", "event_types", "events", "event_tags", "commands")
+TABLES = ("log_head", "event_types", "events", "event_tags", "commands", "rows", "epochs", "command_clock")
 _STORED = {
-    "log_head": "name, epoch, position, chain",
+    "log_head": "name, epoch, position, chain, commands_checksum, rows_checksum",
     "event_types": "type_id, name",
     "events": "*",
     "event_tags": "*",
-    "commands": "command_id, position, count",
+    "commands": "*",
+    "rows": "*",
+    "epochs": "epoch, after, checksum",
+    "command_clock": "*",
 }
 
 
@@ -46,8 +49,7 @@ class DamagedLog:
         """All that `verify` answers for."""
         found: list[Any] = []
         for table, columns in _STORED.items():
-            where = " where count <> 0" if table == "commands" else ""
-            rows = await self._connection.fetch(f"select {columns} from {table}{where}")
+            rows = await self._connection.fetch(f"select {columns} from {table}")
             found.append(sorted(tuple(row) for row in rows))
         return found
 
@@ -60,9 +62,10 @@ class DamagedLog:
         length = await fetch(f"select octet_length({column}) from events where position = $1", one)
         bit = chance.randrange(8 * length)
         by = chance.choice((-1, 1, 2, 1000))
-        command = await fetch(
-            "select command_id from commands where count > 0 order by command_id offset $1 limit 1", one % 50
-        )
+        command = await fetch("select command_id from commands order by command_id offset $1 limit 1", one % 90)
+        row = f"ctid = (select ctid from rows order by key offset {two % 30} limit 1)"
+        epoch = f"ctid = (select ctid from epochs order by epoch offset {two % 2} limit 1)"
+        hash_bit, row_bit = bit % 256, bit % 160
         at = chance.randrange(300)
         entry = f"(select ctid from event_tags order by tag, type_id, position offset {at} limit 1)"
         type_id = await fetch("select type_id from event_types order by type_id offset $1 limit 1", one % 4)
@@ -70,7 +73,7 @@ class DamagedLog:
         flip = f"update events set {column} = {flipped} where position = {one}"
         number = chance.choice(("version", "type_id", "position"))
         copied = chance.choice(("payload", "envelope"))
-        remembered = chance.choice(("position", "count"))
+        remembered = chance.choice(("position", "count", "recorded_at", "nonce", "checksum"))
         sql = chance.choice(
             [
                 flip,
@@ -92,6 +95,16 @@ class DamagedLog:
                 f"update commands set {remembered} = {remembered} + {by} where command_id = '{command}'",
                 f"update commands set command_id = command_id || 'x' where command_id = '{command}'",
                 f"delete from commands where command_id = '{command}'",
+                f"update commands set request_hash = set_bit(request_hash, {hash_bit}, 1 - get_bit(request_hash, "
+                f"{hash_bit})) where command_id = '{command}' and octet_length(request_hash) = 32",
+                f"update rows set value = set_bit(value, {row_bit}, 1 - get_bit(value, {row_bit})) where {row}",
+                f"update rows set {chance.choice(('version', 'checksum'))} = {abs(by)} + 1 where {row}",
+                f"update rows set key = key || 'x' where {row}",
+                f"delete from rows where {row}",
+                f"delete from epochs where {epoch}",
+                f"update epochs set after = after + {by} where {epoch}",
+                f"update command_clock set at = at + {by}",
+                f"update log_head set {chance.choice(('commands_checksum', 'rows_checksum'))} = {abs(by)}",
                 f"update log_head set position = position + {by}",
                 f"update log_head set epoch = epoch + {abs(by)}",
                 "update log_head set name = name || 'x'",

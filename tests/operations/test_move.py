@@ -203,7 +203,11 @@ async def test_a_command_id_is_remembered_as_long_as_before_after_two_moves(
     store = await opened(first)
     # The last one by its id is an old one.
     await store.append([Append(Metadata(0, "z", "z"), command_id="z")])
-    postgres_newest.sql(f"update {first.rpartition('=')[2]}.commands set recorded_at = recorded_at - 500000000000")
+    schema = first.rpartition("=")[2]
+    checksum = (
+        f"{schema}.command_checksum(command_id, request_hash, position, count, recorded_at - 500000000000, nonce)"
+    )
+    postgres_newest.sql(f"update {schema}.commands set checksum = {checksum}, recorded_at = recorded_at - 500000000000")
     await store.append([Append(Metadata(0, "a", "a"), command_id="a")])
     await store.close()
     await moved(first, second)

@@ -10,13 +10,14 @@ import pytest
 from tests.servers.postgres import Postgres
 from tests.write_store.disk_helpers import command
 from tests.write_store.postgres_helpers import fresh_log
+from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
 from twofold.errors import Unavailable
 from twofold.operations.verify import verify
 from twofold.world import RealWorld
 from twofold.write_store.damage import KnownDamage
 from twofold.write_store.log_check import LogRange, checked_pages
-from twofold.write_store.port import Appended, Verifiable, WriteStore
+from twofold.write_store.port import Append, Appended, RowWrite, Verifiable, WriteStore
 from twofold.write_store.postgres import PostgresWriteStore
 from twofold.write_store.sqlite import SqliteWriteStore
 from twofold.write_store.verification import Damage
@@ -105,6 +106,25 @@ async def test_a_repeat_of_a_command_whose_outcome_is_damaged_is_refused(log: Lo
         await log.store.append([command(4)])
     (repeated,) = await log.store.append([command(3, tag="thing:1")])
     assert repeated == Appended(4, 1, repeated=True)
+
+
+async def test_a_damaged_outcome_is_refused_before_anybody_has_looked_for_damage(log: Log) -> None:
+    await log.change("update commands set recorded_at = recorded_at + 1 where command_id = 'command-4'")
+    with pytest.raises(Unavailable, match="command-4"):
+        await log.store.append([command(4)])
+    with pytest.raises(Unavailable, match="command-4"):
+        await log.store.newer([], "command-4")
+
+
+async def test_a_damaged_row_is_refused_before_anybody_has_looked_for_damage(log: Log) -> None:
+    rows = tuple(RowWrite("space", key, b"[]", 0) for key in ("sound", "damaged"))
+    await log.store.append([Append(Metadata(0, "rows", "rows"), rows=rows)])
+    await log.change("update rows set version = version + 1 where key = 'damaged'")
+    with pytest.raises(Unavailable, match="The row 'damaged' of 'space'"):
+        await log.store.rows("space")
+    assert (await log.store.rows("space", ["sound"])).keys() == {"sound"}
+    await log.find_damage()
+    assert "The row 'damaged' of 'space' is not what was written" in (log.store.damage.problem or "")
 
 
 async def test_a_page_that_lacks_an_event_is_refused_before_anybody_has_looked_for_damage(log: Log) -> None:

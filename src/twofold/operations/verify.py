@@ -8,7 +8,9 @@ from twofold.app import App
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import ForkedHistory, InvalidMessage, Unavailable, UnreadableEvent, WiringError
 from twofold.operations.progress import OnProgress, no_progress
+from twofold.operations.signed_checkpoint import SignedCheckpoint, chain_at, other_history
 from twofold.world import World, microseconds
+from twofold.write_store.chain import chain_digest
 from twofold.write_store.history import check_history, digest_at
 from twofold.write_store.log_check import LogRange, checked_pages
 from twofold.write_store.port import Verifiable, WriteStore
@@ -42,7 +44,7 @@ class VerifyResult(msgspec.Struct, frozen=True):
 
     `first` and `last` are the positions of the range, `digest` is that of the chain at `last`, `head` the position of
     the head at the start. `events`, `entries` and
-    `commands` count what was read. `damages` are the first ones, `damage_count` counts all.
+    `commands` and `rows` count what was read. `damages` are the first ones, `damage_count` counts all.
     """
 
     log: str
@@ -54,6 +56,7 @@ class VerifyResult(msgspec.Struct, frozen=True):
     events: int
     entries: int
     commands: int
+    rows: int
     damages: list[DamageReport]
     damage_count: int
     unreadable: list[UnreadableType]
@@ -72,13 +75,14 @@ async def verify(
     first: Position = 1,
     last: Position | None = None,
     expected: Mapping[Position, str] | None = None,
+    checkpoints: Sequence[SignedCheckpoint] = (),
     on_progress: OnProgress = no_progress,
 ) -> VerifyResult:
     """Check the events of a log from `first` to `last` (its end), beside a running writer.
 
-    `expected` are digests that were kept elsewhere, by position: they show a log that was rewritten and linked again.
-    With an `app` also whether its code can read every payload, and gives it the tags that are stored. WiringError where
-    the store cannot be checked, or the range is empty. What is damaged is in the result.
+    `expected` are digests by position that were kept elsewhere, `checkpoints` signed ones: they show a log that was
+    rewritten and linked again. With an `app` also whether its code can read every payload, and gives it the tags that
+    are stored. WiringError where the store cannot be checked, or the range is empty. What is damaged is in the result.
     """
     if not isinstance(write_store, Verifiable):
         raise WiringError(f"The log in a {type(write_store).__name__} cannot be verified: it exists only in memory.")
@@ -93,7 +97,7 @@ async def verify(
     end = head if last is None else min(last, head)
     if last is not None and last < first:
         raise WiringError(f"The range from {first} to {last} is empty. Name a last position at or after the first.")
-    counts = {"events": 0, "index": 0, "commands": 0}
+    counts = {"events": 0, "index": 0, "commands": 0, "rows": 0}
     reader = None if app is None else _Reader(app, found)
     positions = LogRange(first, end, head)
     async for page in checked_pages(write_store, positions, page=PAGE, now=lambda: microseconds(world.now())):
@@ -107,6 +111,8 @@ async def verify(
                 reader.read(raw)
     for position, digest in (expected or {}).items():
         found.add(await _other_digest(write_store, position, digest))
+    for checkpoint in checkpoints:
+        found.add(await other_history(write_store, checkpoint))
     identity = write_store.identity
     return VerifyResult(
         log=identity.log,
@@ -118,10 +124,24 @@ async def verify(
         events=counts["events"],
         entries=counts["index"],
         commands=counts["commands"],
+        rows=counts["rows"],
         damages=found.shown,
         damage_count=found.count,
         unreadable=list(reader.unreadable.values()) if reader is not None else [],
     )
+
+
+async def checkpoint_of(write_store: WriteStore, result: VerifyResult, world: World, key: bytes) -> SignedCheckpoint:
+    """The checkpoint at the end of what was verified, signed. WiringError where that was not all right."""
+    if not result.all_right or result.first != 1:
+        raise WiringError(
+            "A checkpoint is written only of a log that was verified from its first position and is all right."
+        )
+    chain = await chain_at(write_store, result.last)
+    if chain_digest(chain) != result.digest:
+        raise Unavailable(f"The chain at position {result.last} has changed while the log was verified.")
+    time = world.now().isoformat(timespec="seconds")
+    return SignedCheckpoint(result.log, result.epoch, result.last, chain.hex(), time).signed(key)
 
 
 async def _other_digest(write_store: WriteStore, position: Position, digest: str) -> list[Damage]:

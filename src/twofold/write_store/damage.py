@@ -19,6 +19,7 @@ class KnownDamage:
     def __init__(self) -> None:
         self._damages: list[Damage] = []
         self._commands: dict[str, Damage] = {}
+        self._rows: dict[tuple[str, str], Damage] = {}
         self.count = 0
 
     def __bool__(self) -> bool:
@@ -27,7 +28,7 @@ class KnownDamage:
     @property
     def problem(self) -> str | None:
         """What is damaged, in a sentence or two; None where nothing is known to be."""
-        first = next(iter((*self._damages, *self._commands.values())), None)
+        first = next(iter((*self._damages, *self._commands.values(), *self._rows.values())), None)
         if first is None:
             return None
         more = f" {self.count - 1:,} more damages are known." if self.count > 1 else ""
@@ -39,9 +40,14 @@ class KnownDamage:
     def add(self, damages: Iterable[Damage]) -> None:
         """Refuse from now on what touches these. Those that are known are ignored."""
         for damage in damages:
-            if damage in self._damages or damage.command_id in self._commands:
+            if damage in self._damages or damage.command_id in self._commands or damage.row in self._rows:
                 continue
             self.count += 1
+            if damage.row is not None:
+                # Every read compares a row with its checksum, so it need not be refused here.
+                if len(self._rows) < MOST:
+                    self._rows[damage.row] = damage
+                continue
             if damage.command_id is not None:
                 if len(self._commands) < MOST:
                     self._commands[damage.command_id] = damage

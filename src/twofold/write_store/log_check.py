@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from twofold.domain.events import Position
 from twofold.write_store.chain import chain_start
-from twofold.write_store.port import RawLog, Verifiable
+from twofold.write_store.port import RawLog, RawState, Verifiable
 from twofold.write_store.verification import (
     Damage,
     LogUnreadable,
@@ -16,9 +16,12 @@ from twofold.write_store.verification import (
     damages,
     head_damages,
     index_damages,
+    row_damages,
+    state_damages,
+    total_damages,
 )
 
-Part = Literal["head", "events", "index", "commands", "files"]
+Part = Literal["head", "events", "index", "commands", "rows", "state", "files"]
 MARGIN = 3_600_000_000
 """Command ids this much younger than their retention, in microseconds, may be gone: what forgets them may be early."""
 
@@ -54,8 +57,9 @@ async def checked_pages(
 ) -> AsyncIterator[CheckedPage]:
     """Check a range of a log beside a running writer, a page at a time. Damage is in what comes back, never raised.
 
-    `now` is the time in microseconds, to tell which command ids must be remembered. `files` also lets the store check
-    its files, which takes long and cannot be divided. Unavailable where the store cannot be reached.
+    `now` is the time in microseconds, to tell which command ids must be remembered. `files` also looks for missing
+    command ids and rows, and lets the store check its files, which takes long and cannot be divided. Unavailable where
+    the store cannot be reached.
     """
     raw = store.raw_log()
     parts: list[AsyncIterator[CheckedPage]] = [
@@ -63,9 +67,11 @@ async def checked_pages(
         _events(raw, store, positions, page, now),
         _index(raw, page),
         _commands(raw, page),
+        _rows(store.raw_state(), page),
+        _state(store.raw_state()),
     ]
     if files:
-        parts.append(_files(raw))
+        parts.append(_files(raw, store.raw_state()))
     for part in parts:
         try:
             async for checked in part:
@@ -175,5 +181,18 @@ async def _commands(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
         after = rows[-1].command_id
 
 
-async def _files(raw: RawLog) -> AsyncIterator[CheckedPage]:
+async def _rows(raw: RawState, page: int) -> AsyncIterator[CheckedPage]:
+    after, done = ("", ""), 0
+    while rows := await raw.rows(after, page):
+        done += len(rows)
+        yield CheckedPage("rows", done, list(row_damages(rows)))
+        after = rows[-1][:2]
+
+
+async def _state(raw: RawState) -> AsyncIterator[CheckedPage]:
+    yield CheckedPage("state", 1, list(state_damages(await raw.state())))
+
+
+async def _files(raw: RawLog, state: RawState) -> AsyncIterator[CheckedPage]:
+    yield CheckedPage("files", 0, list(total_damages(await state.totals())))
     yield CheckedPage("files", 1, [Damage(0, sentence) for sentence in await raw.storage()])

@@ -11,7 +11,15 @@ from twofold.domain.events import NewEvent, Position, RecordedEvent
 from twofold.errors import CommandIdReused, Conflict
 from twofold.write_store.chain import chain_digest
 from twofold.write_store.damage import KnownDamage
-from twofold.write_store.verification import CommandRow, HeadRow, RawEvent, TagEntry
+from twofold.write_store.verification import (
+    ChecksumTotals,
+    CommandRow,
+    HeadRow,
+    RawEvent,
+    RowOfLog,
+    StateRow,
+    TagEntry,
+)
 
 PAGE_BYTES = 4_194_304
 """Bytes of events at which a page ends, unless a reader wants less: what a reader holds in memory, times a few."""
@@ -290,6 +298,22 @@ class RawLog(Protocol):
         ...
 
 
+class RawState(Protocol):
+    """What a log stores beside events and command ids, as it is stored. Errors are those of `RawLog`."""
+
+    async def rows(self, after: tuple[str, str], limit: int) -> Sequence[RowOfLog]:
+        """Rows after a space and a key, in order."""
+        ...
+
+    async def state(self) -> StateRow:
+        """The epochs, and the clock of command ids."""
+        ...
+
+    async def totals(self) -> ChecksumTotals:
+        """The sums of all checksums, from one snapshot. Reads all command ids and rows."""
+        ...
+
+
 @runtime_checkable
 class Verifiable(Protocol):
     """A write store whose log can be checked for damage: `twofold verify` needs it.
@@ -304,4 +328,8 @@ class Verifiable(Protocol):
 
     def raw_log(self) -> RawLog:
         """The rows as they are stored."""
+        ...
+
+    def raw_state(self) -> RawState:
+        """What is stored beside events and command ids."""
         ...

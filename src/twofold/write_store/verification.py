@@ -8,6 +8,7 @@ import msgspec
 from twofold.domain.envelope import StoredEnvelope, decode_envelope, encode_tags
 from twofold.domain.events import Position
 from twofold.write_store.chain import chain_digest, chain_start, content_digest, link
+from twofold.write_store.checksums import command_checksum, epoch_checksums, numbers_checksum, row_checksum
 
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, TypeError)
 _decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -29,7 +30,7 @@ class Damage(NamedTuple):
     """What is wrong at a position, or from there up to `last`, in a sentence.
 
     `tags` are those of the events there, None where nobody can tell. `command_id` is the remembered command that is
-    wrong; no event is, then.
+    wrong, `row` the space and the key of a row that is; no event is, then.
     """
 
     position: Position
@@ -37,6 +38,7 @@ class Damage(NamedTuple):
     tags: frozenset[str] | None = None
     last: Position = 0
     command_id: str | None = None
+    row: tuple[str, str] | None = None
 
     @property
     def end(self) -> Position:
@@ -65,6 +67,40 @@ class CommandRow(NamedTuple):
     events: int
     first: bytes | None
     last: bytes | None
+    request_hash: bytes
+    recorded_at: int
+    nonce: int
+    checksum: int
+
+
+class RowOfLog(NamedTuple):
+    """A row that is stored beside the events: of policies, inline projections, leases and what else."""
+
+    space: str
+    key: str
+    version: int
+    value: bytes
+    checksum: int
+
+
+class StateRow(NamedTuple):
+    """The beginnings of epochs, each with its checksum, and the clock of command ids with its own.
+
+    The clock is None where the store keeps none.
+    """
+
+    epochs: Sequence[tuple[int, Position, int]]
+    clock: int | None = None
+    clock_checksum: int = 0
+
+
+class ChecksumTotals(NamedTuple):
+    """The sums of the checksums of all remembered commands and of all rows, and those that stand beside the head."""
+
+    commands: int
+    expected_commands: int
+    rows: int
+    expected_rows: int
 
 
 class HeadRow(NamedTuple):
@@ -144,6 +180,11 @@ def command_damages(rows: Iterable[CommandRow], head: Position) -> Iterator[Dama
     """The remembered commands whose events are not at their positions."""
     for row in rows:
         reason = None
+        stored = row.command_id, row.request_hash, row.position, row.events, row.recorded_at, row.nonce
+        if command_checksum(*stored) != row.checksum:
+            text = f"What is remembered of the command id '{row.command_id}' is not what was written."
+            yield Damage(max(0, row.position), text, command_id=row.command_id)
+            continue
         if row.events < 0 or not row.events <= row.position <= head:
             reason = f"with {row.events} events up to position {row.position}, of a log that ends at {head}"
         elif row.events and not _is_of(row, row.first) | _is_of(row, row.last):
@@ -153,6 +194,34 @@ def command_damages(rows: Iterable[CommandRow], head: Position) -> Iterator[Dama
         if reason is not None:
             text = f"The command id '{row.command_id}' is remembered {reason}."
             yield Damage(max(0, row.position), text, command_id=row.command_id)
+
+
+def row_damages(rows: Iterable[RowOfLog]) -> Iterator[Damage]:
+    """The rows that are not what was written."""
+    for space, key, version, value, checksum in rows:
+        if row_checksum(space, key, version, value) != checksum:
+            yield Damage(0, f"The row '{key}' of '{space}' is not what was written.", row=(space, key))
+
+
+def state_damages(state: StateRow) -> Iterator[Damage]:
+    """What is wrong with the beginnings of epochs, and with the clock of command ids."""
+    if epoch_checksums([(epoch, after) for epoch, after, _ in state.epochs]) != [each[2] for each in state.epochs]:
+        begun = ", ".join(f"{epoch} after {after}" for epoch, after, _ in state.epochs)
+        yield Damage(0, f"The epochs that began ({begun}) are not those that were written.")
+    if state.clock is not None and numbers_checksum(state.clock) != state.clock_checksum:
+        yield Damage(0, f"The clock of command ids is at {state.clock}, which is not what was written.")
+
+
+def total_damages(totals: ChecksumTotals) -> Iterator[Damage]:
+    """Whether a remembered command or a row is missing, or another one is in its place."""
+    kinds = (
+        ("command ids", totals.commands, totals.expected_commands),
+        ("rows", totals.rows, totals.expected_rows),
+    )
+    for what, found, expected in kinds:
+        if found != expected:
+            text = f"The {what} are not all that were written: the sum of their checksums is {found}, not {expected}."
+            yield Damage(0, text)
 
 
 def stored_tags(stored: bytes) -> tuple[str, ...] | None:

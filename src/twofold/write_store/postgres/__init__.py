@@ -24,6 +24,7 @@ from twofold.write_store.postgres.early_check import checked_early
 from twofold.write_store.postgres.history import PostgresHistory
 from twofold.write_store.postgres.news import News, channel
 from twofold.write_store.postgres.raw_log import PostgresRawLog
+from twofold.write_store.postgres.raw_state import PostgresRawState
 from twofold.write_store.postgres.refused import AnotherEpoch
 from twofold.write_store.postgres.retagging import retag_arguments
 from twofold.write_store.postgres.retention import CommandRetention
@@ -91,7 +92,8 @@ class PostgresWriteStore(PostgresHistory):
             raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
         if self.damage:
             self.damage.refuse_appends([(append.conditions, append.command_id) for append in batch])
-        return await self._tasks.run(self._append(tuple(batch)))
+        outcomes = await self._tasks.run(self._append(tuple(batch)))
+        return await self.raw_state().sound(batch, outcomes)
 
     async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
         if self._read_only:
@@ -110,6 +112,7 @@ class PostgresWriteStore(PostgresHistory):
     ) -> tuple[Slice, Appended | None]:
         page, outcome = await self._tasks.run(self._read(conditions, command_id, limit))
         self.damage.refuse_command(command_id)
+        await self.raw_state().refuse_damaged([] if outcome is None else [command_id])
         return await self._sound(conditions, page), outcome
 
     async def rows(
@@ -124,10 +127,13 @@ class PostgresWriteStore(PostgresHistory):
         await self._tasks.run(self._retag(tags))
 
     def raw_log(self) -> PostgresRawLog:
-        async def call(function: functions.Function, *given: Any) -> Sequence[functions.ResultRow]:
-            return await self._tasks.run(self._call(self._reading, function, *given))
+        return PostgresRawLog(self._call_to_read)
 
-        return PostgresRawLog(call)
+    def raw_state(self) -> PostgresRawState:
+        return PostgresRawState(self._call_to_read)
+
+    async def _call_to_read(self, function: functions.Function, *given: Any) -> Sequence[functions.ResultRow]:
+        return await self._tasks.run(self._call(self._reading, function, *given))
 
     async def close(self) -> None:
         await self._tasks.close(self._news.close, self._writing.close, self._reading.close)
@@ -265,7 +271,7 @@ class PostgresWriteStore(PostgresHistory):
             self._refuse_if_lost()
             known, epoch = self._news.known, self.identity.epoch
             result = await self._call(self._reading, functions.ROWS, space, keys, None, limit)
-            response, rows = reading.rows_of(result)
+            response, rows = reading.rows_of(space, result)
             if await self._is_ours(response, epoch, known):
                 return rows
 

@@ -233,6 +233,15 @@ class Call:
         return {number for name in item.types for number in self._by_tag.get((tag, name), ())}
 
 
+def repeats(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> list[str | None]:
+    """The command ids that were remembered already, by the outcomes of a batch."""
+    return [
+        append.command_id
+        for append, outcome in zip(batch, outcomes, strict=True)
+        if isinstance(outcome, CommandIdReused) or (isinstance(outcome, Appended) and outcome.repeated)
+    ]
+
+
 def types_of(batch: Sequence[Append]) -> set[str]:
     """Every type that is written, or named in a condition."""
     written = {event.type for append in batch for event in append.events}

@@ -11,6 +11,7 @@ from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable, WiringError
 from twofold.postgres_server import LOST, Connection, PostgresAddress, close, connect
+from twofold.write_store.checksums import command_checksum, damaged_command
 from twofold.write_store.log_content import LogUse, RememberedCommand
 from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.postgres import functions, reading
@@ -21,15 +22,17 @@ _PATIENCE = 10.0
 
 # Without the ids that the store has made up itself: only the process that made them asks for them again.
 _COMMANDS = """
-select command_id, request_hash, position, count, recorded_at from {schema}.commands
+select command_id, request_hash, position, count, recorded_at, nonce, checksum from {schema}.commands
 where command_id > $1 and command_id !~ '{appends}' order by command_id limit $2
 """.replace("{appends}", APPEND_ID_PATTERN)
 _SPACES = "select distinct space from {schema}.rows order by space"
 _SINCE = """
 with newer as materialized (
-    select command_id, request_hash, position, count, recorded_at from {schema}.commands where position >= $1
+    select command_id, request_hash, position, count, recorded_at, nonce, checksum
+      from {schema}.commands where position >= $1
 )
-select command_id, request_hash, position, count, recorded_at from newer where command_id !~ '{appends}'
+select command_id, request_hash, position, count, recorded_at, nonce, checksum from newer
+ where command_id !~ '{appends}'
 """.replace("{appends}", APPEND_ID_PATTERN)
 _VERSIONS = """
 select key, version from {schema}.rows
@@ -56,20 +59,20 @@ class PostgresContent:
         return reading.slice_of(response, self._names, limit).events
 
     async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
-        return [RememberedCommand(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
+        return [_sound(*row) for row in await self._connection.fetch(self._sql(_COMMANDS), after, limit)]
 
     async def spaces(self) -> Sequence[str]:
         return [space for (space,) in await self._connection.fetch(self._sql(_SPACES))]
 
     async def rows(self, space: str, after: str | None, limit: int) -> Mapping[str, LogRow]:
-        _, rows = reading.rows_of(await self._call(functions.ROWS, space, None, after, limit))
+        _, rows = reading.rows_of(space, await self._call(functions.ROWS, space, None, after, limit))
         return rows
 
     async def commands_since(self, position: Position) -> Sequence[RememberedCommand]:
-        return [RememberedCommand(*row) for row in await self._connection.fetch(self._sql(_SINCE), position)]
+        return [_sound(*row) for row in await self._connection.fetch(self._sql(_SINCE), position)]
 
     async def rows_of(self, space: str, keys: Sequence[str]) -> Mapping[str, LogRow]:
-        _, rows = reading.rows_of(await self._call(functions.ROWS, space, list(keys), None, None))
+        _, rows = reading.rows_of(space, await self._call(functions.ROWS, space, list(keys), None, None))
         return rows
 
     async def versions(self, space: str, after: str | None, upto: str | None, limit: int) -> Mapping[str, int]:
@@ -81,6 +84,17 @@ class PostgresContent:
 
     def _sql(self, sql: str) -> str:
         return sql.replace("{schema}", self._schema)
+
+
+def _sound(
+    command_id: str, request_hash: bytes, position: Position, count: int, recorded_at: int, *rest: int
+) -> RememberedCommand:
+    """What is remembered of a command; `rest` are its nonce and its checksum. WiringError where it is damaged."""
+    row = command_id, request_hash, position, count, recorded_at
+    nonce, checksum = rest
+    if command_checksum(*row, nonce) != checksum:
+        raise WiringError(damaged_command(command_id))
+    return RememberedCommand(*row)
 
 
 class PostgresLogSnapshot(PostgresContent):

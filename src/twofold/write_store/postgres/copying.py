@@ -4,10 +4,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import WiringError
 from twofold.postgres_server import Connection, PostgresAddress
 from twofold.write_store.chain import chain_start
+from twofold.write_store.checksums import command_checksum, epoch_checksums, row_checksum
 from twofold.write_store.log_content import RememberedCommand
 from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.postgres import functions
@@ -19,7 +22,8 @@ from twofold.write_store.postgres.migrate import migrations
 # No process knows the epoch of a copy, so one that had opened the empty log cannot append to it.
 _BEGIN = """
 update {schema}.log_head
-   set name = $1, epoch = 0, position = 0, chain = $2, use = 'copy', place = $3, settled = null
+   set name = $1, epoch = 0, position = 0, chain = $2, use = 'copy', place = $3, settled = null, rows_checksum = 0,
+       commands_checksum = (select forgotten from {schema}.command_clock)
 """
 # A copy that was settled still is.
 _GO_ON = """
@@ -34,21 +38,47 @@ select h.name, h.use,
   from {schema}.log_head h for update of h
 """
 _COMMANDS = """
-insert into {schema}.commands (command_id, request_hash, position, count, recorded_at, nonce)
-select c.*, 0 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::int[], $5::bigint[]) as c
-on conflict (command_id) do update
-   set request_hash = excluded.request_hash, position = excluded.position, count = excluded.count,
-       recorded_at = excluded.recorded_at, nonce = excluded.nonce
- where (excluded.position, excluded.recorded_at) > (commands.position, commands.recorded_at)
+with before as materialized (
+    select command_id, checksum from {schema}.commands where command_id = any ($1::text[])
+), written as (
+    insert into {schema}.commands (command_id, request_hash, position, count, recorded_at, checksum, nonce)
+    select c.*, 0 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::int[], $5::bigint[], $6::bigint[]) as c
+    on conflict (command_id) do update
+       set request_hash = excluded.request_hash, position = excluded.position, count = excluded.count,
+           recorded_at = excluded.recorded_at, nonce = excluded.nonce, checksum = excluded.checksum
+     where (excluded.position, excluded.recorded_at) > (commands.position, commands.recorded_at)
+    returning command_id, checksum
+), added as (
+    select count(*) as many, coalesce(sum(w.checksum - coalesce(b.checksum, 0)), 0) as checksum
+      from written w left join before b on b.command_id = w.command_id
+)
+update {schema}.log_head h set commands_checksum = h.commands_checksum + a.checksum from added a returning a.many
 """
 _ROWS = """
-insert into {schema}.rows (space, key, value, version)
-select $1, r.* from unnest($2::text[], $3::bytea[], $4::bigint[]) as r
-on conflict (space, key) do update set value = excluded.value, version = excluded.version
+with before as materialized (
+    select coalesce(sum(checksum), 0) as checksum from {schema}.rows where space = $1 and key = any ($2::text[])
+), written as (
+    insert into {schema}.rows (space, key, value, version, checksum)
+    select $1, r.* from unnest($2::text[], $3::bytea[], $4::bigint[], $5::bigint[]) as r
+    on conflict (space, key)
+    do update set value = excluded.value, version = excluded.version, checksum = excluded.checksum
+    returning checksum
+)
+update {schema}.log_head h
+   set rows_checksum = h.rows_checksum + (select coalesce(sum(w.checksum), 0) from written w) - b.checksum
+  from before b
+"""
+_DELETED = """
+with deleted as (
+    delete from {schema}.rows where space = $1 and key = any ($2) returning checksum
+)
+update {schema}.log_head h
+   set rows_checksum = h.rows_checksum - (select coalesce(sum(d.checksum), 0) from deleted d)
 """
 _EPOCHS = """
-insert into {schema}.epochs (epoch, after, cause)
-select e.*, 'the log was copied here with it' from unnest($1::int[], $2::bigint[]) as e on conflict do nothing
+insert into {schema}.epochs (epoch, after, checksum, cause)
+select e.*, 'the log was copied here with it' from unnest($1::int[], $2::bigint[], $3::bigint[]) as e
+on conflict do nothing
 """
 _COMPLETE = """
 update {schema}.log_head
@@ -112,16 +142,16 @@ class PostgresLogCopy(PostgresContent):
         if not commands:
             return 0
         async with self.transaction():
-            done: str = await self._connection.execute(
+            added: int = await self._connection.fetchval(
                 self._sql(_COMMANDS),
                 [command.command_id for command in commands],
                 [command.request_hash for command in commands],
                 [command.position for command in commands],
                 [command.count for command in commands],
                 [command.recorded_at for command in commands],
+                [command_checksum(*msgspec.structs.astuple(command)) for command in commands],
             )
             await self._call(functions.ADVANCE_CLOCK, max(command.recorded_at for command in commands))
-            added = int(done.rpartition(" ")[2])
             if added:
                 await self._unsettle()
         return added
@@ -132,10 +162,10 @@ class PostgresLogCopy(PostgresContent):
         async with self.transaction():
             if written:
                 values, versions = [row.value for row in written.values()], [row.version for row in written.values()]
-                await self._connection.execute(self._sql(_ROWS), space, list(written), values, versions)
+                checksums = [row_checksum(space, key, row.version, row.value) for key, row in written.items()]
+                await self._connection.execute(self._sql(_ROWS), space, list(written), values, versions, checksums)
             if deleted:
-                sql = "delete from {schema}.rows where space = $1 and key = any ($2)"
-                await self._connection.execute(self._sql(sql), space, deleted)
+                await self._connection.execute(self._sql(_DELETED), space, deleted)
             if rows:
                 await self._unsettle()
 
@@ -158,7 +188,8 @@ class PostgresLogCopy(PostgresContent):
 
     async def _identify(self, identity: LogIdentity) -> None:
         epochs, afters = [epoch for epoch, _ in identity.forks], [after for _, after in identity.forks]
-        await self._connection.execute(self._sql(_EPOCHS), epochs, afters)
+        checksums = epoch_checksums(identity.forks)
+        await self._connection.execute(self._sql(_EPOCHS), epochs, afters, checksums)
         self.identity = identity
 
     async def _copy(self, table: str, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:

@@ -63,7 +63,7 @@ STATE = Function(
     ("bigint",),
     ("text", "int", "bigint", "int", "text", "int[]", "bigint[]", "bytea", "bytea", "text", "text"),
 )
-ROWS = Function("rows_of", ("text", "text[]", "text", "bigint"), ("text", "bytea", "bigint", "int"))
+ROWS = Function("rows_of", ("text", "text[]", "text", "bigint"), ("text", "bytea", "bigint", "int", "bigint"))
 TYPES = Function("types", (), ("int", "text"))
 TAGS = Function("tags_of", ("bigint[]",), ("bigint", "bytea"))
 TELL = Function("tell", ("text",), ("int",))

@@ -49,7 +49,8 @@ select distinct g.grantee::regrole::name::text
 """
 _FOR_THE_APP = """
 append reserve read rows_of types state enter raise_epoch number_types advance_clock forget_commands tell close_log seal
-raw_head raw_events raw_unindexed raw_index raw_commands raw_remembered raw_chains
+raw_head raw_events raw_unindexed raw_index raw_commands raw_remembered raw_chains raw_rows raw_state raw_totals
+raw_checksums
 """.split()
 
 

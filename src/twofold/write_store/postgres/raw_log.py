@@ -26,7 +26,11 @@ EVENTS = Function(
 )
 UNINDEXED = Function("raw_unindexed", ("text[]", "int[]", "bigint[]"), ("int",))
 INDEX = Function("raw_index", ("text", "int", "bigint", "bigint"), ("text", "int", "bigint", "int", "bytea"))
-COMMANDS = Function("raw_commands", ("text", "bigint"), ("text", "bigint", "int", "bytea", "bytea"))
+COMMANDS = Function(
+    "raw_commands",
+    ("text", "bigint"),
+    ("text", "bigint", "int", "bytea", "bytea", "bytea", "bigint", "bigint", "bigint"),
+)
 REMEMBERED = Function("raw_remembered", ("text[]",), ("text", "bigint", "int", "bigint"))
 CHAINS = Function("raw_chains", ("bigint[]",), ("bigint", "bytea"))
 
@@ -103,9 +107,16 @@ class PostgresRawLog:
         return [*head_damages(head, log), *damages(events, after, before, head.position)]
 
     async def _call(self, function: Function, *arguments: Any) -> Sequence[ResultRow]:
-        try:
-            return await self._call_function(function, *arguments)
-        except Unavailable as error:
-            if str(getattr(error.__cause__, "sqlstate", "") or "").startswith(_CORRUPT):
-                raise LogUnreadable(str(error)) from error
-            raise
+        return await call_readable(self._call_function, function, *arguments)
+
+
+async def call_readable(
+    call: Callable[..., Awaitable[Sequence[ResultRow]]], function: Function, *arguments: Any
+) -> Sequence[ResultRow]:
+    """The rows that a function returns. LogUnreadable where the server finds its files damaged."""
+    try:
+        return await call(function, *arguments)
+    except Unavailable as error:
+        if str(getattr(error.__cause__, "sqlstate", "") or "").startswith(_CORRUPT):
+            raise LogUnreadable(str(error)) from error
+        raise

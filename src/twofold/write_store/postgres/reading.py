@@ -8,6 +8,8 @@ import msgspec
 from twofold.domain.envelope import StoredEnvelope
 from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position, RecordedEvent
+from twofold.errors import Unavailable
+from twofold.write_store.checksums import damaged_row, row_checksum
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 
 _encode_json = msgspec.json.Encoder().encode
@@ -66,14 +68,20 @@ def response(rows: Sequence[Sequence[Any]]) -> ReadResponse:
     return ReadResponse(head, chain, known_chain, epoch, None, rows[1:])
 
 
-def rows_of(result: Sequence[Sequence[Any]]) -> tuple[ReadResponse, dict[str, LogRow]]:
-    """Head and epoch, and the rows, from the result of the SQL function `rows_of`."""
+def rows_of(space: str, result: Sequence[Sequence[Any]]) -> tuple[ReadResponse, dict[str, LogRow]]:
+    """Head and epoch, and the rows of a space, from the result of the SQL function `rows_of`.
+
+    Unavailable where a row is not what was written.
+    """
     if not result or result[0][0] is not None:
         raise ConnectionError("the server answered another call")
-    _, chain, head, epoch = result[0]
-    return ReadResponse(head, chain, None, epoch, None, ()), {
-        key: LogRow(value, version) for key, value, version, _ in result[1:]
-    }
+    _, chain, head, epoch, _ = result[0]
+    rows: dict[str, LogRow] = {}
+    for key, value, version, _, checksum in result[1:]:
+        if row_checksum(space, key, version, value) != checksum:
+            raise Unavailable(damaged_row(space, key), retry_after=60.0)
+        rows[key] = LogRow(value, version)
+    return ReadResponse(head, chain, None, epoch, None, ()), rows
 
 
 def slice_of(response: ReadResponse, names: Mapping[int, str], limit: int | None, size: int = PAGE_BYTES) -> Slice:

@@ -37,6 +37,7 @@ from twofold.write_store.port import (
 from twofold.write_store.sqlite.content import identity_of, use_of
 from twofold.write_store.sqlite.migrate import apply_migrations, refuse_old_schema
 from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
+from twofold.write_store.sqlite.raw_state import SqliteRawState
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 from twofold.write_store.sqlite.snapshot import closed_log, reading_snapshot
 from twofold.write_store.sqlite.writer import LogWriter
@@ -210,6 +211,9 @@ class SqliteWriteStore:
 
     def raw_log(self) -> SqliteRawLog:
         return SqliteRawLog(self._read_connection, self._log_id)
+
+    def raw_state(self) -> SqliteRawState:
+        return SqliteRawState(self._read_connection, self._log_id)
 
     def snapshot(self) -> AbstractAsyncContextManager[LogSnapshot]:
         return reading_snapshot(self._path, partial(_identity, log=self._log), self._world)

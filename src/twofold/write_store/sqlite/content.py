@@ -7,17 +7,18 @@ import apsw
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import WiringError
+from twofold.write_store.checksums import command_checksum, damaged_command, epoch_checksums
 from twofold.write_store.log_content import LogUse, RememberedCommand
 from twofold.write_store.port import LogIdentity, LogRow
 from twofold.write_store.sqlite.reader import Catalogue, LogReader
 
 _COMMANDS = """
-select command_id, request_hash, position, count, recorded_at from commands
+select command_id, request_hash, position, count, recorded_at, checksum from commands
 where log_id = ? and command_id > ? order by command_id limit ?
 """
 # From the last one back to the first one before the position: rows are in the order in which they came.
 _SINCE = """
-select command_id, request_hash, position, count, recorded_at from commands
+select command_id, request_hash, position, count, recorded_at, checksum from commands
 where log_id = ?1 and arrival > coalesce(
     (select arrival from commands where log_id = ?1 and position < ?2 order by arrival desc limit 1), 0
 )
@@ -41,10 +42,10 @@ class SqliteContent:
         return self._reader.slice([AppendCondition(ALL_EVENTS, after)], limit).events
 
     async def commands(self, after: str, limit: int) -> Sequence[RememberedCommand]:
-        return [RememberedCommand(*row) for row in self._connection.execute(_COMMANDS, (self._log_id, after, limit))]
+        return [_sound(*row) for row in self._connection.execute(_COMMANDS, (self._log_id, after, limit))]
 
     async def commands_since(self, position: Position) -> Sequence[RememberedCommand]:
-        return [RememberedCommand(*row) for row in self._connection.execute(_SINCE, (self._log_id, position))]
+        return [_sound(*row) for row in self._connection.execute(_SINCE, (self._log_id, position))]
 
     async def spaces(self) -> Sequence[str]:
         sql = "select distinct space from rows where log_id = ? order by space"
@@ -60,6 +61,16 @@ class SqliteContent:
         return dict(self._connection.execute(_VERSIONS, (self._log_id, space, after, upto, limit)))
 
 
+def _sound(
+    command_id: str, request_hash: bytes, position: Position, count: int, recorded_at: int, checksum: int
+) -> RememberedCommand:
+    """What is remembered of a command. WiringError where it is not what was written."""
+    row = command_id, request_hash, position, count, recorded_at
+    if command_checksum(*row) != checksum:
+        raise WiringError(damaged_command(command_id))
+    return RememberedCommand(*row)
+
+
 def use_of(connection: apsw.Connection, log_id: int) -> LogUse:
     """What a log is used for. WiringError where that is damaged."""
     for use in connection.execute("select use, place from logs where log_id = ?", (log_id,)):
@@ -69,10 +80,13 @@ def use_of(connection: apsw.Connection, log_id: int) -> LogUse:
 
 def identity_of(connection: apsw.Connection, log_id: int) -> LogIdentity:
     """Which history a log is. WiringError where that is damaged."""
-    forks = list(connection.execute("select epoch, after from epochs where log_id = ? order by epoch", (log_id,)))
+    sql = "select epoch, after, checksum from epochs where log_id = ? order by epoch"
+    stored = list(connection.execute(sql, (log_id,)))
+    forks = [(epoch, after) for epoch, after, _ in stored]
     for name, epoch in connection.execute("select name, epoch from logs where log_id = ?", (log_id,)):
         # The tables say of which kind each value is, but a damaged file need not keep to it.
-        if isinstance(name, str) and all(isinstance(number, int) for fork in [(epoch,), *forks] for number in fork):
+        numbers = all(isinstance(number, int) for row in [(epoch,), *stored] for number in row)
+        if isinstance(name, str) and numbers and epoch_checksums(forks) == [checksum for _, _, checksum in stored]:
             return LogIdentity(name, epoch, tuple(forks))
     raise _damaged(connection)
 

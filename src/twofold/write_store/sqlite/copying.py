@@ -13,6 +13,7 @@ from twofold.sqlite_file import DiskErrors, open_connection, refuse_network_file
 from twofold.sqlite_lock import FileLock
 from twofold.world import World
 from twofold.write_store.chain import chain_start
+from twofold.write_store.checksums import command_checksum, epoch_checksums, row_checksum
 from twofold.write_store.log_content import RememberedCommand
 from twofold.write_store.migration import new_log_name
 from twofold.write_store.port import LogIdentity, LogRow
@@ -39,15 +40,30 @@ insert into events (log_id, position, type_id, version, payload, envelope, tags,
 """
 _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
 _COMMAND = """
-insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
+insert into commands (log_id, command_id, request_hash, position, count, recorded_at, checksum)
+values (?, ?, ?, ?, ?, ?, ?)
 on conflict (log_id, command_id) do update
    set request_hash = excluded.request_hash, position = excluded.position, count = excluded.count,
-       recorded_at = excluded.recorded_at, arrival = (select max(arrival) + 1 from commands)
+       recorded_at = excluded.recorded_at, checksum = excluded.checksum,
+       arrival = (select max(arrival) + 1 from commands)
  where (excluded.position, excluded.recorded_at) > (commands.position, commands.recorded_at)
 """
 _ROW = """
-insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
-on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
+insert into rows (log_id, space, key, value, version, checksum) values (?, ?, ?, ?, ?, ?)
+on conflict (log_id, space, key)
+do update set value = excluded.value, version = excluded.version, checksum = excluded.checksum
+"""
+# They keep the sums beside the head. Only this connection has them.
+_TRIGGERS = """
+create temp trigger {table}_added after insert on main.{table} begin
+    update logs set {table}_checksum = {table}_checksum + new.checksum where log_id = new.log_id;
+end;
+create temp trigger {table}_changed after update of checksum on main.{table} begin
+    update logs set {table}_checksum = {table}_checksum + new.checksum - old.checksum where log_id = new.log_id;
+end;
+create temp trigger {table}_deleted after delete on main.{table} begin
+    update logs set {table}_checksum = {table}_checksum - old.checksum where log_id = old.log_id;
+end;
 """
 # One scan of the table: by the index it would look up every row, while commands wait.
 _NEWEST_TO_THE_END = """
@@ -72,6 +88,8 @@ class SqliteLogCopy(SqliteContent):
         sql = "select name, type_id from event_types where log_id = ?"
         self._types: dict[str, int] = dict(connection.execute(sql, (log_id,)))
         self._packer = PayloadPacker(connection, log_id)
+        for table in ("commands", "rows"):
+            connection.execute(_TRIGGERS.replace("{table}", table)).fetchall()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
@@ -110,17 +128,23 @@ class SqliteLogCopy(SqliteContent):
             self._connection.execute(sql, (self.head, self.chain, log_id))
 
     async def add_commands(self, commands: Sequence[RememberedCommand]) -> int:
-        rows = [(self._log_id, *msgspec.structs.astuple(command)) for command in commands]
+        values = [msgspec.structs.astuple(command) for command in commands]
+        rows = [(self._log_id, *each, command_checksum(*each)) for each in values]
+        added = 0
         async with self.transaction():
-            before = self._connection.total_changes()
-            self._connection.executemany(_COMMAND, rows)
-            added = self._connection.total_changes() - before
+            for row in rows:
+                self._connection.execute(_COMMAND, row)
+                added += self._connection.changes()
             if added:
                 self._unsettle()
             return added
 
     async def set_rows(self, space: str, rows: Mapping[str, LogRow | None]) -> None:
-        written = [(self._log_id, space, key, row.value, row.version) for key, row in rows.items() if row is not None]
+        written = [
+            (self._log_id, space, key, row.value, row.version, row_checksum(space, key, row.version, row.value))
+            for key, row in rows.items()
+            if row is not None
+        ]
         deleted = [(self._log_id, space, key) for key, row in rows.items() if row is None]
         async with self.transaction():
             self._connection.executemany(_ROW, written)
@@ -150,8 +174,11 @@ class SqliteLogCopy(SqliteContent):
     def _identify(self, identity: LogIdentity) -> None:
         log_id = self._log_id
         self._connection.executemany(
-            "insert into epochs (log_id, epoch, after) values (?, ?, ?) on conflict do nothing",
-            [(log_id, *fork) for fork in identity.forks],
+            "insert into epochs (log_id, epoch, after, checksum) values (?, ?, ?, ?) on conflict do nothing",
+            [
+                (log_id, *fork, checksum)
+                for fork, checksum in zip(identity.forks, epoch_checksums(identity.forks), strict=True)
+            ],
         )
         self._connection.execute("update logs set epoch = ? where log_id = ?", (identity.epoch, log_id))
         self.identity = identity

@@ -15,6 +15,7 @@ from twofold.sqlite_file import DiskErrors, claim, open_connection
 from twofold.sqlite_lock import FileLock
 from twofold.world import World
 from twofold.write_store.chain import chain_start, content_digest, link
+from twofold.write_store.checksums import command_checksum, numbers_checksum, row_checksum
 from twofold.write_store.migration import MigrationResult, MigrationStep, migration_steps, new_log_name
 
 STEPS: Sequence[MigrationStep] = migration_steps(files("twofold.write_store.sqlite").joinpath("migrations"))
@@ -98,6 +99,7 @@ def refuse_old_schema(connection: apsw.Connection, path: str) -> None:
 def add_functions(connection: apsw.Connection) -> None:
     """Add the functions that the migrations call to a connection. The file does not keep them."""
     functions: list[Any] = [envelope_head, envelope_tags, chain_start, chain_link]
+    functions += [command_checksum, row_checksum, numbers_checksum]
     for function in functions:
         connection.create_scalar_function(function.__name__, function, deterministic=True)
 

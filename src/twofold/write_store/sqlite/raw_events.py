@@ -39,7 +39,8 @@ where t.log_id = ?1 and (t.tag, t.type_id, t.position) > (cast(?2 as text), ?3, 
 order by t.tag, t.type_id, t.position limit ?5
 """
 _COMMANDS = """
-select cast(c.command_id as blob), c.position, c.count, first.envelope, last.envelope
+select cast(c.command_id as blob), c.position, c.count, first.envelope, last.envelope, c.request_hash,
+       c.recorded_at, 0, c.checksum
 from commands as c
 left join events as first on first.log_id = c.log_id and first.position = c.position - c.count + 1
 left join events as last on last.log_id = c.log_id and last.position = c.position
@@ -68,44 +69,44 @@ class SqliteRawLog:
 
     def head_now(self) -> HeadRow:
         """The row of the head."""
-        with _readable():
+        with readable():
             for row in self._connection.execute(_HEAD, (self._log_id,)):
-                _whole_numbers(row[0], row[2])
+                whole_numbers(row[0], row[2])
                 return HeadRow(*row)
         raise LogUnreadable("its row in the table logs is missing")
 
     async def events(self, after: Position, limit: int) -> Sequence[RawEvent]:
-        with _readable(), self._snapshot():
+        with readable(), self._snapshot():
             return list(raw_events(self._connection, self._log_id, after, limit))
 
     async def index(self, after: TagEntry | None, limit: int) -> Sequence[TagEntry]:
-        start = (b"", -_ALL, 0) if after is None else (_encoded(after.tag), after.type_id, after.position)
+        start = (b"", -_ALL, 0) if after is None else (encoded(after.tag), after.type_id, after.position)
         entries: list[TagEntry] = []
-        with _readable():
+        with readable():
             for tag, type_id, position, *event in self._connection.execute(_INDEX, (self._log_id, *start, limit)):
-                _whole_numbers(type_id, position)
-                entries.append(TagEntry(_decoded(tag), type_id, position, *event))
+                whole_numbers(type_id, position)
+                entries.append(TagEntry(decoded(tag), type_id, position, *event))
         return entries
 
     async def commands(self, after: str, limit: int) -> Sequence[CommandRow]:
         found: list[CommandRow] = []
-        with _readable():
-            for command_id, *row in self._connection.execute(_COMMANDS, (self._log_id, _encoded(after), limit)):
-                _whole_numbers(*row[:2])
-                found.append(CommandRow(_decoded(command_id), *row))
+        with readable():
+            for command_id, *row in self._connection.execute(_COMMANDS, (self._log_id, encoded(after), limit)):
+                whole_numbers(*row[:2], row[5])
+                found.append(CommandRow(decoded(command_id), *row))
         return found
 
     async def remembered(self, command_ids: Sequence[str]) -> Mapping[str, tuple[Position, int]]:
         found: dict[str, tuple[Position, int]] = {}
-        with _readable():
+        with readable():
             for command_id in command_ids:
                 for row in self._connection.execute(_REMEMBERED, (self._log_id, command_id)):
-                    _whole_numbers(*row)
+                    whole_numbers(*row)
                     found[command_id] = row
         return found
 
     async def storage(self) -> Sequence[str]:
-        with _readable():
+        with readable():
             found = [str(text) for (text,) in self._connection.execute("pragma integrity_check")]
             damaged = [] if found == ["ok"] else [f"SQLite finds the file damaged: {text}." for text in found]
             return [*damaged, *damaged_dictionaries(self._connection, self._log_id)]
@@ -128,13 +129,13 @@ def raw_events(connection: apsw.Connection, log_id: int, after: Position, limit:
     for position, type_id, name, version, payload, envelope, tags, chain in connection.execute(
         _EVENTS, (log_id, after, limit)
     ):
-        _whole_numbers(position, type_id, version)
+        whole_numbers(position, type_id, version)
         missing = [
             tag
             for tag in (EVERY_EVENT, *((isinstance(tags, bytes) and stored_tags(tags)) or ()))
             if connection.execute(_INDEXED, (log_id, tag, type_id, position)).fetchone() is None
         ]
-        type = None if name is None else _decoded(name)
+        type = None if name is None else decoded(name)
         if isinstance(payload, bytes) and is_packed(payload):
             with suppress(DamagedPayload):
                 payload = unpacker.unpack_checked(type_id, payload)
@@ -152,7 +153,7 @@ def chain_at(connection: apsw.Connection, log_id: int, position: Position) -> by
 
 
 @contextmanager
-def _readable() -> Generator[None]:
+def readable() -> Generator[None]:
     """Raises what SQLite cannot read as LogUnreadable, unless the file is only locked or gone."""
     try:
         yield
@@ -162,16 +163,18 @@ def _readable() -> Generator[None]:
         raise LogUnreadable(str(error)) from error
 
 
-def _whole_numbers(*values: Any) -> None:
+def whole_numbers(*values: Any) -> None:
     """LogUnreadable unless all are integers: the table says that they are, but a damaged file need not."""
     for value in values:
         if not isinstance(value, int):
             raise LogUnreadable(f"a number is stored as {value!r:.100}")
 
 
-def _decoded(text: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """Text that was read as bytes, whether it is UTF-8 or not."""
     return text.decode(errors="surrogateescape")
 
 
-def _encoded(text: str) -> bytes:
+def encoded(text: str) -> bytes:
+    """The bytes of `decoded` text."""
     return text.encode(errors="surrogateescape")

@@ -13,6 +13,7 @@ from twofold.domain.event_query import AppendCondition, EventQuery, QueryItem
 from twofold.domain.events import Position, RecordedEvent
 from twofold.errors import Unavailable
 from twofold.write_store.chain import chain_start
+from twofold.write_store.checksums import command_checksum, damaged_command, damaged_row, row_checksum
 from twofold.write_store.port import PAGE_BYTES, Appended, LogRow, Slice
 from twofold.write_store.sqlite.packing import FIRST_OF_JSON, DamagedPayload, PayloadUnpacker
 
@@ -54,16 +55,16 @@ _READS_BY_INDEX = 1_000
 """Reads by index after a scan that found too little: a scan costs as much as a hundred of them."""
 _MOST_QUERIES = 1_000
 _COMMANDS = """
-select c.command_id, c.request_hash, c.position, c.count, e.chain
+select c.command_id, c.request_hash, c.position, c.count, c.recorded_at, c.checksum, e.chain
 from carray(?2) as wanted cross join commands as c on c.log_id = ?1 and c.command_id = wanted.value
 left join events as e on e.log_id = ?1 and e.position = c.position
 """
 _ROWS = """
-select key, value, version from rows
+select key, value, version, checksum from rows
 where log_id = ?1 and space = ?2 and key >= coalesce(?3, '') and key is not ?3 order by key limit ?4
 """
 _ROWS_OF = """
-select r.key, r.value, r.version
+select r.key, r.value, r.version, r.checksum
 from carray(?3) as wanted cross join rows as r on r.log_id = ?1 and r.space = ?2 and r.key = wanted.value
 """
 _COUNT = "select count(*) from (select 1 from event_tags where log_id = ?1 and tag = ?2 and type_id = ?3 limit ?4)"
@@ -168,14 +169,16 @@ class LogReader:
         return any(position <= upto for position in positions)
 
     def remembered(self, command_ids: Sequence[str]) -> dict[str, tuple[bytes, Appended]]:
-        """The request hash and outcome of each of these command ids that is known."""
+        """The request hash and outcome of each of these command ids that is known. Unavailable where it is damaged."""
         if not command_ids:
             return {}
-        rows = self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids))))
-        return {
-            command_id: (request_hash, Appended(at, count, chain=chain or self._chain_at_start()))
-            for command_id, request_hash, at, count, chain in rows
-        }
+        found: dict[str, tuple[bytes, Appended]] = {}
+        for *row, checksum, chain in self.connection.execute(_COMMANDS, (self.log_id, apsw.carray(tuple(command_ids)))):
+            command_id, request_hash, at, count, _ = row
+            if command_checksum(*row) != checksum:
+                raise Unavailable(damaged_command(command_id))
+            found[command_id] = request_hash, Appended(at, count, chain=chain or self._chain_at_start())
+        return found
 
     def _chain_at_start(self) -> bytes:
         for (name,) in self.connection.execute("select name from logs where log_id = ?", (self.log_id,)):
@@ -190,24 +193,27 @@ class LogReader:
         return None
 
     def rows(self, space: str, keys: Sequence[str] | None = None, limit: int | None = None) -> dict[str, LogRow]:
-        """The rows of one space by key, at most `limit`: all, or those of `keys`."""
+        """The rows of one space by key, at most `limit`: all, or those of `keys`. Unavailable where one is damaged."""
         if keys is None:
             return self.rows_after(space, None, _NO_LIMIT if limit is None else limit)
         # An empty array cannot be bound.
         rows = self.connection.execute(_ROWS_OF, (self.log_id, space, apsw.carray(tuple(keys)))) if keys else ()
-        return {key: LogRow(value, version) for key, value, version in islice(rows, limit)}
+        return dict(_sound_row(space, *row) for row in islice(rows, limit))
 
     def rows_after(self, space: str, after: str | None, limit: int) -> dict[str, LogRow]:
-        """Rows of one space after a key, in the order of their bytes; None: from the first one."""
-        rows = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
-        return {key: LogRow(value, version) for key, value, version in rows}
+        """Rows of one space after a key, in the order of their bytes; None: from the first one.
 
-    def row_version(self, space: str, key: str) -> int:
-        """The version of one row; 0 where there is none."""
-        sql = "select version from rows where log_id = ? and space = ? and key = ?"
-        for (version,) in self.connection.execute(sql, (self.log_id, space, key)):
-            return int(version)
-        return 0
+        Unavailable where one is damaged.
+        """
+        rows = self.connection.execute(_ROWS, (self.log_id, space, after, limit))
+        return dict(_sound_row(space, *row) for row in rows)
+
+    def row_version(self, space: str, key: str) -> tuple[int, int]:
+        """The version of one row, and its checksum; zeros where there is none."""
+        sql = "select version, checksum from rows where log_id = ? and space = ? and key = ?"
+        for version, checksum in self.connection.execute(sql, (self.log_id, space, key)):
+            return version, checksum
+        return 0, 0
 
     def refresh_types(self) -> dict[str, int]:
         """The stored types and their numbers, read again. What is known and not stored is forgotten."""
@@ -307,6 +313,13 @@ class LogReader:
         for (value,) in self.connection.execute(sql, bound):
             return int(value)
         raise LookupError(sql)
+
+
+def _sound_row(space: str, key: str, value: bytes, version: int, checksum: int) -> tuple[str, LogRow]:
+    """A key and its row. Unavailable where it is not what was written."""
+    if row_checksum(space, key, version, value) != checksum:
+        raise Unavailable(damaged_row(space, key), retry_after=60.0)
+    return key, LogRow(value, version)
 
 
 def _damaged(position: Position, what: str) -> Unavailable:

@@ -9,6 +9,7 @@ from twofold.domain.event_query import AppendCondition
 from twofold.domain.events import Position
 from twofold.errors import CommandIdReused, Conflict, ForkedHistory
 from twofold.write_store.chain import chain_digest, content_digest, link
+from twofold.write_store.checksums import command_checksum, numbers_checksum, row_checksum
 from twofold.write_store.command_clock import CommandClock
 from twofold.write_store.port import Append, Appended, Outcome, RowGuard, RowWrite, is_written
 from twofold.write_store.sqlite.packing import PayloadPacker
@@ -20,17 +21,30 @@ insert into events (log_id, position, type_id, version, payload, envelope, tags,
 """
 _TAG = "insert into event_tags (log_id, tag, type_id, position) values (?, ?, ?, ?)"
 _COMMAND = """
-insert into commands (log_id, command_id, request_hash, position, count, recorded_at) values (?, ?, ?, ?, ?, ?)
+insert into commands (log_id, command_id, request_hash, position, count, recorded_at, checksum)
+values (?, ?, ?, ?, ?, ?, ?)
 """
 _HEAD = """
-update logs set position = ?, chain = ?, appends = appends + 1 where log_id = ? and position = ? and chain = ?
+update logs set position = ?, chain = ?, appends = appends + 1, commands_checksum = commands_checksum + ?,
+                rows_checksum = rows_checksum + ?
+where log_id = ? and position = ? and chain = ?
+"""
+_CHECKSUMS = """
+update logs set commands_checksum = commands_checksum + ?, rows_checksum = rows_checksum + ? where log_id = ?
 """
 _ROW = """
-insert into rows (log_id, space, key, value, version) values (?, ?, ?, ?, ?)
-on conflict (log_id, space, key) do update set value = excluded.value, version = excluded.version
+insert into rows (log_id, space, key, value, version, checksum) values (?, ?, ?, ?, ?, ?)
+on conflict (log_id, space, key)
+do update set value = excluded.value, version = excluded.version, checksum = excluded.checksum
 """
 _PRUNE = """
 delete from commands where arrival in (select arrival from commands order by arrival limit ?) and recorded_at < ?
+returning checksum
+"""
+_PRESENT_EPOCH = """
+select l.epoch, l.position,
+       coalesce((select e.checksum from epochs as e where e.log_id = l.log_id order by e.epoch desc limit 1), 0)
+from logs as l where l.log_id = ?
 """
 _PRUNE_EVERY = 128
 _ROW_CHANGED = "A row that this append depends on was changed first."
@@ -78,7 +92,8 @@ class LogWriter:
                 # No event moved the head, so nothing has compared it.
                 self._check_head(before)
             self._packer.add_dictionaries()
-            self._prune(len(batch), pending.time)
+            self._prune(len(batch), pending)
+            self._add_checksums(pending)
             connection.execute("commit")
         except BaseException:
             # Read again before the next batch: if reading failed here, what is not stored would stay in memory.
@@ -134,9 +149,10 @@ class LogWriter:
                 sql = "update logs set use = 'moved', place = ? where log_id = ?"
                 self._connection.execute(sql, (moved_to, self._log_id))
             self._connection.execute("update logs set epoch = epoch + 1 where log_id = ?", (self._log_id,))
+            epoch, after, last = next(self._connection.execute(_PRESENT_EPOCH, (self._log_id,)))
             self._connection.execute(
-                "insert into epochs (log_id, epoch, after) select log_id, epoch, position from logs where log_id = ?",
-                (self._log_id,),
+                "insert into epochs (log_id, epoch, after, checksum) values (?, ?, ?, ?)",
+                (self._log_id, epoch, after, numbers_checksum(epoch, after, last)),
             )
 
     def _append_one(self, append: Append, pending: "_Pending") -> Outcome:
@@ -153,7 +169,7 @@ class LogWriter:
         if append.guards and not all(self._is_at(guard, pending) for guard in append.guards):
             return Conflict(_ROW_CHANGED)
         if append.rows:
-            if not self._write_rows(append.rows):
+            if not self._write_rows(append.rows, pending):
                 return Conflict(_ROW_CHANGED)
             pending.guarded.clear()
         for event in append.events:
@@ -187,21 +203,25 @@ class LogWriter:
     def _is_at(self, guard: RowGuard, pending: "_Pending") -> bool:
         present = pending.guarded.get((guard.space, guard.key))
         if present is None:
-            present = pending.guarded[guard.space, guard.key] = self._reader.row_version(guard.space, guard.key)
+            present = pending.guarded[guard.space, guard.key] = self._reader.row_version(guard.space, guard.key)[0]
         return present == guard.expected
 
-    def _write_rows(self, rows: Sequence[RowWrite]) -> bool:
+    def _write_rows(self, rows: Sequence[RowWrite], pending: "_Pending") -> bool:
+        checksums = 0
         for row in rows:
-            present = self._reader.row_version(row.space, row.key)
-            if present != row.expected:
+            version, checksum = self._reader.row_version(row.space, row.key)
+            if version != row.expected:
                 return False
+            checksums -= checksum
         for row in rows:
             if row.value is None:
                 sql = "delete from rows where log_id = ? and space = ? and key = ?"
                 self._connection.execute(sql, (self._log_id, row.space, row.key))
             else:
-                bound = (self._log_id, row.space, row.key, row.value, row.next)
-                self._connection.execute(_ROW, bound)
+                checksum = row_checksum(row.space, row.key, row.next, row.value)
+                self._connection.execute(_ROW, (self._log_id, row.space, row.key, row.value, row.next, checksum))
+                checksums += checksum
+        pending.rows_checksum += checksums
         return True
 
     def _new_type(self, name: str, pending: "_Pending") -> int:
@@ -217,7 +237,7 @@ class LogWriter:
         if pending.events:
             head = Head(pending.head, pending.chain)
             # First, so that no event is written after a head that is not the one of this process.
-            self._connection.execute(_HEAD, (*head, self._log_id, *pending.stored))
+            self._connection.execute(_HEAD, (*head, *pending.take_checksums(), self._log_id, *pending.stored))
             if not self._connection.changes():
                 self._check_head(pending.stored)
                 raise ForkedHistory("The row of the log could not be changed: something else changes the file.")
@@ -228,12 +248,20 @@ class LogWriter:
             execute(_COMMAND, pending.new_commands)
         pending.clear()
 
-    def _prune(self, appends: int, time: int) -> None:
+    def _prune(self, appends: int, pending: "_Pending") -> None:
         self._since_pruned += appends
         if self._since_pruned >= _PRUNE_EVERY:
             # Twice as many as were added, so that the number of old ids does not grow.
-            self._connection.execute(_PRUNE, (2 * self._since_pruned, time - self._retention))
+            bound = (2 * self._since_pruned, pending.time - self._retention)
+            for (checksum,) in self._connection.execute(_PRUNE, bound):
+                pending.commands_checksum -= checksum
             self._since_pruned = 0
+
+    def _add_checksums(self, pending: "_Pending") -> None:
+        """Bring the sums beside the head up to date, where no event has."""
+        commands, rows = pending.take_checksums()
+        if commands or rows:
+            self._connection.execute(_CHECKSUMS, (commands, rows, self._log_id))
 
 
 class _Pending:
@@ -249,15 +277,23 @@ class _Pending:
         self.commands = commands
         self.events: list[tuple[int, int, int, int, bytes, bytes, bytes, bytes]] = []
         self.tags: list[tuple[int, str, int, int]] = []
-        self.new_commands: list[tuple[int, str, bytes, int, int, int]] = []
+        self.new_commands: list[tuple[int, str, bytes, int, int, int, int]] = []
+        self.commands_checksum = self.rows_checksum = 0
         self.guarded: dict[tuple[str, str], int] = {}
 
     def remember(self, append: Append, outcome: Appended, log_id: int) -> None:
         assert append.command_id is not None
         self.commands[append.command_id] = (append.request_hash, outcome)
-        self.new_commands.append(
-            (log_id, append.command_id, append.request_hash, outcome.position, outcome.count, self.time)
-        )
+        row = append.command_id, append.request_hash, outcome.position, outcome.count, self.time
+        checksum = command_checksum(*row)
+        self.commands_checksum += checksum
+        self.new_commands.append((log_id, *row, checksum))
+
+    def take_checksums(self) -> tuple[int, int]:
+        """What the sums of the checksums of all commands and of all rows grow by. Each is taken once."""
+        taken = self.commands_checksum, self.rows_checksum
+        self.commands_checksum = self.rows_checksum = 0
+        return taken
 
     def clear(self) -> None:
         self.events.clear()
