@@ -68,18 +68,27 @@ class DiskErrors:
 
 
 class FileIdentity:
-    """Tells whether the file at a path is still the one that was there when this was made."""
+    """Tells whether the file at a path is still the one that was there when this was made.
+
+    `state` is what changes with each write to the file, as `lost` has seen it last: its size, and two times.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        self.state = (0, 0, 0)
         self._known = device_and_inode(path)
         self._real_path = os.path.realpath(path)
 
     @property
     def lost(self) -> bool:
         """Whether the file was deleted or replaced, or moved away from its write-ahead log with a link left behind."""
-        if device_and_inode(self._real_path, follow_symlinks=False) != self._known:
+        try:
+            status = os.stat(self._real_path, follow_symlinks=False)
+        except OSError:
             return True
+        if (status.st_dev, status.st_ino) != self._known:
+            return True
+        self.state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         return self._real_path != self.path and device_and_inode(self.path) != self._known
 
 

@@ -41,6 +41,13 @@ class FileLock:
                 _retire(self._database)
                 raise
 
+    def beginning(self, size: int) -> bytes:
+        """The first bytes of the database as they are on disk; empty where databases are not locked themselves.
+
+        The file must not be opened for that: closing it would release the locks of SQLite.
+        """
+        return os.pread(self._database, size, 0) if self._database >= 0 else b""
+
     def release(self) -> None:
         """Release the lock. Safe to repeat. The lock file stays: deleting it could release another process's lock."""
         with descriptors_change:

@@ -35,6 +35,7 @@ from twofold.write_store.port import (
     Slice,
 )
 from twofold.write_store.sqlite.content import identity_of, use_of
+from twofold.write_store.sqlite.main_file import MainFile
 from twofold.write_store.sqlite.migrate import apply_migrations, refuse_old_schema
 from twofold.write_store.sqlite.raw_events import SqliteRawLog, chain_at, raw_events
 from twofold.write_store.sqlite.raw_state import SqliteRawState
@@ -91,6 +92,8 @@ class SqliteWriteStore:
         self._catalogue = Catalogue()
         self._lock: FileLock | None = None
         self._writer: LogWriter | None = None
+        self._main_file: MainFile | None = None
+        self._overwritten: str | None = None
         refuse_old_sqlite()
         refuse_network_file_system(path)
         with DiskErrors(path):
@@ -124,6 +127,8 @@ class SqliteWriteStore:
             reader = LogReader(self._read_connection, log_id, self._catalogue)
             clock = CommandClock(self._world, reader.last_recorded_at())
             self._writer = LogWriter(self._write_connection, log_id, self._catalogue, clock, self.retention)
+            assert self._lock is not None
+            self._main_file = MainFile(self._file, self._lock, log_id, reader.head().position, vfs)
         return log_id
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
@@ -146,6 +151,7 @@ class SqliteWriteStore:
             raise Unavailable(f"{self._path} was opened for reading only.")
         self._check_files()
         self._stop_if_lost(self._file)
+        self._stop_if_overwritten()
         if self.problem:
             raise Unavailable(self.problem)
         try:
@@ -158,7 +164,8 @@ class SqliteWriteStore:
             self._stop_after(error.__cause__)
             raise
         try:
-            self._writer.write_back()
+            if self._writer.write_back() and self._main_file is not None:
+                self._note_overwritten(self._main_file.written_back(self._reader.head()))
         except apsw.Error as error:
             # The batch is on disk and stays acknowledged.
             self._stop_after(error)
@@ -175,6 +182,7 @@ class SqliteWriteStore:
     async def newer(
         self, conditions: Sequence[AppendCondition], command_id: str | None = None, limit: int | None = None
     ) -> tuple[Slice, Appended | None]:
+        self._check_files()
         with DiskErrors(self._path):
             page = self._sound(conditions, self._reader.slice(conditions, limit))
             self.damage.refuse_command(command_id)
@@ -186,6 +194,7 @@ class SqliteWriteStore:
     async def rows(
         self, space: str, keys: Sequence[str] | None = None, limit: int | None = None
     ) -> Mapping[str, LogRow]:
+        self._check_files()
         with DiskErrors(self._path):
             return self._reader.rows(space, keys, limit)
 
@@ -236,6 +245,9 @@ class SqliteWriteStore:
             self._files_checked = now
             self._stop_if_lost(self._file)
             self._stop_if_lost(self._write_ahead_log)
+            self._stop_if_overwritten()
+        if self._overwritten:
+            raise Unavailable(self._overwritten)
 
     def _stop_if_lost(self, file: FileIdentity) -> None:
         """Stop until a restart if a file was deleted or replaced: what is appended now would be lost."""
@@ -245,6 +257,21 @@ class SqliteWriteStore:
                 "be lost. Stop the process. If the file was moved, move it back; else delete the -wal and -shm files "
                 "beside the log and restore the log from a backup. Then start the process again."
             )
+
+    def _stop_if_overwritten(self) -> None:
+        if self.problem is None and self._main_file is not None:
+            self._note_overwritten(self._main_file.overwritten(self._reader.head()))
+
+    def _note_overwritten(self, reason: str | None) -> None:
+        """Stop reads too: what they find may be of two histories. The write-ahead log is not written back any more."""
+        if reason is None:
+            return
+        self.problem = self._overwritten = (
+            f"The log stopped: {self._path} was overwritten while it was in use: {reason}. Stop the process, delete "
+            "the -wal and -shm files beside the log, and restore the log from a backup. Then start the process again."
+        )
+        if self._write_connection is not None:
+            self._write_connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def _stop_after(self, error: BaseException | None) -> None:
         """Stop until a restart if the disk failed. If it is only full or busy, the next append may succeed."""

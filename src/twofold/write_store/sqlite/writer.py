@@ -121,13 +121,15 @@ class LogWriter:
                 "it was in use."
             )
 
-    def write_back(self) -> None:
-        """Copy committed pages into the main file, once there are many. apsw.Error if the disk fails.
+    def write_back(self) -> bool:
+        """Copy committed pages into the main file, once there are many; whether it was time. apsw.Error if it fails.
 
         SQLite would do it by itself, but would not report a failure.
         """
-        if self._pages_waiting >= _WRITE_BACK_PAGES:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if self._pages_waiting < _WRITE_BACK_PAGES:
+            return False
+        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return True
 
     def _note_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
         self._pages_waiting = pages
