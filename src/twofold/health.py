@@ -145,7 +145,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     `log_stopped`: the write store takes nothing more. `log_unreadable`: it cannot be read. `refusal`: it refused the
     last append. `commands_refused`: the command service takes none. `read_models_unreadable`: the read store cannot be
     read. `supervision`: nobody can see to the followers. `head_at_start` is the position that read models must have
-    reached before they answer. `log_damaged`: what is known to be damaged. `sides` are those that this process serves.
+    reached before they answer. `log_damaged`: what is known to be damaged. `forked`: which read model is of another
+    history than the log, and does not answer. `sides` are those that this process serves.
     """
 
     sides: Sequence[Side] = SIDES
@@ -162,6 +163,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     read_models_unreadable: str | None = None
     supervision: str | None = None
     log_damaged: str | None = None
+    forked: str | None = None
 
 
 def assess(seen: Observation) -> HealthReport:
@@ -209,6 +211,8 @@ def _of_stores(seen: Observation) -> Iterator[HealthProblem]:
         yield problem("write-store-refuses", "not_ready", "command", "write_store", seen.refusal)
     if seen.commands_refused is not None:
         yield problem("commands-refused", "not_ready", "command", "node", seen.commands_refused)
+    if seen.forked is not None:
+        yield problem("forked-history", "not_ready", "query", "read_store", seen.forked)
     if seen.read_models_unreadable is not None:
         yield problem("read-store-unavailable", "not_ready", "query", "read_store", seen.read_models_unreadable)
     if seen.log_unreadable is not None:

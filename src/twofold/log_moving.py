@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from twofold.domain.events import Position
-from twofold.errors import Unavailable, WiringError
+from twofold.errors import TwofoldError, Unavailable, WiringError
 from twofold.retrying import retry_until_deadline
 from twofold.settings import Settings
 from twofold.stores import open_log_copy, open_write_store, place_of, shown
 from twofold.world import World
-from twofold.write_store.log_content import LogUse, Movable
+from twofold.write_store.log_content import LogCopy, LogUse, Movable
 from twofold.write_store.log_copier import LogCopier, RowKeys
 from twofold.write_store.port import LogIdentity, WriteStore
 
@@ -108,12 +108,15 @@ def next_identity(identity: LogIdentity, head: Position) -> LogIdentity:
     return LogIdentity(identity.log, epoch, (*identity.forks, (epoch, head)))
 
 
-async def take_into_use(url: str, world: World) -> tuple[LogIdentity, Position]:
+async def take_into_use(url: str, world: World, *, abandon: bool = False) -> tuple[LogIdentity, Position]:
     """Make a copy the log without its source, which is lost; the log, and its head.
 
-    WiringError where commands and rows are not those of its last event.
+    WiringError where commands and rows are not those of its last event, and where its source can still be opened,
+    unless that is to be abandoned.
     """
     async with open_log_copy(url, None, "", world) as copy:
+        if not abandon:
+            await _refuse_present_source(copy, url, world)
         if copy.settled != copy.head:
             raise WiringError(
                 f"The copy {shown(url)} has events up to position {copy.head}, but not the command ids and rows that "
@@ -122,6 +125,33 @@ async def take_into_use(url: str, world: World) -> tuple[LogIdentity, Position]:
         identity = next_identity(copy.identity, copy.head)
         await copy.complete(identity)
         return identity, copy.head
+
+
+async def _refuse_present_source(copy: LogCopy, url: str, world: World) -> None:
+    """WiringError where the log that a copy follows is there. What cannot be opened, or is another log, is not it."""
+    try:
+        source = await open_write_store(copy.place, Settings(), world, read_only=True)
+    except TwofoldError:
+        return
+    try:
+        if source.identity.log != copy.identity.log:
+            return
+        async with movable(source).snapshot() as snapshot:
+            head, used = snapshot.head, snapshot.use
+    except TwofoldError:
+        return
+    finally:
+        await source.close()
+    if used == LogUse("moved", place_of(url)):
+        raise WiringError(
+            f"The log at {copy.place} was moved here, and that move was interrupted. Repeat it: `twofold move --from "
+            f"{copy.place} --to {place_of(url)}`."
+        )
+    raise WiringError(
+        f"The log that this copy follows is still at {copy.place}, up to position {head}; the copy goes up to "
+        f"{copy.head}. Move it with `twofold move --from {copy.place} --to {place_of(url)}`. If it must not be used "
+        "any more, add --abandon, and never start an app on it again."
+    )
 
 
 @asynccontextmanager

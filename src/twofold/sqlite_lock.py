@@ -151,10 +151,7 @@ def _in_use(path: str) -> WiringError:
         pid, address = _holder(file)
         os.close(file)
     who = ", ".join(filter(None, [f"pid {pid or 'unknown'}", address]))
-    return WiringError(
-        f"Another process ({who}) writes to {path}, and a file has one writer. Stop that process, or open the file "
-        "read-only."
-    )
+    return WiringError(f"Another process ({who}) writes to {path}, and a file has one writer. Stop that process first.")
 
 
 def _holder(file: int) -> tuple[str, str | None]:

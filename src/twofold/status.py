@@ -121,6 +121,7 @@ async def measure(
             log_unreadable=unreadable,
             refusal=refusal,
             commands_refused=(runtime.commands.problem if handles else None) or runtime.history.problem,
+            forked=runtime.history.problem,
             read_models_unreadable=stores.read_models_unreadable or _unknown_models(runtime),
             supervision=runtime.synchronization.problem,
             log_damaged=log.damage.problem if isinstance(log := runtime.write_store.present, Verifiable) else None,

@@ -100,6 +100,15 @@ def open_sealed_log(path: str) -> SealedLog:
     return log
 
 
+def up_to_date_log(path: str, folder: str) -> str:
+    """The path of a sealed log file with the present schema: the same, or that of a migrated copy in a folder.
+
+    WiringError where the file is not a log, or its schema is too new or too old.
+    """
+    present: str = _adapter("twofold.write_store.sqlite.sealed_file").up_to_date(path, folder)
+    return present
+
+
 def create_sealed_log(
     path: str, identity: LogIdentity, after: int, chain: bytes, world: World
 ) -> AbstractAsyncContextManager[LogCopy]:

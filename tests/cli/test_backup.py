@@ -41,6 +41,25 @@ def test_a_check_exits_with_three_where_the_backup_is_damaged(tmp_path: Path) ->
     assert "its SHA-256 is not that of the manifest" in said["data"]["problem"]
 
 
+def test_a_log_of_another_history_is_not_added_to_a_backup_and_later_is_not_better(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        log = f"sqlite:///{name}.db"
+        with serving(tmp_path, "--write-store", log, "--read-store", f"sqlite:///{name}-views.db"):
+            pass
+        code, said = run_json(tmp_path, "backup", "--to", "set", "--write-store", log)
+    assert (code, said["error"]["kind"]) == (2, "forked-history")
+
+
+def test_a_place_for_a_backup_that_is_of_the_other_kind_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path, *STORES):
+        pass
+    (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "file").touch()
+    for place, cure in (("folder.tar", "folder.tar is a folder"), ("file", "file is a file. Name a folder")):
+        done = run(tmp_path, "backup", "--to", place, *STORES)
+        assert (done.returncode, cure in done.stderr) == (2, True), done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "cure"),
     [
@@ -51,7 +70,7 @@ def test_a_check_exits_with_three_where_the_backup_is_damaged(tmp_path: Path) ->
         (("backup", "--check", "a", "--with-read-models"), 2, "has no effect here"),
         (("backup", "--check", "none"), 4, "cannot be read"),
         (("restore", "--from", "none", "--to", "sqlite:///a.db"), 4, "cannot be read"),
-        (("restore", "--from", "none", "--to", "memory:"), 2, "exists only inside its process"),
+        (("restore", "--from", "none", "--to", "memory:"), 2, "--to memory: names no place"),
         (
             ("restore", "--from", "a", "--to", "sqlite:///a.db", "--read-models-to", "memory:"),
             2,

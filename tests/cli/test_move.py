@@ -40,7 +40,8 @@ def test_the_shop_of_the_demo_moves_to_postgresql_and_has_the_same_totals(postgr
     ("source", "target", "code", "cure"),
     [
         ("sqlite:///none.db", "sqlite:///other.db", 4, "There is no file"),
-        ("memory:", "sqlite:///other.db", 2, "exists only inside its process"),
+        ("memory:", "sqlite:///other.db", 2, "--from memory: names no place"),
+        ("sqlite:///none.db", "memory:", 2, "--to memory: names no place"),
         ("sqlite:///none.db", "mongodb://there/here", 4, "There is no file"),
     ],
 )
@@ -49,6 +50,19 @@ def test_what_cannot_be_moved_is_reported(tmp_path: Path, source: str, target: s
     assert (done.returncode, cure in done.stderr) == (code, True), done.stderr
     assert not (tmp_path / "none.db").exists()
     assert not (tmp_path / "other.db").exists()
+
+
+async def test_a_move_that_is_repeated_says_that_the_log_was_moved_before(tmp_path: Path) -> None:
+    async with app_in(tmp_path) as app:
+        await app.send(Count(["a"]))
+    move = ("move", "--from", "sqlite:///log.db", "--to", "sqlite:///new.db")
+    assert twofold(tmp_path, *move).returncode == 0
+    again = twofold(tmp_path, *move)
+    assert (again.returncode, "The log was moved there before. It is at position 1" in again.stdout) == (0, True)
+    data = json.loads(twofold(tmp_path, *move, "--json").stdout)["data"]
+    assert (data["moved_before"], data["events"], data["epoch"]) == (True, 0, 2)
+    other = twofold(tmp_path, *move[:-1], "sqlite:///other.db")
+    assert (other.returncode, "was moved to" in other.stderr) == (2, True), other.stderr
 
 
 async def test_a_log_that_was_moved_is_not_backed_up_and_whoever_reads_it_is_warned(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def test_a_copy_kept_under_load_has_rows_and_commands_as_of_its_last_event
         await asyncio.wait([following])
     assert problems == []
     assert rounds == sorted(rounds)
-    identity, head = await take_into_use(copy, RealWorld())
+    identity, head = await take_into_use(copy, RealWorld(), abandon=True)
     assert (head, identity.forks[-1]) == (rounds[-1], (identity.epoch, head))
     kept = {key: receipt for key, receipt in callers.receipts.items() if receipt.position <= head}
     assert len(kept) > 50
@@ -61,7 +61,7 @@ async def test_a_copy_that_was_stopped_while_it_caught_up_is_not_taken_into_use(
         await copy_events(snapshot, copy, snapshot.head, Pace(no_progress, RealWorld()))
     await log.close()
     with pytest.raises(WiringError, match="but not the command ids and rows that belong to them"):
-        await take_into_use(copied, RealWorld())
+        await take_into_use(copied, RealWorld(), abandon=True)
     assert (await move(url, copied, RealWorld())).head == 5
 
 
@@ -74,7 +74,7 @@ async def test_a_copy_whose_log_has_lost_events_is_not_continued(tmp_path: Path)
     await filled_log(url, 3)
     with pytest.raises(WiringError, match="is not empty"):
         await keep_copy(url, copied, RealWorld(), lambda _: None, _fail)
-    assert (await take_into_use(copied, RealWorld()))[1] == 5
+    assert (await take_into_use(copied, RealWorld(), abandon=True))[1] == 5
 
 
 async def test_a_log_that_was_moved_is_not_followed(tmp_path: Path) -> None:
@@ -86,6 +86,18 @@ async def test_a_log_that_was_moved_is_not_followed(tmp_path: Path) -> None:
 
 
 KINDS = ["sqlite", "postgresql"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_copy_is_not_taken_into_use_while_its_log_is_there(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    copied, _ = await _settled_copy(kind, tmp_path, request)
+    with pytest.raises(WiringError, match=r"still at sqlite:///.*log.db, up to position 5"):
+        await take_into_use(copied, RealWorld())
+    (tmp_path / "log.db").rename(tmp_path / "elsewhere.db")
+    await filled_log(f"sqlite:///{tmp_path}/log.db", 3)
+    assert (await take_into_use(copied, RealWorld()))[1] == 5, "another log is there, so its own is lost"
 
 
 async def _settled_copy(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, LogIdentity]:
@@ -112,7 +124,7 @@ async def test_a_complete_copy_that_was_only_opened_again_can_be_taken_into_use(
         assert await copy.add_commands(await copy.commands("", 10)) == 0
         await copy.set_rows("timers", {})
         assert copy.settled == 5, "nothing was written"
-    assert (await take_into_use(copied, RealWorld()))[1] == 5
+    assert (await take_into_use(copied, RealWorld(), abandon=True))[1] == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,7 +140,7 @@ async def test_a_copy_to_which_anything_was_written_is_not_settled(
             await copy.set_rows("timers", {"key": LogRow(b"{}", 1)})
         assert copy.settled is None
     with pytest.raises(WiringError, match="but not the command ids and rows that belong to them"):
-        await take_into_use(copied, RealWorld())
+        await take_into_use(copied, RealWorld(), abandon=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,7 +167,7 @@ async def test_the_clock_of_command_ids_goes_on_where_another_process_completes_
         await copy.add_commands([RememberedCommand("newest", b"h", 5, 0, newest)])
         await copy.add_commands([RememberedCommand("older", b"h", 5, 0, newest - 3_500_000_000)])
         await copy.settle(copy.identity)
-    await take_into_use(copied, RealWorld())
+    await take_into_use(copied, RealWorld(), abandon=True)
     store = await open_write_store(copied, Settings(), RealWorld())
     await store.append([Append(Metadata(0, "next", "next"), command_id="next")])
     async with movable(store).snapshot() as snapshot:

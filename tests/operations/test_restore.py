@@ -21,6 +21,8 @@ from tests.servers.server import ServerError
 from tests.write_store.postgres_helpers import fresh_log
 from twofold import App, Unavailable, WiringError
 from twofold.errors import ForkedHistory, InvalidMessage
+from twofold.operations.restore import check
+from twofold.world import RealWorld
 
 
 @pytest.fixture
@@ -123,6 +125,9 @@ async def test_a_read_model_that_is_ahead_of_a_restored_log_is_refused_and_no_co
             await app.ask(BalanceOf("a1"))
         with pytest.raises(Unavailable, match="no command is taken"):
             await app.send(Deposit("a1", 1))
+        health = (await app.status()).health
+        assert (health.command_side, health.query_side) == ("not_ready", "not_ready")
+        assert "forked-history" in [problem.code for problem in health.problems]
     assert len(await events_at(url)) == 10
 
 
@@ -141,6 +146,27 @@ async def test_read_models_of_the_backup_go_on_with_the_restored_log(tmp_path: P
         new = await app.send(Deposit("a1", 100))
         assert new.position == 15
         assert (await app.ask(BalanceOf("a1"), position=new.token)).value.cents == 109
+
+
+async def test_a_damaged_copy_of_read_models_does_not_keep_the_log_from_being_restored(tmp_path: Path) -> None:
+    url, views = f"sqlite:///{tmp_path}/log.db", f"{tmp_path}/views.db"
+    async with loaded_bank(url, f"sqlite:///{views}") as load:
+        for number in range(1, 15):
+            last = await load.app.send(Deposit(f"a{number % 7}", number))
+        await load.app.ask(BalanceOf("a1"), position=last.token)
+    await backed_up(url, tmp_path / "set", read_models=views)
+    copy = tmp_path / "set" / "views-1.db"
+    content = bytearray(copy.read_bytes())
+    content[-100:] = bytes(100)
+    copy.write_bytes(content)
+    problem = (await check(tmp_path / "set", RealWorld())).problem
+    assert "The log is right, but not the copy of the read models" in (problem or "")
+    new, new_views = f"sqlite:///{tmp_path}/new/log.db", f"{tmp_path}/new/views.db"
+    result = await restored(tmp_path / "set", new, read_models=new_views)
+    assert (result.position, "views-1.db has changed" in (result.read_models or "")) == (14, True)
+    async with App(followed_bank(), write_store=new, read_store=f"sqlite:///{new_views}") as app:
+        token = app.token(14)
+        assert (await app.ask(BalanceOf("a1"), position=token)).value.cents == 1 + 8
 
 
 async def test_a_schema_of_postgresql_is_replaced_in_one_transaction(postgres: Postgres, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from twofold.cli.app_loading import json_option
 from twofold.cli.output import Exit, emit, printable
 from twofold.cli.progress_bar import progress_bar
 from twofold.cli.remote import Remote, url_option
-from twofold.cli.store_access import refuse_memory
+from twofold.cli.store_access import refuse_memory_place
 from twofold.domain.events import Position
 from twofold.errors import Unavailable, WiringError
 from twofold.log_moving import take_into_use
@@ -36,9 +36,12 @@ class CopyInUse(msgspec.Struct, frozen=True):
 @click.option("--to", "target", metavar="URL", required=True, help="The write store that the log is moved to: empty.")
 @click.option("--follow", is_flag=True, help="Keep a copy up to date until this is stopped; the log stays where it is.")
 @click.option("--complete", is_flag=True, help="Take such a copy into use without its log, which is lost.")
+@click.option("--abandon", is_flag=True, help="With --complete: although its log is still there.")
 @url_option
 @json_option
-def command(source: str | None, target: str, follow: bool, complete: bool, url: str | None, as_json: bool) -> int:
+def command(
+    source: str | None, target: str, follow: bool, complete: bool, abandon: bool, url: str | None, as_json: bool
+) -> int:
     """Move a log to another write store, for example from SQLite to PostgreSQL.
 
     With --url the running `serve` moves its log while commands go on: they wait for less than a second at the end. With
@@ -50,18 +53,23 @@ def command(source: str | None, target: str, follow: bool, complete: bool, url: 
     copy a log.
     """
     _refuse_senseless(source, follow=follow, complete=complete, url=url)
-    refuse_memory(target, "--to")
+    if abandon and not complete:
+        raise click.BadOptionUsage("--abandon", "--abandon has an effect only with --complete. Leave it out.")
+    refuse_memory_place(target, "--to")
     if complete:
-        return _complete(target, as_json=as_json)
+        return _complete(target, abandon=abandon, as_json=as_json)
     if url is not None:
         return _by_server(Remote(url), target, as_json=as_json)
     assert source is not None
-    refuse_memory(source, "--from")
+    refuse_memory_place(source, "--from")
     if follow:
         return _follow(source, target, as_json=as_json)
     result = asyncio.run(_move(source, target))
     if as_json:
         emit(result)
+    elif result.moved_before:
+        click.echo(f"The log was moved there before. It is at position {result.head:,} now, in epoch {result.epoch}.")
+        click.echo(f"Start the app with --write-store {without_password(target)}")
     else:
         click.echo(
             f"Copied {result.events:,} events, {result.commands:,} command ids, {result.rows:,} rows. The log ends at "
@@ -87,8 +95,8 @@ async def _move(source: str, target: str) -> MoveResult:
         return await move(source, target, world, on_progress)
 
 
-def _complete(target: str, *, as_json: bool) -> int:
-    identity, head = asyncio.run(take_into_use(target, RealWorld()))
+def _complete(target: str, *, abandon: bool, as_json: bool) -> int:
+    identity, head = asyncio.run(take_into_use(target, RealWorld(), abandon=abandon))
     if as_json:
         emit(CopyInUse(identity.log, identity.epoch, head))
     else:

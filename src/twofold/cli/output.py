@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from twofold.domain.events import kebab_case
-from twofold.errors import FunctionFailed, Refused, TwofoldError, Unavailable, UnreadableEvent
+from twofold.errors import ForkedHistory, FunctionFailed, Refused, TwofoldError, Unavailable, UnreadableEvent
 
 
 class Exit(IntEnum):
@@ -49,7 +49,9 @@ def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
     if isinstance(error, FunctionFailed | UnreadableEvent):
         traceback.print_exception(error)
         return Exit.UNEXPECTED
-    return Exit.UNAVAILABLE if isinstance(error, Unavailable) else Exit.USAGE
+    # A forked history does not pass by itself, so trying again later does not help.
+    later = isinstance(error, Unavailable) and not isinstance(error, ForkedHistory)
+    return Exit.UNAVAILABLE if later else Exit.USAGE
 
 
 def unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ import click
 from twofold.cli.app_loading import json_option
 from twofold.cli.output import Exit, emit, printable
 from twofold.cli.progress_bar import progress_bar
-from twofold.cli.store_access import refuse_memory
+from twofold.cli.store_access import refuse_memory_place
 from twofold.operations.restore import RestoreOrder, RestoreResult, restore
 from twofold.stores import shown, sqlite_path_of
 from twofold.world import RealWorld
@@ -28,7 +28,7 @@ def command(source: str, target: str, read_models_to: str | None, replace: bool,
     that has events which the backup does not have is only replaced with --replace. For PostgreSQL, create the schema
     with `twofold migrate` first.
     """
-    refuse_memory(target, "--to")
+    refuse_memory_place(target, "--to")
     read_models = None
     if read_models_to is not None:
         read_models = sqlite_path_of(read_models_to)
@@ -54,6 +54,13 @@ def _show(result: RestoreResult, target: str) -> None:
         f"{result.events:,} events, {result.commands:,} command ids, {result.rows:,} rows. It begins epoch "
         f"{result.epoch}."
     )
+    if result.read_models is not None:
+        click.echo(
+            printable(
+                f"The read models of the backup were not restored: {result.read_models} They are rebuilt from the log. "
+                "If the present ones are ahead of it, accept the log with `twofold recover`."
+            )
+        )
     if (lost := result.lost) is not None:
         click.echo(f"Lost of the log {lost.log}: {lost.count:,} events, positions {lost.first:,} to {lost.last:,}.")
     if result.unreadable is not None:

@@ -56,6 +56,14 @@ def refuse_memory(url: str, option: str) -> None:
         )
 
 
+def refuse_memory_place(url: str, option: str) -> None:
+    """UsageError where a log is to be copied from or to memory."""
+    if url.partition(":")[0].lower() == "memory":
+        raise click.BadOptionUsage(
+            option, f"{option} {url} names no place: a log in memory ends with its process. Name a file or a server."
+        )
+
+
 def refuse_memory_stores(settings: Settings) -> None:
     """UsageError where one of the two stores exists only in memory."""
     refuse_memory(settings.write_store, "--write-store")

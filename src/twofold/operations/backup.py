@@ -25,7 +25,7 @@ from twofold.operations.backup_manifest import (
 from twofold.operations.backup_set import ARCHIVE, refuse_changed, write_archive
 from twofold.operations.durable_files import digest_of, put_in_place, refuse_other_than_file, sync
 from twofold.operations.progress import OnProgress
-from twofold.stores import copy_read_models, create_sealed_log, open_sealed_log
+from twofold.stores import copy_read_models, create_sealed_log, open_sealed_log, up_to_date_log
 from twofold.world import World
 from twofold.write_store.chain import chain_digest, chain_start
 from twofold.write_store.log_content import CopiesFile, HasSnapshots, LogSnapshot
@@ -75,6 +75,8 @@ async def backup(write_store: WriteStore, target: Path, work: BackupWork) -> Bac
 
 
 def _refuse_present(archive: Path) -> None:
+    if archive.is_dir():
+        raise WiringError(f"{archive} is a folder, and a name that ends in {ARCHIVE} is that of a file. Name another.")
     if archive.exists():
         raise WiringError(f"{archive} exists. Name a new file, or a folder, to which a backup adds only what is new.")
     archive.parent.mkdir(_OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
@@ -119,7 +121,9 @@ async def _add_to(write_store: HasSnapshots, folder: Path, work: BackupWork) -> 
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """A folder for one backup at a time. It is created where it is missing."""
+    """A folder for one backup at a time. It is created where it is missing. WiringError where it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise WiringError(f"{folder} is a file. Name a folder, or a new file whose name ends in {ARCHIVE}.")
     try:
         folder.mkdir(_OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -147,10 +151,11 @@ def _present(folder: Path) -> Manifest | None:
     # Further parts are found to be damaged by `--check`; the last one is continued.
     last = manifest.parts[-1]
     refuse_changed(folder, last.file, last.bytes, last.sha256)
-    try:
-        open_sealed_log(str(folder / last.file)).close()
-    except WiringError as error:
-        raise WiringError(f"The backup in {folder} cannot be continued. Begin another folder. {error}") from error
+    with tempfile.TemporaryDirectory(prefix="twofold-backup-") as scratch:
+        try:
+            open_sealed_log(up_to_date_log(str(folder / last.file), scratch)).close()
+        except WiringError as error:
+            raise WiringError(f"The backup in {folder} cannot be continued. Begin another folder. {error}") from error
     return manifest
 
 

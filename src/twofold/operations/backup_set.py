@@ -20,7 +20,7 @@ from twofold.operations.backup_manifest import (
     read_manifest,
 )
 from twofold.operations.durable_files import digest_of, put_in_place, refuse_other_than_file, refuse_without_room, sync
-from twofold.stores import open_sealed_log
+from twofold.stores import open_sealed_log, refuse_damaged_read_models, up_to_date_log
 from twofold.write_store.log_content import RememberedCommand, SealedLog
 from twofold.write_store.port import LogRow
 
@@ -57,22 +57,43 @@ class BackupContent:
 def opened_backup(path: Path) -> Generator[tuple[Path, Manifest, BackupContent]]:
     """The folder, the manifest and the content of a backup in a folder or an archive, within the context.
 
-    Every file is what the manifest says. DamagedBackup where one is not; Unavailable where there is no backup.
+    Every part is what the manifest says, and is read with the present schema. The copy of read models is not checked:
+    see `damage_of_read_models`. DamagedBackup where a part is not; Unavailable where there is no backup.
     """
     with ExitStack() as stack:
         folder = path if path.is_dir() else stack.enter_context(_unpacked(path))
         manifest = read_manifest(folder)
-        for file in manifest.files:
-            refuse_changed(folder, file.file, file.bytes, file.sha256)
-        parts: list[tuple[BackupPart, SealedLog]] = []
         for part in manifest.parts:
-            log = stack.enter_context(closing(open_sealed_log(str(folder / part.file))))
+            refuse_changed(folder, part.file, part.bytes, part.sha256)
+        parts: list[tuple[BackupPart, SealedLog]] = []
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="twofold-migrated-"))
+        for part in manifest.parts:
+            try:
+                present = up_to_date_log(str(folder / part.file), scratch)
+            except WiringError as error:
+                raise DamagedBackup(
+                    f"{error} It was made with Twofold {manifest.twofold}: use that version."
+                ) from error
+            log = stack.enter_context(closing(open_sealed_log(present)))
             if (log.identity.log, log.head, log.chain.hex()) != (manifest.log, part.position, part.chain):
                 raise DamagedBackup(f"{folder / part.file} is another log, or ends elsewhere, than its manifest says.")
             parts.append((part, log))
         if parts[-1][1].identity != manifest.identity:
             raise DamagedBackup(f"{folder / NAME} is damaged: its epochs are not those of its last part.")
         yield folder, manifest, BackupContent(parts)
+
+
+def damage_of_read_models(folder: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the copy of read models in the folder of a backup; None where it is right or there is none."""
+    copy = manifest.read_models
+    if copy is None:
+        return None
+    try:
+        refuse_changed(folder, copy.file, copy.bytes, copy.sha256)
+        refuse_damaged_read_models(str(folder / copy.file))
+    except (WiringError, Unavailable) as error:
+        return str(error)
+    return None
 
 
 def refuse_changed(folder: Path, name: str, size: int, digest: str) -> None:

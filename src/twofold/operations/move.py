@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import ForkedHistory, Unavailable, WiringError
 from twofold.log_moving import CutOver, movable, opened_for_move
@@ -21,7 +22,10 @@ _AGAIN = 2.0
 
 
 class MoveResult(msgspec.Struct, frozen=True):
-    """The log with its new epoch and its head, and how many events, command ids and rows were copied by this call."""
+    """The log with its new epoch and its head, and how many events, command ids and rows were copied by this call.
+
+    `moved_before`: an earlier call had done it all.
+    """
 
     log: str
     epoch: int
@@ -29,6 +33,7 @@ class MoveResult(msgspec.Struct, frozen=True):
     events: int
     commands: int
     rows: int
+    moved_before: bool = False
 
 
 async def move(source: str, target: str, world: World, on_progress: OnProgress = no_progress) -> MoveResult:
@@ -44,6 +49,8 @@ async def move(source: str, target: str, world: World, on_progress: OnProgress =
             identity, use = snapshot.identity, snapshot.use
         if use.use == "moved" and use.place != place_of(target):
             raise WiringError(moved_to(place_of(source), use.place))
+        if use.use == "moved" and (done := await _moved_before(target, identity, world)) is not None:
+            return done
         async with open_log_copy(target, identity, place_of(source), world) as copy:
             copier = LogCopier(copy, Pace(on_progress, world))
             await _update(copier, movable(log))
@@ -94,6 +101,21 @@ async def _keep_copy(source: str, target: str, world: World, settled: Callable[[
                 await world.sleep(_BETWEEN)
     finally:
         await log.close()
+
+
+async def _moved_before(target: str, identity: LogIdentity, world: World) -> MoveResult | None:
+    """The log at the place to which it was moved, where it is complete; None where it is not."""
+    try:
+        log = await open_write_store(target, Settings(), world, read_only=True)
+    except WiringError:
+        return None
+    try:
+        present, head = log.identity, (await log.read(NO_EVENTS)).head
+    finally:
+        await log.close()
+    if present.log != identity.log or present.epoch < identity.epoch:
+        return None
+    return MoveResult(present.log, present.epoch, head, 0, 0, 0, moved_before=True)
 
 
 async def _update(copier: LogCopier, source: Movable) -> None:

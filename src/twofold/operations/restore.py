@@ -13,10 +13,10 @@ from twofold.domain.event_query import NO_EVENTS
 from twofold.domain.events import Position
 from twofold.errors import TwofoldError, WiringError
 from twofold.operations.backup_manifest import DamagedBackup, Manifest
-from twofold.operations.backup_set import BackupContent, opened_backup
+from twofold.operations.backup_set import BackupContent, damage_of_read_models, opened_backup
 from twofold.operations.progress import OnProgress, no_progress
 from twofold.operations.restore_target import FileTarget, ReplacedFile, Target, opened_target
-from twofold.stores import open_sealed_log, refuse_damaged_read_models, shown
+from twofold.stores import open_sealed_log, shown
 from twofold.world import World
 from twofold.write_store.chain import chain_digest, chain_start
 from twofold.write_store.history import digest_at, last_common_position
@@ -41,7 +41,7 @@ class RestoreResult(msgspec.Struct, frozen=True):
     """The restored log with its new epoch, how much it holds, and what it has replaced.
 
     `lost` are the events that were only in the replaced log; `unreadable` says why that could not be read. `kept` is
-    where the replaced file is now.
+    where the replaced file is now. `read_models` says why those of the backup were not restored: they are damaged.
     """
 
     log: str
@@ -53,6 +53,7 @@ class RestoreResult(msgspec.Struct, frozen=True):
     lost: LostEvents | None
     unreadable: str | None
     kept: str | None
+    read_models: str | None
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -96,7 +97,8 @@ async def restore(
     """
     with ExitStack() as stack:
         folder, manifest, content = stack.enter_context(opened_backup(path))
-        views = _prepared_read_models(stack, folder, manifest, order)
+        damaged = damage_of_read_models(folder, manifest) if order.read_models else None
+        views = None if damaged else _prepared_read_models(stack, folder, manifest, order)
         target = stack.enter_context(opened_target(order.write_store, world, views))
         async with target.present() as log:
             try:
@@ -117,6 +119,7 @@ async def restore(
             lost=present.lost,
             unreadable=target.problem,
             kept=target.kept,
+            read_models=damaged,
         )
 
 
@@ -158,11 +161,12 @@ async def _drill(
                 )
             with closing(open_sealed_log(str(restored))) as log:
                 damage = next(log.damages(0, chain_start(manifest.log)), None)
-            if manifest.read_models is not None:
-                refuse_damaged_read_models(str(folder / manifest.read_models.file))
         except TwofoldError as error:
             return counts, str(error)
-    return counts, None if damage is None else damage.message
+    if damage is not None:
+        return counts, damage.message
+    damaged = damage_of_read_models(folder, manifest)
+    return counts, damaged and f"The log is right, but not the copy of the read models. {damaged}"
 
 
 def _prepared_read_models(
@@ -174,7 +178,6 @@ def _prepared_read_models(
     if manifest.read_models is None:
         raise WiringError("This backup has no read models. Leave out --read-models-to: they are rebuilt from the log.")
     source = folder / manifest.read_models.file
-    refuse_damaged_read_models(str(source))
     file = stack.enter_context(ReplacedFile(order.read_models))
     shutil.copyfile(source, file.new)
     file.new.chmod(0o600)

@@ -145,11 +145,13 @@ class SealedLog(LogSnapshot, Protocol):
 class LogCopy(LogContent, RowVersions, Protocol):
     """A log that is being filled. It is no log before `complete`: no app and no command opens it.
 
-    `head` is the last event that was copied, and `chain` the chain there. `settled` is the position at which commands
-    and rows were copied as well; None where they were not, or anything was written since.
+    `place` is where the log is that it follows, `head` the last event that was copied, and `chain` the chain there.
+    `settled` is the position at which commands and rows were copied as well; None where they were not, or anything was
+    written since.
     """
 
     identity: LogIdentity
+    place: str
     head: Position
     chain: bytes
     settled: Position | None

@@ -30,7 +30,7 @@ _GO_ON = """
 update {schema}.log_head
    set epoch = 0, settled = case when use = 'copy' then settled end, use = 'copy', place = $1
 """
-_HEAD = "select name, position, chain, settled from {schema}.log_head"
+_HEAD = "select name, place, position, chain, settled from {schema}.log_head"
 _IN_USE = """
 select h.name, h.use,
        h.position + (select count(*) from {schema}.epochs) > 0
@@ -94,6 +94,7 @@ class PostgresLogCopy(PostgresContent):
     def __init__(self, connection: Connection, address: PostgresAddress) -> None:
         super().__init__(connection, address)
         self.identity = LogIdentity("", 0)
+        self.place = ""
         self.head: Position = 0
         self.chain = b""
         self.settled: Position | None = None
@@ -101,7 +102,7 @@ class PostgresLogCopy(PostgresContent):
 
     async def begin(self) -> None:
         """Read how far it is."""
-        ((name, self.head, self.chain, self.settled),) = await self._connection.fetch(self._sql(_HEAD))
+        ((name, self.place, self.head, self.chain, self.settled),) = await self._connection.fetch(self._sql(_HEAD))
         forks = await self._connection.fetch(self._sql("select epoch, after from {schema}.epochs order by epoch"))
         epoch = max((number for number, _ in forks), default=1)
         self.identity = LogIdentity(name, epoch, tuple((number, after) for number, after in forks))

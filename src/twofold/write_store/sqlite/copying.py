@@ -80,6 +80,7 @@ class SqliteLogCopy(SqliteContent):
     def __init__(self, connection: apsw.Connection, log_id: int) -> None:
         super().__init__(connection, log_id)
         self.identity = identity_of(connection, log_id)
+        self.place = use_of(connection, log_id).place
         sql = "select position, chain, settled from logs where log_id = ?"
         row: tuple[Position, bytes, Position | None] = next(connection.execute(sql, (log_id,)))
         self.head: Position = row[0]

@@ -1,5 +1,7 @@
 """Log files that nothing writes any more: the parts of a backup. They are read without any other file beside them."""
 
+import os
+import shutil
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, closing
 
@@ -8,6 +10,7 @@ import apsw
 from twofold.domain.events import Position
 from twofold.errors import WiringError
 from twofold.sqlite_file import DiskErrors, open_connection, open_immutable, seal
+from twofold.sqlite_lock import create_private
 from twofold.world import World
 from twofold.write_store.migration import new_log_name
 from twofold.write_store.port import LogIdentity
@@ -20,6 +23,8 @@ from twofold.write_store.verification import Damage, damages
 
 SCHEMA = len(STEPS)
 """The version of the schema that this code writes and reads."""
+_OLDEST = 2
+"""The first version with a chain, which every backup has."""
 
 
 class SealedLog(SqliteContent):
@@ -69,16 +74,39 @@ async def sealed(
         seal(connection)
 
 
-def _head_of(connection: apsw.Connection, path: str) -> tuple[int, LogIdentity, Position, bytes]:
-    if not is_log(connection) or schema_version(connection, path) != SCHEMA:
-        raise WiringError(
-            f"{path} is not a log of schema version {SCHEMA}. Use the version of Twofold that made the backup, and "
-            "migrate the restored log."
-        )
+def up_to_date(path: str, folder: str) -> str:
+    """The path of a sealed log file with the present schema: the same, or that of a migrated copy in a folder."""
+    with DiskErrors(path), closing(open_immutable(path)) as connection:
+        version = _version_of(connection, path)
+    if version == SCHEMA:
+        return path
+    copy = os.path.join(folder, os.path.basename(path))
+    create_private(copy)
+    shutil.copyfile(path, copy)
+    with DiskErrors(copy), closing(open_connection(copy)) as connection:
+        try:
+            apply_migrations(connection, copy, "")
+        except (apsw.SQLError, apsw.ConstraintError, apsw.MismatchError) as error:
+            raise WiringError(f"{path} has schema version {version} and cannot be migrated: {error}.") from error
+        seal(connection)
+    return copy
+
+
+def _version_of(connection: apsw.Connection, path: str) -> int:
+    """The version of the schema of a log file. WiringError where it is none, or this code cannot use it."""
+    version = schema_version(connection, path) if is_log(connection) else 0
+    if version < _OLDEST:
+        raise WiringError(f"{path} is not a log of schema version {_OLDEST} to {SCHEMA}.")
     sql = "select count(*) from sqlite_schema where type in ('view', 'trigger')"
     logs = connection.execute("select count(*) from logs").get
     if connection.execute(sql).get or logs != 1:
         raise WiringError(f"{path} was not made by Twofold: it has views or triggers, or not exactly one log.")
+    return version
+
+
+def _head_of(connection: apsw.Connection, path: str) -> tuple[int, LogIdentity, Position, bytes]:
+    if _version_of(connection, path) != SCHEMA:
+        raise WiringError(f"{path} is not a log of schema version {SCHEMA}.")
     log_id: int = next(connection.execute("select log_id from logs"))[0]
     head, chain = LogReader(connection, log_id, Catalogue()).stored_head()
     return log_id, identity_of(connection, log_id), head, chain
