@@ -81,7 +81,8 @@ async def live(before: str, after: str, history: str) -> None:
             await callers.more(5)
             os.write(sys.stdout.fileno(), b"running\n")
             if app.settings.write_store == before:
-                await app.move_to(after)
+                status = await app.move_to(after)
+                os.write(sys.stdout.fileno(), f"paused {status.pause_seconds}\n".encode())
                 await callers.more(5)
             await asyncio.Event().wait()
 

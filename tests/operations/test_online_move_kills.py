@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from tests.operations.moving_bank_helpers import check_moved, place_for
+from tests.operations.moving_bank_helpers import Callers, check_moved, place_for
 from tests.operations.moving_bank_process import opened_bank
 from twofold import WiringError
 from twofold.domain.event_query import NO_EVENTS
@@ -31,6 +31,8 @@ class KilledBank:
     def __init__(self, before: str, after: str, history: Path) -> None:
         self.before = before
         self.after = after
+        self.pauses: list[float] = []
+        """Seconds that commands waited in the moves that came to their end."""
         self._history = history
         history.touch()
 
@@ -43,6 +45,12 @@ class KilledBank:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"running\n"
         return process
+
+    async def kill(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a process, and note how long commands waited if it had moved the log."""
+        process.send_signal(signal.SIGKILL)
+        out, _ = await process.communicate()
+        self.pauses += [float(line.split()[1]) for line in out.decode().splitlines() if line.startswith("paused ")]
 
     async def usable(self) -> list[str]:
         """The logs of the two that can be opened for writing.
@@ -114,6 +122,7 @@ async def kill_again_and_again(kills: int, ways: list[str], folder: Path, reques
     random = Random(seed)
     try:
         place, moves = await place_for(ways[0], "place-0", folder, request), 0
+        pauses: list[float] = []
         bank: KilledBank | None = None
         for kill in range(1, kills + 1):
             if bank is None:
@@ -121,16 +130,29 @@ async def kill_again_and_again(kills: int, ways: list[str], folder: Path, reques
                 bank = KilledBank(place, await place_for(kind, f"place-{kill}", folder, request), folder / f"h-{kill}")
             process = await bank.start()
             await asyncio.sleep(random.uniform(0, _LONGEST))
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
+            await bank.kill(process)
             assert len(await bank.usable()) <= 1, "two logs take appends"
             await bank.check()
             if await bank.usable() == [bank.after]:
+                pauses += bank.pauses
                 place, bank, moves = bank.after, None, moves + 1
     except BaseException as error:
         error.add_note(f"seed {seed}")
         raise
+    show_pauses(f"{kills} kills, {moves} moves", pauses)
     return kills - moves
+
+
+def show_pauses(what: str, seconds: list[float]) -> None:
+    """Say how long commands waited: `pytest -s` shows it. On a busy machine it says little, so nothing is asserted."""
+    if seconds:
+        ordered = sorted(seconds)
+        p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.99))
+        say(f"{what}: commands waited {p50:.3f} s (p50), {p99:.3f} s (p99), {ordered[-1]:.3f} s (longest)")
+
+
+def say(figures: str) -> None:
+    sys.stdout.write(f"{figures}\n")
 
 
 @pytest.mark.timeout(900)
@@ -138,6 +160,28 @@ async def test_three_kills_at_random_moments_lose_nothing_and_double_nothing(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     await kill_again_and_again(3, ["sqlite", "postgresql"], tmp_path, request)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3_000)
+async def test_a_log_that_moves_a_hundred_times_under_load_is_never_away_for_long(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    places = [await place_for(kind, f"place-{kind}", tmp_path, request) for kind in ("sqlite", "postgresql")]
+    app = await opened_bank(places[0], places[1])
+    callers, pauses = Callers(app), list[float]()
+    try:
+        async with callers.running():
+            for move in range(100):
+                await callers.more(20)
+                status = await app.move_to(places[(move + 1) % 2])
+                assert status.pause_seconds is not None
+                pauses.append(status.pause_seconds)
+        await check_moved(app, callers.receipts)
+    finally:
+        await app.stop()
+    show_pauses(f"100 moves back and forth, {len(callers.receipts)} deposits", pauses)
+    say(f"a caller waited {callers.longest:.3f} s at the longest, {callers.unavailable} calls were refused")
 
 
 @pytest.mark.torture
