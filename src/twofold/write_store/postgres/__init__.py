@@ -92,8 +92,7 @@ class PostgresWriteStore(PostgresHistory):
             raise Unavailable(f"The log at {self._address.shown} was opened for reading only.")
         if self.damage:
             self.damage.refuse_appends([(append.conditions, append.command_id) for append in batch])
-        outcomes = await self._tasks.run(self._append(tuple(batch)))
-        return await self.raw_state().sound(batch, outcomes)
+        return await self._tasks.run(self._append(tuple(batch)))
 
     async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
         if self._read_only:
@@ -155,7 +154,7 @@ class PostgresWriteStore(PostgresHistory):
             self._news.observe(max(appended, default=Known(0, b"")))
         self._news.wrote(self._notify)
         await self._retention.forget(len(batch))
-        return outcomes
+        return await PostgresRawState(partial(self._call, self._reading)).sound(batch, outcomes)
 
     async def _write(self, batch: Sequence[Append], done: int, reservation: Reservation | None) -> list[Outcome]:
         """The outcomes of the next appends of a batch, as many as fit into one call. Repeats use the same nonce.
