@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,9 @@ from twofold.runtime import Runtime
 from twofold.settings import Settings
 from twofold.signal import Signal
 from twofold.status import Status, measure
+from twofold.telemetry.families import process_families, status_families
+from twofold.telemetry.instruments import Family
+from twofold.telemetry.recorder import Telemetry, names_of
 from twofold.world import RealWorld, World
 from twofold.write_store.background_check import check_current_log
 from twofold.write_store.current_log import CurrentLog
@@ -78,6 +82,8 @@ class App:
             self._moved,
             self._paused_because,
         )
+        asked = {query.query: name for name, query in self.queries.by_name.items()}
+        self.telemetry = Telemetry(names_of(self.wiring.commands), asked, self.world)
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)
         self._tokens = PositionTokens(self.world)
         self._running: Runtime | None = None
@@ -107,6 +113,7 @@ class App:
         except BaseException:
             await write_store.close()
             raise
+        self.telemetry.begin(self.settings.write_store.partition(":")[0], self.settings.trace_share)
         current = CurrentLog(write_store, self.world)
         parts = Parts(
             settings=self.settings,
@@ -117,7 +124,8 @@ class App:
             events=self.events,
             models=self.models,
             moved=self._moved,
-            handle=self._handle,
+            handle=partial(self.telemetry.command, self._handle),
+            observer=self.telemetry,
             log_moved=self._log_moved,
         )
         running = assemble(parts, current, read_store, None if maintenance is None else frozenset(maintenance))
@@ -178,7 +186,8 @@ class App:
             refuse_runtime_id(command_id, "command_id")
         else:
             command_id = self.world.new_id()
-        receipt = await self._handle(command, command_id, Origin(actor, correlation_id, causation_id))
+        origin = Origin(actor, correlation_id, causation_id)
+        receipt = await self.telemetry.command(self._handle, command, command_id, origin)
         if followers:
             longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
             late = await names_late(self.projections, followers, receipt.position, longest)
@@ -194,7 +203,7 @@ class App:
         running = self._open()
         running.roles.refuse_without("query", "A query")
         longest = self.settings.wait_seconds if timeout is None else timeout
-        asked = self._ask(running, query, position, longest)
+        asked = self.telemetry.query(query, self._ask(running, query, position, longest))
         # Without a position there is nothing to wait for, and no timeout.
         result = await (asked if position is None else self.queries.time_limit.within(asked, longest))
         self._asked += 1
@@ -303,6 +312,11 @@ class App:
             followers=measured.followers,
             builds=measured.builds,
         )
+
+    async def metrics(self, status: Status | None = None) -> list[Family]:
+        """All metrics of this process at this moment: those of `status`, and what it counts."""
+        families = status_families(status or await self.status())
+        return [*families, *await process_families(self.telemetry, self._open())]
 
     def token(self, position: Position, digest: str = UNCHECKED) -> str:
         """A position as callers carry it: opaque, and good for this log only.

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from twofold.codec import EventCodec, MessageCodec
 from twofold.command_service import CommandService
 from twofold.command_service.batcher import Batcher
-from twofold.command_service.folds import Folds
 from twofold.command_service.handle import CommandLimits
 from twofold.command_service.inline_projections import InlineProjections
 from twofold.command_service.snapshots import Snapshots
@@ -26,6 +25,8 @@ from twofold.synchronization.projection_kind import ProjectionKind
 from twofold.synchronization.projector import ProjectorIO
 from twofold.synchronization.service import NodeOptions, Synchronization
 from twofold.synchronization.worker import WorkerLimits
+from twofold.telemetry.counted_folds import CountedFolds
+from twofold.telemetry.recorder import Telemetry
 from twofold.world import World
 from twofold.write_store.current_log import CurrentLog
 from twofold.write_store.history import HistoryCheck
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
 
     `models` has the generation of each projection that serves now, and changes. `moved` fires when a follower has made
     progress. `handle` handles a command that a policy sends; `log_moved` is called with the URL to which the log moved.
+    `observer` observes what is done.
     """
 
     settings: Settings
@@ -48,13 +50,14 @@ class Parts(NamedTuple):
     moved: Signal
     handle: Callable[..., Awaitable[Any]]
     log_moved: Callable[[str], Awaitable[None]]
+    observer: Telemetry
 
 
 def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, session: frozenset[str] | None) -> Runtime:
     """The parts over these stores, put together. `session` holds the names of a maintenance session."""
     settings, world, wiring, messages = parts.settings, parts.world, parts.wiring, parts.messages
     snapshots = Snapshots(write_store, wiring, world, settings.snapshot_events)
-    folds = Folds(write_store, parts.events, world, snapshots, settings.cached_folds)
+    folds = CountedFolds(write_store, parts.events, world, snapshots, settings.cached_folds)
     batcher = Batcher(
         write_store,
         folds,
@@ -71,27 +74,17 @@ def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, sessi
     commands = CommandService(
         wiring, folds, parts.events, messages, batcher, world, inline, write_store=write_store, limits=command_limits
     )
-    limits = FollowerLimits(
-        page_events=settings.page_events,
-        catch_up_page_events=settings.catch_up_page_events,
-        cached_rows=settings.cached_rows,
-        breaker_keys=settings.breaker_keys,
-        breaker_share=settings.breaker_share,
-        max_causation_depth=settings.max_causation_depth,
-        policy_concurrency=settings.policy_concurrency,
-        policy_breaker_keys=settings.policy_breaker_keys,
-        fold_retries=settings.fold_retries,
-        # A maintenance session does one task. It leaves what is parked as it is.
-        retry_parked=session is None,
-    )
-    command_side = CommandSide(wiring.commands, messages, parts.handle, batcher.append, parts.moved)
+    commands.observer = batcher.observer = parts.observer
+    # A maintenance session does one task. It leaves what is parked as it is.
+    limits = _follower_limits(settings, retry_parked=session is None)
+    command_side = CommandSide(wiring.commands, messages, parts.handle, batcher.append, parts.moved, parts.observer)
     cluster = ClusterStateStore(write_store, batcher.append, world, read_store)
     history = HistoryCheck(write_store)
     io = ProjectorIO(write_store, read_store, parts.events.decode, world, history)
     projections = ProjectionKind(wiring.projections, parts.models, cluster, io, limits)
     policies = PolicyKind(wiring.policies, write_store, parts.events, command_side, world, limits)
     kinds: list[FollowerKind[Any]] = [projections, BuildKind(projections), policies]
-    worker = WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries)
+    worker = WorkerLimits(poll_seconds=settings.poll_seconds, retries=settings.fold_retries, observer=parts.observer)
     follows = session is not None or "sync" in parts.roles
     options = NodeOptions(lease_seconds=settings.lease_seconds, worker=worker, session=session, follows=follows)
     synchronization = Synchronization(
@@ -101,6 +94,7 @@ def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, sessi
         write_store=write_store,
         read_store=read_store,
         batcher=batcher,
+        folds=folds,
         snapshots=snapshots,
         commands=commands,
         write_check=WriteCheck(write_store, batcher, world),
@@ -110,4 +104,19 @@ def assemble(parts: Parts, write_store: CurrentLog, read_store: ReadStore, sessi
         move=OnlineMove(write_store, settings, world, parts.log_moved),
         maintenance=session is not None,
         roles=parts.roles,
+    )
+
+
+def _follower_limits(settings: Settings, *, retry_parked: bool) -> FollowerLimits:
+    return FollowerLimits(
+        page_events=settings.page_events,
+        catch_up_page_events=settings.catch_up_page_events,
+        cached_rows=settings.cached_rows,
+        breaker_keys=settings.breaker_keys,
+        breaker_share=settings.breaker_share,
+        max_causation_depth=settings.max_causation_depth,
+        policy_concurrency=settings.policy_concurrency,
+        policy_breaker_keys=settings.policy_breaker_keys,
+        fold_retries=settings.fold_retries,
+        retry_parked=retry_parked,
     )

@@ -79,6 +79,11 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.pause is not None
 
     @property
+    def away(self) -> bool:
+        """Whether events of a policy wait because what it calls is away."""
+        return self.outage is not None
+
+    @property
     def stalled(self) -> float:
         """Seconds without progress of the partition that has made none for the longest time."""
         return max((partition.stalled for partition in self.partitions), default=0.0)

@@ -15,6 +15,7 @@ from twofold.online_move import OnlineMove
 from twofold.read_store.port import ReadModel, ReadStore
 from twofold.roles import Roles
 from twofold.synchronization.service import Synchronization
+from twofold.telemetry.counted_folds import CountedFolds
 from twofold.write_store.current_log import CurrentLog
 from twofold.write_store.history import HistoryCheck
 
@@ -29,6 +30,7 @@ class Runtime:
     write_store: CurrentLog
     read_store: ReadStore
     batcher: Batcher
+    folds: CountedFolds
     snapshots: Snapshots
     commands: CommandService
     write_check: WriteCheck

@@ -108,6 +108,15 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         msgspec.Meta(gt=0, description="Longest time a query waits for a position, or a command for its `wait_for`."),
     ] = 5.0
+    trace_share: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=1,
+            description="Share of the requests, commands and queries that belong to no trace which begin one, "
+            "where OpenTelemetry is configured.",
+        ),
+    ] = 1.0
     command_retention_days: Annotated[
         float,
         msgspec.Meta(

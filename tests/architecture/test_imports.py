@@ -9,7 +9,19 @@ import pytest
 
 from tests.architecture.rules import PACKAGE, ROOT
 
-HEAVY = {"apsw", "click", "httptools", "httpx", "jinja2", "prometheus_client", "rich", "starlette", "uvicorn", "uvloop"}
+HEAVY = {
+    "apsw",
+    "click",
+    "httptools",
+    "httpx",
+    "jinja2",
+    "opentelemetry",
+    "prometheus_client",
+    "rich",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+}
 
 
 def heavy_modules_loaded_by(statement: str) -> set[str]:

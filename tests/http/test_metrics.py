@@ -17,7 +17,9 @@ from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Unavailable
 from twofold.follower_status import build_status, partition_status
 from twofold.http import Api, asgi
-from twofold.http.metrics import MAX_SERIES, exposition
+from twofold.http.metrics import exposition
+from twofold.status import Status
+from twofold.telemetry.families import status_families
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -28,6 +30,11 @@ def read(text: str) -> Series:
     found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
     assert len(found) == len(samples)
     return found
+
+
+def shown(status: Status) -> str:
+    """The metrics of a status as Prometheus gets them."""
+    return exposition(status_families(status)).decode()
 
 
 async def scrape(http: httpx.AsyncClient) -> Series:
@@ -53,7 +60,9 @@ async def test_the_numbers_of_a_healthy_app(inside: httpx.AsyncClient) -> None:
     await inside.get("/queries/balances")
     reported = await scrape(inside)
     assert of(reported, "head_position") == 3
-    assert (of(reported, "commands_total"), of(reported, "rejected_total"), of(reported, "queries_total")) == (3, 1, 1)
+    assert of(reported, "commands_total", command="deposit", outcome="written") == 3
+    assert of(reported, "commands_total", command="withdraw", outcome="rejected") == 1
+    assert of(reported, "queries_total", query="balances", outcome="answered") == 1
     assert (of(reported, "ready"), of(reported, "problems")) == (1, 0)
     for labels in (BALANCES, {"name": "advisor", "kind": "policy"}):
         assert of(reported, "follower_position", **labels) == 3
@@ -120,13 +129,41 @@ async def told_of_build(http: httpx.AsyncClient, state: str) -> bool:
 
 
 async def test_what_callers_send_makes_no_new_series(inside: httpx.AsyncClient) -> None:
-    before = (await scrape(inside)).keys()
-    for n in range(50):
+    async def send(n: int) -> None:
         await deposit(inside, f"account-{n}")
         await inside.get(f"/queries/nope-{n}")
         await inside.post(f"/commands/nope-{n}", json={})
+        await inside.request(f"METHOD{n}", f"/pages/{n}", headers={"host": "testserver"})
         await inside.post("/projections/balances/retry", json={"key": f"key-{n}"})
+
+    await send(0)
+    await scrape(inside)
+    before = (await scrape(inside)).keys()
+    for n in range(1, 50):
+        await send(n)
     assert (await scrape(inside)).keys() == before
+
+
+async def test_ten_thousand_paths_and_types_make_no_new_series(inside: httpx.AsyncClient, api: Api) -> None:
+    """Straight at what counts, where a request costs little enough for so many of them."""
+
+    async def drop(message: Any) -> None:
+        return None
+
+    telemetry = api.wire.app.telemetry
+    before = (await scrape(inside)).keys()
+    for n in range(10_000):
+        kind = type(f"Type{n}", (), {})
+        telemetry.conflicted(kind)
+        scope = {"type": "http", "method": f"M{n}", "path": f"/{n}", "raw_path": f"/{n}".encode(), "headers": []}
+        request = api.observer.begin(scope, drop)
+        await request.send({"type": "http.response.start", "status": 600 + n, "headers": []})
+        request.end(f"/{n}")
+    found = (await scrape(inside)).keys() - before
+    assert {(name, *sorted(labels)) for name, labels in found} == {
+        ("twofold_http_requests_total", ("route", "other"), ("status", "other")),
+        ("twofold_http_requests_total", ("route", "/metrics"), ("status", "200")),
+    }
 
 
 async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
@@ -136,19 +173,19 @@ async def test_a_process_tells_no_more_series_than_it_may(app: App) -> None:
         partition_status(f"{n}-{n + 1}", position=1, lag=(0, 0.0), state="up-to-date", owner="here") for n in range(256)
     )
     followers = [msgspec.structs.replace(first, name=f"p{n}", partitions=many) for n in range(20)]
-    reported = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
-    assert len(reported) <= MAX_SERIES
+    reported = read(shown(msgspec.structs.replace(status, followers=followers)))
+    assert not [name for name, _ in reported if name.startswith("twofold_partition_")]
     assert {dict(labels).get("name") for name, labels in reported if name == "twofold_follower_position"} == {
         f"p{n}" for n in range(20)
     }
-    reported = read(exposition(msgspec.structs.replace(status, followers=followers[:1])).decode())
+    reported = read(shown(msgspec.structs.replace(status, followers=followers[:1])))
     assert len([name for name, _ in reported if name == "twofold_partition_position"]) == 256
 
 
 async def test_a_series_is_never_told_twice_whatever_generations_there_are(app: App) -> None:
     status = await app.status()
     builds = [build_status("balances", n, version=1, state="standby", partitions=[(n, ())], head=4) for n in (4, 2, 3)]
-    reported = read(exposition(msgspec.structs.replace(status, builds=builds)).decode())
+    reported = read(shown(msgspec.structs.replace(status, builds=builds)))
     assert of(reported, "build_generation", name="balances", state="standby") == 4
 
 
@@ -156,7 +193,7 @@ async def test_names_are_told_as_they_are_whatever_letters_they_have(app: App) -
     status = await app.status()
     odd = 'a"b\\c\nd ü'
     followers = [msgspec.structs.replace(each, name=odd) for each in status.followers[:1]]
-    reported = read(exposition(msgspec.structs.replace(status, followers=followers)).decode())
+    reported = read(shown(msgspec.structs.replace(status, followers=followers)))
     assert {dict(labels)["name"] for name, labels in reported if name == "twofold_follower_position"} == {odd}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from twofold.command_service.command_observer import UNOBSERVED, CommandObserver
 from twofold.command_service.contention import Contention
 from twofold.command_service.fold_reads import FoldedState, conditions
 from twofold.command_service.folds import Folds
@@ -63,6 +64,7 @@ class Batcher:
         self.contention.wanted = self._wake.set
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self.observer: CommandObserver = UNOBSERVED
         self.written_at: float | None = None
         """When the write store took a batch last, by the monotonic clock; None if it never did."""
         self.refusal: str | None = None
@@ -171,6 +173,7 @@ class Batcher:
 
     async def _write(self, batch: Sequence[_Waiting], append: Awaitable[Sequence[Outcome]]) -> None:
         """Answer a batch with the outcomes of `append`, or with its error."""
+        began = self._world.monotonic()
         try:
             outcomes = await append
         except TwofoldError as error:
@@ -186,6 +189,8 @@ class Batcher:
             self.refusal = f"The write store failed ({error!r}); the command may have been written."
             self._fail(batch, Unavailable(self.refusal))
             return
+        if batch:
+            self.observer.appended([waiting.append for waiting in batch], outcomes, self._world.monotonic() - began)
         if any(is_written(outcome) for outcome in outcomes):
             self.written_at, self.refusal = self._world.monotonic(), None
         self._answer(batch, outcomes)

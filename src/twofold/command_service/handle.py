@@ -10,6 +10,7 @@ import msgspec
 from twofold.codec import EventCodec, MessageCodec
 from twofold.codec.edge import check_text
 from twofold.command_service.batcher import Batcher
+from twofold.command_service.command_observer import UNOBSERVED, CommandObserver
 from twofold.command_service.fold_reads import FoldedState
 from twofold.command_service.folds import Folds, PendingStates
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
@@ -101,6 +102,7 @@ class CommandService:
         self._contention = batcher.contention
         self._contention.begun = inline.forget
         self._secret = b""
+        self.observer: CommandObserver = UNOBSERVED
 
     @property
     def problem(self) -> str | None:
@@ -143,9 +145,8 @@ class CommandService:
         request_hash = self._messages.request_hash(kind.__name__, command)
         now = self._world.now()
         correlation_id = origin.correlation_id or command_id
-        metadata = Metadata(
-            microseconds(now), command_id, correlation_id, origin.causation_id, origin.actor, origin.depth
-        )
+        time, ids = microseconds(now), (correlation_id, origin.causation_id)
+        metadata = Metadata(time, command_id, *ids, origin.actor, origin.depth, origin.traceparent)
         prepare = self._wiring.prepare.get(kind)
         try:
             if prepare is not None:
@@ -211,6 +212,7 @@ class CommandService:
                 # An earlier command of this process failed. That one reads what is newer.
                 continue
             conflicts += 1
+            self.observer.conflicted(request.decision.command)
             await turn.come()
             await self._folds.renew(pending.seen)
             await self._check_rows(request.rows)
@@ -250,7 +252,12 @@ class CommandService:
         context: Context | None = None
         if decision.takes_context:
             context = Context(metadata.command_id, request.time, metadata.actor, secret=self._secret)
-        return self._written(decision.decide(request.command, request.boundary, states, context), metadata.command_id)
+        began = self._world.monotonic()
+        try:
+            decided = decision.decide(request.command, request.boundary, states, context)
+        finally:
+            self.observer.decided(decision.name, self._world.monotonic() - began)
+        return self._written(decided, metadata.command_id)
 
     async def _with_rows(
         self, decided: _DecidedWrites, states: PendingStates, turn: Turn

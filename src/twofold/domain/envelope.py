@@ -6,12 +6,13 @@ import msgspec
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Who sent a command, and which command and event led to it. `depth` is its causation depth, as in `Metadata`."""
+    """Who sent a command, and which command and event led to it. `depth` and `traceparent` are as in `Metadata`."""
 
     actor: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
     depth: int = 0
+    traceparent: str | None = None
 
 
 UNKNOWN_ORIGIN = Origin()
@@ -21,7 +22,8 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     """What is stored about every event. `time` is microseconds since 1970 in UTC.
 
     `depth` is the causation depth: the number of policies that answered one another from a caller's command to this
-    event.
+    event. `traceparent` names the span of the command, in the form of W3C Trace Context; None unless its trace is
+    sampled.
     """
 
     time: int
@@ -30,6 +32,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     causation_id: str | None = None
     actor: str | None = None
     depth: int = 0
+    traceparent: str | None = None
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -66,11 +69,14 @@ class _StoredHead(msgspec.Struct, array_like=True, gc=False):
     causation_id: str | None = None
     actor: str | None = None
     depth: int = 0
+    traceparent: str | None = None
 
 
 _encode = msgspec.json.Encoder().encode
 _INDEX = {str(index): index for index in range(10_000)}
 """The indexes that stand for an id: text and number of each. Looking one up takes a tenth of parsing it."""
+_TRACED = b'-01"]'
+"""How a stored head with a sampled trace ends: no other one does, unless an id or an actor ends so."""
 _decode_head = msgspec.json.Decoder(_StoredHead).decode
 _decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -88,6 +94,9 @@ def encode_head(event_id: str, metadata: Metadata) -> bytes:
     id = event_id if short is None else short
     correlation_id = None if metadata.correlation_id == command_id else metadata.correlation_id
     causation_id, actor, depth = metadata.causation_id, metadata.actor, metadata.depth
+    if metadata.traceparent is not None:
+        traced = correlation_id, causation_id, actor, depth, metadata.traceparent
+        return _encode((command_id, metadata.time, id, *traced))
     if correlation_id is causation_id is actor is None and not depth:
         return _encode((command_id, metadata.time, id))
     return _encode((command_id, metadata.time, id, correlation_id, causation_id, actor, depth))
@@ -119,5 +128,13 @@ def decode_envelope(stored: StoredEnvelope) -> Envelope:
             head.causation_id,
             head.actor,
             head.depth,
+            head.traceparent,
         ),
     )
+
+
+def may_be_traced(wrapped: Envelope | StoredEnvelope) -> bool:
+    """False where an envelope has no `traceparent` for certain. Stored bytes are not decoded for that."""
+    if isinstance(wrapped, Envelope):
+        return wrapped.metadata.traceparent is not None
+    return wrapped.head.endswith(_TRACED)

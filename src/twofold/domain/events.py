@@ -6,7 +6,14 @@ from typing import Any
 
 import msgspec
 
-from twofold.domain.envelope import Envelope, Metadata, StoredEnvelope, decode_envelope, encode_envelope
+from twofold.domain.envelope import (
+    Envelope,
+    Metadata,
+    StoredEnvelope,
+    decode_envelope,
+    encode_envelope,
+    may_be_traced,
+)
 
 Position = int
 """Place of an event in the log: 1, 2, 3, … without gap or re-use. 0 is before the first."""
@@ -83,6 +90,11 @@ class RecordedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     def actor(self) -> str | None:
         """The sender of the command, where known."""
         return self.metadata.actor
+
+    @property
+    def traceparent(self) -> str | None:
+        """The span of its command, where the trace of it is sampled."""
+        return self.metadata.traceparent if may_be_traced(self.wrapped) else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RecordedEvent) and self._all() == other._all()

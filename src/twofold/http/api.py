@@ -25,6 +25,7 @@ from twofold.http.openapi import describe
 from twofold.http.problems import UNEXPECTED, HttpRefused, is_bug
 from twofold.http.projection_routes import projection_routes
 from twofold.http.query_routes import query_handler
+from twofold.http.request_observer import RequestObserver
 from twofold.http.role_paths import refuse_page, refuse_path, serves, serves_pages
 from twofold.http.security import HEADERS, Trust
 from twofold.http.wire import Wire
@@ -51,6 +52,7 @@ class Api:
         _refuse_ambiguous(root_path)
         self._routes = _routes(wire, mounts)
         self._pages = self._make_pages(mounts)
+        self.observer = RequestObserver(self._routes, wire.app, wire.streams, root_path)
 
     def drain(self) -> None:
         """Not ready from now on; streams end. Requests in progress go on."""
@@ -62,7 +64,12 @@ class Api:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Web sockets are not supported."})
         else:
-            await self._answer(Exchange(scope, receive, send, self.wire.budgets))
+            request = self.observer.begin(scope, send)
+            exchange = Exchange(scope, receive, request.send, self.wire.budgets)
+            try:
+                await self._answer(exchange)
+            finally:
+                request.end(exchange.path)
 
     async def _answer(self, exchange: Exchange) -> None:
         try:

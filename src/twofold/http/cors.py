@@ -8,7 +8,7 @@ from twofold.http.security import Trust
 _SENT = (
     b"accept, authorization, content-type, idempotency-key, last-event-id, traceparent, tracestate, twofold-position"
 )
-_SHOWN = b"twofold-position, idempotent-replay, idempotency-key-seconds, retry-after"
+_SHOWN = b"twofold-position, idempotent-replay, idempotency-key-seconds, retry-after, traceresponse"
 _KEPT_SECONDS = b"600"
 _ORIGIN = (b"vary", b"Origin")
 

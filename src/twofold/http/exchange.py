@@ -44,7 +44,7 @@ class Exchange:
         """Take this scope for the one of the request."""
         self.scope = scope
         self.method: str = scope["method"]
-        self.path = _path_of(scope)
+        self.path = path_of(scope)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
 
     @property
@@ -213,7 +213,7 @@ class Route:
         return method == self.method or (method == "HEAD" and self.method == "GET")
 
 
-def _path_of(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path as it was sent: an encoded letter makes another path, so that each path has one spelling."""
     raw: bytes | None = scope.get("raw_path")
     root: str = scope.get("root_path", "")

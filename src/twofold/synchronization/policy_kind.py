@@ -11,6 +11,7 @@ from twofold.signal import Signal
 from twofold.synchronization.cluster_state import ClusterState
 from twofold.synchronization.follower import Skips
 from twofold.synchronization.follower_kind import FollowerLimits, Team, UnitProgress
+from twofold.synchronization.follower_observer import UNOBSERVED, FollowerObserver
 from twofold.synchronization.policy_rows import PolicyProgress, policy_progress
 from twofold.synchronization.policy_storage import PolicyStorage
 from twofold.synchronization.reaction import CommandSender, Send
@@ -24,7 +25,7 @@ from twofold.write_store.port import Append, Outcome, RowWrite, WriteStore
 class CommandSide(NamedTuple):
     """How policies reach the command side: `send` handles a command, `append` writes rows with the next commit.
 
-    `moved` fires whenever a checkpoint has moved.
+    `moved` fires whenever a checkpoint has moved. `observer` observes each event that is answered.
     """
 
     commands: Mapping[str, type]
@@ -32,6 +33,7 @@ class CommandSide(NamedTuple):
     send: Send
     append: Callable[[Append], Awaitable[Outcome]]
     moved: Signal
+    observer: FollowerObserver = UNOBSERVED
 
 
 class PolicyKind:
@@ -86,7 +88,7 @@ class PolicyKind:
         return None
 
     def _reactor(self, name: str) -> Reactor:
-        commands, messages, send, append, moved = self._command_side
+        commands, messages, send, append, moved, observer = self._command_side
         limits, world = self._limits, self._world
         runner = RunnerLimits(
             limits.policy_concurrency, limits.fold_retries, limits.policy_breaker_keys, limits.page_events
@@ -97,5 +99,5 @@ class PolicyKind:
             self._events,
             CommandSender(name, commands, messages, send, limits.max_causation_depth, world),
             world,
-            ReactorOptions(runner, limits.retry_parked, moved),
+            ReactorOptions(runner, limits.retry_parked, moved, observer),
         )

@@ -25,10 +25,10 @@ _PARKED = "parked:"
 _ANSWERED = "answered:"
 
 
-class Due(msgspec.Struct, frozen=True):
+class Due(msgspec.Struct, frozen=True, omit_defaults=True):
     """A command to send at `at` (microseconds since 1970, UTC). `key` and `position` are those of the event it answers.
 
-    Without a `key` it waits for no other command.
+    Without a `key` it waits for no other command. `traceparent` is that of the event.
     """
 
     at: int
@@ -39,6 +39,7 @@ class Due(msgspec.Struct, frozen=True):
     depth: int = 0
     key: str = ""
     position: Position = 0
+    traceparent: str | None = None
 
 
 class RejectedCommand(msgspec.Struct, frozen=True):

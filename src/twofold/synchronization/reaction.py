@@ -102,7 +102,7 @@ class CommandSender:
         body = msgspec.Raw(self._messages.encode(later.command))
         name = self._names[type(later.command)]
         origin = metadata.correlation_id, recorded.id, depth
-        return Due(at, name, body, *origin, key=key, position=recorded.position)
+        return Due(at, name, body, *origin, key=key, position=recorded.position, traceparent=recorded.traceparent)
 
     def rejected(self, command_id: str, name: str, position: Position, rejection: Rejected) -> RejectedCommand:
         """The record of a command that a rule rejected."""
@@ -116,7 +116,7 @@ class CommandSender:
     async def send_due(self, due: Due, command_id: str, rows: Sequence[RowWrite]) -> Rejected | None:
         """Send a command that is due, as `send` does. KeyError or InvalidMessage if the code no longer knows it."""
         command = self._messages.decode(self._commands[due.command], bytes(due.body))
-        origin = Origin(_ACTOR, due.correlation_id, due.causation_id, due.depth)
+        origin = Origin(_ACTOR, due.correlation_id, due.causation_id, due.depth, due.traceparent)
         return await self.send(command, command_id, origin, rows)
 
     async def send(self, command: Any, command_id: str, origin: Origin, rows: Sequence[RowWrite]) -> Rejected | None:
@@ -184,7 +184,7 @@ class Reaction:
             if isinstance(command, Later):
                 later[f"{DUE}{command_id}"] = self._sender.due(command, recorded, depth, key)
                 continue
-            origin = Origin(_ACTOR, recorded.metadata.correlation_id, recorded.id, depth)
+            origin = Origin(_ACTOR, recorded.metadata.correlation_id, recorded.id, depth, recorded.traceparent)
             after = Answered(i + 1, i + 1 == len(replies), answered.rejected)
             rejection = await advance(after, later, partial(self._sender.send, command, command_id, origin))
             if rejection is None:

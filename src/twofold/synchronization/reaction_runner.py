@@ -14,6 +14,7 @@ from twofold.read_store.port import Parked
 from twofold.signal import Signal
 from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_queue import DueQueue
+from twofold.synchronization.follower_observer import FollowerObserver
 from twofold.synchronization.key_backlog import KeyBacklog
 from twofold.synchronization.key_lanes import KeyLane, KeyLanes
 from twofold.synchronization.outage import Outage
@@ -40,6 +41,7 @@ class ReactionParts(NamedTuple):
     storage: PolicyStorage
     saver: PolicySaver
     due: DueQueue
+    observer: FollowerObserver
 
 
 class ReactionRunner:
@@ -53,7 +55,7 @@ class ReactionRunner:
         self.stopped: Exception | None = None
         self.held: Callable[[], bool] = lambda: True
         """Whether this node may still believe that it holds its leases. Without them no reaction is started."""
-        self._reaction, self._storage, self._saver, self._due = parts
+        self._reaction, self._storage, self._saver, self._due, self._observer = parts
         self._world = world
         self._limits = limits
         self._changed = changed
@@ -310,21 +312,21 @@ class ReactionRunner:
         later: Mapping[str, Due] = {}
         if not answered.done:
             try:
-                replies = await self._reaction.answer(recorded)
+                with self._observer.reaction(self._reaction.policy, recorded):
+                    replies = await self._reaction.answer(recorded)
+                    lane.sending = True
+                    advance = Advancing(self._storage, self._due, position, parked=lane.reaction is not None)
+                    answered, later = await self._reaction.send(recorded, replies, answered, advance)
             except TooDeep:
                 raise
             except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                return ReactionFailure(error, is_outside(error))
-            lane.sending = True
-            try:
-                advance = Advancing(self._storage, self._due, position, parked=lane.reaction is not None)
-                answered, later = await self._reaction.send(recorded, replies, answered, advance)
-            except (Conflict, Unavailable) as error:
-                # If the command was written all the same, this policy has to open again.
-                await self._storage.check(position)
-                return ReactionFailure(error, outside=True)
-            except Exception as error:  # noqa: BLE001 - noted, shown and tried again
-                return ReactionFailure(error, outside=False)
+                if not lane.sending:
+                    return ReactionFailure(error, is_outside(error))
+                away = isinstance(error, Conflict | Unavailable)
+                if away:
+                    # If the command was written all the same, this policy has to open again.
+                    await self._storage.check(position)
+                return ReactionFailure(error, outside=away)
             finally:
                 lane.sending = False
             if lane.leaving:

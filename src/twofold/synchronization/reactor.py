@@ -15,6 +15,7 @@ from twofold.synchronization.causation import TooDeep
 from twofold.synchronization.due_commands import DueCommands
 from twofold.synchronization.due_queue import DueQueue
 from twofold.synchronization.follower import FollowerPaused, Skips, not_parked
+from twofold.synchronization.follower_observer import UNOBSERVED, FollowerObserver
 from twofold.synchronization.outage import Outage
 from twofold.synchronization.policy_pause import pause_rows
 from twofold.synchronization.policy_saver import PolicySaver, SkippedEvent
@@ -27,11 +28,15 @@ from twofold.write_store.port import RowWrite, Slice
 
 
 class ReactorOptions(NamedTuple):
-    """`retry_parked`: whether to retry what is parked at the start. `moved` fires when the checkpoint has moved."""
+    """`retry_parked`: whether to retry what is parked at the start. `moved` fires when the checkpoint has moved.
+
+    `observer` observes each event that is answered.
+    """
 
     limits: RunnerLimits = RunnerLimits()
     retry_parked: bool = True
     moved: Signal | None = None
+    observer: FollowerObserver = UNOBSERVED
 
 
 class Reactor:
@@ -52,7 +57,7 @@ class Reactor:
         world: World,
         options: ReactorOptions | None = None,
     ) -> None:
-        limits, self._retry_parked, moved = options or ReactorOptions()
+        limits, self._retry_parked, moved, observer = options or ReactorOptions()
         self.name = policy.name
         self.changed = Signal()
         self._from_start = policy.from_start
@@ -62,7 +67,7 @@ class Reactor:
         queue = DueQueue()
         self._saver = PolicySaver(storage, queue, world, moved or Signal())
         self._due = DueCommands(storage, queue, self._saver, sender, world, limits.policy_concurrency)
-        parts = ReactionParts(self._reaction, storage, self._saver, queue)
+        parts = ReactionParts(self._reaction, storage, self._saver, queue, observer)
         self._runner = ReactionRunner(parts, world, limits, self.changed)
         self._tasks: list[asyncio.Task[None]] = []
         self.query = self._reaction.query

@@ -14,6 +14,7 @@ from twofold.retrying import delay
 from twofold.signal import Signal, wait_for
 from twofold.synchronization.follower import FollowerPaused, Skips, State, WholeFollower
 from twofold.synchronization.follower_kind import Team
+from twofold.synchronization.follower_observer import UNOBSERVED, FollowerObserver
 from twofold.synchronization.follower_run import FollowerRun
 from twofold.synchronization.outage import Outage
 from twofold.synchronization.page_reader import PageReader
@@ -37,10 +38,14 @@ _STOPPED = "The follower was stopped before it came to this. Try again."
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a worker looks for events (in seconds), and how often a follower fails before an event is parked."""
+    """How often a worker looks for events (in seconds), and how often a follower fails before an event is parked.
+
+    `observer` observes each page.
+    """
 
     poll_seconds: float
     retries: int
+    observer: FollowerObserver = UNOBSERVED
 
 
 class Worker:
@@ -339,7 +344,8 @@ class Worker:
         if run.failures > self._limits.retries:
             await self._one_by_one(run, page)
             return
-        await run.follower.apply(page, run.position)
+        with self._limits.observer.page(run.unit, page):
+            await run.follower.apply(page, run.position)
         self._advance(run, page.upto, len(page.events))
 
     async def _one_by_one(self, run: FollowerRun, page: Slice) -> None:

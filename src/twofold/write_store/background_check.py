@@ -61,7 +61,10 @@ async def _check_once(store: Verifiable, world: World, pause: float) -> None:
     )
     async for page in pages:
         _note(store, page.damages)
+        if page.part == "events":
+            store.damage.verified = page.done
         await world.sleep(pause)
+    store.damage.rounds += 1
 
 
 def _note(store: Verifiable, damages: Sequence[Damage]) -> None:

@@ -17,6 +17,10 @@ class KnownDamage:
     """The damaged positions and remembered commands of a log that this process knows. Empty, it costs nothing."""
 
     def __init__(self) -> None:
+        self.verified: Position = 0
+        """The background check has come to here in its present round."""
+        self.rounds = 0
+        """How often it has checked the whole log."""
         self._damages: list[Damage] = []
         self._commands: dict[str, Damage] = {}
         self._rows: dict[tuple[str, str], Damage] = {}

@@ -315,6 +315,15 @@ class RawState(Protocol):
 
 
 @runtime_checkable
+class Measurable(Protocol):
+    """A write store that knows how large its log is."""
+
+    async def stored_bytes(self) -> int:
+        """The bytes that the log takes on disk, its indexes included. Unavailable where they cannot be read."""
+        ...
+
+
+@runtime_checkable
 class Verifiable(Protocol):
     """A write store whose log can be checked for damage: `twofold verify` needs it.
 

@@ -138,6 +138,9 @@ class SqliteWriteStore:
         self._news.fire()
         return outcomes
 
+    async def stored_bytes(self) -> int:
+        return _bytes_of(self._path)
+
     async def retag(self, tags: Mapping[Position, Sequence[str]]) -> None:
         self._write(lambda writer: writer.retag(tags))
 
@@ -290,6 +293,12 @@ class SqliteWriteStore:
                 connection.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _bytes_of(path: str) -> int:
+    """The size of the file, and of the write-ahead log beside it."""
+    path = os.path.realpath(path)
+    return sum(os.path.getsize(file) for file in (path, f"{path}-wal") if os.path.exists(file))
 
 
 def _identity(connection: apsw.Connection, log: str) -> tuple[int, LogIdentity]:
