@@ -1,7 +1,7 @@
 """The check of a log, page by page: its head, events, index, remembered commands and files."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from twofold.domain.events import Position
 from twofold.write_store.chain import chain_start
@@ -96,6 +96,7 @@ async def _events(
     memory = _Remembered(raw, positions.first, lambda: now() - store.retention + MARGIN)
     while after < positions.last:
         events = [event for event in await raw.events(after, page) if event.position <= positions.last]
+        _refuse_disorder("events", [event.position for event in events], after)
         # Where fewer came than there are, the rest is missing.
         upto = events[-1].position if len(events) == page else positions.last
         found = list(damages(events, after, chain, upto))
@@ -163,10 +164,19 @@ class _Remembered:
         return found
 
 
+def _refuse_disorder(what: str, keys: Sequence[Any], after: Any) -> None:
+    """LogUnreadable unless the keys of a page are in order, each after the one before: else pages would never end."""
+    for key in keys:
+        if after is not None and key <= after:
+            raise LogUnreadable(f"the {what} are not in the order of their keys")
+        after = key
+
+
 async def _index(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
     after: TagEntry | None = None
     done = 0
     while entries := await raw.index(after, page):
+        _refuse_disorder("index", [entry[:3] for entry in entries], None if after is None else after[:3])
         done += len(entries)
         yield CheckedPage("index", done, list(index_damages(entries)))
         after = entries[-1]
@@ -175,6 +185,7 @@ async def _index(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
 async def _commands(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
     after, done = "", 0
     while rows := await raw.commands(after, page):
+        _refuse_disorder("command ids", [row.command_id for row in rows], after)
         done += len(rows)
         # The head is read after them: they are within it.
         yield CheckedPage("commands", done, list(command_damages(rows, (await raw.head()).position)))
@@ -184,6 +195,7 @@ async def _commands(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
 async def _rows(raw: RawState, page: int) -> AsyncIterator[CheckedPage]:
     after, done = ("", ""), 0
     while rows := await raw.rows(after, page):
+        _refuse_disorder("rows", [row[:2] for row in rows], after)
         done += len(rows)
         yield CheckedPage("rows", done, list(row_damages(rows)))
         after = rows[-1][:2]

@@ -59,7 +59,7 @@ async def copy_all(source: LogContent, copy: LogCopy, end: tuple[Position, bytes
         key: str | None = None
         while page := await source.rows(space, key, PAGE):
             await copy.set_rows(space, page)
-            rows, key = rows + len(page), list(page)[-1]
+            rows, key = rows + len(page), _next_key(key, list(page)[-1])
             await pace.world.sleep(0)
     return CopyCounts(head - after, commands, rows)
 
@@ -109,7 +109,7 @@ async def _copy_commands(source: LogContent, copy: LogCopy, since: Position, pac
     while page := await source.commands(last, pace.page):
         new = [command for command in page if command.position >= since]
         count += await copy.add_commands(new)
-        last = page[-1].command_id
+        last = _next_key(last, page[-1].command_id)
         await pace.world.sleep(0)
     return count
 
@@ -184,7 +184,7 @@ async def copy_changed_rows(source: LogSnapshot, copy: LogCopy, pace: Pace) -> i
         while more:
             page = await source.versions(space, after, None, PAGE)
             more = len(page) == PAGE
-            last = list(page)[-1] if more else None
+            last = _next_key(after, list(page)[-1]) if more else None
             there = await _all_versions(copy, space, after, last)
             keys = [key for key, version in page.items() if there.get(key) != version]
             rows: dict[str, LogRow | None] = dict(await source.rows_of(space, keys)) if keys else {}
@@ -196,11 +196,18 @@ async def copy_changed_rows(source: LogSnapshot, copy: LogCopy, pace: Pace) -> i
     return changed
 
 
+def _next_key(after: str | None, last: str) -> str:
+    """The last key of a page that begins after a key. WiringError where it is not after that: pages would not end."""
+    if after is not None and last <= after:
+        raise WiringError(f"The log is damaged: '{last}' is stored after '{after}'. Run `twofold verify`.")
+    return last
+
+
 async def _all_versions(copy: LogCopy, space: str, after: str | None, upto: str | None) -> dict[str, int]:
     found: dict[str, int] = {}
     while page := await copy.versions(space, after, upto, PAGE):
         found |= page
-        after = list(page)[-1]
+        after = _next_key(after, list(page)[-1])
     return found
 
 
