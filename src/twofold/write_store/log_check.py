@@ -176,7 +176,7 @@ async def _index(raw: RawLog, page: int) -> AsyncIterator[CheckedPage]:
     after: TagEntry | None = None
     done = 0
     while entries := await raw.index(after, page):
-        _refuse_disorder("index", [entry[:3] for entry in entries], None if after is None else after[:3])
+        _refuse_disorder("entries of the index", [entry[:3] for entry in entries], None if after is None else after[:3])
         done += len(entries)
         yield CheckedPage("index", done, list(index_damages(entries)))
         after = entries[-1]
