@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements.lock.txt
 BENCH_LOCK := requirements-bench.lock.txt
+IMAGE_LOCK := deploy/requirements.lock.txt
+BACKEND_LOCK := deploy/backend.lock.txt
 
 # A stamp carries the checksum of its lock in its name: another lock, another install.
 checksum    = $(firstword $(shell cksum < $(1)))
@@ -62,7 +64,9 @@ $(INSTALLED_BENCH): $(INSTALLED) $(BENCH_LOCK)
 	@touch $@
 
 # Locks carry hashes for every platform and no address of any index. Needs uv on the PATH; nothing else here does.
-COMPILE := uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml
+COMPILE := uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate
 lock:                          ## pin again what pyproject.toml asks for (`make lock UPGRADE=--upgrade` for the newest)
-	$(COMPILE) $(UPGRADE) --group dev -o $(LOCK)
-	$(COMPILE) $(UPGRADE) --group bench -c $(LOCK) -o $(BENCH_LOCK)
+	$(COMPILE) $(UPGRADE) pyproject.toml --group dev -o $(LOCK)
+	$(COMPILE) $(UPGRADE) pyproject.toml --group bench -c $(LOCK) -o $(BENCH_LOCK)
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra postgres --extra mongodb -c $(LOCK) -o $(IMAGE_LOCK)
+	$(COMPILE) $(UPGRADE) --group pyproject.toml:build -c $(LOCK) -o $(BACKEND_LOCK)

@@ -29,6 +29,7 @@ class Service:
         self.roles = roles
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
+        self.command = [TWOFOLD, "serve", "shop:app", "--port", str(self.port), "--roles", roles, "--json"]
         self._folder = folder
         self._environment = environment
         self._errors = folder / f"{roles}-{self.port}.log"
@@ -36,10 +37,9 @@ class Service:
 
     async def start(self) -> None:
         """Start it, and return when it takes requests."""
-        command = [TWOFOLD, "serve", "shop:app", "--port", str(self.port), "--roles", self.roles, "--json"]
         with self._errors.open("a") as errors:
             self.process = subprocess.Popen(
-                command,
+                self.command,
                 cwd=self._folder,
                 env={**os.environ, **self._environment},
                 stdout=subprocess.PIPE,
