@@ -68,5 +68,5 @@ COMPILE := uv pip compile -q --universal --generate-hashes --python-version 3.11
 lock:                          ## pin again what pyproject.toml asks for (`make lock UPGRADE=--upgrade` for the newest)
 	$(COMPILE) $(UPGRADE) pyproject.toml --group dev -o $(LOCK)
 	$(COMPILE) $(UPGRADE) pyproject.toml --group bench -c $(LOCK) -o $(BENCH_LOCK)
-	$(COMPILE) $(UPGRADE) pyproject.toml --extra postgres --extra mongodb -c $(LOCK) -o $(IMAGE_LOCK)
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra postgres --extra mongodb --extra otel -c $(LOCK) -o $(IMAGE_LOCK)
 	$(COMPILE) $(UPGRADE) --group pyproject.toml:build -c $(LOCK) -o $(BACKEND_LOCK)

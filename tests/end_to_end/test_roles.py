@@ -82,6 +82,7 @@ async def test_a_command_that_waits_says_who_is_late_while_nobody_follows(stores
 async def test_operators_act_by_a_process_that_follows_nothing(stores: Stores) -> None:
     async with part("command", stores) as command, part("console", stores) as console, part("sync", stores) as sync:
         await command.send(Count(["a"], 5), wait_for=["totals"], wait_seconds=60)
+        await until(lambda: _knows(console), "the generation that serves is known")
         health = (await console.status()).health
         assert (health.command_side, health.query_side, health.problems) == ("ready", "ready", ())
         paused = await console.projections.pause("totals", "a check", actor="ann")
