@@ -168,6 +168,7 @@ class Api:
         except TwofoldError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        self.wire.streams.stop_signals.watch()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.drain()

@@ -12,6 +12,7 @@ from twofold.http.budgets import Holding
 from twofold.http.exchange import Exchange, pieces_of
 from twofold.http.limits import Deadlines, Limits, took_too_long
 from twofold.http.problems import is_bug, problem_of
+from twofold.http.stop_signals import StopSignals
 from twofold.loop_time import LoopTime
 from twofold.world import World
 
@@ -88,6 +89,7 @@ class Streams:
         self._clients: dict[str, int] = {}
         self.open = 0
         self.draining = asyncio.Event()
+        self.stop_signals = StopSignals(self.draining.set)
 
     async def serve(self, exchange: Exchange, frames: Frames, holding: Holding) -> None:
         """Send `frames` until they end, the client leaves or reads too slowly, or the process stops.
@@ -95,6 +97,7 @@ class Streams:
         The first frame is awaited before anything is sent, so that a request that fails gets its problem. `holding` is
         what the frames count their bytes in. A frame is asked for when the client has read most of the one before.
         """
+        self.stop_signals.watch()
         slot = self._take(exchange.client)
         tasks: list[asyncio.Task[Any]] = []
         try:
