@@ -12,9 +12,9 @@ from twofold.roles import ALL_ROLES
 Sentence = str
 
 SERVER_VARIABLES = frozenset(
-    {"host", "port", "expose", "allow_host", "allow_origin", "allow_credentials", "proxy", "root_path"}
+    "host port expose allow_host allow_origin allow_credentials proxy root_path access_log log_level log_format".split()
 )
-"""The options of `twofold serve` that are environment variables too: `TWOFOLD_<NAME>`."""
+"""The options of the command line that are environment variables too: `TWOFOLD_<NAME>`."""
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from twofold.cli import COMMANDS
+from twofold.cli import COMMANDS, twofold
 from twofold.cli.output import Exit
 
 REFERENCE = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text("utf-8")
@@ -38,6 +38,16 @@ def test_the_documented_options_of_a_command_are_those_it_has(name: str) -> None
         | set(re.findall(r"^\| `[^`]+`, `(-[^` ]+)", section(name), re.MULTILINE))
         == options
     )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_options_that_are_documented_for_all(name: str) -> None:
+    match = re.search(r"^## Options of every command\n(.*?)(?=^## )", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert match
+    command = twofold.get_command(click.Context(twofold), name)
+    assert command is not None
+    common = {spelling for each in command.params[len(command_called(name).params) :] for spelling in each.opts}
+    assert set(re.findall(r"^\| `(-[^` ]+)", match[1], re.MULTILINE)) == common != set()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

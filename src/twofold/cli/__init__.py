@@ -1,12 +1,13 @@
 """The command line `twofold`. Each command has a module, `<name>_command.py`."""
 
 import sys
+from copy import copy
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
-from twofold.cli.log_handler import show_warnings
+from twofold.cli.log_handler import FORMATS, LEVELS, LOG
 from twofold.cli.output import Exit, fail, unexpected
 from twofold.errors import TwofoldError
 
@@ -33,6 +34,40 @@ COMMANDS = (
 __all__ = ["main"]
 
 
+def _note_level(context: click.Context, _: click.Parameter, level: str) -> None:
+    context.meta[__name__] = level
+
+
+def _install_log(context: click.Context, _: click.Parameter, kind: str) -> None:
+    LOG.install(context.meta[__name__], kind)
+
+
+_LOG_OPTIONS = (
+    click.Option(
+        ["--log-level"],
+        type=click.Choice(LEVELS, case_sensitive=False),
+        default="warning",
+        show_default=True,
+        envvar="TWOFOLD_LOG_LEVEL",
+        is_eager=True,
+        expose_value=False,
+        callback=_note_level,
+        help="Log records of this level and above.",
+    ),
+    click.Option(
+        ["--log-format"],
+        type=click.Choice(FORMATS, case_sensitive=False),
+        default="text",
+        show_default=True,
+        envvar="TWOFOLD_LOG_FORMAT",
+        expose_value=False,
+        callback=_install_log,
+        help="Log lines for people, or JSON for programs.",
+    ),
+)
+"""The options of every command."""
+
+
 class _Commands(click.Group):
     """Imports the module of a command only when it is needed, so that `log` imports no web server."""
 
@@ -43,7 +78,9 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"twofold.cli.{cmd_name}_command").command
-        return command
+        own = copy(command)
+        own.params = [*command.params, *_LOG_OPTIONS]
+        return own
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,7 +104,7 @@ def twofold() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    show_warnings()
+    LOG.install("warning", "text")
     as_json = "--json" in sys.argv[1:]
     if as_json:
         sys.excepthook = unexpected

@@ -12,10 +12,11 @@ import click
 from twofold.app import App
 from twofold.cli.app_loading import Number, json_option, port_option
 from twofold.cli.demo_shop import Shop, ShopTotals, load_shop
+from twofold.cli.log_handler import LOG
 from twofold.cli.option_checks import refuse_options
 from twofold.cli.output import Exit, emit
 from twofold.cli.progress_bar import progress_bar
-from twofold.cli.serve_command import console_of, log_to_stderr, print_addresses
+from twofold.cli.serve_command import console_of, print_addresses
 from twofold.cli.store_access import refuse_memory
 from twofold.errors import Unavailable
 from twofold.http.server import fast_runner, serve
@@ -73,7 +74,7 @@ def command(
     dates. At the end the totals of the read models are compared with the known ones. If the demo is interrupted, even
     by kill -9, the next start goes on where it was. Exits with 3 if the totals are wrong.
     """
-    log_to_stderr()
+    LOG.serve()
     if fresh and (write_store or read_store):
         raise click.UsageError("--fresh deletes files in --data. Use it without --write-store and --read-store.")
     if no_serve:

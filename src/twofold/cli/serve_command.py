@@ -1,6 +1,5 @@
 """`twofold serve`: run all roles of an app in one process, over HTTP, until it is stopped."""
 
-import logging
 import os
 
 import click
@@ -9,9 +8,11 @@ from starlette.types import ASGIApp
 
 from twofold.app import App
 from twofold.cli.app_loading import app_argument, json_option, load_app
+from twofold.cli.log_handler import LOG
 from twofold.cli.output import Exit, columns, emit
 from twofold.cli.server_options import ServerOptions, server_options
 from twofold.cli.store_access import StoreUrls, store_options
+from twofold.http.access_log import ACCESS_LOGGER
 from twofold.http.role_paths import serves_pages
 from twofold.http.server import run, serve
 from twofold.roles import ALL_ROLES
@@ -35,7 +36,7 @@ def command(target: str, server: ServerOptions, roles: str | None, urls: StoreUr
     MODULE:APP names the app: `app:app` is the `app` in app.py of this folder. SIGTERM and Ctrl-C stop it with exit
     code 0 once the current requests are finished; a second signal does not wait for them.
     """
-    log_to_stderr()
+    LOG.serve(*([ACCESS_LOGGER] if server.access_log else []))
     app = load_app(target, urls)
     if roles is not None:
         app.settings = msgspec.structs.replace(app.settings, roles=roles)
@@ -51,11 +52,6 @@ def command(target: str, server: ServerOptions, roles: str | None, urls: StoreUr
     if not as_json:
         click.echo("Stopped.")
     return Exit.OK
-
-
-def log_to_stderr() -> None:
-    """Print warnings to standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
 def addresses(app: App, url: str) -> dict[str, object]:

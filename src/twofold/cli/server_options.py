@@ -48,6 +48,7 @@ _OPTIONS = (
         help="Trust X-Forwarded-* and Forwarded of this address or network. May be repeated.",
     ),
     _option("--root-path", default="", metavar="PATH", help="The path under which a proxy publishes the app: /shop."),
+    _option("--access-log", is_flag=True, help="Log each request: method, path, status, time, bytes."),
 )
 
 
@@ -58,6 +59,7 @@ class ServerOptions(NamedTuple):
     port: int
     expose: bool
     root_path: str
+    access_log: bool
     trust: Trust
 
 
@@ -74,6 +76,7 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
         allow_credentials: bool,
         proxy: tuple[str, ...],
         root_path: str,
+        access_log: bool,
         **options: Any,
     ) -> int:
         trust = Trust(
@@ -82,7 +85,7 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
             credentials=allow_credentials,
             proxies=frozenset(proxy),
         )
-        return command(server=ServerOptions(host, port, expose, root_path, trust), **options)
+        return command(server=ServerOptions(host, port, expose, root_path, access_log, trust), **options)
 
     decorated: Callable[..., int] = with_server
     for option in reversed(_OPTIONS):

@@ -20,10 +20,12 @@ def asgi(
     limits: Limits | None = None,
     trust: Trust | None = None,
     root_path: str = "",
+    access_log: bool = False,
 ) -> Api:
     """`app` as an ASGI application: its HTTP API, its pages at `/`, and `mounts` at other paths.
 
-    `root_path` is the path under which a proxy publishes it, `/shop`. WiringError where a message type cannot be sent
-    over HTTP, or an argument is not of its form.
+    `root_path` is the path under which a proxy publishes it, `/shop`. With `access_log` each request is logged, by the
+    logger `twofold.access`. WiringError where a message type cannot be sent over HTTP, or an argument is not of its
+    form.
     """
-    return Api(Wire(app, limits or Limits()), mounts or {}, trust or Trust(), root_path)
+    return Api(Wire(app, limits or Limits()), mounts or {}, trust or Trust(), root_path, access_log=access_log)

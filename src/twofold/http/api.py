@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.errors import TwofoldError, UnknownMessage, WiringError
+from twofold.http.access_log import AccessRecord
 from twofold.http.budgets import CutOff
 from twofold.http.command_routes import command_handler
 from twofold.http.cors import Cors
@@ -44,8 +45,11 @@ log = logging.getLogger("twofold.http")
 class Api:
     """An app over HTTP, as an ASGI application. After `drain` it is no longer ready, and its streams end."""
 
-    def __init__(self, wire: Wire, mounts: Mapping[str, ASGIApp], trust: Trust, root_path: str) -> None:
+    def __init__(
+        self, wire: Wire, mounts: Mapping[str, ASGIApp], trust: Trust, root_path: str, *, access_log: bool
+    ) -> None:
         self.wire = wire
+        self._access_log = access_log
         self._trust = trust
         self._cors = Cors(trust)
         self._forwarding = Forwarding(trust.proxies, root_path)
@@ -72,6 +76,7 @@ class Api:
                 request.end(exchange.path)
 
     async def _answer(self, exchange: Exchange) -> None:
+        record = AccessRecord(exchange, self.wire.app.world) if self._access_log else None
         try:
             await self._dispatch(exchange)
         except TwofoldError as error:
@@ -89,6 +94,8 @@ class Api:
             await self._fail(exchange, UNEXPECTED)
         finally:
             exchange.close()
+            if record is not None:
+                record.finish()
 
     async def _dispatch(self, exchange: Exchange) -> None:
         scope = self._forwarding.applied(exchange.scope)

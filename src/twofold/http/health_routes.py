@@ -10,6 +10,7 @@ from twofold.errors import InvalidMessage, Unavailable
 from twofold.health import HealthReport, Side, stopping
 from twofold.http.exchange import Exchange, Handler
 from twofold.http.parameters import QueryParameter
+from twofold.http.public_reports import shown_to
 from twofold.http.streams import once_a_second
 from twofold.http.wire import Wire
 from twofold.status import Status
@@ -36,7 +37,7 @@ def ready_handler(wire: Wire) -> Handler:
 
     async def handle(exchange: Exchange) -> None:
         side = _side(wire.parameters(exchange, _SIDE))
-        report = (await wire.in_time(status_now(wire))).health
+        report = shown_to(wire, exchange, (await wire.in_time(status_now(wire))).health)
         level = report.of(side)
         if side is not None and level is None:
             wire.app.roles.refuse_without(side, f"The {side} side")
@@ -53,12 +54,15 @@ def status_handler(wire: Wire) -> Handler:
     """Answers with the status of the app, once or once a second."""
 
     async def handle(exchange: Exchange) -> None:
+        async def read() -> Status:
+            return shown_to(wire, exchange, await status_now(wire))
+
         wire.parameters(exchange)
         if exchange.wants_stream:
-            events = once_a_second(wire.app.world, "status", lambda: status_now(wire))
+            events = once_a_second(wire.app.world, "status", read)
             await wire.streams.serve(exchange, events, wire.budgets.answers.begin())
         else:
-            await exchange.json(_encode(await wire.in_time(status_now(wire))))
+            await exchange.json(_encode(await wire.in_time(read())))
 
     return handle
 

@@ -1,7 +1,6 @@
 """`/projections`: how projections and policies are doing, and what operators do to them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
@@ -12,8 +11,10 @@ from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, UnknownMessage, WiringError
 from twofold.health import BuildStatus, FollowerStatus, HealthReport
+from twofold.http.action_records import ActionRecord, action_record
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.parameters import QueryParameter, limit_of
+from twofold.http.public_reports import shown_to
 from twofold.http.wire import NO_PARAMETERS, Wire
 from twofold.projections import MAX_REASON, Projections
 from twofold.read_store.port import Parked
@@ -25,7 +26,6 @@ REBUILD = "rebuild"
 MAX_ACTIONS = 1_000
 _LIMIT = {"limit": QueryParameter("limit")}
 _PARKED = {**_LIMIT, "key": QueryParameter("key")}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,22 +51,6 @@ class ParkedKeys(msgspec.Struct, frozen=True):
 
     parked: list[Parked]
     count: int
-
-
-class ActionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator requested, and what came of it. `done` is false where it could not be done; `outcome` says
-    why."""
-
-    what: str
-    name: str
-    key: str
-    actor: str | None
-    time: datetime
-    done: bool
-    outcome: str
-    generation: int
-    version: int
-    position: Position
 
 
 class ActionList(msgspec.Struct, frozen=True):
@@ -261,7 +245,7 @@ def _reading(
         fields = wire.parameters(exchange, known)
         with wire.quotas.reads:
             answer = await wire.in_time(read(fields))
-        await exchange.json(_encode(answer))
+        await exchange.json(_encode(shown_to(wire, exchange, answer)))
 
     return handle
 
@@ -276,7 +260,7 @@ def _doing(wire: Wire, kind: type, do: Callable[[OperatorCall], Awaitable[object
         call = OperatorCall(wire.app.projections, name, body, wire.caller(exchange).actor, timeout)
         with wire.quotas.commands:
             answer = await wire.in_time(do(call))
-        await exchange.json(_encode(answer))
+        await exchange.json(_encode(shown_to(wire, exchange, answer)))
 
     return handle
 
@@ -311,9 +295,3 @@ async def _actions(app: App, name: str, fields: Mapping[str, Any]) -> ActionList
     limit = limit_of(fields, MAX_ACTIONS)
     actions = list((await app.projections.actions(name)).values())
     return ActionList([action_record(action) for action in actions[-limit:]])
-
-
-def action_record(action: OperatorAction) -> ActionRecord:
-    fields = msgspec.structs.asdict(action)
-    own = {name: fields[name] for name in ActionRecord.__struct_fields__ if name in fields}
-    return ActionRecord(time=_EPOCH + timedelta(microseconds=action.at), **own)

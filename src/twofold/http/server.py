@@ -40,6 +40,7 @@ async def serve(
     limits: Limits | None = None,
     trust: Trust | None = None,
     root_path: str = "",
+    access_log: bool = False,
     notice_seconds: float = 0.0,
     started: Started | None = None,
 ) -> None:
@@ -58,7 +59,7 @@ async def serve(
         )
     limits = limits or Limits()
     limits = msgspec.structs.replace(limits, connections=connections_that_fit(limits.connections))
-    api = asgi(app, mounts, limits=limits, trust=trust, root_path=root_path)
+    api = asgi(app, mounts, limits=limits, trust=trust, root_path=root_path, access_log=access_log)
     listener = listen(host, port, expose=expose)
 
     tasks: list[asyncio.Task[None]] = []

@@ -12,12 +12,14 @@ from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
 from twofold.http.parameters import QueryParameter, read_parameters
 from twofold.http.problems import HttpRefused
+from twofold.http.security import is_loopback
 from twofold.http.streams import Streams
 
 T = TypeVar("T")
 
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
+_FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"via"})
 NO_PARAMETERS: Mapping[str, QueryParameter] = {}
 
 
@@ -44,6 +46,11 @@ class Wire:
     def caller(self, exchange: Exchange) -> Principal:
         """Who sends this request. There is no authentication yet, so every caller is anonymous."""
         return ANONYMOUS
+
+    def shows_texts(self, exchange: Exchange) -> bool:
+        """Whether this caller may see the texts of errors, as operators do. Until callers are known: who is on this
+        machine, and not behind a proxy."""
+        return is_loopback(exchange.client) and _FORWARDED.isdisjoint(exchange.headers)
 
     def parameters(self, exchange: Exchange, known: Mapping[str, QueryParameter] = NO_PARAMETERS) -> dict[str, Any]:
         """The fields of the query string. InvalidMessage, naming the parameter, where one is wrong or not `known`."""
