@@ -1,6 +1,5 @@
 """The settings of an app, each with its type, default and description, read from code or the environment."""
 
-import os
 from typing import Annotated, get_type_hints
 
 import msgspec
@@ -8,17 +7,14 @@ import msgspec
 from twofold.codec.misfit_sentences import misfit_sentence
 from twofold.errors import WiringError
 from twofold.roles import ALL_ROLES
+from twofold.settings_sources import file_values, variables
 
 Sentence = str
 
-SERVER_VARIABLES = frozenset(
-    "host port expose allow_host allow_origin allow_credentials proxy root_path access_log log_level log_format".split()
-)
-"""The options of the command line that are environment variables too: `TWOFOLD_<NAME>`."""
-
 
 class Settings(msgspec.Struct, frozen=True):
-    """All settings of an app. Pass `Settings(...)` to `App`, or set environment variables `TWOFOLD_<NAME>`."""
+    """All settings of an app. Pass `Settings(...)` to `App`, or set environment variables `TWOFOLD_<NAME>`, or a
+    file: see `from_environment`."""
 
     write_store: Annotated[Sentence, msgspec.Meta(description="URL of the write store.")] = "sqlite:///data/log.db"
     read_store: Annotated[Sentence, msgspec.Meta(description="URL of the read store.")] = "sqlite:///data/views.db"
@@ -138,13 +134,20 @@ class Settings(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_environment(cls, **given: object) -> "Settings":
-        """Settings from `TWOFOLD_*` variables; a `given` value that is not None wins. WiringError names a bad one."""
+        """Settings from `TWOFOLD_*` variables, and below them from `twofold.toml` or `[tool.twofold]` of
+        `pyproject.toml` in the current folder; a `given` value that is not None wins. WiringError names a bad one."""
         known = get_type_hints(cls)
-        found = {n: os.environ[f"TWOFOLD_{n.upper()}"] for n in known if f"TWOFOLD_{n.upper()}" in os.environ}
-        values = found | {name: value for name, value in given.items() if value is not None}
+        variables_set = {name: value for name, value in variables(known).items() if name in known}
+        from_file, where = file_values(known)
+        values = {name: value for name, value in from_file.items() if name in known}
+        values |= variables_set | {name: value for name, value in given.items() if value is not None}
         try:
             return msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
             sentence = misfit_sentence(error)
-            variable = f" (in the environment TWOFOLD_{sentence.field.upper()})" if sentence.field else ""
-            raise WiringError(f"The setting {sentence.field}{variable} {sentence.problem}.") from error
+            source = ""
+            if sentence.field in variables_set:
+                source = f" (in the environment TWOFOLD_{sentence.field.upper()})"
+            elif sentence.field in from_file:
+                source = f" (in {where})"
+            raise WiringError(f"The setting {sentence.field}{source} {sentence.problem}.") from error

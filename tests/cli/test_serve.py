@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -184,3 +186,35 @@ def test_an_option_that_is_not_of_its_form_is_refused_with_the_form(
     done = run(tmp_path, "serve", "app:app", "--port", "0", option, value)
     assert (done.returncode, done.stdout) == (2, "")
     assert cure in done.stderr
+
+
+def test_a_file_sets_options_below_the_environment_and_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twofold.toml").write_text(
+        'allow_host = ["shop.example"]\nroot_path = "/file"\nread_store = "memory:"\n'
+    )
+    monkeypatch.setenv("TWOFOLD_PORT", "tcp://10.0.0.1:80")
+
+    def prefix_of(*options: str) -> tuple[str, str]:
+        with serving(tmp_path, *options) as (_, at):
+            answer = httpx.get(f"{at['url']}/openapi.json", headers={"Host": "shop.example"})
+            return answer.json()["servers"][0]["url"], at["read_store"]
+
+    assert prefix_of() == ("/file", "memory:")
+    monkeypatch.setenv("TWOFOLD_ROOT_PATH", "/environment")
+    assert prefix_of() == ("/environment", "memory:")
+    assert prefix_of("--root-path", "/line", "--read-store", "sqlite:///own.db") == ("/line", "sqlite:///own.db")
+
+
+def test_a_variable_that_is_no_setting_stops_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOFOLD_WRITESTORE", "memory:")
+    for command in (["serve", "app:app"], ["log"], ["verify"]):
+        done = run(tmp_path, *command)
+        assert (done.returncode, "Did you mean TWOFOLD_WRITE_STORE?" in done.stderr) == (2, True)
+
+
+def test_python_m_twofold_is_the_command_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "twofold", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("twofold, version")

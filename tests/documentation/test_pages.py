@@ -7,7 +7,7 @@ import pytest
 
 from tests.documentation.code_block_helpers import ROOT
 from twofold import Settings
-from twofold.settings import SERVER_VARIABLES
+from twofold.settings_sources import SERVER_VARIABLES
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

@@ -53,7 +53,7 @@ def honest(case: Any, response: Any) -> None:
 schema = schemathesis.openapi.from_dict(DOCUMENT).exclude(path="/commands/dawdle")
 hurried = settings(
     deadline=None,
-    max_examples=int(os.environ.get("TWOFOLD_FUZZ_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
     derandomize=True,

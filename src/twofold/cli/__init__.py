@@ -3,13 +3,15 @@
 import sys
 from copy import copy
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from twofold.cli.log_handler import FORMATS, LEVELS, LOG
 from twofold.cli.output import Exit, fail, unexpected
 from twofold.errors import TwofoldError
+from twofold.settings import Settings
+from twofold.settings_sources import SERVER_VARIABLES, file_values, variables
 
 COMMANDS = (
     "serve",
@@ -111,9 +113,18 @@ def main() -> NoReturn:
     sys.exit(_run(as_json))
 
 
+def _defaults() -> dict[str, dict[str, Any]]:
+    """The defaults of options that the file in the current folder sets. WiringError for names that are no settings."""
+    known = Settings.__struct_fields__
+    variables(known)
+    values = {name: value for name, value in file_values(known)[0].items() if name in SERVER_VARIABLES}
+    of_all = {name: value for name, value in values.items() if name.startswith("log_")}
+    return {command: values if command == "serve" else of_all for command in COMMANDS}
+
+
 def _run(as_json: bool) -> int:
     try:
-        code = twofold.main(prog_name="twofold", standalone_mode=False)
+        code = twofold.main(prog_name="twofold", standalone_mode=False, default_map=_defaults())
     except (click.ClickException, TwofoldError) as error:
         return fail(error, as_json=as_json)
     except click.Abort:

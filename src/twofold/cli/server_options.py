@@ -9,6 +9,15 @@ import click
 from twofold.http.security import Trust
 
 
+class _Port(click.IntRange):
+    """A port. Container platforms set TWOFOLD_PORT to an address where a service is called so: that is no setting."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value and param is not None and param.default is not None:
+            return param.default
+        return super().convert(value, param, ctx)
+
+
 def _option(name: str, **attributes: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
     variable = f"TWOFOLD_{name.removeprefix('--').replace('-', '_').upper()}"
     return click.option(name, envvar=variable, show_envvar=True, **attributes)
@@ -18,7 +27,7 @@ _OPTIONS = (
     _option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on."),
     _option(
         "--port",
-        type=click.IntRange(0, 65_535),
+        type=_Port(0, 65_535),
         default=8000,
         show_default=True,
         help="Port to listen on; 0 takes a free one.",
