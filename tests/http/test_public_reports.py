@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from tests.sample_domains.counter_app_helpers import until
 from twofold import App, Module, Projection, Settings, Tag
-from twofold.health import HealthProblem, HealthReport, build_status, follower_status, partition_status
+from twofold.follower_status import build_status, follower_status, partition_status
+from twofold.health import HealthProblem, HealthReport
 from twofold.http import Api, Trust, asgi
 from twofold.http.public_reports import without_texts
 from twofold.read_store.port import Parked

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import click
 
 from twofold.cli.log_handler import FORMATS, LEVELS, LOG
-from twofold.cli.output import Exit, fail, unexpected
+from twofold.cli.output import Exit, fail, fail_with, unexpected
+from twofold.cli.user_errors import UserCodeFailed
 from twofold.errors import TwofoldError
 from twofold.settings import Settings
 from twofold.settings_sources import SERVER_VARIABLES, file_values, variables
@@ -127,6 +128,8 @@ def _run(as_json: bool) -> int:
         code = twofold.main(prog_name="twofold", standalone_mode=False, default_map=_defaults())
     except (click.ClickException, TwofoldError) as error:
         return fail(error, as_json=as_json)
+    except UserCodeFailed as error:
+        return fail_with(error, as_json=as_json)
     except click.Abort:
         return Exit.INTERRUPTED
     except SystemExit:

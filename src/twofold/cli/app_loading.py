@@ -12,8 +12,9 @@ import msgspec
 
 from twofold.app import App
 from twofold.cli.store_access import StoreUrls
+from twofold.cli.user_errors import UserCodeFailed
 from twofold.domain.module import Module
-from twofold.errors import WiringError
+from twofold.errors import TwofoldError, WiringError
 from twofold.settings import Settings
 
 port_option = click.option(
@@ -76,6 +77,10 @@ def _module(name: str) -> ModuleType:
                 f"{name.replace('.', os.sep)}.py, or install the module."
             ) from error
         raise WiringError(f"'{name}' cannot be imported: {error}. Install what it imports.") from error
+    except TwofoldError:
+        raise
+    except Exception as error:
+        raise UserCodeFailed(f"The module '{name}'", error) from error
 
 
 def _not_an_app(target: str, module: ModuleType, attribute: str, value: object) -> str:

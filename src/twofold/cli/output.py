@@ -1,7 +1,6 @@
 """What a command prints and returns: exit codes, one line of JSON for programs, text for people."""
 
 import sys
-import traceback
 from enum import IntEnum
 from types import TracebackType
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from twofold.cli.user_errors import UserCodeFailed, user_traceback
 from twofold.domain.events import kebab_case
 from twofold.errors import ForkedHistory, FunctionFailed, Refused, TwofoldError, Unavailable, UnreadableEvent
 
@@ -47,11 +47,27 @@ def fail(error: click.ClickException | TwofoldError, *, as_json: bool) -> Exit:
         for line in f"Error: {error}".split("\n"):
             click.echo(printable(line), err=True)
     if isinstance(error, FunctionFailed | UnreadableEvent):
-        traceback.print_exception(error)
+        _show_traceback(error.__cause__ or error)
         return Exit.UNEXPECTED
     # A forked history does not pass by itself, so trying again later does not help.
     later = isinstance(error, Unavailable) and not isinstance(error, ForkedHistory)
     return Exit.UNAVAILABLE if later else Exit.USAGE
+
+
+def fail_with(error: UserCodeFailed, *, as_json: bool) -> Exit:
+    """Report that code of the user failed, by its own traceback; the exit code."""
+    if as_json:
+        _line({"ok": False, "error": Failure("unexpected", str(error))})
+    else:
+        click.echo(f"Error: {error.what} failed.", err=True)
+    assert error.__cause__ is not None
+    _show_traceback(error.__cause__)
+    return Exit.UNEXPECTED
+
+
+def _show_traceback(error: BaseException) -> None:
+    for line in user_traceback(error).splitlines():
+        click.echo(printable(line), err=True)
 
 
 def unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -13,9 +13,10 @@ class _Port(click.IntRange):
     """A port. Container platforms set TWOFOLD_PORT to an address where a service is called so: that is no setting."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and "://" in value and param is not None and param.default is not None:
+        given: Any = value
+        if "://" in str(given) and param is not None and param.default is not None:
             return param.default
-        return super().convert(value, param, ctx)
+        return super().convert(given, param, ctx)
 
 
 def _option(name: str, **attributes: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
