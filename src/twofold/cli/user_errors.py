@@ -4,9 +4,7 @@ import importlib
 import traceback
 from pathlib import Path
 
-import twofold
-
-_OURS = (str(Path(twofold.__file__).parent), str(Path(importlib.__file__).parent), "<frozen importlib")
+_OURS = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
 
 
 class UserCodeFailed(Exception):
