@@ -1,5 +1,6 @@
 """The status of an app: measured from the log and the checkpoints, and judged by `twofold.health`."""
 
+import importlib.metadata
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -32,6 +33,8 @@ from twofold.write_store.port import Verifiable, WriteStore
 
 T = TypeVar("T")
 
+VERSION = importlib.metadata.version("twofold")
+
 READ_SECONDS = 5.0
 """A store that does not answer for this long is reported as unavailable."""
 
@@ -40,7 +43,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How an app is doing. Counts are since start, `uptime` is in seconds, `node` is this process.
 
     `builds` are the generations that do not serve: being built, or on standby. If a store cannot be read, `followers`
-    are those of this node, with what they have done so far.
+    are those of this node, with what they have done so far. `version` is that of Twofold.
     """
 
     log: str
@@ -53,6 +56,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthReport
     followers: list[FollowerStatus]
     builds: list[BuildStatus]
+    version: str = VERSION
 
 
 class Measured(NamedTuple):

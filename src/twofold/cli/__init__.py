@@ -17,6 +17,8 @@ from twofold.settings_sources import SERVER_VARIABLES, file_values, variables
 COMMANDS = (
     "serve",
     "demo",
+    "check",
+    "doctor",
     "log",
     "projections",
     "parked",

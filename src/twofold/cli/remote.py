@@ -56,6 +56,8 @@ class Remote:
     def __init__(self, url: str, *, seconds: float = SECONDS) -> None:
         self.url = _checked(url)
         self._seconds = seconds
+        self.date = ""
+        """The clock of the server at its last response, as HTTP writes it; empty if it sends none."""
         # Requests to this machine use no proxy.
         no_proxy = [urllib.request.ProxyHandler({})] if _is_here(self.url) else []
         self._opener = urllib.request.build_opener(_NoRedirects, *no_proxy)
@@ -74,6 +76,7 @@ class Remote:
         request.add_header("accept", "application/json")
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
+                self.date = response.headers.get("date") or ""
                 body = response.read(_MOST_BYTES)
         except HTTPError as error:
             with error:

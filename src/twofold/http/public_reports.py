@@ -12,6 +12,7 @@ from twofold.http.action_records import ActionRecord
 from twofold.http.exchange import Exchange
 from twofold.http.wire import Wire
 from twofold.read_store.port import Parked
+from twofold.status import Status
 from twofold.synchronization.cluster_state import Pause
 from twofold.synchronization.outage import Outage
 from twofold.synchronization.policy_rows import RejectedCommand
@@ -31,6 +32,7 @@ _TEXTS: dict[type, str] = {
     RejectedCommand: "message",
     ActionRecord: "outcome",
     HealthProblem: "message",
+    Status: "version",
 }
 """The field of each report that holds such a text."""
 

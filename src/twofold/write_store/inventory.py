@@ -17,6 +17,18 @@ _BY = Metadata(0, "inventory", "inventory")
 async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
     """Compare the event types and tags that were listed before with those that are listed now, and store these.
 
+    WiringError as `new_listings` raises it.
+    """
+    changes = await new_listings(write_store, wiring)
+    if changes:
+        (outcome,) = await write_store.append([Append(_BY, rows=tuple(changes))])
+        if isinstance(outcome, Conflict):
+            await check_log(write_store, wiring)
+
+
+async def new_listings(write_store: WriteStore, wiring: Wiring) -> list[RowWrite]:
+    """What is to be written so that the log lists the event types and tags of this code.
+
     WiringError, with the cure, where the log holds events of a type that no module lists, or where a type has a new tag
     by which its older events are not indexed.
     """
@@ -39,10 +51,7 @@ async def check_log(write_store: WriteStore, wiring: Wiring) -> None:
         row = known.get(name)
         if row is None or _listed(row) != kinds:
             changes.append(_listing(name, kinds, row))
-    if changes:
-        (outcome,) = await write_store.append([Append(_BY, rows=tuple(changes))])
-        if isinstance(outcome, Conflict):
-            await check_log(write_store, wiring)
+    return changes
 
 
 async def types_to_reindex(write_store: WriteStore, wiring: Wiring) -> dict[str, list[str]]:
