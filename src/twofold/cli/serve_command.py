@@ -1,6 +1,7 @@
 """`twofold serve`: run all roles of an app in one process, over HTTP, until it is stopped."""
 
 import os
+import sys
 
 import click
 import msgspec
@@ -10,6 +11,7 @@ from twofold.app import App
 from twofold.cli.app_loading import app_argument, json_option, load_app
 from twofold.cli.log_handler import LOG
 from twofold.cli.output import Exit, columns, emit
+from twofold.cli.reloading import serve_again_on_changes
 from twofold.cli.server_options import ServerOptions, server_options
 from twofold.cli.store_access import StoreUrls, store_options
 from twofold.http.access_log import ACCESS_LOGGER
@@ -29,13 +31,16 @@ from twofold.ui import console
     help=f"What this process does: any of {ALL_ROLES}, separated by commas. [default: TWOFOLD_ROLES or all]",
 )
 @store_options
+@click.option("--reload", is_flag=True, help="Start again when a file of the current folder changes, in development.")
 @json_option
-def command(target: str, server: ServerOptions, roles: str | None, urls: StoreUrls, as_json: bool) -> int:
+def command(target: str, server: ServerOptions, roles: str | None, urls: StoreUrls, reload: bool, as_json: bool) -> int:
     """Serve an app over HTTP, with its pages and the console, or the part of it that `--roles` names.
 
     MODULE:APP names the app: `app:app` is the `app` in app.py of this folder. SIGTERM and Ctrl-C stop it with exit
     code 0 once the current requests are finished; a second signal does not wait for them.
     """
+    if reload:
+        return serve_again_on_changes(sys.argv[1:])
     LOG.serve(*([ACCESS_LOGGER] if server.access_log else []))
     app = load_app(target, urls)
     if roles is not None:
