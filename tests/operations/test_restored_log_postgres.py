@@ -77,6 +77,7 @@ async def test_a_log_restored_in_place_is_continued_or_what_is_wrong_is_named(
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3_000)
 async def test_a_hundred_logs_restored_in_place_are_continued_or_what_is_wrong_is_named(
     postgres_newest: Postgres, tmp_path: Path
 ) -> None:

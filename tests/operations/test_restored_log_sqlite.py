@@ -55,6 +55,7 @@ async def test_a_restored_log_is_continued_or_what_is_wrong_is_named(tmp_path: P
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3_000)
 async def test_two_hundred_restored_logs_are_continued_or_what_is_wrong_is_named(tmp_path: Path) -> None:
     fitted = 0
     for seed in range(200):
