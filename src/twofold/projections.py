@@ -64,13 +64,22 @@ class Projections:
         self._check_follower(name)
         return await self._synchronization().request("retry", name, key, actor, timeout)
 
-    async def skip(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
+    async def skip(
+        self,
+        name: str,
+        key: str,
+        position: Position | None = None,
+        *,
+        actor: str | None = None,
+        timeout: float = 30.0,
+    ) -> OperatorAction:
         """Skip the event a key is parked at, and go on with the events that wait behind it.
 
-        The event stays skipped when the same version of the projection is rebuilt or audited.
+        With `position` only that event is skipped: if the key is parked at another one by then, nothing is (`done` is
+        false). The event stays skipped when the same version of the projection is rebuilt or audited.
         """
         self._check_follower(name)
-        return await self._synchronization().request("skip", name, key, actor, timeout)
+        return await self._synchronization().request("skip", name, key, actor, timeout, position=position)
 
     async def repair(self, name: str, key: str, *, actor: str | None = None, timeout: float = 30.0) -> OperatorAction:
         """Fold a key from its first event, and replace the stored row if it differs."""

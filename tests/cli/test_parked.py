@@ -60,7 +60,11 @@ def test_a_running_app_retries_until_the_cause_is_fixed(tmp_path: Path) -> None:
 def test_a_running_app_skips_an_event_and_it_stays_skipped(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, at):
         park(tmp_path, at["url"])
-        code, said = run_json(tmp_path, "parked", "skip", "pages", "bad", "--url", at["url"])
+        other = run(tmp_path, "parked", "skip", "pages", "bad", "--at", "2", "--url", at["url"])
+        assert other.returncode != 0
+        assert "'bad' is parked at 1 now, not at 2. Nothing is skipped" in other.stderr
+        assert run(tmp_path, "parked", "retry", "pages", "bad", "--at", "1", "--url", at["url"]).returncode == 2
+        code, said = run_json(tmp_path, "parked", "skip", "pages", "bad", "--at", "1", "--url", at["url"])
         assert (code, said["data"]["outcome"]) == (0, "The event at 1 is skipped.")
         assert keys_parked(tmp_path) == []
         stop(process, signal.SIGTERM)

@@ -44,7 +44,9 @@ async def test_the_event_at_which_a_key_is_parked_is_skipped_and_the_next_ones_a
     await until(lambda: parked(inside), "parked")
     await deposit(inside, "poison", 6)
     await until(lambda: caught_up(inside), "caught up")
-    done = await do(inside, "balances", "skip", {"key": "poison"})
+    other = await do(inside, "balances", "skip", {"key": "poison", "position": 7}, 400)
+    assert other["detail"].startswith("'poison' is parked at 1 now, not at 7.")
+    done = await do(inside, "balances", "skip", {"key": "poison", "position": 1})
     assert (done["outcome"], done["position"]) == ("The event at 1 is skipped.", 1)
     await until(lambda: parked_at(inside, 2), "on to the next")
     monkeypatch.setattr(bank, "POISONED", set())
@@ -52,7 +54,11 @@ async def test_the_event_at_which_a_key_is_parked_is_skipped_and_the_next_ones_a
     assert answer["detail"].startswith("Nothing was skipped, because the event at 2 can be folded now.")
     await until(lambda: nothing_parked(inside), "freed")
     assert await balance(app, "poison") == 6
-    assert await actions(inside, "balances") == [("skip", "poison", True), ("skip", "poison", False)]
+    assert await actions(inside, "balances") == [
+        ("skip", "poison", False),
+        ("skip", "poison", True),
+        ("skip", "poison", False),
+    ]
 
 
 async def parked_at(http: httpx.AsyncClient, position: int) -> bool:

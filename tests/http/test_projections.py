@@ -76,6 +76,7 @@ async def test_a_name_of_any_letters_has_a_path() -> None:
         ("retry", {"key": ""}, "key"),
         ("retry", {"key": "k" * 1025}, "key"),
         ("skip", {"key": 1}, "key"),
+        ("skip", {"key": "a", "position": -1}, "position"),
         ("skip", {"key": "a", "kee": "b"}, "kee"),
         ("repair", {"key": None}, "key"),
         ("switch", {"force": "yes"}, "force"),

@@ -128,7 +128,9 @@ async def test_a_parked_event_is_skipped_and_no_other_is_repeated(tmp_path: Path
         # Other events are handled meanwhile.
         await app.send(*notes(7))
         await react_to(app)
-        act = await app.projections.skip("answers", "counter:n-3")
+        act = await app.projections.skip("answers", "counter:n-3", 2)
+        assert (act.done, act.outcome.partition(".")[0]) == (False, "'counter:n-3' is parked at 3 now, not at 2")
+        act = await app.projections.skip("answers", "counter:n-3", 3)
         assert (act.done, act.position) == (True, 3)
         await app.send(*notes(8))
         await react_to(app)

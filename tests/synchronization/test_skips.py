@@ -88,6 +88,28 @@ async def test_what_can_be_folded_by_now_is_not_left_out_by_a_skip(cluster: Clus
         assert await rows(app) == await folded(app, {(HOT, 3)})
 
 
+async def test_a_skip_is_refused_where_the_key_is_parked_at_another_event_than_the_operator_saw(
+    cluster: Cluster,
+) -> None:
+    async with node(cluster, Poison({2, 3})) as app:
+        await sent(app, 1, 2, 3, 4)
+        seen = (await parked(app))[HOT][0]
+        assert seen == 2
+        # Another operator is first.
+        assert (await app.projections.skip("totals", HOT, seen)).done
+
+        async def stands_at_the_next() -> bool:
+            return await parked(app) == {HOT: (3, 1)}
+
+        await until(stands_at_the_next, "parked at the next event that fails")
+        act = await app.projections.skip("totals", HOT, seen)
+        assert (act.done, act.position) == (False, 0)
+        assert act.outcome.startswith(f"'{HOT}' is parked at 3 now, not at 2. Nothing is skipped")
+        assert await parked(app) == {HOT: (3, 1)}
+        assert (await app.projections.skip("totals", HOT, 3)).done
+        await until(lambda: nothing_parked(app), "freed")
+
+
 async def test_a_skip_that_comes_while_a_retry_is_under_way_passes_over_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,12 +29,19 @@ _FIELDS = {"split": "partition", "merge": "partition", "pause": "reason", "resum
 class ActionRequest(msgspec.Struct, frozen=True):
     """The action `what` on the projection or policy `name`. Its `subject` is a key or a partition.
 
-    For "pause" it is the reason, for "resume" the position of the event to leave out.
+    For "pause" it is the reason, for "resume" the position of the event to leave out. `position` is where a key that is
+    to be skipped is parked; None if that does not matter.
     """
 
     what: Literal["retry", "skip", "repair", "split", "merge", "pause", "resume"]
     name: str
     subject: str | int | None
+    position: Position | None = None
+
+    @property
+    def details(self) -> dict[str, Position]:
+        """What there is beside the subject, by name."""
+        return {} if self.position is None else {"position": self.position}
 
     @property
     def field(self) -> str:
@@ -120,7 +127,7 @@ class LocalClient:
 
     async def act(self, request: ActionRequest) -> ActionResult:
         do = getattr(self._projections, request.what)
-        action = await do(request.name, request.subject, actor=_current_user(), timeout=PATIENCE)
+        action = await do(request.name, request.subject, **request.details, actor=_current_user(), timeout=PATIENCE)
         if not action.done:
             raise InvalidMessage(action.outcome, field=request.field)
         return ActionResult(request.what, request.name, request.subject, action.outcome, action.position)
@@ -154,7 +161,7 @@ class HttpClient:
     async def act(self, request: ActionRequest) -> ActionResult:
         # In a thread: an audit sends several at once, and each takes as long as the node that performs it.
         path = _path(request.name, request.what)
-        action = await asyncio.to_thread(self._server.post, path, {request.field: request.subject})
+        action = await asyncio.to_thread(self._server.post, path, {request.field: request.subject, **request.details})
         return ActionResult(request.what, request.name, request.subject, action["outcome"], action["position"])
 
     async def rebuild(self, names: Sequence[str]) -> dict[str, int]:

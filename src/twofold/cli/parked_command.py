@@ -12,9 +12,20 @@ from twofold.cli.store_access import StoreUrls
 @click.command
 @click.argument("what", type=click.Choice(["retry", "skip"]), metavar="retry|skip")
 @click.argument("words", nargs=-1, metavar="[MODULE:APP] NAME KEY")
+@click.option(
+    "--at",
+    type=click.IntRange(min=0),
+    metavar="POSITION",
+    help="Skip only if the key is still parked at this position, as it was shown.",
+)
 @action_options
 def command(
-    what: Literal["retry", "skip"], words: tuple[str, ...], url: str | None, urls: StoreUrls, as_json: bool
+    what: Literal["retry", "skip"],
+    words: tuple[str, ...],
+    at: int | None,
+    url: str | None,
+    urls: StoreUrls,
+    as_json: bool,
 ) -> int:
     """Retry or skip the parked KEY of a projection or policy NAME.
 
@@ -30,5 +41,7 @@ def command(
     given = utf8_words(words)
     if len(given) != (2 if url else 3):
         raise click.UsageError("Write MODULE:APP NAME KEY, or with --url only NAME KEY.")
+    if at is not None and what != "skip":
+        raise click.UsageError("--at is for `skip`: a retry begins wherever the key is parked.")
     name, key = given[-2:]
-    return perform(ActionRequest(what, name, key), given[0], url, urls, as_json=as_json)
+    return perform(ActionRequest(what, name, key, at), given[0], url, urls, as_json=as_json)

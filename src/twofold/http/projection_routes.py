@@ -103,6 +103,14 @@ class KeyBody(msgspec.Struct, frozen=True):
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 
+class SkipBody(msgspec.Struct, frozen=True):
+    """The key, and the position at which `parked` shows it: where it is parked at another one by now, nothing is
+    skipped."""
+
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
+    position: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
 class PauseBody(msgspec.Struct, frozen=True):
     """Why it is paused, for those who see it."""
 
@@ -160,18 +168,18 @@ async def _drop(call: OperatorCall) -> DroppedGenerations:
 
 def _by_follower(
     do: Callable[..., Awaitable[OperatorAction]],
-    body: type[KeyBody | PartitionBody | PauseBody | ResumeBody],
+    body: type[KeyBody | SkipBody | PartitionBody | PauseBody | ResumeBody],
     summary: str,
 ) -> OperatorVerb:
-    """What the nodes that follow do, given the one field of the body. InvalidMessage, with the reason, if they could
+    """What the nodes that follow do, given the fields of the body. InvalidMessage, with the reason, if they could
     not."""
-    (field,) = body.__struct_fields__
+    fields = body.__struct_fields__
 
     async def request(call: OperatorCall) -> ActionRecord:
-        argument = getattr(call.body, field)
-        action = await do(call.projections, call.name, argument, actor=call.actor, timeout=call.timeout)
+        arguments = [getattr(call.body, field) for field in fields]
+        action = await do(call.projections, call.name, *arguments, actor=call.actor, timeout=call.timeout)
         if not action.done:
-            raise InvalidMessage(action.outcome, field=field)
+            raise InvalidMessage(action.outcome, field=fields[0])
         return action_record(action)
 
     return OperatorVerb(body, ActionRecord, summary, request)
@@ -185,7 +193,7 @@ VERBS: Mapping[str, OperatorVerb] = {
     ),
     "drop": OperatorVerb(EmptyBody, DroppedGenerations, "Drop every generation that does not serve", _drop),
     "retry": _by_follower(Projections.retry, KeyBody, "Retry a parked key or event"),
-    "skip": _by_follower(Projections.skip, KeyBody, "Skip the event at which a key is parked"),
+    "skip": _by_follower(Projections.skip, SkipBody, "Skip the event at which a key is parked"),
     "repair": _by_follower(Projections.repair, KeyBody, "Repair a row: fold its key again from the first event"),
     "pause": _by_follower(Projections.pause, PauseBody, "Pause a projection or policy"),
     "resume": _by_follower(Projections.resume, ResumeBody, "Resume a paused projection or policy"),

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from twofold.domain.envelope import Metadata
+from twofold.domain.events import Position
 from twofold.errors import Conflict, Unavailable
 from twofold.read_store.port import ReadStoreRows
 from twofold.synchronization.work_unit import WorkUnit
@@ -75,6 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     """What an operator asks of the node that follows a projection or policy. `at` is in microseconds.
 
     `read_store` is the read store, and `version` the version of the projection. For a policy they are "" and 0.
+    `position` is where a key to be skipped was parked when the operator saw it; None if that does not matter.
     """
 
     what: Literal["retry", "skip", "repair", "split", "merge"]
@@ -84,6 +86,7 @@ class Request(msgspec.Struct, frozen=True):
     at: int
     read_store: str
     version: int = 0
+    position: Position | None = None
 
 
 class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):

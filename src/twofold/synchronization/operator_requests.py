@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from twofold.domain.events import Position
 from twofold.errors import Conflict, InvalidMessage, Refused, Unavailable
 from twofold.read_store.port import Checkpoint
 from twofold.signal import Signal
@@ -47,17 +48,27 @@ class OperatorRequests:
         self._wake = wake
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
-    async def send(self, what: What, name: str, key: str, actor: str | None, timeout: float) -> OperatorAction:
+    async def send(
+        self,
+        what: What,
+        name: str,
+        key: str,
+        actor: str | None,
+        timeout: float,
+        *,
+        position: Position | None = None,
+    ) -> OperatorAction:
         """Write a request, and wait for its record. Unavailable if it does not come within `timeout` seconds.
 
         The request is withdrawn then: it is not done later. InvalidMessage if the follower is paused: no node runs it.
+        A skip with a `position` is refused where the key is parked at another one.
         """
         if name in (await self._cluster.read()).pauses:
             raise InvalidMessage(f"'{name}' is paused. Resume it first, then {what}.", field="name")
         now = self._cluster.now()
         request_id = f"{now}-{self._world.new_id()}"
         version = self._version(name)
-        request = Request(what, name, key, actor, now, self._cluster.read_store if version else "", version)
+        request = Request(what, name, key, actor, now, self._cluster.read_store if version else "", version, position)
         if not await self._cluster.write(self._cluster.request(request_id, request, 0)):
             raise Unavailable("Another request has the id of this one. Try again.")
         self._wake.fire()
@@ -178,6 +189,12 @@ class OperatorRequests:
             position = run.follower.parked_at(key)
             if position is None:
                 outcome = not_parked(request.name, key, await run.follower.parked())
+                return self._record(request, unit, False, outcome)
+            if request.position not in (None, position):
+                outcome = (
+                    f"'{key}' is parked at {position} now, not at {request.position}. Nothing is skipped: look at what "
+                    "failed there first."
+                )
                 return self._record(request, unit, False, outcome)
             outcome = f"The event at {position} is skipped." if position else "The command is not sent any more."
             action = self._record(request, unit, True, outcome, position)

@@ -317,9 +317,18 @@ class Synchronization:
 
     # ------------------------------------------------------------------------------------------------------ operators
 
-    async def request(self, what: What, name: str, key: str, actor: str | None, timeout: float) -> OperatorAction:
+    async def request(
+        self,
+        what: What,
+        name: str,
+        key: str,
+        actor: str | None,
+        timeout: float,
+        *,
+        position: Position | None = None,
+    ) -> OperatorAction:
         """Let the node that follows do something for an operator, and wait for the record."""
-        return await self.requests.send(what, name, key, actor, timeout)
+        return await self.requests.send(what, name, key, actor, timeout, position=position)
 
     async def pause_follower(self, name: str, reason: str, actor: str | None, timeout: float) -> OperatorAction:
         """Pause a projection or policy on all nodes, and wait until this node does not run it. The record.

@@ -8,6 +8,7 @@ from twofold.late_opening import LateOpening
 from twofold.signal import Signal
 from twofold.world import World
 from twofold.write_store.port import PAGE_BYTES, Append, Appended, LogIdentity, LogRow, Outcome, Slice, WriteStore
+from twofold.write_store.reserving import DecideReserved, append_reserved
 
 
 class DistantLog:
@@ -33,6 +34,9 @@ class DistantLog:
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome]:
         return await (await self.late.get()).append(batch)
+
+    async def append_reserved(self, conditions: Sequence[AppendCondition], decide: DecideReserved) -> list[Outcome]:
+        return await append_reserved(await self.late.get(), conditions, decide)
 
     async def read(
         self, query: EventQuery, after: Position = 0, limit: int | None = None, size: int = PAGE_BYTES

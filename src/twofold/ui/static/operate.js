@@ -113,7 +113,7 @@ function parkedKeys({ name, parked: keys }) {
     text: `${name}: ${subject(key, position)}: ${error}${behind(waiting)}`,
     actions: [
       { label: "Retry", name, verb: "retry", body: { key } },
-      { label: "Skip", confirm: "Skip it for good?", name, verb: "skip", body: { key } },
+      { label: "Skip", confirm: "Skip it for good?", name, verb: "skip", body: { key, position } },
     ],
   }));
 }
