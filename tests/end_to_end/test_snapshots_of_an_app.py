@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,14 @@ async def used(url: str, cents: int, name: str) -> SnapshotCounts:
             await app.send(Withdraw("a", cents + 1))
         await app.send(Withdraw("a", cents), command_id=f"{name} out")
         await app.send(Deposit("a", cents), command_id=f"{name} in")
-        assert app._running is not None
-        return app._running.snapshots.counts
+        counts = {labels[0]: value for labels, value in (await snapshots_of(app)).items()}
+        return SnapshotCounts(**counts)
+
+
+async def snapshots_of(app: App) -> dict[Any, Any]:
+    """The counts as `/metrics` has them."""
+    (family,) = [each for each in await app.metrics() if each.name == "twofold_snapshots_total"]
+    return dict(family.series)
 
 
 async def deposits(url: str, count: int, start: int = 0) -> None:

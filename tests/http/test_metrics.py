@@ -64,6 +64,10 @@ async def test_the_numbers_of_a_healthy_app(inside: httpx.AsyncClient) -> None:
     assert of(reported, "commands_total", command="withdraw", outcome="rejected") == 1
     assert of(reported, "queries_total", query="balances", outcome="answered") == 1
     assert (of(reported, "ready"), of(reported, "problems")) == (1, 0)
+    # A second node and a long boundary have tests of their own: tests/end_to_end.
+    assert of(reported, "reservations_total") == 0
+    for outcome in ("stored", "used", "ignored", "failed"):
+        assert of(reported, "snapshots_total", outcome=outcome) == 0
     for labels in (BALANCES, {"name": "advisor", "kind": "policy"}):
         assert of(reported, "follower_position", **labels) == 3
         for still in ("lag_events", "lag_seconds", "stalled_seconds", "parked_keys", "waiting_events"):

@@ -28,6 +28,8 @@ class Contention:
         """When the last command is decided with the log reserved; 0: none was yet."""
         self.draining = False
         """Whether new commands have to wait, so that those that wait for a reservation are not the last ones always."""
+        self.reservations = 0
+        """How often the log was reserved since the start."""
         self.wanted: Callable[[], None] = lambda: None
         """Called when a command begins to wait."""
         self.begun: Callable[[], None] = lambda: None
@@ -91,6 +93,7 @@ class Contention:
             self.begun()
         self._noted = began = self._world.monotonic()
         self._reserved, self._until = True, 0.0
+        self.reservations += 1
         try:
             self._wake()
             # Once at least: those that were woken continue after this task.

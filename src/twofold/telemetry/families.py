@@ -7,6 +7,8 @@ callers send.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from twofold.health import SIDES, Level
 from twofold.runtime import Runtime
 from twofold.status import Status
@@ -80,11 +82,16 @@ async def process_families(telemetry: Telemetry, runtime: Runtime) -> list[Famil
     folds, log = runtime.folds, runtime.write_store.present
     read = folds.read
     sources: Mapping[Labels, float] = {("cache",): folds.found - read, ("log",): read}
+    counts = msgspec.structs.asdict(runtime.snapshots.counts)
+    snapshots: Mapping[Labels, float] = {(outcome,): count for outcome, count in counts.items()}
+    reservations = runtime.batcher.contention.reservations
     families = [
         *telemetry.families(),
         Family(
             "twofold_states_total", "counter", "States decided on, and where they were found.", ("source",), sources
         ),
+        Family("twofold_snapshots_total", "counter", "Snapshots of decision models.", ("outcome",), snapshots),
+        one("reservations_total", "counter", "Times that this process has reserved the log.", reservations),
     ]
     if isinstance(log, Measurable):
         families.append(one("log_bytes", "gauge", "Bytes that the log takes on disk.", await log.stored_bytes()))
