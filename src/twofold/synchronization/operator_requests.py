@@ -68,7 +68,9 @@ class OperatorRequests:
         now = self._cluster.now()
         request_id = f"{now}-{self._world.new_id()}"
         version = self._version(name)
-        request = Request(what, name, key, actor, now, self._cluster.read_store if version else "", version, position)
+        request = Request(
+            what, name, key, actor, now, self._cluster.read_store if version else "", version, position=position
+        )
         if not await self._cluster.write(self._cluster.request(request_id, request, 0)):
             raise Unavailable("Another request has the id of this one. Try again.")
         self._wake.fire()
