@@ -76,12 +76,14 @@ async def test_a_restored_log_uses_only_snapshots_of_its_own_history(tmp_path: P
     await backed_up(url, tmp_path / "set")
     await deposits(url, 20, 20)
     with closing(sqlite3.connect(tmp_path / "log.db")) as file:
-        newer = file.execute("select space, key, value, version from rows where space = 'snapshots'").fetchall()
+        newer = file.execute(
+            "select space, key, value, version, checksum from rows where space = 'snapshots'"
+        ).fetchall()
     await restored(tmp_path / "set", url, replace=True)
     assert (await used(url, 40, "first")).used == 1, "the backup has the snapshots of its last event"
     await deposits(url, 20, 100)
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as file:
-        file.executemany("update rows set value = ?3, version = ?4 where space = ?1 and key = ?2", newer)
+        file.executemany("update rows set value = ?3, version = ?4, checksum = ?5 where space = ?1 and key = ?2", newer)
     counts = await used(url, 80, "second")
     assert (counts.used, counts.ignored) == (0, 1)
 
