@@ -115,3 +115,13 @@ def test_clocks_that_differ_are_noticed(there: timedelta, level: Level) -> None:
 def test_a_slow_answer_is_no_difference_of_clocks() -> None:
     date = (NOW + timedelta(seconds=30)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     assert _clock(date, NOW, NOW + timedelta(seconds=60)).level == "ready"
+
+
+def test_roles_that_cannot_work_on_the_stores_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    monkeypatch.setenv("TWOFOLD_ROLES", "query,console")
+    checked = run(tmp_path, "check", "app:app")
+    assert checked.returncode == 3
+    assert re.search(r"problem +roles .*Give the role `console` to the process", checked.stdout)
+    monkeypatch.setenv("TWOFOLD_ROLES", "query")
+    assert run(tmp_path, "check", "app:app").returncode == 0

@@ -14,8 +14,9 @@ import pytest
 from tests.end_to_end.service_helpers import PATIENCE, Client, Load, Service, more_commands, replace_each
 from tests.servers.fixtures import do_without
 from tests.servers.mongodb import ReplicaSet, fresh_database
-from tests.servers.nginx import HOW_TO_GET_ONE, Gateway, find_nginx
+from tests.servers.nginx import Gateway
 from tests.servers.postgres import Postgres
+from tests.servers.reverse_proxy import HOW_TO_GET_ONE, find_proxy
 from tests.write_store.postgres_helpers import fresh_log
 
 pytestmark = pytest.mark.timeout(600)
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.timeout(600)
 @asynccontextmanager
 async def services(roles: Sequence[str], folder: Path, **stores: str) -> AsyncIterator[tuple[list[Service], Client]]:
     """One process for each entry of `roles`, behind the shipped nginx, and a client of it."""
-    if find_nginx() is None:
-        do_without(f"no nginx: {HOW_TO_GET_ONE}")
+    if find_proxy("nginx") is None:
+        do_without(f"no nginx: {HOW_TO_GET_ONE['nginx']}")
     environment = {"TWOFOLD_LEASE_SECONDS": "2", **stores}
     started = [Service(each, folder, **environment) for each in roles]
     ports = {

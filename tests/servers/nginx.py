@@ -1,13 +1,12 @@
 """Throw-away nginx servers with the configuration that `deploy/` ships, in front of processes of this machine."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.servers.reverse_proxy import HOW_TO_GET_ONE, find_proxy
 from tests.servers.server import LOOPBACK, Server, ServerError, hand_over, listening, wait_until
 
-HOW_TO_GET_ONE = "`apt-get install nginx-light`"
 SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 
 _AROUND = """
@@ -28,21 +27,15 @@ http {{
 """
 
 
-def find_nginx() -> Path | None:
-    """The program, which Debian keeps off the path of ordinary users."""
-    found = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    return Path(found) if found else None
-
-
 class Gateway(Server):
     """The shipped nginx in front of the ports of each role. Roles without a port get one that refuses connections."""
 
     name = "nginx"
 
     def __init__(self, ports: Mapping[str, Sequence[int]]) -> None:
-        program = find_nginx()
+        program = find_proxy("nginx")
         if program is None:
-            raise ServerError(f"no nginx: {HOW_TO_GET_ONE}")
+            raise ServerError(f"no nginx: {HOW_TO_GET_ONE['nginx']}")
         super().__init__()
         self._program = program
         shipped = self.folder / "shipped.conf"

@@ -1,4 +1,4 @@
-"""`twofold serve`: run all roles of an app in one process, over HTTP, until it is stopped."""
+"""`twofold serve`: run an app over HTTP, all roles of it or some, until it is stopped."""
 
 import os
 import sys

@@ -9,7 +9,7 @@ import msgspec
 from twofold.app import App
 from twofold.domain.event_query import NO_EVENTS, EventQuery, QueryItem
 from twofold.domain.events import RecordedEvent
-from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnreadableEvent
+from twofold.errors import InvalidMessage, TwofoldError, Unavailable, UnreadableEvent, WiringError
 from twofold.stores import open_read_store, open_write_store, shown, sqlite_path_of
 from twofold.synchronization.cluster_state import read_cluster_state
 from twofold.write_store.inventory import new_listings
@@ -30,7 +30,14 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def check_stores(app: App) -> list[Finding]:
-    """Both stores: whether they can be read, whether this code reads the log, and what it will build at its start."""
+    """Both stores: whether they can be read, whether this code reads the log, and what it will build at its start.
+
+    Also whether the roles of the process can work on such stores.
+    """
+    try:
+        app.roles.check_stores(app.settings.write_store, app.settings.read_store)
+    except WiringError as error:
+        return [Finding("roles", "problem", str(error))]
     findings = [each async for each in _of_log(app)]
     return [*findings, *[each async for each in _of_read_models(app)]]
 
