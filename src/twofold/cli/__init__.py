@@ -34,6 +34,8 @@ COMMANDS = (
     "verify",
     "backup",
     "restore",
+    "alerts",
+    "dashboard",
 )
 
 __all__ = ["main"]

@@ -19,9 +19,11 @@ from twofold.http import asgi
 from twofold.http.api import Api
 from twofold.http.connection import connection_with
 from twofold.http.limits import Limits
+from twofold.http.metrics import families_now
 from twofold.http.open_files import connections_that_fit
 from twofold.http.security import Trust, is_loopback
 from twofold.stores import announce_address
+from twofold.telemetry.export import open_export
 
 _BACKLOG = 128
 """Connections that may wait to be accepted: all of them are accepted at once, beyond the limit of connections."""
@@ -72,8 +74,12 @@ async def serve(
         if started is not None:
             started(address)
 
+    export = open_export(app.world)
     try:
         async with app:
+            if export is not None:
+                pushing = export.push(lambda: families_now(api.wire))
+                tasks.append(asyncio.create_task(pushing, name="twofold-metrics"))
             config = uvicorn.Config(
                 api,
                 http=connection_with(limits),
@@ -96,6 +102,8 @@ async def serve(
                 await asyncio.wait(tasks)
     finally:
         listener.close()
+        if export is not None:
+            await export.close()
 
 
 async def _announce_moves(app: App, address: str) -> None:
