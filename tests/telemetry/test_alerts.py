@@ -74,6 +74,8 @@ async def test_every_metric_is_on_the_dashboard_but_those_of_partitions_and_deta
     left_out = {name for name in await families(tmp_path) if name not in used}
     assert {name for name in left_out if not name.startswith(("twofold_partition", "twofold_build"))} == {
         "twofold_follower_position",
+        "twofold_reservations_total",
+        "twofold_snapshots_total",
         "twofold_uptime_seconds",
         "twofold_verify_rounds_total",
     }

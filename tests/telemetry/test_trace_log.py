@@ -1,5 +1,6 @@
 """Log records name the trace that they were written in, where it is sampled."""
 
+import json
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ from opentelemetry.trace import get_current_span
 
 from tests.sample_domains.bank import Deposit
 from tests.telemetry.span_helpers import NONE, identity, trace_of, traced
+from twofold.cli.log_handler import json_line
 from twofold.telemetry.trace_log import TraceFilter
 
 
@@ -51,3 +53,16 @@ async def test_a_record_outside_a_sampled_trace_has_no_ids(handler: logging.Hand
         with tracing.request("GET", "/", []):
             assert get_current_span().get_span_context().is_valid
             assert noted(handler) == ("", "")
+
+
+async def test_the_json_of_a_record_names_the_trace_and_has_no_field_without_one() -> None:
+    record = logging.LogRecord("twofold", logging.WARNING, "file", 1, "text", (), None)
+    TraceFilter().filter(record)
+    assert "trace_id" not in json.loads(json_line(record))
+    async with traced() as (app, _):
+        tracing = app.telemetry.tracing
+        assert tracing is not None
+        with tracing.request("GET", "/", []) as span:
+            TraceFilter().filter(record)
+            fields = json.loads(json_line(record))
+            assert f"00-{fields['trace_id']}-{fields['span_id']}-01" == span.traceparent

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from twofold.cli.output import printable
+from twofold.telemetry.trace_log import TraceFilter
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
@@ -28,6 +29,7 @@ class LogSetup:
 
     def __init__(self) -> None:
         self._handler = _Handler()
+        self._handler.addFilter(TraceFilter())
 
     def install(self, level: str, kind: str) -> None:
         """Show records of a level and above, in one of the two forms."""
@@ -76,13 +78,15 @@ def text_lines(record: logging.LogRecord, *, long: bool) -> str:
 
 
 def json_line(record: logging.LogRecord) -> str:
-    """A record as an object: `time`, `level`, `logger`, `message`, and `error` or `request` where it has one."""
+    """A record as an object: `time`, `level`, `logger`, `message`; `trace_id`, `error` and others where it has them."""
     fields: dict[str, Any] = {
         "time": _time(record),
         "level": record.levelname.lower(),
         "logger": record.name,
         "message": record.getMessage(),
     }
+    if trace_id := getattr(record, "trace_id", ""):
+        fields |= {"trace_id": trace_id, "span_id": getattr(record, "span_id", "")}
     error = _error(record)
     if error is not None:
         fields["error"] = {"type": type(error).__name__, "message": str(error), "traceback": _traceback(error)}
