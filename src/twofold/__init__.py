@@ -1,6 +1,9 @@
 """Twofold: CQRS and event sourcing. Decision models fold events to decide; read models fold events to answer."""
 
+from twofold.access import ALL, ANYONE, LOGGED_IN, Allow
+from twofold.access.api_keys import ApiKeys
 from twofold.app import App
+from twofold.domain.actor import Actor
 from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.envelope import Metadata
 from twofold.domain.event_query import ALL_EVENTS, AppendCondition, EventQuery, QueryItem
@@ -15,6 +18,7 @@ from twofold.errors import (
     FunctionFailed,
     GenerationChanged,
     InvalidMessage,
+    NotAuthenticated,
     NotAuthorised,
     Refused,
     Rejected,
@@ -30,8 +34,14 @@ from twofold.receipt import Answer, Receipt
 from twofold.settings import Settings
 
 __all__ = [
+    "ALL",
     "ALL_EVENTS",
+    "ANYONE",
+    "LOGGED_IN",
+    "Actor",
+    "Allow",
     "Answer",
+    "ApiKeys",
     "App",
     "AppendCondition",
     "CommandIdReused",
@@ -46,6 +56,7 @@ __all__ = [
     "Later",
     "Metadata",
     "Module",
+    "NotAuthenticated",
     "NotAuthorised",
     "Page",
     "Policy",

@@ -7,8 +7,12 @@ from typing import Any
 
 import msgspec
 
+from twofold.access import AccessRules, Allow
+from twofold.access.authentication import AuthenticateFunction, Authentication, Authenticator
+from twofold.access.internal import check_internal, without_internal
 from twofold.assembly import Parts, assemble
 from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.actor import Actor, actor_of
 from twofold.domain.command_ids import refuse_runtime_id
 from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS, NO_EVENTS, EventQuery
@@ -18,7 +22,7 @@ from twofold.errors import ForkedHistory, Rejected, Unavailable, WiringError
 from twofold.online_move import MoveStatus, OnlineMove
 from twofold.position_tokens import PositionTokens
 from twofold.projections import Projections, names_late
-from twofold.query_service.answer import LiveOptions, QueryResult, QueryService
+from twofold.query_service.answer import ActorQuery, LiveOptions, QueryResult, QueryService
 from twofold.query_service.live_queries import Spend
 from twofold.read_store.port import ReadModel
 from twofold.receipt import Answer, Receipt
@@ -45,6 +49,10 @@ class App:
     `write_store` and `read_store` are URLs: `memory:`, `sqlite:///relative/path.db`, `sqlite:////absolute/path.db`,
     `postgresql://…`; for the read store also `mongodb://…` and `cassandra://…`. `pages` makes an ASGI application
     from the app, served at `/` beside the HTTP API.
+
+    `authenticate` lists what establishes the actor of a request: `ApiKeys`, `JwtBearer`, or functions of the headers.
+    `access` lists what each role may do; all else is denied. Without it everybody may do everything, and the app is
+    served on loopback addresses only. Both are for requests; what code does with the app is not limited.
     """
 
     def __init__(
@@ -55,6 +63,8 @@ class App:
         settings: Settings | None = None,
         world: World | None = None,
         pages: Callable[["App"], Any] | None = None,
+        authenticate: Sequence[Authenticator | AuthenticateFunction] = (),
+        access: Sequence[Allow] | None = None,
     ) -> None:
         chosen = settings or Settings.from_environment()
         given = {
@@ -82,6 +92,12 @@ class App:
             self._moved,
             self._paused_because,
         )
+        by_name = {name: function.query for name, function in self.queries.by_name.items()}
+        check_internal(self.wiring.internal, {*self.wiring.commands.values(), *by_name.values()})
+        self.public_commands = without_internal(self.wiring.commands, self.wiring.internal)
+        self.public_queries = without_internal(by_name, self.wiring.internal)
+        self.access = AccessRules(access, self.public_commands, self.public_queries)
+        self.authentication = Authentication(authenticate, self.world)
         asked = {query.query: name for name, query in self.queries.by_name.items()}
         self.telemetry = Telemetry(names_of(self.wiring.commands), asked, self.world)
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)
@@ -162,7 +178,7 @@ class App:
         command: Any,
         *,
         command_id: str | None = None,
-        actor: str | None = None,
+        actor: Actor | str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
         wait_for: Iterable[str] = (),
@@ -186,7 +202,7 @@ class App:
             refuse_runtime_id(command_id, "command_id")
         else:
             command_id = self.world.new_id()
-        origin = Origin(actor, correlation_id, causation_id)
+        origin = Origin(actor_of(actor), correlation_id, causation_id)
         receipt = await self.telemetry.command(self._handle, command, command_id, origin)
         if followers:
             longest = self.settings.wait_seconds if wait_seconds is None else wait_seconds
@@ -194,22 +210,31 @@ class App:
             return msgspec.structs.replace(receipt, late=late)
         return receipt
 
-    async def ask(self, query: Any, *, position: str | None = None, timeout: float | None = None) -> Answer:
+    async def ask(
+        self,
+        query: Any,
+        *,
+        actor: Actor | str | None = None,
+        position: str | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
         """Answer a query, at least as new as the `position` token of a receipt where one is given.
 
+        A query function that takes an `Actor` gets `actor`: NotAuthenticated where it needs one and there is none.
         Unavailable, with the lag, if the read models do not come that far within `timeout` seconds; InvalidMessage
         where the token is not one of this log's.
         """
         running = self._open()
         running.roles.refuse_without("query", "A query")
         longest = self.settings.wait_seconds if timeout is None else timeout
-        asked = self.telemetry.query(query, self._ask(running, query, position, longest))
+        actor_query = ActorQuery(query, actor_of(actor))
+        asked = self.telemetry.query(query, self._ask(running, actor_query, position, longest))
         # Without a position there is nothing to wait for, and no timeout.
         result = await (asked if position is None else self.queries.time_limit.within(asked, longest))
         self._asked += 1
         return self._answer(result)
 
-    async def _ask(self, running: Runtime, query: Any, position: str | None, timeout: float) -> QueryResult:
+    async def _ask(self, running: Runtime, query: ActorQuery, position: str | None, timeout: float) -> QueryResult:
         if running.write_store.problem is not None:
             # After a disk error reads go on. Where events are lost, read models may hold them: then this raises.
             await running.write_store.read(NO_EVENTS)
@@ -221,20 +246,27 @@ class App:
         return result
 
     async def live(
-        self, query: Any, *, position: str | None = None, render: Callable[[Answer, Spend], Any] | None = None
+        self,
+        query: Any,
+        *,
+        actor: Actor | str | None = None,
+        position: str | None = None,
+        render: Callable[[Answer, Spend], Any] | None = None,
     ) -> AsyncGenerator[Any]:
         """The answer to a query, and again whenever it has become another. Ends when the app stops.
 
         The first one is as `ask` answers with `position`. All who ask equal queries get the same `Answer`, computed
-        once: do not change it. If computing takes long, some answers in between are left out. With `render` the value
-        is JSON, and what `render` makes of the answer, once for all, is what comes. It also gets a function to be
-        called with the seconds of the event loop that sending took.
+        once (for each actor, where the query function takes one): do not change it. If computing takes long, some
+        answers in between are left out. With `render` the value is JSON, and what `render` makes of the answer, once
+        for all, is what comes. It also gets a function to be called with the seconds of the event loop that sending
+        took.
         """
         running = self._open()
         running.roles.refuse_without("query", "A query")
         at_least = 0 if position is None else await self.position_of(position)
         listening = LiveOptions(self.settings.poll_seconds, render, at_least, self.settings.wait_seconds)
-        async with aclosing(self.queries.live(running.read_store, query, self._answer, listening=listening)) as answers:
+        asked = ActorQuery(query, actor_of(actor))
+        async with aclosing(self.queries.live(running.read_store, asked, self._answer, listening=listening)) as answers:
             async for published in answers:
                 yield published
                 # It must not stay in memory until the next one.

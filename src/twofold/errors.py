@@ -3,6 +3,7 @@
 TwofoldError
 ├── Rejected             a rule of the domain says no: part of the API, never retried (422)
 ├── Refused              the request must be changed before it is sent again
+│   ├── NotAuthenticated     nobody is logged in, or the credentials are not valid (401)
 │   ├── NotAuthorised        the caller is not allowed to do this (403)
 │   ├── RoleAbsent           this process does not have the role that the request needs; another one has (421)
 │   ├── InvalidMessage       the message breaks its own type or a limit (400)
@@ -38,6 +39,10 @@ class Refused(TwofoldError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class NotAuthenticated(Refused):
+    """Nobody is logged in, or the credentials are wrong, expired or revoked. Send valid ones."""
 
 
 class NotAuthorised(Refused):

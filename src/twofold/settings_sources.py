@@ -15,9 +15,12 @@ FILE = "twofold.toml"
 PYPROJECT = "pyproject.toml"
 
 SERVER_VARIABLES = frozenset(
-    "host port expose allow_host allow_origin allow_credentials proxy root_path access_log log_level log_format".split()
+    "host port allow_host allow_origin allow_credentials proxy root_path access_log log_level log_format".split()
 )
 """The options of the command line that are environment variables and keys of the file too."""
+
+CLIENT_VARIABLES = frozenset({"token"})
+"""The environment variables of commands that send requests to a running server."""
 
 _OF_CONTAINERS = re.compile(r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)")
 _LINK = re.compile(r"(?:tcp|udp|sctp)://")
@@ -26,7 +29,7 @@ _LINK = re.compile(r"(?:tcp|udp|sctp)://")
 def variables(known: Iterable[str]) -> dict[str, str]:
     """The values of the variables that are set, by name without `TWOFOLD_`. WiringError for one that is not `known`."""
     given = {name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if _is_ours(name, text)}
-    names = {*known, *SERVER_VARIABLES}
+    names = {*known, *SERVER_VARIABLES, *CLIENT_VARIABLES}
     for name in given:
         if name not in names:
             close = _closest(name, names)

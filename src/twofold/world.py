@@ -1,6 +1,7 @@
 """Clock, ids and waiting. No other module asks for them, so that a test can control them."""
 
 import asyncio
+import hashlib
 import os
 import socket
 import time
@@ -84,6 +85,12 @@ class RealWorld:
 def microseconds(moment: datetime) -> int:
     """A moment as whole microseconds since 1970 in UTC, exact."""
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def secret_bytes(world: World, count: int) -> bytes:
+    """At most 64 bytes that nobody can predict: each id has 74 random bits."""
+    ids = "".join(world.new_id() for _ in range(8))
+    return hashlib.blake2b(ids.encode(), digest_size=count).digest()
 
 
 def time_ordered_id(milliseconds: int, random: bytes) -> str:

@@ -62,6 +62,20 @@ notes = Module(
 app = App(notes)
 """
 
+GUARDED = APP.replace(
+    "app = App(notes)",
+    """
+from twofold import ALL, ANYONE, Allow, ApiKeys
+
+app = App(
+    notes,
+    authenticate=[ApiKeys("keys.json")],
+    access=[Allow(ANYONE, commands=ALL, queries=ALL), Allow("operator", operate=ALL, inspect=True)],
+)
+""",
+)
+"""The same app with API keys, and rules for operators."""
+
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `twofold` to its end."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.command_line_helpers import APP, next_line, run, run_json, running, serving, stop
+from tests.cli.command_line_helpers import APP, GUARDED, next_line, run, run_json, running, serving, stop
 from twofold.http import Limits
 
 
@@ -97,15 +97,16 @@ def test_a_missing_app_is_reported_in_a_sentence(tmp_path: Path, target: str, cu
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_that_others_reach_is_refused_unless_asked_for(tmp_path: Path) -> None:
+def test_an_address_that_others_reach_needs_access_rules_and_host_names(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2
-    assert "--expose" in done.stderr
-    done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0", "--expose")
+    assert "access=[Allow(" in done.stderr
+    (tmp_path / "app.py").write_text(GUARDED)
+    done = run(tmp_path, "serve", "app:app", "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2
     assert "--allow-host" in done.stderr
-    with serving(tmp_path, "--host", "0.0.0.0", "--expose", "--allow-host", "shop.example") as (_, at):
+    with serving(tmp_path, "--host", "0.0.0.0", "--allow-host", "shop.example") as (_, at):
         port = at["url"].rpartition(":")[2]
         url = f"http://127.0.0.1:{port}/health/ready"
         assert httpx.get(url).status_code == 200

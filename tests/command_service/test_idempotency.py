@@ -10,6 +10,7 @@ import pytest
 from tests.command_service.boundary_probe import PutByThing
 from tests.command_service.service_helpers import Services, YieldingStore, opened
 from tests.write_store.disk_helpers import faulty_disk
+from twofold.domain.actor import Actor
 from twofold.domain.decision import Context, DecisionModel
 from twofold.domain.envelope import Origin
 from twofold.domain.event_query import ALL_EVENTS
@@ -206,7 +207,7 @@ async def test_ids_a_decision_asks_for_are_the_same_each_time_it_is_decided() ->
 async def test_metadata_says_when_who_and_what_it_follows_from() -> None:
     world = FrozenWorld()
     async with Services(MemoryWriteStore(), SEATS, world=world) as services:
-        sent = services.handle(Take("1a", "ann"), "c", Origin("ann", "k", "e.0"))
+        sent = services.handle(Take("1a", "ann"), "c", Origin(Actor("ann"), "k", "e.0"))
         await sent
         await services.handle(Take("1b", "ann"), "d")
         first, second = (await services.write_store.read(ALL_EVENTS)).events

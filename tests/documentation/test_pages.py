@@ -7,7 +7,7 @@ import pytest
 
 from tests.documentation.code_block_helpers import ROOT
 from twofold import Settings
-from twofold.settings_sources import SERVER_VARIABLES
+from twofold.settings_sources import CLIENT_VARIABLES, SERVER_VARIABLES
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
@@ -125,7 +125,7 @@ def test_a_path_that_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_an_environment_variable_that_a_page_names_is_a_setting(page: Path) -> None:
     named = set(re.findall(r"TWOFOLD_([A-Z_]+)", page.read_text("utf-8")))
-    known = {*Settings.__struct_fields__, *SERVER_VARIABLES}
+    known = {*Settings.__struct_fields__, *SERVER_VARIABLES, *CLIENT_VARIABLES}
     assert sorted(name for name in named if name.lower() not in known) == []
 
 

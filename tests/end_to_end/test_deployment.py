@@ -21,7 +21,8 @@ from tests.http.bank_server import open_bank
 from twofold.http import Limits, asgi
 from twofold.http.openapi import describe
 from twofold.roles import Roles
-from twofold.settings import SERVER_VARIABLES, Settings
+from twofold.settings import Settings
+from twofold.settings_sources import SERVER_VARIABLES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

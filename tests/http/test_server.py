@@ -11,20 +11,31 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.http.access_helpers import guarded_bank
 from tests.http.bank_server import open_bank
 from tests.http.conftest import Server
 from tests.http.http_helpers import DEPOSIT, problem
 from tests.http.raw_http_helpers import connect, listen, request
-from twofold import WiringError
-from twofold.http import asgi
+from twofold import ALL, Allow, WiringError
+from twofold.http import Trust, asgi
 from twofold.http.server import listen as bind
 from twofold.http.server import serve
 
 
+def refused(address: str) -> None:
+    raise WiringError(f"{address} can be reached from other machines")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
-def test_an_address_others_can_reach_is_refused_unless_allowed(host: str) -> None:
-    with pytest.raises(WiringError, match="no authentication yet"):
-        bind(host, 0)
+async def test_an_app_without_access_rules_is_served_on_loopback_only(host: str) -> None:
+    with pytest.raises(WiringError, match=r"has no access rules: .*Bind to 127\.0\.0\.1, or say who may do what"):
+        await serve(open_bank(), host=host, port=0, trust=Trust(hosts=frozenset({"bank.example"})))
+
+
+async def test_an_app_with_a_command_without_a_rule_is_served_on_loopback_only() -> None:
+    trust = Trust(hosts=frozenset({"bank.example"}))
+    with pytest.raises(WiringError, match=r"no access rule names command 'withdraw'\. Allow each to a role, or list"):
+        await serve(guarded_bank(), host="0.0.0.0", port=0, trust=trust)
 
 
 @pytest.mark.parametrize(
@@ -44,37 +55,38 @@ def test_a_name_is_of_loopback_only_if_all_its_addresses_are(
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(WiringError, match=f"{host} is {addresses[-1]}, which can be reached from other machines"):
-        bind(host, 0)
+        bind(host, 0, refused)
 
 
 def test_a_name_of_loopback_needs_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    with bind("shop.intern", 0) as listener:
+    with bind("shop.intern", 0, refused) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
 async def test_a_server_that_is_open_to_others_must_name_its_hosts() -> None:
+    app = guarded_bank(access=[Allow("clerk", commands=ALL, queries=ALL)])
     with pytest.raises(WiringError, match=r"--allow-host shop\.example"):
-        await serve(open_bank(), host="0.0.0.0", port=0, expose=True)
+        await serve(app, host="0.0.0.0", port=0)
 
 
 def test_an_address_others_can_reach_can_be_allowed() -> None:
-    with bind("0.0.0.0", 0, expose=True) as listener:
+    with bind("0.0.0.0", 0, lambda _: None) as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
 def test_a_port_in_use_is_reported() -> None:
-    with bind("127.0.0.1", 0) as listener:
+    with bind("127.0.0.1", 0, refused) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(WiringError, match=f"Port {port} on 127.0.0.1 is in use. .*choose another port"):
-            bind("127.0.0.1", port)
+            bind("127.0.0.1", port, refused)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", ""])
 def test_a_name_without_an_address_is_reported(host: str) -> None:
     with pytest.raises(WiringError, match="no address"):
-        bind(host, 0, expose=True)
+        bind(host, 0, refused)
 
 
 def test_a_healthy_server_says_so(start: Callable[..., Server]) -> None:

@@ -1,30 +1,152 @@
-"""The wire establishes in one place who calls: the name is in the events and in the records of operators' actions."""
+"""Who asks: established once for each request, then in events, operators' records, queries and limits."""
+
+import asyncio
+from contextlib import aclosing
 
 import httpx
 import pytest
 
+from tests.http.access_helpers import Greeting, OwnBalance, client_of, credentials, guarded_bank
 from tests.http.http_helpers import deposit, do
-from twofold import App
-from twofold.http import Api
-from twofold.http.wire import Principal
+from tests.sample_domains.bank import POISONED, Balances, Close, followed_bank
+from twofold import ALL, ANYONE, Actor, Allow, App, NotAuthenticated, WiringError
+from twofold.http.api import ACTOR
+from twofold.http.public_reports import HIDDEN
+
+DEPOSIT = {"account_id": "ann", "cents": 5}
 
 
-async def test_every_caller_is_anonymous(inside: httpx.AsyncClient, app: App) -> None:
+async def test_without_authentication_every_caller_is_anonymous(inside: httpx.AsyncClient, app: App) -> None:
     await deposit(inside, "ann")
     (event,) = (await app.log()).events
     assert event.metadata.actor is None
 
 
-async def test_commands_and_actions_carry_the_name_of_the_caller(
-    inside: httpx.AsyncClient, api: Api, app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api.wire, "caller", lambda _: Principal("ann"))
-    await deposit(inside, "ben")
-    (event,) = (await app.log()).events
-    assert event.metadata.actor == "ann"
-    await do(inside, "balances", "rebuild", {})
-    await do(inside, "balances", "retry", {"key": "ben"}, 400)
-    await inside.post("/projections/rebuild", json={"names": ["balances"]})
-    actions = (await app.projections.actions("balances")).values()
-    assert {action.actor for action in actions} == {"ann"}
-    assert {action.what for action in actions} == {"rebuild", "retry"}
+async def test_commands_and_actions_carry_the_name_of_the_caller() -> None:
+    app = guarded_bank()
+    async with client_of(app) as (client, _):
+        await client.post("/commands/deposit", json=DEPOSIT, headers=credentials("clara"))
+        (event,) = (await app.log()).events
+        assert event.metadata.actor == "clara"
+        client.headers.update(credentials("otto"))
+        await do(client, "balances", "rebuild", {})
+        await do(client, "balances", "retry", {"key": "ben"}, 400)
+        await client.post("/projections/rebuild", json={"names": ["balances"]})
+        recorded = (await app.projections.actions("balances")).values()
+        assert {action.actor for action in recorded} == {"otto"}
+        assert {action.what for action in recorded} == {"rebuild", "retry"}
+
+
+async def test_wrong_credentials_are_refused_and_not_taken_for_none() -> None:
+    async with client_of(guarded_bank()) as (client, _):
+        response = await client.get("/queries/greeting", headers={"x-caller": "eve"})
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+        unknown = await client.get("/queries/greeting", headers={"authorization": "Basic YTpi"})
+        assert unknown.status_code == 401 and "of no kind that this server knows" in unknown.json()["detail"]
+        assert (await client.get("/queries/greeting")).json()["answer"] == "Hello."
+
+
+async def test_a_query_is_limited_by_who_asks() -> None:
+    app = guarded_bank()
+    async with client_of(app) as (client, _):
+        receipt = await client.post("/commands/deposit", json=DEPOSIT, headers=credentials("ann"))
+        since = {"twofold-position": receipt.json()["token"]}
+        own = await client.get("/queries/own-balance", headers=credentials("ann") | since)
+        assert own.json()["answer"] == DEPOSIT
+        assert (await client.get("/queries/own-balance", headers=credentials("clara") | since)).json()["answer"] is None
+        greeted = await client.get("/queries/greeting", headers=credentials("clara"))
+        assert greeted.json()["answer"] == "Hello, clara (clerk)."
+        with pytest.raises(NotAuthenticated, match="'own-balance' depends on who asks"):
+            await app.ask(OwnBalance())
+        assert (await app.ask(OwnBalance(), actor="ann")).value.cents == 5
+
+
+async def test_live_answers_of_one_actor_do_not_reach_another() -> None:
+    app = guarded_bank()
+    async with app:
+        live = [app.live(Greeting(), actor=actor) for actor in (Actor("ann"), Actor("ben"), Actor("ann"), None)]
+        answers = await asyncio.gather(*(anext(each) for each in live))
+        assert [answer.value for answer in answers] == ["Hello, ann ().", "Hello, ben ().", "Hello, ann ().", "Hello."]
+        assert answers[0] is answers[2]
+        for each in live:
+            await each.aclose()
+        async with aclosing(app.live(Balances(), actor="ann")) as one, aclosing(app.live(Balances())) as other:
+            # This query does not take the actor: its answer is computed once for both.
+            first, second = await asyncio.gather(anext(one), anext(other))
+            assert first is second
+
+
+async def test_the_names_of_parked_keys_and_what_is_wrong_are_for_those_who_may_inspect() -> None:
+    (poison,) = POISONED
+    app = guarded_bank(access=[Allow(ANYONE, commands=ALL, queries=ALL), Allow("operator", inspect=True)])
+    async with client_of(app) as (client, _):
+        sent = await client.post("/commands/deposit?wait_for=balances", json={"account_id": poison, "cents": 1})
+        since = {"twofold-position": sent.json()["token"]}
+        for headers, names in ((since, []), (since | credentials("otto"), [poison])):
+            answer = (await client.get("/queries/balances", headers=headers)).json()
+            assert (answer["parked"], answer["parked_count"]) == (names, 1)
+        anonymous = (await client.get("/health/ready")).json()
+        assert {problem["message"] for problem in anonymous["problems"]} == {HIDDEN}
+        assert "ValueError" not in (await client.get("/health/ready")).text
+        shown = (await client.get("/health/ready", headers=credentials("otto"))).json()["problems"]
+        assert HIDDEN not in {problem["message"] for problem in shown}
+        # Probes have no credentials, and wrong ones must not make a node unready.
+        assert (await client.get("/health/ready", headers={"x-caller": "eve"})).status_code == 200
+
+
+async def test_internal_messages_are_not_on_the_wire() -> None:
+    app = App(
+        followed_bank(internal=[Close, Balances]), write_store="memory:", read_store="memory:", access=[Allow("x")]
+    )
+    async with client_of(app) as (client, _):
+        for path in ("/commands/close", "/queries/balances"):
+            assert (await client.post(path, json={})).status_code == 404
+            assert path not in (await client.get("/openapi.json")).json()["paths"]
+        assert "/commands/deposit" in (await client.get("/openapi.json")).json()["paths"]
+        await app.send(Close("ann"))
+        assert (await app.ask(Balances())).value == []
+    with pytest.raises(WiringError, match="no decision takes it"):
+        App(followed_bank(internal=[int]))
+    with pytest.raises(WiringError, match="Close is none of the commands"):
+        App(followed_bank(internal=[Close]), access=[Allow("clerk", commands=[Close])])
+
+
+async def test_pages_of_the_app_know_the_actor() -> None:
+    async def page(scope: dict[str, object], receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": str(scope[ACTOR]).encode()})  # type: ignore[operator]
+
+    app = guarded_bank(pages=lambda _: page)
+    async with client_of(app) as (client, _):
+        assert (await client.get("/", headers=credentials("ann"))).text == "ann"
+        assert (await client.get("/", headers=credentials("eve") | {"x-caller": "eve"})).text == "None"
+        assert (await client.get("/")).text == "None"
+
+
+async def test_a_function_that_fails_lets_nobody_in() -> None:
+    def fails(headers: object) -> Actor:
+        raise LookupError("secret-of-the-house")
+
+    def returns(headers: object) -> object:
+        return "ann"
+
+    for function in (fails, returns):
+        async with client_of(guarded_bank(authenticate=[function])) as (client, _):
+            response = await client.get("/queries/greeting")
+            assert response.status_code == 500
+            assert "authenticate function" in response.json()["detail"] and "secret" not in response.text
+    with pytest.raises(WiringError, match="takes authenticators and functions"):
+        guarded_bank(authenticate=["ann"])
+
+
+async def test_the_description_says_how_to_log_in_and_which_roles_an_operation_needs() -> None:
+    async with client_of(guarded_bank()) as (client, _):
+        document = (await client.get("/openapi.json")).json()
+        assert document["components"]["securitySchemes"]["custom"]["type"] == "http"
+        operation = document["paths"]["/commands/deposit"]["post"]
+        assert (operation["security"], operation["x-roles"]) == ([{"custom": []}], ["clerk", "customer"])
+        assert "401" in operation["responses"]
+        assert document["paths"]["/queries/greeting"]["get"]["security"] == []
+        assert document["paths"]["/health/live"]["get"]["security"] == []
+        assert document["paths"]["/projections/{name}/drop"]["post"]["x-roles"] == ["operator"]
+        assert document["paths"]["/commands/withdraw"]["post"]["x-roles"] == []

@@ -14,7 +14,7 @@ from twofold.domain.envelope import Metadata
 from twofold.domain.module import Module, Wiring
 from twofold.domain.projection import Projection
 from twofold.errors import Unavailable, WiringError
-from twofold.query_service.answer import QueryResult, QueryService
+from twofold.query_service.answer import ActorQuery, QueryResult, QueryService
 from twofold.query_service.monotonic_reads import MonotonicReads
 from twofold.read_store.memory import MemoryReadStore, _MemorySnapshot
 from twofold.read_store.partition import WHOLE, Partition
@@ -78,7 +78,7 @@ class Serving:
         self.models["totals"] = self.model(generation)
 
     async def ask(self, at_least: int = 0, timeout: float = 0.0) -> QueryResult:
-        return await self.queries.answer(self.read_store, TotalOf(KEY), at_least, timeout)
+        return await self.queries.answer(self.read_store, ActorQuery(TotalOf(KEY)), at_least, timeout)
 
     async def total(self) -> int:
         value = (await self.ask()).value

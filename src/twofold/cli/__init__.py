@@ -36,6 +36,7 @@ COMMANDS = (
     "restore",
     "alerts",
     "dashboard",
+    "key",
 )
 
 __all__ = ["main"]

@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 import math
+import os
 import urllib.request
 from typing import Any
 from urllib.error import HTTPError
@@ -17,6 +18,7 @@ from twofold.errors import (
     Conflict,
     GenerationChanged,
     InvalidMessage,
+    NotAuthenticated,
     NotAuthorised,
     Refused,
     Rejected,
@@ -31,6 +33,9 @@ SECONDS = 60.0
 """Timeout of a request: longer than the server takes for any of them."""
 _MOST_BYTES = 64 * 1_048_576
 
+TOKEN_VARIABLE = "TWOFOLD_TOKEN"
+"""The environment variable with the API key or token of requests. An option would show it to all users of a machine."""
+
 url_option = click.option(
     "--url",
     metavar="URL",
@@ -40,7 +45,7 @@ url_option = click.option(
 _FAMILIES: dict[str, type[Refused] | type[Conflict]] = {
     kebab_case(family.__name__): family
     for family in (
-        *(NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused),
+        *(NotAuthenticated, NotAuthorised, InvalidMessage, UnknownMessage, UndeclaredAccess, CommandIdReused),
         *(Conflict, GenerationChanged),
     )
 }
@@ -74,6 +79,8 @@ class Remote:
 
     def _ask(self, request: urllib.request.Request) -> Any:
         request.add_header("accept", "application/json")
+        if token := os.environ.get(TOKEN_VARIABLE):
+            request.add_header("authorization", f"Bearer {token}")
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
                 self.date = response.headers.get("date") or ""

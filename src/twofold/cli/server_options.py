@@ -34,11 +34,6 @@ _OPTIONS = (
         help="Port to listen on; 0 takes a free one.",
     ),
     _option(
-        "--expose",
-        is_flag=True,
-        help="Allow an address that other machines can reach. There is no authentication yet. Needs --allow-host.",
-    ),
-    _option(
         "--allow-host",
         multiple=True,
         metavar="NAME",
@@ -67,7 +62,6 @@ class ServerOptions(NamedTuple):
 
     host: str
     port: int
-    expose: bool
     root_path: str
     access_log: bool
     trust: Trust
@@ -80,7 +74,6 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
     def with_server(
         host: str,
         port: int,
-        expose: bool,
         allow_host: tuple[str, ...],
         allow_origin: tuple[str, ...],
         allow_credentials: bool,
@@ -95,7 +88,7 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
             credentials=allow_credentials,
             proxies=frozenset(proxy),
         )
-        return command(server=ServerOptions(host, port, expose, root_path, access_log, trust), **options)
+        return command(server=ServerOptions(host, port, root_path, access_log, trust), **options)
 
     decorated: Callable[..., int] = with_server
     for option in reversed(_OPTIONS):

@@ -16,6 +16,7 @@ from twofold.command_service.folds import Folds, PendingStates
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
 from twofold.command_service.pending import PendingAppend, boundary_conditions
 from twofold.command_service.turns import Turn
+from twofold.domain.actor import Actor, name_of
 from twofold.domain.decision import Boundary, Context, Decision, Fold
 from twofold.domain.envelope import UNKNOWN_ORIGIN, Metadata, Origin
 from twofold.domain.events import NewEvent
@@ -58,6 +59,7 @@ class _CommandRequest(msgspec.Struct, eq=False):
     time: datetime
     metadata: Metadata
     request_hash: bytes
+    actor: Actor | None
     rows: tuple[RowWrite, ...]
 
 
@@ -146,7 +148,7 @@ class CommandService:
         now = self._world.now()
         correlation_id = origin.correlation_id or command_id
         time, ids = microseconds(now), (correlation_id, origin.causation_id)
-        metadata = Metadata(time, command_id, *ids, origin.actor, origin.depth, origin.traceparent)
+        metadata = Metadata(time, command_id, *ids, name_of(origin.actor), origin.depth, origin.traceparent)
         prepare = self._wiring.prepare.get(kind)
         try:
             if prepare is not None:
@@ -161,7 +163,9 @@ class CommandService:
         if self._contention.draining:
             await self._contention.drained()
         turn = self._turns.arrive(boundary.folds)
-        request = _CommandRequest(decision, command, boundary, now, metadata, request_hash, tuple(rows))
+        request = _CommandRequest(
+            decision, command, boundary, now, metadata, request_hash, actor=origin.actor, rows=tuple(rows)
+        )
         try:
             return await self._in_turn(request, turn)
         finally:
@@ -251,7 +255,7 @@ class CommandService:
         decision, metadata = request.decision, request.metadata
         context: Context | None = None
         if decision.takes_context:
-            context = Context(metadata.command_id, request.time, metadata.actor, secret=self._secret)
+            context = Context(metadata.command_id, request.time, request.actor, secret=self._secret)
         began = self._world.monotonic()
         try:
             decided = decision.decide(request.command, request.boundary, states, context)
@@ -381,7 +385,7 @@ def _check_ids(command_id: str, origin: Origin) -> None:
         raise InvalidMessage(f"A command id may have at most {MAX_COMMAND_ID} characters.", field="command_id")
     check_text(command_id, "command_id")
     if origin.actor is not None:
-        check_text(origin.actor, "actor")
+        check_text(origin.actor.name, "actor")
     if origin.correlation_id is not None:
         check_text(origin.correlation_id, "correlation_id")
     if origin.causation_id is not None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 import msgspec
 
+from twofold.domain.actor import Actor
 from twofold.domain.command_ids import derived_id
 from twofold.domain.event_query import QueryItem
 from twofold.domain.events import RecordedEvent
@@ -28,12 +29,12 @@ class Context:
     """What a decision may use besides models: the time, the actor, and new ids.
 
     Ids derive from the command id and the secret of the log. So a repeated decision makes the same ids, and the sender
-    of the command cannot predict them. `time` is in UTC.
+    of the command cannot predict them. `time` is in UTC. `actor` is who sent the command, None where nobody is known.
     """
 
     __slots__ = ("_made", "_secret", "actor", "command_id", "time")
 
-    def __init__(self, command_id: str, time: datetime, actor: str | None = None, *, secret: bytes = b"") -> None:
+    def __init__(self, command_id: str, time: datetime, actor: Actor | None = None, *, secret: bytes = b"") -> None:
         self.command_id = command_id
         self.time = time
         self.actor = actor

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from twofold.domain.actor import Actor
+
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
     """Who sent a command, and which command and event led to it. `depth` and `traceparent` are as in `Metadata`."""
 
-    actor: str | None = None
+    actor: Actor | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
     depth: int = 0

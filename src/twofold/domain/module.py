@@ -21,7 +21,8 @@ class Module:
     `events`: event types, or `Event(…)` for a stored name, version or upcasters. `models`: decision models.
     `decisions`: pure functions from a command and models to events. `projections`. `queries`: async functions from a
     query and views to an answer. `policies`: reactions to events. `prepare`: async functions from a command to the same
-    command, completed with external data before it is decided.
+    command, completed with external data before it is decided. `internal`: types of commands and queries that are not
+    on the wire: only policies and code send or ask them.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Module:
         queries: Sequence[Callable[..., Any]] = (),
         policies: Sequence[Policy] = (),
         prepare: Sequence[Callable[..., Any]] = (),
+        internal: Sequence[type] = (),
     ) -> None:
         self.name = name
         self.events = tuple(event if isinstance(event, Event) else Event(event) for event in events)
@@ -44,6 +46,7 @@ class Module:
         self.queries = tuple(queries)
         self.policies = tuple(policies)
         self.prepare = tuple(prepare)
+        self.internal = tuple(internal)
 
 
 class Wiring:
@@ -76,6 +79,7 @@ class Wiring:
         rebuilt = [name for name, projection in self.projections.items() if projection.lifecycle == "async"]
         self.followers = {**dict.fromkeys(rebuilt, "projection"), **dict.fromkeys(self.policies, "policy")}
         """The kind of each follower of the log by its name. Operators act on these, and commands may wait for them."""
+        self.internal = frozenset(message for module in self.modules for message in module.internal)
 
     def _add_event(self, event: Event) -> None:
         check_message(event.type, "event")

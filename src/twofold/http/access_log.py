@@ -16,7 +16,7 @@ class AccessRecord:
     """Counts what is sent in answer to one request, and logs it at its end.
 
     The attribute `request` of the record has `method`, `path`, `status` (0: no answer began), `seconds` until its end,
-    `bytes` of the body, and `caller`, `-` until it is known who asks.
+    `bytes` of the body, and `caller`: the name of the actor, `-` where nobody is known.
     """
 
     def __init__(self, exchange: Exchange, world: World) -> None:
@@ -35,7 +35,7 @@ class AccessRecord:
             self._bytes += len(message.get("body", b""))
         await self._send(message)
 
-    def finish(self, caller: str = "-") -> None:
+    def finish(self) -> None:
         """Log the request."""
         exchange = self._exchange
         request = {
@@ -45,7 +45,7 @@ class AccessRecord:
             "seconds": round(self._world.monotonic() - self._began, 6),
             "bytes": self._bytes,
             "client": exchange.client,
-            "caller": caller,
+            "caller": "-" if exchange.actor is None else exchange.actor.name,
         }
         text = "%(method)s %(path)s %(status)d %(seconds).6f s %(bytes)d bytes %(client)s %(caller)s"
         log.info(text, request, extra={"request": request})

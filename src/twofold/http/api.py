@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from twofold.access.rules import INSPECT, METRICS, PUBLIC, READ_LOG, Right
 from twofold.errors import TwofoldError, UnknownMessage, WiringError
 from twofold.http.access_log import AccessRecord
 from twofold.http.budgets import CutOff
@@ -38,6 +39,9 @@ _OURS = frozenset(
 
 _OF_OUTER = frozenset({"app", "router", "endpoint", "path_params", "app_root_path"})
 """What an application around this one leaves in the scope: pages must not take it for their own."""
+
+ACTOR = "twofold.actor"
+"""In the ASGI scope of a mounted page: the `Actor` of the request, or None."""
 
 log = logging.getLogger("twofold.http")
 
@@ -111,8 +115,11 @@ class Api:
             refuse_path(self.wire.app.roles, exchange.path)
             if _first_word(exchange.path) in _OURS:
                 raise _not_found()
+            await self.wire.admit_anybody(exchange)
+            exchange.scope[ACTOR] = exchange.actor
             await self._answer_page(exchange)
         elif route.offers(exchange.method):
+            await self.wire.admit(exchange, route.right)
             await route.handle(exchange)
         elif exchange.method == "OPTIONS":
             more = self._cors.preflight(exchange, route.allow)
@@ -220,15 +227,21 @@ def _routes(wire: Wire, mounts: Mapping[str, ASGIApp]) -> dict[str, Route]:
     has_pages = "/" in mounts or (app.pages is not None and serves_pages(roles))
     routes = {
         **({} if has_pages else entry_routes(document, mounts)),
-        **{f"/commands/{name}": Route("POST", command_handler(wire, name)) for name in app.wiring.commands},
-        **{f"/queries/{name}": Route("GET", query_handler(wire, name)) for name in app.queries.by_name},
+        **{
+            f"/commands/{name}": Route("POST", Right("command", name), command_handler(wire, name))
+            for name in app.public_commands
+        },
+        **{
+            f"/queries/{name}": Route("GET", Right("query", name), query_handler(wire, name))
+            for name in app.public_queries
+        },
         **projection_routes(wire),
         **log_routes(wire),
-        "/events": Route("GET", events_handler(wire)),
-        "/status": Route("GET", status_handler(wire)),
-        "/metrics": Route("GET", metrics_handler(wire)),
-        "/health/live": Route("GET", answer_live),
-        "/health/ready": Route("GET", ready_handler(wire)),
+        "/events": Route("GET", READ_LOG, events_handler(wire)),
+        "/status": Route("GET", INSPECT, status_handler(wire)),
+        "/metrics": Route("GET", METRICS, metrics_handler(wire)),
+        "/health/live": Route("GET", PUBLIC, answer_live),
+        "/health/ready": Route("GET", PUBLIC, ready_handler(wire)),
         **docs_routes(document),
     }
     return {path: route for path, route in routes.items() if serves(roles, path)}

@@ -30,9 +30,8 @@ def command_handler(wire: Wire, name: str) -> Handler:
         wait_for = _wait_for(wire, exchange, known) if exchange.query_string else ()
         command = await read(exchange)
         with wire.quotas.commands:
-            actor = wire.caller(exchange).actor
             receipt = await wire.in_time(
-                app.send(command, command_id=command_id, actor=actor, wait_for=wait_for, wait_seconds=longest)
+                app.send(command, command_id=command_id, actor=exchange.actor, wait_for=wait_for, wait_seconds=longest)
             )
         headers: Headers = [(b"twofold-position", receipt.token.encode())]
         if receipt.repeated:

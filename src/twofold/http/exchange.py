@@ -8,6 +8,8 @@ from urllib.parse import quote
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from twofold.access.rules import Right
+from twofold.domain.actor import Actor
 from twofold.errors import InvalidMessage, TwofoldError, Unavailable
 from twofold.http.budgets import SMALL, Budgets, Holding
 from twofold.http.problems import CONTENT_TYPE, HttpRefused, headers_of, problem_of
@@ -28,13 +30,14 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One HTTP request, and the one answer to it."""
+    """One HTTP request, and the one answer to it. `actor` is who sent it; None where nobody is known."""
 
-    __slots__ = ("_body", "budgets", "headers", "method", "path", "receive", "scope", "send", "started")
+    __slots__ = ("_body", "actor", "budgets", "headers", "method", "path", "receive", "scope", "send", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, budgets: Budgets) -> None:
         self.budgets = budgets
         self._body: Holding | None = None
+        self.actor: Actor | None = None
         self.receive = receive
         self.send = send
         self.started = False
@@ -58,6 +61,11 @@ class Exchange:
         """The address the request came from, as far as the server and its proxies tell it."""
         client = self.scope.get("client")
         return str(client[0]) if client else "unknown"
+
+    @property
+    def caller(self) -> str:
+        """Whom limits count: the actor where one is known, else the address."""
+        return self.client if self.actor is None else f"actor {self.actor.name}"
 
     @property
     def query_string(self) -> bytes:
@@ -199,12 +207,13 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Route:
-    """The method that one path offers, and those that come with it."""
+    """The method that one path offers, those that come with it, and the right that a caller needs."""
 
-    __slots__ = ("allow", "handle", "method")
+    __slots__ = ("allow", "handle", "method", "right")
 
-    def __init__(self, method: str, handle: Handler) -> None:
+    def __init__(self, method: str, right: Right, handle: Handler) -> None:
         self.method = method
+        self.right = right
         self.handle = handle
         self.allow = "GET, HEAD, OPTIONS" if method == "GET" else f"{method}, OPTIONS"
 

@@ -33,10 +33,11 @@ async def answer_live(exchange: Exchange) -> None:
 
 def ready_handler(wire: Wire) -> Handler:
     """Says whether to send requests here, or those of one `side`: 200 if ready or degraded, else 503; with the report
-    in both cases."""
+    in both cases. What is wrong is only for those who may inspect."""
 
     async def handle(exchange: Exchange) -> None:
         side = _side(wire.parameters(exchange, _SIDE))
+        await wire.admit_anybody(exchange)
         report = shown_to(wire, exchange, (await wire.in_time(status_now(wire))).health)
         level = report.of(side)
         if side is not None and level is None:
@@ -45,7 +46,7 @@ def ready_handler(wire: Wire) -> Handler:
             await exchange.json(_encode(report))
             return
         wrong = [each.message for each in report.problems if each.level == "not_ready" and side in (None, each.side)]
-        await exchange.problem(Unavailable(f"Not ready. {' '.join(dict.fromkeys(wrong))}"), report)
+        await exchange.problem(Unavailable(" ".join(["Not ready.", *dict.fromkeys(wrong)])), report)
 
     return handle
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from twofold.access.rules import INSPECT, Right
 from twofold.app import App
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, WiringError
@@ -55,7 +56,7 @@ def log_routes(wire: Wire) -> Mapping[str, Route]:
             answer = await wire.in_time(_move(app, body.to, patience))
         await exchange.json(_encode(answer))
 
-    return {"/log": Route("GET", report), "/log/move": Route("POST", move)}
+    return {"/log": Route("GET", INSPECT, report), "/log/move": Route("POST", Right("operate", "move-log"), move)}
 
 
 async def _report(app: App) -> LogReport:

@@ -17,6 +17,7 @@ from twofold.http.examples import example_of, resolved
 from twofold.http.health_routes import Alive, not_ready_schema
 from twofold.http.limits import Limits
 from twofold.http.log_routes import LogReport, MoveBody
+from twofold.http.openapi_security import add_security
 from twofold.http.parameters import POSITION, parameters_of
 from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
@@ -46,9 +47,9 @@ _REPLAY = {
 
 def describe(app: App, limits: Limits) -> Json:
     """The OpenAPI document of an app. WiringError where a type has no JSON Schema."""
-    commands = dict(app.wiring.commands)
-    queries = {name: function.query for name, function in app.queries.by_name.items()}
-    answers = {name: function.returns for name, function in app.queries.by_name.items()}
+    commands = app.public_commands
+    queries = app.public_queries
+    answers = {name: app.queries.by_name[name].returns for name in queries}
     own: list[type] = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord]
     own += [LogReport, MoveBody, MoveStatus, *BODIES_AND_ANSWERS]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
@@ -74,7 +75,7 @@ def describe(app: App, limits: Limits) -> Json:
     paths |= _projection_paths(parts, shared, app)
     paths = {path: offered for path, offered in paths.items() if serves(app.roles, path)}
     shared = _referenced(paths, shared)
-    return {
+    document: Json = {
         "openapi": "3.1.0",
         "info": {
             "title": " and ".join(module.name for module in app.wiring.modules[:3]) or "Twofold",
@@ -86,6 +87,8 @@ def describe(app: App, limits: Limits) -> Json:
         "components": {"schemas": dict(sorted(shared.items()))},
         "tags": [{"name": name} for name in ("Commands", "Queries", "Log", "Projections", "Health")],
     }
+    add_security(document, app.access, app.authentication)
+    return document
 
 
 def _operation(

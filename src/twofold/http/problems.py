@@ -40,7 +40,10 @@ class ProblemKind(NamedTuple):
 KINDS = {
     "invalid-message": ProblemKind(400, "The request is not valid", "Correct what `field` names, then send it again."),
     "undeclared-access": ProblemKind(400, "The read model does not declare this access", "Use a declared access."),
-    "not-authorised": ProblemKind(403, "This is not allowed", "Send it from an allowed host or origin."),
+    "not-authenticated": ProblemKind(401, "Log in first", "Send valid credentials in `Authorization`."),
+    "not-authorised": ProblemKind(
+        403, "This is not allowed", "Use an allowed host and origin, and a role that has the right."
+    ),
     "unknown-message": ProblemKind(404, "Not found", "Look up the name in `/docs`."),
     "method-not-allowed": ProblemKind(405, "Method not allowed", "Use one of the methods in `Allow`."),
     "too-slow": ProblemKind(408, "The request did not arrive in time", "Send the whole request again."),
@@ -66,6 +69,7 @@ KINDS = {
 _FAMILIES: dict[type[TwofoldError], str] = {
     errors.InvalidMessage: "invalid-message",
     errors.UndeclaredAccess: "undeclared-access",
+    errors.NotAuthenticated: "not-authenticated",
     errors.NotAuthorised: "not-authorised",
     errors.RoleAbsent: "role-absent",
     errors.UnknownMessage: "unknown-message",
@@ -116,6 +120,8 @@ def headers_of(error: TwofoldError, status: int) -> list[tuple[bytes, bytes]]:
     if status == 503:
         after = error.retry_after if isinstance(error, Unavailable) else 1.0
         return [*headers, (b"retry-after", b"%d" % max(1, math.ceil(after)))]
+    if status == 401:
+        return [*headers, (b"www-authenticate", b"Bearer")]
     return headers
 
 

@@ -6,7 +6,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from twofold.access.rules import INSPECT, Right
 from twofold.app import App
+from twofold.domain.actor import name_of
 from twofold.domain.events import Position
 from twofold.domain.projection import MAX_KEY
 from twofold.errors import InvalidMessage, UnknownMessage, WiringError
@@ -219,8 +221,8 @@ def followed_names(app: App) -> list[str]:
 def projection_routes(wire: Wire) -> dict[str, Route]:
     """All routes under `/projections`. WiringError where a name would hide one."""
     routes = {
-        "/projections": Route("GET", _reading(wire, lambda _: _all(wire.app))),
-        f"/projections/{REBUILD}": Route("POST", _doing(wire, NamesBody, _rebuild_several)),
+        "/projections": Route("GET", INSPECT, _reading(wire, lambda _: _all(wire.app))),
+        f"/projections/{REBUILD}": Route("POST", Right("operate", REBUILD), _doing(wire, NamesBody, _rebuild_several)),
     }
     for name in followed_names(wire.app):
         if name == REBUILD:
@@ -237,10 +239,13 @@ def projection_routes(wire: Wire) -> dict[str, Route]:
 
 def _routes_of(wire: Wire, name: str) -> dict[str, Route]:
     return {
-        "": Route("GET", _reading(wire, lambda _: _one(wire.app, name))),
-        "/parked": Route("GET", _reading(wire, lambda fields: _parked(wire.app, name, fields), _PARKED)),
-        "/actions": Route("GET", _reading(wire, lambda fields: _actions(wire.app, name, fields), _LIMIT)),
-        **{f"/{word}": Route("POST", _doing(wire, verb.body, verb.do, name)) for word, verb in VERBS.items()},
+        "": Route("GET", INSPECT, _reading(wire, lambda _: _one(wire.app, name))),
+        "/parked": Route("GET", INSPECT, _reading(wire, lambda fields: _parked(wire.app, name, fields), _PARKED)),
+        "/actions": Route("GET", INSPECT, _reading(wire, lambda fields: _actions(wire.app, name, fields), _LIMIT)),
+        **{
+            f"/{word}": Route("POST", Right("operate", word), _doing(wire, verb.body, verb.do, name))
+            for word, verb in VERBS.items()
+        },
     }
 
 
@@ -265,7 +270,7 @@ def _doing(wire: Wire, kind: type, do: Callable[[OperatorCall], Awaitable[object
     async def handle(exchange: Exchange) -> None:
         wire.parameters(exchange)
         body = await read(exchange)
-        call = OperatorCall(wire.app.projections, name, body, wire.caller(exchange).actor, timeout)
+        call = OperatorCall(wire.app.projections, name, body, name_of(exchange.actor), timeout)
         with wire.quotas.commands:
             answer = await wire.in_time(do(call))
         await exchange.json(_encode(shown_to(wire, exchange, answer)))

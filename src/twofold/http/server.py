@@ -37,7 +37,6 @@ async def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    expose: bool = False,
     mounts: Mapping[str, ASGIApp] | None = None,
     limits: Limits | None = None,
     trust: Trust | None = None,
@@ -50,19 +49,14 @@ async def serve(
 
     On the signal readiness turns 503 and streams end. After `notice_seconds` (time for a load balancer to notice) the
     server accepts no more connections, requests in progress finish, and the app stops. A second signal does not wait.
-    WiringError where the address is in use, is open to others without `expose`, or where `trust` names no hosts beside
-    `expose`. `port` 0 takes a free one.
+    WiringError where the address is in use, or can be reached from other machines and the app has not an access rule
+    for each command and query, or `trust` names no hosts. `port` 0 takes a free one.
     """
     trust = trust or Trust()
-    if expose and not trust.hosts:
-        raise WiringError(
-            "What is open to others must name its hosts, or a page of any site could reach it by a name of its own "
-            "(DNS rebinding). Add each name that clients use: `--allow-host shop.example`, or trust=Trust(hosts=…)."
-        )
     limits = limits or Limits()
     limits = msgspec.structs.replace(limits, connections=connections_that_fit(limits.connections))
     api = asgi(app, mounts, limits=limits, trust=trust, root_path=root_path, access_log=access_log)
-    listener = listen(host, port, expose=expose)
+    listener = listen(host, port, lambda address: _refuse_unguarded(app, trust, address))
 
     tasks: list[asyncio.Task[None]] = []
 
@@ -140,14 +134,19 @@ def fast_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory())
 
 
-def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
-    """A socket on an address. WiringError, with the cure, if it is in use, unknown, or open to others."""
+def listen(host: str, port: int, refuse: Callable[[str], None]) -> socket.socket:
+    """A socket on an address. WiringError, with the cure, if it is in use or unknown.
+
+    `refuse` is called, with words that name the address, where other machines can reach it; it raises if they must not.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise WiringError(f"This machine has no address '{host}' ({error.strerror}). Use 127.0.0.1.") from error
-    if not expose:
-        _refuse_what_others_reach(host, [str(each[4][0]) for each in found])
+    for reached in dict.fromkeys(str(each[4][0]) for each in found):
+        # A name says nothing about who reaches it.
+        if not is_loopback(reached):
+            refuse(host if host == reached else f"{host} is {reached}, which")
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -164,15 +163,25 @@ def listen(host: str, port: int, *, expose: bool = False) -> socket.socket:
     return listener
 
 
-def _refuse_what_others_reach(host: str, addresses: list[str]) -> None:
-    """WiringError unless all these addresses of a host are of loopback: a name says nothing about that."""
-    for address in addresses:
-        if not is_loopback(address):
-            named = host if host == address else f"{host} is {address}, which"
-            raise WiringError(
-                f"{named} can be reached from other machines, and there is no authentication yet: every client may do "
-                "everything. Bind to 127.0.0.1, or set expose=True (`--expose`) behind a proxy that authenticates."
-            )
+def _refuse_unguarded(app: App, trust: Trust, address: str) -> None:
+    """WiringError where an app that other machines reach lets everybody do everything, or answers to any name."""
+    reached = f"{address} can be reached from other machines"
+    if app.access.is_open:
+        raise WiringError(
+            f"{reached}, and the app has no access rules: every client may do everything. Bind to 127.0.0.1, or say "
+            "who may do what: App(…, authenticate=[…], access=[Allow(…), …])."
+        )
+    if uncovered := app.access.uncovered:
+        more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
+        raise WiringError(
+            f"{reached}, and no access rule names {', '.join(uncovered[:5])}{more}. Allow each to a role, or list it "
+            "as internal=[…] in its module."
+        )
+    if not trust.hosts:
+        raise WiringError(
+            f"{reached}. Name its hosts, or a page of any site could reach it by a name of its own (DNS rebinding): "
+            "`--allow-host shop.example` for each name that clients use, or trust=Trust(hosts=…)."
+        )
 
 
 class _Server(uvicorn.Server):

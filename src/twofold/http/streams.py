@@ -98,7 +98,7 @@ class Streams:
         what the frames count their bytes in. A frame is asked for when the client has read most of the one before.
         """
         self.stop_signals.watch()
-        slot = self._take(exchange.client)
+        slot = self._take(exchange.caller)
         tasks: list[asyncio.Task[Any]] = []
         try:
             if exchange.method == "HEAD":

@@ -1,12 +1,13 @@
-"""What all routes share: the app, the limits and what enforces them, the streams, who calls, and strict reading."""
+"""What all routes share: the app, the limits and what enforces them, the streams, who may call, and strict reading."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
-import msgspec
-
+from twofold.access.rules import INSPECT, PUBLIC, Right
 from twofold.app import App
 from twofold.codec import RequestDecoder
+from twofold.errors import NotAuthenticated
 from twofold.http.budgets import Budgets
 from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
@@ -23,15 +24,6 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"via"})
 NO_PARAMETERS: Mapping[str, QueryParameter] = {}
 
 
-class Principal(msgspec.Struct, frozen=True):
-    """Who sends a request. `actor` is the name that events and operators' actions carry; None: anonymous."""
-
-    actor: str | None = None
-
-
-ANONYMOUS = Principal()
-
-
 class Wire:
     """One app as it is served over HTTP."""
 
@@ -43,13 +35,27 @@ class Wire:
         self.deadlines = Deadlines(app.world, min(1.0, limits.request_seconds / 4, limits.body_seconds / 4))
         self.streams = Streams(app.world, limits, self.deadlines)
 
-    def caller(self, exchange: Exchange) -> Principal:
-        """Who sends this request. There is no authentication yet, so every caller is anonymous."""
-        return ANONYMOUS
+    async def admit(self, exchange: Exchange, right: Right) -> None:
+        """Establish who sends a request. NotAuthenticated or NotAuthorised where they have not this right."""
+        if right != PUBLIC:
+            await self._identify(exchange)
+            self.app.access.check(exchange.actor, right)
+
+    async def admit_anybody(self, exchange: Exchange) -> None:
+        """Establish who sends a request, if anybody is known. Credentials that are not valid are nobody's."""
+        with suppress(NotAuthenticated):
+            await self._identify(exchange)
+
+    async def _identify(self, exchange: Exchange) -> None:
+        if self.app.authentication:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
+            exchange.actor = await self.in_time(self.app.authentication.actor_of(headers))
 
     def shows_texts(self, exchange: Exchange) -> bool:
-        """Whether this caller may see the texts of errors, as operators do. Until callers are known: who is on this
-        machine, and not behind a proxy."""
+        """Whether this caller, who was admitted, may see the texts of errors and the names of parked keys, as operators
+        do. Where there are no access rules: who is on this machine, and not behind a proxy."""
+        if not self.app.access.is_open:
+            return self.app.access.allows(exchange.actor, INSPECT)
         return is_loopback(exchange.client) and _FORWARDED.isdisjoint(exchange.headers)
 
     def parameters(self, exchange: Exchange, known: Mapping[str, QueryParameter] = NO_PARAMETERS) -> dict[str, Any]:

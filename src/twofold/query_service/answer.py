@@ -1,25 +1,32 @@
 """The answer to one query: wait until its read models are new enough, then read them in one snapshot."""
 
 import asyncio
-import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, get_args, get_origin, is_typeddict
+from typing import Any, NamedTuple
 
 import msgspec
 
 from twofold.codec import EventCodec
-from twofold.domain.events import Position, kebab_case
-from twofold.domain.module import check_message
+from twofold.domain.actor import Actor
+from twofold.domain.events import Position
 from twofold.domain.projection import BoundProjection
-from twofold.domain.type_hints import hints_of, union_members
-from twofold.errors import FunctionFailed, TwofoldError, Unavailable, UnknownMessage, WiringError, failed
+from twofold.errors import (
+    FunctionFailed,
+    NotAuthenticated,
+    TwofoldError,
+    Unavailable,
+    UnknownMessage,
+    WiringError,
+    failed,
+)
 from twofold.query_service.live_queries import NOTHING_SEEN, Computed, LiveQueries, Spend, live_key
 from twofold.query_service.log_views import LogViews
 from twofold.query_service.monotonic_reads import Lagging, MonotonicReads
 from twofold.query_service.one_row import OneRowView, SnapshotNeeded
+from twofold.query_service.query_function import QueryFunction, read_query_function, shown
 from twofold.query_service.time_limit import TimeLimit
 from twofold.query_service.view import View
 from twofold.read_store.parked_summary import merged_summary
@@ -36,16 +43,11 @@ _SETTLE = 5.0
 """Seconds a live query waits for a new generation to reach the position of the one before."""
 
 
-class QueryFunction(NamedTuple):
-    """A query function and its signature: the query, the answer's type, the projection of each parameter."""
+class ActorQuery(NamedTuple):
+    """A query, and who asks it; None where nobody is known."""
 
-    name: str
-    function: Callable[..., Any]
-    query: type
-    returns: Any
-    views: Mapping[str, str]
-    classes: tuple[type, ...] = ()
-    """What the answer is an instance of; empty where the hint does not say."""
+    query: object
+    actor: Actor | None = None
 
 
 class ViewSource(NamedTuple):
@@ -128,14 +130,15 @@ class QueryService:
         self._look = look
         self._monotonic.forget()
 
-    async def answer(self, read_store: ReadStore, query: object, at_least: Position, timeout: float) -> QueryResult:
-        """The answer to `query` from one snapshot that is at least as new as `at_least`.
+    async def answer(self, read_store: ReadStore, asked: ActorQuery, at_least: Position, timeout: float) -> QueryResult:
+        """The answer to what is `asked` from one snapshot that is at least as new as `at_least`.
 
         Unavailable, with the lag, where no read model is that new within `timeout` seconds, or where the row asked for
         is parked. UnknownMessage where no query function takes the query. The function is called again where it fails
         and another generation serves by then: the rows it read may have been dropped. See `time_limit`.
         """
-        function = self.function_of(type(query))
+        function = self.function_of(type(asked.query))
+        _check_actor(function, asked.actor)
         deadline, pause, looked = self._world.monotonic() + timeout, _SHORTEST_POLL, False
         while True:
             moved = self._moved.next
@@ -143,7 +146,7 @@ class QueryService:
             lagging = await self._monotonic.lagging(models, read_store, self._log)
             if lagging is None:
                 try:
-                    result = await self._answer(function, query, read_store, models, at_least)
+                    result = await self._answer(function, asked, read_store, models, at_least)
                 except (Unavailable, WiringError):
                     if not looked and self._look is not None:
                         looked = True
@@ -172,14 +175,14 @@ class QueryService:
     async def _answer(
         self,
         function: QueryFunction,
-        query: object,
+        asked: ActorQuery,
         read_store: ReadStore,
         models: Mapping[str, ReadModel],
         at_least: Position,
     ) -> QueryResult | Lagging:
         """The answer, or the read model that is too far behind for one."""
         if len(function.views) == len(models) == 1 and function.name not in self._reading_more:
-            result = await self._answer_from_one_row(function, query, read_store, models, at_least)
+            result = await self._answer_from_one_row(function, asked, read_store, models, at_least)
             if result is not None:
                 return result
         async with AsyncExitStack() as opened:
@@ -194,7 +197,7 @@ class QueryService:
                 name: View(model, snapshot, parked=progress[name].parked, at_least=at_least)
                 for name, (model, snapshot) in sources.items()
             }
-            value = await _call(function, query, views)
+            value = await _call(function, asked, views)
             self._monotonic.answered(models)
             lowest = min(progress.values(), key=lambda now: now.position, default=Progress(at_least, "", 0))
             # Two views may be of one read model.
@@ -204,7 +207,7 @@ class QueryService:
     async def _answer_from_one_row(
         self,
         function: QueryFunction,
-        query: object,
+        asked: ActorQuery,
         read_store: ReadStore,
         models: Mapping[str, ReadModel],
         at_least: Position,
@@ -214,7 +217,7 @@ class QueryService:
         view: OneRowView[Any] = OneRowView(models[name], read_store, at_least)
         value = None
         try:
-            value = await _call(function, query, {parameter: view})
+            value = await _call(function, asked, {parameter: view})
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException:
@@ -259,7 +262,7 @@ class QueryService:
         return {parameter: by_projection[name] for parameter, name in function.views.items() if name in by_projection}
 
     async def live(
-        self, read_store: ReadStore, query: object, made: Callable[[QueryResult], Any], *, listening: LiveOptions
+        self, read_store: ReadStore, asked: ActorQuery, made: Callable[[QueryResult], Any], *, listening: LiveOptions
     ) -> AsyncGenerator[Any]:
         """What is `made` of the result now, and again whenever it changes, until `end_live`.
 
@@ -272,7 +275,7 @@ class QueryService:
             return made(result) if render is None else render(made(result), spend)
 
         async def compute(at_least: Position = 0, timeout: float = _SETTLE) -> Computed:
-            result = await self.answer(read_store, query, at_least, timeout)
+            result = await self.answer(read_store, asked, at_least, timeout)
             if render is not None:
                 result = result._replace(value=msgspec.Raw(_encode(result.value)))
             # Only a hash of an encoded answer is kept to notice a change.
@@ -281,7 +284,9 @@ class QueryService:
             return Computed(state, result.position, result.parked_count > 0, partial(publish, result))
 
         at_least = listening.at_least
-        async with self._live.listening(live_key(query, render), compute, listening.pause) as feed:
+        function = self.function_of(type(asked.query))
+        seen_by = None if function.actor is None else asked.actor
+        async with self._live.listening(live_key(asked.query, seen_by, render), compute, listening.pause) as feed:
             seen: object = NOTHING_SEEN
             after = 0
             while (published := await feed.next(seen, after)) is not None:
@@ -332,63 +337,20 @@ def _lagging(sources: Mapping[str, ViewSource], progress: Mapping[str, Progress]
     return min((model for model in models if model.position < at_least), key=lambda m: m.position, default=None)
 
 
-async def _call(function: QueryFunction, query: object, views: Mapping[str, View[Any]]) -> Any:
+def _check_actor(function: QueryFunction, actor: Actor | None) -> None:
+    if actor is None and function.needs_actor:
+        raise NotAuthenticated(f"The query '{function.name}' depends on who asks. Log in.")
+
+
+async def _call(function: QueryFunction, asked: ActorQuery, views: Mapping[str, View[Any]]) -> Any:
     label = f"The query function {function.function.__qualname__}"
+    arguments: dict[str, Any] = {**views} if function.actor is None else {**views, function.actor: asked.actor}
     try:
-        value = await function.function(query, **views)
+        value = await function.function(asked.query, **arguments)
     except (TwofoldError, SnapshotNeeded, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
         raise failed(label, error) from error
     if function.classes and not isinstance(value, function.classes):
-        raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {_shown(function.returns)}")
+        raise FunctionFailed(label, f"returned {type(value).__name__}, but its hint says {shown(function.returns)}")
     return value
-
-
-def read_query_function(function: Callable[..., Any], by_row: Mapping[type, list[str]]) -> QueryFunction:
-    """The signature of a query function. WiringError, with the cure, where it does not fit the read models."""
-    name = getattr(function, "__qualname__", repr(function))
-    if not inspect.iscoroutinefunction(function):
-        raise WiringError(f"{name} answers a query and must be `async def`.")
-    hints = hints_of(function, name)
-    parameters = list(inspect.signature(function).parameters)
-    if not parameters or any(p not in hints for p in parameters) or "return" not in hints:
-        raise WiringError(
-            f"{name}: annotate every parameter and the answer, e.g. `(query: Q, rows: View[Row]) -> list[Row]`."
-        )
-    query = hints[parameters[0]]
-    check_message(query, "query")
-    views = {parameter: _projection_of(name, parameter, hints[parameter], by_row) for parameter in parameters[1:]}
-    returns = hints["return"]
-    return QueryFunction(kebab_case(query.__name__), function, query, returns, views, _classes_of(returns))
-
-
-def _classes_of(hint: Any) -> tuple[type, ...]:
-    """The classes of the values of a hint; empty if it has a part that is no class."""
-    classes: list[Any] = [get_origin(member) or member for member in union_members(hint)]
-    if not all(inspect.isclass(each) and _can_be_checked(each) for each in classes):
-        return ()
-    # An int is welcome where a float is expected.
-    return (*classes, int) if float in classes else tuple(classes)
-
-
-def _can_be_checked(kind: type) -> bool:
-    return kind.__module__ != "typing" and not is_typeddict(kind) and not getattr(kind, "_is_protocol", False)
-
-
-def _shown(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) and get_origin(hint) is None else str(hint)
-
-
-def _projection_of(name: str, parameter: str, hint: Any, by_row: Mapping[type, list[str]]) -> str:
-    if get_origin(hint) is not View:
-        raise WiringError(f"{name}: parameter '{parameter}' must be a View[Row] of a projection's row type.")
-    (row,) = get_args(hint)
-    projections = by_row.get(row, [])
-    if len(projections) != 1:
-        named = ", ".join(projections) or "none"
-        raise WiringError(
-            f"{name}: View[{row.__name__}] must mean one projection, but these fold {row.__name__}: {named}. "
-            "List a projection with that row type, and give each projection another row type."
-        )
-    return projections[0]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twofold.domain.actor import Actor
 from twofold.domain.events import Position
 from twofold.loop_time import LoopTime
 from twofold.signal import Signal, first_of
@@ -28,10 +29,10 @@ Spend = Callable[[float], None]
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def live_key(query: object, render: Callable[..., Any] | None) -> Hashable:
-    """Equal for queries with the same answers. What else an answer depends on, as who asks, would belong here."""
+def live_key(query: object, actor: Actor | None, render: Callable[..., Any] | None) -> Hashable:
+    """Equal for queries with the same answers: `actor` is who asks, where the answer depends on that."""
     try:
-        return type(query), _encode(query), render
+        return type(query), _encode(query), _encode(actor), render
     except (TypeError, ValueError):
         # In Python a query may have what JSON has not. It shares nothing.
         return object()

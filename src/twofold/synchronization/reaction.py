@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
+from twofold.domain.actor import Actor, actor_of
 from twofold.domain.command_ids import command_id_of_policy, derived_id
 from twofold.domain.decision import Context
 from twofold.domain.envelope import Origin
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SECOND = 1_000_000
-_ACTOR = "policy"
+_ACTOR = Actor("policy")
 
 
 class Sent(Protocol):
@@ -156,7 +157,7 @@ class Reaction:
         event = self._events.decode(recorded)
         # The position too: the id of an event may be used again once its command id is forgotten.
         key = derived_id(self.secret, "reaction", self._log_id, self.policy, recorded.position, recorded.id)
-        context = Context(key, recorded.time, recorded.actor, secret=self.secret)
+        context = Context(key, recorded.time, actor_of(recorded.actor), secret=self.secret)
         answer = await _as_error(self.policy, _not_cancelled(self._react(event, recorded, context)))
         commands: list[Any] = [] if answer is None else [answer]
         if isinstance(answer, list):

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Generic, NoReturn, TypeVar, cast, overload
 import msgspec
 
 from twofold.codec.event_codec import EventCodec
+from twofold.domain.actor import Actor, actor_of, name_of
 from twofold.domain.decision import Boundary, Context, Decision, DecisionModel, returned_events
 from twofold.domain.envelope import Envelope, Metadata
 from twofold.domain.event_query import EventQuery
@@ -49,9 +50,9 @@ def spec(function: Any, *models: DecisionModel) -> "ProjectionSpec | DecisionSpe
 class _Past(msgspec.Struct, frozen=True):
     """The events a test has given so far, with the time and the actor of each."""
 
-    events: tuple[tuple[object, datetime, str | None], ...] = ()
+    events: tuple[tuple[object, datetime, Actor | None], ...] = ()
     time: datetime = NOON
-    actor: str | None = None
+    actor: Actor | None = None
 
     def but(self, **changes: Any) -> "_Past":
         return msgspec.structs.replace(self, **changes)
@@ -65,7 +66,7 @@ class _Past(msgspec.Struct, frozen=True):
         past: list[tuple[Any, RecordedEvent]] = []
         for position, (event, time, actor) in enumerate(self.events, 1):
             command_id = f"given-{position}"
-            metadata = Metadata(microseconds(time), command_id, command_id, None, actor)
+            metadata = Metadata(microseconds(time), command_id, command_id, None, name_of(actor))
             new = codec.encode(event, command_id, 0)
             envelope = Envelope(new.id, new.tags, metadata)
             recorded = RecordedEvent(position, new.type, new.version, new.payload, envelope)
@@ -89,9 +90,9 @@ class DecisionSpec(Generic[C]):
         """The events and the command from here on have this time. ValueError where it has no zone."""
         return self._but(self._past.but(time=_zoned(time)))
 
-    def by(self, actor: str) -> "DecisionSpec[C]":
+    def by(self, actor: Actor | str) -> "DecisionSpec[C]":
         """The events and the command from here on have this actor."""
-        return self._but(self._past.but(actor=actor))
+        return self._but(self._past.but(actor=actor_of(actor)))
 
     def when(self, command: C) -> "Decided":
         """Decide `command` on the past, twice. AssertionError where the two results differ: a decision is pure.
@@ -186,9 +187,9 @@ class ProjectionSpec:
         """The events from here on have this time. ValueError where it has no zone."""
         return self._but(self._past.but(time=_zoned(time)))
 
-    def by(self, actor: str) -> "ProjectionSpec":
+    def by(self, actor: Actor | str) -> "ProjectionSpec":
         """The events from here on have this actor."""
-        return self._but(self._past.but(actor=actor))
+        return self._but(self._past.but(actor=actor_of(actor)))
 
     def then_rows(self, rows: Mapping[str, object]) -> None:
         """AssertionError, showing the difference, unless the read model has exactly these rows by key."""

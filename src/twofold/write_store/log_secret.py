@@ -1,9 +1,7 @@
 """The secret of a log: random bytes under which ids are derived that callers must not be able to predict."""
 
-import hashlib
-
 from twofold.domain.envelope import Metadata
-from twofold.world import World, microseconds
+from twofold.world import World, microseconds, secret_bytes
 from twofold.write_store.port import Append, RowWrite, WriteStore
 
 SPACE = "secret"
@@ -17,7 +15,7 @@ async def log_secret(write_store: WriteStore, world: World) -> bytes:
     """
     row = (await write_store.rows(SPACE, [_KEY])).get(_KEY)
     if row is None:
-        made = hashlib.blake2b(f"{world.new_id()}{world.new_id()}".encode(), digest_size=32).digest()
+        made = secret_bytes(world, 32)
         metadata = Metadata(microseconds(world.now()), SPACE, SPACE)
         await write_store.append([Append(metadata, rows=(RowWrite(SPACE, _KEY, made, 0),))])
         # Another process may have been first: then this append was refused, and the row is that of the other.

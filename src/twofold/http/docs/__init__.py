@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from twofold.access.rules import PUBLIC
 from twofold.http.examples import example_of, resolved
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.problems import KINDS
@@ -25,7 +26,7 @@ def docs_routes(document: Json) -> dict[str, Route]:
     script = (_HERE / "docs.js").read_bytes()
     style = (_HERE / "docs.css").read_bytes()
     return {
-        "/openapi.json": Route("GET", _document_handler(document)),
+        "/openapi.json": Route("GET", PUBLIC, _document_handler(document)),
         # The links of the page are relative, so that it is the same under every root path.
         "/docs": _file(page_of(document), b"text/html; charset=utf-8"),
         "/docs/docs.js": _file(script, b"text/javascript; charset=utf-8"),
@@ -50,7 +51,7 @@ def entry_routes(document: Json, mounts: Iterable[str]) -> dict[str, Route]:
             body = {"title": title, "links": {name: f"{exchange.root}/{path}" for name, path in links.items()}}
             await exchange.answer(200, [(b"content-type", b"application/json"), *headers], msgspec.json.encode(body))
 
-    return {"/": Route("GET", handle), "": Route("GET", handle)}
+    return {"/": Route("GET", PUBLIC, handle), "": Route("GET", PUBLIC, handle)}
 
 
 def _document_handler(document: Json) -> Handler:
@@ -69,7 +70,7 @@ def _file(content: bytes, kind: bytes) -> Route:
     async def handle(exchange: Exchange) -> None:
         await exchange.answer(200, [(b"content-type", kind), (b"cache-control", b"no-cache")], content)
 
-    return Route("GET", handle)
+    return Route("GET", PUBLIC, handle)
 
 
 def _environment() -> Environment:
