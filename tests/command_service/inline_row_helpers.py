@@ -27,12 +27,16 @@ async def folded(write_store: WriteStore, module: Module = INLINE_BANK) -> dict[
     wiring = Wiring([module])
     decode = Services(write_store, module).codec.decode
     found: dict[str, dict[str, Any]] = {}
-    for recorded in (await write_store.read(ALL_EVENTS)).events:
-        event = decode(recorded)
-        for projection in wiring.projections.values():
-            rows = found.setdefault(projection.name, {})
-            for key in projection.keys(event) if type(event) in projection.events else ():
-                rows[key] = projection.fold(rows.get(key), event, key, recorded)
+    after = 0
+    # A page ends after some megabytes.
+    while events := (await write_store.read(ALL_EVENTS, after)).events:
+        after = events[-1].position
+        for recorded in events:
+            event = decode(recorded)
+            for projection in wiring.projections.values():
+                rows = found.setdefault(projection.name, {})
+                for key in projection.keys(event) if type(event) in projection.events else ():
+                    rows[key] = projection.fold(rows.get(key), event, key, recorded)
     return {name: {key: row for key, row in rows.items() if row is not None} for name, rows in found.items()}
 
 
