@@ -30,10 +30,23 @@ from twofold.http.query_routes import query_handler
 from twofold.http.request_observer import RequestObserver
 from twofold.http.role_paths import refuse_page, refuse_path, serves, serves_pages
 from twofold.http.security import HEADERS, Trust
+from twofold.http.session_routes import session_routes
 from twofold.http.wire import Wire
 
 _OURS = frozenset(
-    {"commands", "queries", "events", "log", "projections", "status", "health", "metrics", "openapi.json", "docs"}
+    {
+        "commands",
+        "queries",
+        "events",
+        "log",
+        "projections",
+        "status",
+        "health",
+        "metrics",
+        "openapi.json",
+        "docs",
+        "session",
+    }
 )
 """First words of paths that no mounted page may use, so that a misspelt command gets a problem, not a page."""
 
@@ -237,6 +250,7 @@ def _routes(wire: Wire, mounts: Mapping[str, ASGIApp]) -> dict[str, Route]:
         },
         **projection_routes(wire),
         **log_routes(wire),
+        **session_routes(wire),
         "/events": Route("GET", READ_LOG, events_handler(wire)),
         "/status": Route("GET", INSPECT, status_handler(wire)),
         "/metrics": Route("GET", METRICS, metrics_handler(wire)),

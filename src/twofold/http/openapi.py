@@ -23,6 +23,7 @@ from twofold.http.problems import KINDS, Problem
 from twofold.http.projection_routes import BODIES_AND_ANSWERS, MAX_ACTIONS, REBUILD, VERBS, followed_names
 from twofold.http.query_routes import QueryAnswer
 from twofold.http.role_paths import serves
+from twofold.http.session_routes import Session
 from twofold.online_move import MoveStatus
 from twofold.receipt import Receipt
 from twofold.status import Status
@@ -51,7 +52,7 @@ def describe(app: App, limits: Limits) -> Json:
     queries = app.public_queries
     answers = {name: app.queries.by_name[name].returns for name in queries}
     own: list[type] = [Receipt, QueryAnswer, EventPage, Status, HealthReport, Alive, Problem, EventRecord]
-    own += [LogReport, MoveBody, MoveStatus, *BODIES_AND_ANSWERS]
+    own += [Session, LogReport, MoveBody, MoveStatus, *BODIES_AND_ANSWERS]
     kinds = [*commands.values(), *queries.values(), *answers.values(), *own]
     try:
         schemas, shared = app.messages.schemas(kinds)
@@ -72,7 +73,7 @@ def describe(app: App, limits: Limits) -> Json:
         answer = _answer(answer_schemas[name], shared)
         paths[f"/queries/{name}"] = _query(name, kind, query_schemas[name], answer)
     paths |= _own_paths(parts, sorted(app.wiring.events)) | _log_paths(parts, shared)
-    paths |= _projection_paths(parts, shared, app)
+    paths |= _projection_paths(parts, shared, app) | _session_paths(parts)
     paths = {path: offered for path, offered in paths.items() if serves(app.roles, path)}
     shared = _referenced(paths, shared)
     document: Json = {
@@ -85,7 +86,7 @@ def describe(app: App, limits: Limits) -> Json:
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "paths": paths,
         "components": {"schemas": dict(sorted(shared.items()))},
-        "tags": [{"name": name} for name in ("Commands", "Queries", "Log", "Projections", "Health")],
+        "tags": [{"name": name} for name in ("Commands", "Queries", "Log", "Projections", "Session", "Health")],
     }
     add_security(document, app.access, app.authentication)
     return document
@@ -177,6 +178,18 @@ def _log_paths(parts: Json, shared: Json) -> Json:
         "/log": _operation("log", "Log", "Which log the app uses, and its move", report, _READING_CODES),
         "/log/move": _operation("move-log", "Log", "Move the log to another write store", moved, codes, **body),
     }
+
+
+def _session_paths(parts: Json) -> Json:
+    session, codes = _json(parts["Session"], "Who is logged in."), "400 403 431 500 503"
+    begin = _operation(
+        "begin-session", "Session", "Log in a browser: `Authorization` once, then a cookie", session, codes
+    )
+    end = _operation("end-session", "Session", "Log out", session, codes)
+    begin, end = ({"post": each["get"]} for each in (begin, end))
+    begin["post"]["responses"] |= {"401": _problems("401")["401"]}
+    show = _operation("session", "Session", "Who is logged in", session, codes)
+    return {"/session": show, "/session/begin": begin, "/session/end": end}
 
 
 def _projection_paths(parts: Json, shared: Json, app: App) -> Json:

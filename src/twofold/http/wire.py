@@ -14,6 +14,7 @@ from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
 from twofold.http.parameters import QueryParameter, read_parameters
 from twofold.http.problems import HttpRefused
 from twofold.http.security import is_loopback
+from twofold.http.session_cookie import token_in_cookie
 from twofold.http.streams import Streams
 
 T = TypeVar("T")
@@ -38,18 +39,28 @@ class Wire:
     async def admit(self, exchange: Exchange, right: Right) -> None:
         """Establish who sends a request. NotAuthenticated or NotAuthorised where they have not this right."""
         if right != PUBLIC:
-            await self._identify(exchange)
+            await self.identify(exchange)
             self.app.access.check(exchange.actor, right)
 
     async def admit_anybody(self, exchange: Exchange) -> None:
         """Establish who sends a request, if anybody is known. Credentials that are not valid are nobody's."""
         with suppress(NotAuthenticated):
-            await self._identify(exchange)
+            await self.identify(exchange)
 
-    async def _identify(self, exchange: Exchange) -> None:
-        if self.app.authentication:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
+    async def identify(self, exchange: Exchange) -> None:
+        """Establish who sends a request: by its headers, or else by its session, which may have ended.
+
+        NotAuthenticated where the credentials in its headers are wrong.
+        """
+        if not self.app.authentication:
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
+        if "authorization" in headers or (token := token_in_cookie(exchange)) is None:
             exchange.actor = await self.in_time(self.app.authentication.actor_of(headers))
+            return
+        with suppress(NotAuthenticated):
+            by_session = headers | {"authorization": f"Bearer {token}"}
+            exchange.actor = await self.in_time(self.app.authentication.actor_of(by_session))
 
     def shows_texts(self, exchange: Exchange) -> bool:
         """Whether this caller, who was admitted, may see the texts of errors and the names of parked keys, as operators

@@ -1,5 +1,6 @@
 // Updates the console. All data comes from the public HTTP API and is shown as text, never as markup.
 import { showAnswer } from "./answer.js";
+import { openSession } from "./session.js";
 import { showFollowers, showRejected, showWork } from "./operate.js";
 
 const ROOT = document.documentElement.dataset.root; // the path under which the API is public
@@ -192,6 +193,12 @@ function followEvents() {
   });
 }
 
-followStatus();
-followEvents();
-offerQueries();
+openSession().then((mayLook) => {
+  if (!mayLook) {
+    say("state", "not logged in");
+    return;
+  }
+  followStatus();
+  followEvents();
+  offerQueries();
+});
