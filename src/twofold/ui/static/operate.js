@@ -81,7 +81,7 @@ export function showRejected(status) {
   const lines = status.followers.flatMap(({ name, rejected }) => rejected.map(({ command, position, code, message }) =>
     `${name}: ${command}, for event #${number(position)}: ${code}${message ? `: ${message}` : ""}`));
   const list = byId("rejected-list");
-  byId("rejected").hidden = !lines.length;
+  byId("rejected-panel").hidden = !lines.length;
   if (list.dataset.shown === lines.join("\n")) return;
   list.dataset.shown = lines.join("\n");
   list.replaceChildren(...lines.slice(0, MOST).map((line) => Object.assign(element("li"), { textContent: line })));
