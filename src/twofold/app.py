@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from twofold.access import AccessRules, Allow
-from twofold.access.authentication import AuthenticateFunction, Authentication, Authenticator
+from twofold.access.authentication import AuthenticateFunction, Authentication, Authenticator, check_login
 from twofold.access.internal import check_internal, without_internal
 from twofold.assembly import Parts, assemble
 from twofold.codec import EventCodec, MessageCodec
@@ -98,6 +98,7 @@ class App:
         self.public_queries = without_internal(by_name, self.wiring.internal)
         self.access = AccessRules(access, self.public_commands, self.public_queries)
         self.authentication = Authentication(authenticate, self.world)
+        check_login(self.authentication, self.access)
         asked = {query.query: name for name, query in self.queries.by_name.items()}
         self.telemetry = Telemetry(names_of(self.wiring.commands), asked, self.world)
         self.projections = Projections(lambda: self._open().synchronization, self.wiring)

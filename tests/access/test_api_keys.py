@@ -109,6 +109,40 @@ async def test_a_damaged_file_lets_nobody_in_and_is_used_again_once_it_is_restor
     assert await keys.authenticate(bearer(key), world) is not None
 
 
+async def test_a_file_that_cannot_be_looked_at_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, world = tmp_path / "keys.json", FrozenWorld()
+    key, keys = made(path, world), ApiKeys(path)
+    assert await keys.authenticate(bearer(key), world) is not None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("the folder was closed")
+
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "stat", refuse)
+        for _ in range(2):
+            await world.advance(2.0)
+            with pytest.raises(Unavailable):
+                await keys.authenticate(bearer(key), world)
+    await world.advance(2.0)
+    # The file has not changed, and is read all the same.
+    assert await keys.authenticate(bearer(key), world) is not None
+
+
+async def test_a_key_is_revoked_also_through_a_link(tmp_path: Path) -> None:
+    path, link, world = tmp_path / "keys.json", tmp_path / "link.json", FrozenWorld()
+    key, keys = made(path, world), ApiKeys(path)
+    link.symlink_to(path)
+    revoke_key(link, key.split("_")[1])
+    assert link.is_symlink()
+    with pytest.raises(NotAuthenticated):
+        await keys.authenticate(bearer(key), world)
+
+
+def test_a_key_for_a_name_of_the_runtime_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="begin with '~'"):
+        create_key(tmp_path / "keys.json", FrozenWorld(), name="~policy", roles=[], days=1)
+
+
 def test_keys_that_are_created_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     with ThreadPoolExecutor(8) as pool:

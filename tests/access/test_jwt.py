@@ -21,6 +21,7 @@ from tests.access.jwt_helpers import (
     token,
     unsigned,
 )
+from twofold.access.authentication import Authentication
 from twofold.access.jwt import JwtBearer
 from twofold.domain.actor import Actor
 from twofold.errors import NotAuthenticated, WiringError
@@ -35,7 +36,7 @@ def issuer(**more: Any) -> JwtBearer:
 
 
 async def actor_of(text: str, bearer: JwtBearer | None = None, world: FrozenWorld = WORLD) -> Actor | None:
-    return await (bearer or issuer()).authenticate({"authorization": f"Bearer {text}"}, world)
+    return await Authentication([bearer or issuer()], world).actor_of({"authorization": f"Bearer {text}"})
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
@@ -57,6 +58,32 @@ async def test_other_claims_name_the_actor_the_roles_and_the_tenant() -> None:
 
 async def test_a_token_for_several_audiences_is_good_for_each() -> None:
     assert await actor_of(token(claims(NOW, aud=["other", AUDIENCE]))) is not None
+
+
+async def test_several_issuers_are_known_side_by_side() -> None:
+    other = issuer(issuer="https://other.example")
+    both = Authentication([other, issuer()], WORLD)
+    actor = await both.actor_of({"authorization": f"Bearer {token(claims(NOW))}"})
+    assert actor is not None and actor.name == "ann"
+    assert set(both.schemes) == {"jwt", "jwt2"}
+
+
+async def test_no_caller_has_a_name_of_the_runtime() -> None:
+    with pytest.raises(NotAuthenticated, match="begins with '~'"):
+        await actor_of(token(claims(NOW, sub="~policy")))
+
+
+async def test_a_key_that_cannot_be_used_is_left_out_of_its_set() -> None:
+    broken = [
+        {"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA", "kid": "a"},
+        {"kty": "RSA", "kid": "b"},
+        {"kid": "c"},
+    ]
+    unknown = [
+        {"kty": "EC", "crv": "brainpoolP256r1", "x": "AAAA", "y": "AAAA", "kid": "d"},
+        {"kty": "NEW", "kid": "e"},
+    ]
+    assert await actor_of(token(claims(NOW)), issuer(keys={"keys": [*broken, *JWKS["keys"], *unknown]})) is not None
 
 
 async def test_clocks_may_differ_by_the_leeway() -> None:

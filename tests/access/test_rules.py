@@ -1,5 +1,7 @@
 """Access rules: what no rule allows is denied, and a rule that cannot be meant is refused at start."""
 
+from typing import Any
+
 import pytest
 
 from tests.sample_domains.bank import BalanceOf, Close, Deposit, Transfer
@@ -82,6 +84,8 @@ def test_messages_without_a_rule_are_listed() -> None:
         (lambda: rules(Allow("clerk", operate=["stop"])), "'stop' is no operator action. Use some of: drop,"),
         (lambda: rules(Allow("", commands=ALL)), "a role is a name"),
         (lambda: Allow("clerk", commands="deposit"), "give a list, or ALL"),  # type: ignore[arg-type]
+        (lambda: Allow("clerk", operate=True), "give a list, or ALL"),  # type: ignore[arg-type]
+        (lambda: AccessRules(Allow("clerk"), COMMANDS, QUERIES), "takes a list"),  # type: ignore[arg-type]
         (lambda: Allow("clerk", commands=Deposit), r"give a list: commands=\[Deposit\]"),  # type: ignore[arg-type]
     ],
 )
@@ -89,6 +93,13 @@ def test_a_rule_that_cannot_be_meant_is_refused_with_the_cure(wrong: object, cur
     assert callable(wrong)
     with pytest.raises(WiringError, match=cure):
         wrong()
+
+
+def test_the_roles_of_an_actor_become_a_set_and_are_no_text() -> None:
+    roles: Any = ["clerk", "clerk"]
+    assert Actor("ann", roles).roles == frozenset({"clerk"})
+    with pytest.raises(ValueError, match="a set, not the text"):
+        Actor("ann", "clerk")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 201, "\ud800", "a\x00"])

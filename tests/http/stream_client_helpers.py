@@ -1,7 +1,7 @@
 """A client of a stream without a server, which may stop reading."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +22,9 @@ class StreamClient:
         *,
         reads: bool = True,
         received: Callable[[], object] = lambda: None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
+        self._headers = headers
         self._api = api
         self._path = path
         self._query = query
@@ -44,8 +46,8 @@ class StreamClient:
             "method": "GET",
             "path": self._path,
             "query_string": self._query.encode(),
-            "headers": [(b"host", b"testserver"), (b"accept", b"text/event-stream")],
-            "client": ("10.0.0.1", 1),
+            "headers": [(b"host", b"testserver"), (b"accept", b"text/event-stream"), *self._headers],
+            "client": ("127.0.0.1", 1),
             "server": ("testserver", 80),
         }
         await self._api(scope, self._receive, self._send)

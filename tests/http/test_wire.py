@@ -2,16 +2,22 @@
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.http.access_helpers import Greeting, OwnBalance, client_of, credentials, guarded_bank
+from tests.http.bank_server import SHORT
 from tests.http.http_helpers import deposit, do
+from tests.http.stream_client_helpers import StreamClient
 from tests.sample_domains.bank import POISONED, Balances, Close, followed_bank
-from twofold import ALL, ANYONE, Actor, Allow, App, NotAuthenticated, WiringError
+from twofold import ALL, ANYONE, Actor, Allow, ApiKeys, App, NotAuthenticated, WiringError
+from twofold.access.api_keys import create_key, revoke_key
+from twofold.http import Api, asgi
 from twofold.http.api import ACTOR
 from twofold.http.public_reports import HIDDEN
+from twofold.world import RealWorld
 
 DEPOSIT = {"account_id": "ann", "cents": 5}
 
@@ -111,6 +117,55 @@ async def test_internal_messages_are_not_on_the_wire() -> None:
         App(followed_bank(internal=[Close]), access=[Allow("clerk", commands=[Close])])
 
 
+async def test_the_receipt_of_one_caller_is_not_for_another() -> None:
+    app = guarded_bank()
+    async with client_of(app) as (client, _):
+        key = {"idempotency-key": "k1"}
+        first = await client.post("/commands/deposit", json=DEPOSIT, headers=credentials("ann") | key)
+        again = await client.post("/commands/deposit", json=DEPOSIT, headers=credentials("ann") | key)
+        assert again.json()["token"] == first.json()["token"] and again.headers["idempotent-replay"] == "true"
+        other = await client.post("/commands/deposit", json=DEPOSIT, headers=credentials("clara") | key)
+        assert (other.status_code, other.json()["type"]) == (422, "/docs#problem-command-id-reused")
+
+
+async def test_a_header_that_is_repeated_is_not_read_as_one_of_its_values() -> None:
+    async with client_of(guarded_bank()) as (client, _):
+        twice = [("x-caller", "otto"), ("x-caller", "ann")]
+        assert (await client.get("/status", headers=twice)).status_code == 401
+        repeated = [("authorization", "Bearer a"), ("authorization", "Bearer b")]
+        assert (await client.get("/queries/greeting", headers=repeated)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("client_address", "headers"),
+    [("203.0.113.9", {}), ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}), ("::ffff:10.1.1.1", {})],
+)
+async def test_an_app_without_rules_answers_its_own_machine_only(
+    api: Api, client_address: str, headers: dict[str, str]
+) -> None:
+    transport = httpx.ASGITransport(api, client=(client_address, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+        for method, path in (("GET", "/status"), ("GET", "/events"), ("POST", "/commands/deposit")):
+            response = await client.request(method, path, json=None if method == "GET" else DEPOSIT)
+            assert (response.status_code, "no access rules" in response.json()["detail"]) == (403, True)
+        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_stream_ends_when_its_caller_may_not_read_it_any_more(tmp_path: Path) -> None:
+    key = create_key(tmp_path / "keys.json", RealWorld(), name="rita", roles=["auditor"], days=1)
+    app = guarded_bank(authenticate=[ApiKeys(tmp_path / "keys.json")])
+    async with app:
+        begun = asyncio.Event()
+        credentials = [(b"authorization", f"Bearer {key}".encode())]
+        client = StreamClient(asgi(app, limits=SHORT), headers=credentials, received=begun.set)
+        reading = asyncio.create_task(client.run())
+        await begun.wait()
+        assert revoke_key(tmp_path / "keys.json", key.split("_")[1]).name == "rita"
+        # It ends by itself.
+        await reading
+        assert client.pieces
+
+
 async def test_pages_of_the_app_know_the_actor() -> None:
     async def page(scope: dict[str, object], receive: object, send: object) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
@@ -135,8 +190,16 @@ async def test_a_function_that_fails_lets_nobody_in() -> None:
             response = await client.get("/queries/greeting")
             assert response.status_code == 500
             assert "authenticate function" in response.json()["detail"] and "secret" not in response.text
-    with pytest.raises(WiringError, match="takes authenticators and functions"):
-        guarded_bank(authenticate=["ann"])
+    for wrong, cure in (
+        (["ann"], "takes authenticators and functions"),
+        ([ApiKeys], "takes authenticators and functions"),
+        (ApiKeys("keys.json"), "takes a list"),
+        ([lambda: None], "takes one argument, the headers"),
+    ):
+        with pytest.raises(WiringError, match=cure):
+            guarded_bank(authenticate=wrong)
+    with pytest.raises(WiringError, match="a login, but no access rules"):
+        guarded_bank(access=None)
 
 
 async def test_the_description_says_how_to_log_in_and_which_roles_an_operation_needs() -> None:

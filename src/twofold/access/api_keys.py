@@ -11,12 +11,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from twofold.access.authentication import Headers, bearer_token
-from twofold.domain.actor import Actor
+from twofold.domain.actor import RUNTIME, Actor
 from twofold.errors import NotAuthenticated, Unavailable, WiringError
 from twofold.world import World, secret_bytes
 
@@ -37,8 +37,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     salt: str
     hash: str
-    created: datetime
-    expires: datetime
+    created: Annotated[datetime, msgspec.Meta(tz=True)]
+    expires: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _KeyFile(msgspec.Struct):
@@ -86,17 +86,15 @@ class ApiKeys:
         if self._checked is not None and now - self._checked < _CHECK_SECONDS:
             return
         self._checked = now
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
         try:
-            self._keys = {key.id: key for key in read_keys(self._path)}
-        except WiringError:
+            stamp = _stamp(self._path)
+            if stamp != self._stamp or self._problem is not None:
+                self._keys = {key.id: key for key in read_keys(self._path)}
+        except (OSError, WiringError):
             log.exception("API keys are refused")
             self._problem = "The API keys of this server cannot be read now. Send the request again later."
         else:
-            self._problem = None
-        self._stamp = stamp
+            self._problem, self._stamp = None, stamp
 
 
 def read_keys(path: Path) -> list[ApiKey]:
@@ -120,7 +118,9 @@ def create_key(
     """
     if not days > 0:
         raise ValueError("The key must be valid for more than 0 days.")
-    Actor(name)
+    if Actor(name).name.startswith(RUNTIME):
+        raise ValueError(f"Names that begin with '{RUNTIME}' are those of Twofold itself.")
+    path = path.resolve()
     now = world.now()
     id, salt = secret_bytes(world, 6).hex(), secret_bytes(world, 16).hex()
     secret = urlsafe_b64encode(secret_bytes(world, 32)).rstrip(b"=").decode()
@@ -141,6 +141,8 @@ def create_key(
 
 def revoke_key(path: Path, id: str) -> ApiKey:
     """Remove a key from a file and return it. KeyError where it has none with this id."""
+    # What a link names is what servers read.
+    path = path.resolve()
     with _locked(path):
         keys = read_keys(path)
         revoked = next((key for key in keys if key.id == id), None)
@@ -185,3 +187,9 @@ def _write(path: Path, keys: list[ApiKey]) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+    # Otherwise a power cut could bring back a key that was revoked.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from twofold.domain.actor import Actor
+from twofold.access.rules import AccessRules
+from twofold.domain.actor import RUNTIME, Actor
 from twofold.errors import FunctionFailed, NotAuthenticated, TwofoldError, WiringError, failed
 from twofold.world import World
 
@@ -36,6 +37,8 @@ class Authentication:
     """All authenticators of an app, in order. WiringError where one is neither an authenticator nor a function."""
 
     def __init__(self, given: Sequence[Authenticator | AuthenticateFunction], world: World) -> None:
+        if not isinstance(given, list | tuple):
+            raise WiringError("authenticate=… takes a list: authenticate=[ApiKeys('keys.json')].")
         self._authenticators = [_authenticator(each) for each in given]
         self._world = world
 
@@ -45,7 +48,12 @@ class Authentication:
     @property
     def schemes(self) -> dict[str, dict[str, Any]]:
         """The security schemes by name."""
-        return {each.scheme: each.description for each in self._authenticators}
+        schemes: dict[str, dict[str, Any]] = {}
+        for each in self._authenticators:
+            schemes[each.scheme if each.scheme not in schemes else f"{each.scheme}{len(schemes) + 1}"] = (
+                each.description
+            )
+        return schemes
 
     async def actor_of(self, headers: Headers) -> Actor | None:
         """The actor of a request; None where it has no credentials.
@@ -55,9 +63,13 @@ class Authentication:
         for authenticator in self._authenticators:
             actor = await authenticator.authenticate(headers, self._world)
             if actor is not None:
+                if actor.name.startswith(RUNTIME):
+                    raise NotAuthenticated(f"A caller cannot have a name that begins with '{RUNTIME}'.")
                 return actor
         if "authorization" in headers:
-            raise NotAuthenticated("The credentials in Authorization are of no kind that this server knows.")
+            raise NotAuthenticated(
+                "The credentials are of no kind that this server knows. Send `Authorization: Bearer …`."
+            )
         return None
 
 
@@ -87,6 +99,15 @@ class FromFunction:
         return actor
 
 
+def check_login(authentication: Authentication, access: AccessRules) -> None:
+    """WiringError where there is a login that limits nothing."""
+    if authentication and access.is_open:
+        raise WiringError(
+            "The app has a login, but no access rules, so everybody may do everything. Say who may do what: "
+            "App(…, access=[Allow(…), …])."
+        )
+
+
 def bearer_token(headers: Headers) -> str | None:
     """The token of `Authorization: Bearer …`; None where there is none, or credentials of another kind."""
     kind, _, token = headers.get("authorization", "").partition(" ")
@@ -94,8 +115,13 @@ def bearer_token(headers: Headers) -> str | None:
 
 
 def _authenticator(given: Authenticator | AuthenticateFunction) -> Authenticator:
-    if isinstance(given, Authenticator):
+    if not inspect.isclass(given) and isinstance(given, Authenticator):
         return given
     if inspect.isclass(given) or not callable(given):
         raise WiringError(f"authenticate=[…] takes authenticators and functions of the headers, not {given!r:.100}.")
+    try:
+        inspect.signature(given).bind({})
+    except TypeError as error:
+        shown = getattr(given, "__qualname__", repr(given))
+        raise WiringError(f"The authenticate function {shown} takes one argument, the headers: {error}.") from error
     return FromFunction(given)

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from twofold.errors import Unavailable, WiringError
 from twofold.world import World
@@ -18,12 +19,19 @@ log = logging.getLogger(__name__)
 
 PublicKey = RSAKey | ECKey | OKPKey
 
+_KINDS: Mapping[Any, type[RSAKey] | type[ECKey] | type[OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
+"""Symmetric keys have no place in a published set."""
+
 _MAX_BYTES = 1_048_576
 _TIMEOUT = 5.0
 _INTERVAL = 30.0
 """Seconds between two fetches at least, whatever unknown key ids are asked for."""
 _MAX_AGE = 3_600.0
 """Seconds after which the keys are fetched again. Until that succeeds, the ones that are known are used."""
+
+
+class _KeySet(msgspec.Struct):
+    keys: list[dict[str, Any]]
 
 
 class KeySource(Protocol):
@@ -60,6 +68,7 @@ class FetchedKeys:
         if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
             raise WiringError(f"The JWKS address {url} is not https://…, so its keys could be forged on the way.")
         self._url = url
+        self._host = parts.hostname
         self._keys: dict[str, PublicKey] = {}
         self._fetched: float | None = None
         self._tried: float | None = None
@@ -69,7 +78,8 @@ class FetchedKeys:
         now = world.monotonic()
         stale = self._fetched is None or now - self._fetched > _MAX_AGE
         key = _choose(self._keys, kid)
-        if (key is None or stale) and (self._tried is None or now - self._tried >= _INTERVAL):
+        pause = _INTERVAL if self._fetched is not None else _TIMEOUT
+        if (key is None or stale) and (self._tried is None or now - self._tried >= pause):
             self._tried = now
             self._fetching = asyncio.create_task(self._fetch(world), name="twofold-jwks")
         if key is None and self._fetching is not None:
@@ -82,10 +92,11 @@ class FetchedKeys:
 
     async def _fetch(self, world: World) -> None:
         try:
-            self._keys = _read(await self._download()) or self._keys
+            self._keys = _read(await self._download())
             self._fetched = world.monotonic()
-        except (httpx.HTTPError, ValueError) as error:
-            log.warning("The keys at %s cannot be fetched: %s: %s", self._url, type(error).__name__, error)
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            # Not the text of the error: it may have the address, and that a password.
+            log.warning("The keys at %s cannot be fetched: %s", self._host, type(error).__name__)
 
     async def _download(self) -> Any:
         limits = httpx.Timeout(_TIMEOUT)
@@ -104,15 +115,31 @@ class FetchedKeys:
 
 
 def _read(jwks: Any) -> dict[str, PublicKey]:
-    """The public keys by id (by their thumbprint where they have none). ValueError where that is no key set."""
+    """The public keys by id (by their thumbprint where they have none). ValueError where that is no key set.
+
+    Keys that cannot be used are left out, as RFC 7517 wants (section 5): others of the set can.
+    """
     try:
-        # A symmetric key has no place in a published set, and other kinds may come that are not for signatures.
-        public = [key for key in jwks["keys"] if key["kty"] in ("RSA", "EC", "OKP")]
-        keys = KeySet.import_key_set({"keys": public}).keys if public else []
-    except Exception as error:
-        raise ValueError(f"it is no JSON Web Key Set ({type(error).__name__}: {error})") from error
-    signing = [key for key in keys if isinstance(key, RSAKey | ECKey | OKPKey) and key.get("use") != "enc"]
-    return {key.kid or key.thumbprint(): key for key in signing}
+        entries = msgspec.convert(jwks, _KeySet).keys
+    except msgspec.ValidationError as error:
+        raise ValueError(f"it is no JSON Web Key Set: {error}") from error
+    keys: dict[str, PublicKey] = {}
+    for entry in entries:
+        key = _import(entry)
+        if key is None:
+            log.warning("A key of the key set cannot be used, and is left out.")
+        elif key.get("use") != "enc":
+            keys[key.kid or key.thumbprint()] = key
+    return keys
+
+
+def _import(entry: dict[str, Any]) -> PublicKey | None:
+    kind = _KINDS.get(entry.get("kty"))
+    try:
+        return None if kind is None else kind.import_key(entry)
+    except (JoseError, ValueError, TypeError, KeyError):
+        # Also of the library below: a point that is not on its curve, a number that is missing.
+        return None
 
 
 def _choose(keys: Mapping[str, PublicKey], kid: str | None) -> PublicKey | None:

@@ -1,7 +1,7 @@
 """Access rules: which role may send which command, ask which query, and do what operators do. All else is denied."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -93,6 +93,8 @@ class AccessRules:
     def __init__(
         self, rules: Iterable[Allow] | None, commands: Mapping[str, type], queries: Mapping[str, type]
     ) -> None:
+        if isinstance(rules, Allow):
+            raise WiringError("access=… takes a list: access=[Allow(…)].")
         self.is_open = rules is None
         self._roles: dict[Right, set[str]] = {}
         self._rights = [
@@ -106,7 +108,7 @@ class AccessRules:
         """NotAuthenticated or NotAuthorised where this caller has not the right."""
         if not self.allows(actor, right):
             if actor is None:
-                raise NotAuthenticated(f"{str(right).capitalize()} needs a login. Send credentials.")
+                raise NotAuthenticated(f"{str(right).capitalize()} needs a login. Send `Authorization: Bearer …`.")
             raise NotAuthorised(f"'{actor.name}' has no role that allows {right}.")
 
     def allows(self, actor: Actor | None, right: Right) -> bool:
@@ -130,8 +132,8 @@ class AccessRules:
         return [f"{right.kind} '{right.name}'" for right in self._rights if right not in self._roles]
 
     def _add(self, rule: Allow, commands: Mapping[str, type], queries: Mapping[str, type]) -> None:
-        role = rule.role
-        if not role or (role not in (ANYONE, LOGGED_IN) and not role.isprintable()):
+        role: Any = rule.role
+        if not isinstance(role, str) or not role or (role not in (ANYONE, LOGGED_IN) and not role.isprintable()):
             raise WiringError(f"Allow({role!r}): a role is a name, ANYONE or LOGGED_IN.")
         rights: list[Right] = [
             *(Right("command", name) for name in _names(rule, "commands", rule.commands, commands)),
@@ -148,12 +150,14 @@ class AccessRules:
             self._roles.setdefault(right, set()).add(role)
 
 
-def _listed(name: str, given: Sequence[object] | str) -> tuple[object, ...] | str:
+def _listed(name: str, given: Any) -> tuple[object, ...] | str:
     if isinstance(given, str) and given != ALL:
         raise WiringError(f"Allow({name}={given!r}): give a list, or ALL.")
     if isinstance(given, type):
         raise WiringError(f"Allow({name}={given.__name__}): give a list: {name}=[{given.__name__}].")
-    return given if isinstance(given, str) else tuple(given)
+    if not isinstance(given, str) and not isinstance(given, Iterable):
+        raise WiringError(f"Allow({name}={given!r}): give a list, or ALL.")
+    return given if isinstance(given, str) else tuple(cast("Iterable[object]", given))
 
 
 def _names(rule: Allow, field: str, chosen: tuple[object, ...] | str, known: Mapping[str, type]) -> list[str]:

@@ -144,6 +144,8 @@ def _problem(url: str, error: HTTPError) -> TwofoldError:
         if error.code in (429, 502, 503, 504):
             return Unavailable(f"{url} answers {status}: no server is available behind it. Try again later.")
         return WiringError(f"{url} answers {status}, which `twofold serve` never does. Check the address.")
+    if kind == "not-authenticated" and TOKEN_VARIABLE not in os.environ:
+        detail += f" Put an API key or token into the environment variable {TOKEN_VARIABLE}."
     if kind == "rejected":
         return Rejected(str(problem.get("code", kind)), detail)
     if kind == "unavailable":

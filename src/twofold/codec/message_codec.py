@@ -21,9 +21,14 @@ class MessageCodec:
         """JSON, the same bytes for equal messages."""
         return encode(message)
 
-    def request_hash(self, name: str, message: object) -> bytes:
-        """A hash of name and content, 16 bytes: different requests under one command id have different hashes."""
-        return hashlib.blake2b(encode(message), digest_size=16, key=name.encode()[:64]).digest()
+    def request_hash(self, name: str, message: object, sender: str = "") -> bytes:
+        """A hash of name, content and sender, 16 bytes: different requests under one command id have different hashes.
+
+        `sender` is who sends it: the receipt of one is not for another.
+        """
+        content = encode(message) + sender.encode()
+        person = f"{len(sender)}".encode() if sender else b""
+        return hashlib.blake2b(content, digest_size=16, key=name.encode()[:64], person=person).digest()
 
     def decode(self, kind: type, payload: bytes) -> Any:
         """Bytes we wrote ourselves, as an instance of `kind`."""

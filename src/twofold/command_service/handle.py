@@ -16,7 +16,7 @@ from twofold.command_service.folds import Folds, PendingStates
 from twofold.command_service.inline_projections import InlineProjections, InlineWrites
 from twofold.command_service.pending import PendingAppend, boundary_conditions
 from twofold.command_service.turns import Turn
-from twofold.domain.actor import Actor, name_of
+from twofold.domain.actor import Actor, name_of, sender_of
 from twofold.domain.decision import Boundary, Context, Decision, Fold
 from twofold.domain.envelope import UNKNOWN_ORIGIN, Metadata, Origin
 from twofold.domain.events import NewEvent
@@ -144,7 +144,7 @@ class CommandService:
         if decision is None:
             raise UnknownMessage(f"No decision takes {kind.__name__}. Add one to `decisions=[…]`.")
         _check_ids(command_id, origin)
-        request_hash = self._messages.request_hash(kind.__name__, command)
+        request_hash = self._messages.request_hash(kind.__name__, command, sender_of(origin.actor))
         now = self._world.now()
         correlation_id = origin.correlation_id or command_id
         time, ids = microseconds(now), (correlation_id, origin.causation_id)

@@ -7,6 +7,9 @@ import msgspec
 
 from twofold.errors import InvalidMessage
 
+RUNTIME = "~"
+"""Names that begin with this are those of Twofold itself. No caller can have one."""
+
 MAX_NAME = 200
 """Characters of an actor's name."""
 
@@ -16,7 +19,7 @@ class Actor(msgspec.Struct, frozen=True, gc=False):
 
     `roles` say what the actor may do (see `Allow`). `tenant` is the customer that the actor belongs to, where one
     system serves several. `claims` are what else the login knows, for the app's own rules: they are not stored.
-    ValueError where the name is empty, too long, or not printable.
+    ValueError where the name is empty, too long, or not printable, or the roles are a text.
     """
 
     name: str
@@ -27,6 +30,12 @@ class Actor(msgspec.Struct, frozen=True, gc=False):
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= MAX_NAME or not self.name.isprintable():
             raise ValueError(f"The name of an actor has 1 to {MAX_NAME} printable characters, not {self.name!r:.100}.")
+
+        roles: Any = self.roles
+        if isinstance(roles, str):
+            raise ValueError(f"The roles of an actor are a set, not the text {roles!r:.100}.")
+        if not isinstance(roles, frozenset):
+            msgspec.structs.force_setattr(self, "roles", frozenset(roles))
 
     def __str__(self) -> str:
         return self.name
@@ -40,6 +49,11 @@ def actor_of(given: Actor | str | None) -> Actor | None:
         return Actor(given)
     except ValueError as error:
         raise InvalidMessage(str(error), field="actor") from error
+
+
+def sender_of(actor: Actor | None) -> str:
+    """A text that differs for different actors; empty where nobody is known."""
+    return "" if actor is None else f"{len(actor.name)}:{actor.name}{actor.tenant or ''}"
 
 
 def name_of(actor: Actor | None) -> str | None:

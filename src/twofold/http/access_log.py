@@ -47,5 +47,5 @@ class AccessRecord:
             "client": exchange.client,
             "caller": "-" if exchange.actor is None else exchange.actor.name,
         }
-        text = "%(method)s %(path)s %(status)d %(seconds).6f s %(bytes)d bytes %(client)s %(caller)s"
+        text = "%(method)s %(path)s %(status)d %(seconds).6f s %(bytes)d bytes %(client)s %(caller)r"
         log.info(text, request, extra={"request": request})

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 import starlette.routing
 from starlette.requests import Request
@@ -125,7 +126,8 @@ class Api:
             raise HttpRefused("headers-too-large", f"The headers are larger than {limit} bytes together.", close=True)
         route = self._routes.get(exchange.path)
         if route is None:
-            refuse_path(self.wire.app.roles, exchange.path)
+            # Pages are found by the decoded path.
+            refuse_path(self.wire.app.roles, unquote(exchange.path))
             if _first_word(exchange.path) in _OURS:
                 raise _not_found()
             await self.wire.admit_anybody(exchange)

@@ -30,14 +30,28 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One HTTP request, and the one answer to it. `actor` is who sent it; None where nobody is known."""
+    """One HTTP request, and the one answer to it. `actor` is who sent it; None where nobody is known. `readmit` checks
+    again whether they may; it is None where that cannot change."""
 
-    __slots__ = ("_body", "actor", "budgets", "headers", "method", "path", "receive", "scope", "send", "started")
+    __slots__ = (
+        "_body",
+        "actor",
+        "budgets",
+        "headers",
+        "method",
+        "path",
+        "readmit",
+        "receive",
+        "scope",
+        "send",
+        "started",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, budgets: Budgets) -> None:
         self.budgets = budgets
         self._body: Holding | None = None
         self.actor: Actor | None = None
+        self.readmit: Callable[[], Awaitable[None]] | None = None
         self.receive = receive
         self.send = send
         self.started = False

@@ -26,8 +26,8 @@ HEADERS = [
 """The headers of every answer, also of mounted pages that do not set them themselves."""
 
 _SINGLE = frozenset(
-    b"host content-length content-type content-encoding idempotency-key origin sec-fetch-site twofold-position "
-    b"transfer-encoding last-event-id".split()
+    b"host authorization content-length content-type content-encoding idempotency-key origin sec-fetch-site "
+    b"twofold-position transfer-encoding last-event-id".split()
 )
 _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -112,6 +112,11 @@ def is_loopback(address: str) -> bool:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
     return parsed.is_loopback
+
+
+def is_of_others(address: str) -> bool:
+    """Whether an address is that of another machine; a word that is no address is not (a socket of this machine)."""
+    return _is_address(address) and not is_loopback(address)
 
 
 def _is_address(text: str) -> bool:

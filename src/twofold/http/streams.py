@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from twofold.errors import TwofoldError, Unavailable
+from twofold.errors import NotAuthenticated, NotAuthorised, TwofoldError, Unavailable
 from twofold.http.budgets import Holding
 from twofold.http.exchange import Exchange, pieces_of
 from twofold.http.limits import Deadlines, Limits, took_too_long
@@ -116,9 +116,10 @@ class Streams:
             holding.cancel = tasks[1].cancel
             tasks.append(asyncio.create_task(self.draining.wait(), name="stream-drained"))
             tasks.append(asyncio.create_task(output.keep_alive(), name="stream-heartbeats"))
+            tasks.append(asyncio.create_task(self._while_admitted(exchange), name="stream-access"))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             whole = tasks[1].done() and not tasks[1].cancelled() and tasks[1].exception() is None
-            if not tasks[0].done() and (whole or tasks[2].done()):
+            if not tasks[0].done() and (whole or tasks[2].done() or tasks[4].done()):
                 tasks[3].cancel()
                 await self._end(exchange, tasks[1])
         finally:
@@ -133,6 +134,19 @@ class Streams:
             # A client that reads too slowly is not our error: the answer stays unfinished, which closes the connection.
             if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
                 raise outcome
+
+    async def _while_admitted(self, exchange: Exchange) -> None:
+        """Return when the caller may not read the stream any more: their key is revoked, or their token has expired."""
+        while True:
+            await self._world.sleep(self._limits.heartbeat_seconds)
+            if exchange.readmit is not None:
+                try:
+                    await exchange.readmit()
+                except (NotAuthenticated, NotAuthorised):
+                    return
+                except Unavailable:
+                    # Who asks cannot be found out now: the stream goes on until it can.
+                    log.warning("Nobody can tell now who reads the stream %s", exchange.path)
 
     async def _end(self, exchange: Exchange, pump: "asyncio.Task[None]") -> None:
         if not pump.done():

@@ -2,18 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from twofold.access.rules import INSPECT, PUBLIC, Right
 from twofold.app import App
 from twofold.codec import RequestDecoder
-from twofold.errors import NotAuthenticated
+from twofold.errors import NotAuthenticated, NotAuthorised
 from twofold.http.budgets import Budgets
 from twofold.http.exchange import Exchange
 from twofold.http.limits import Deadlines, Limits, Quotas, took_too_long
 from twofold.http.parameters import QueryParameter, read_parameters
 from twofold.http.problems import HttpRefused
-from twofold.http.security import is_loopback
+from twofold.http.security import is_loopback, is_of_others
 from twofold.http.session_cookie import token_in_cookie
 from twofold.http.streams import Streams
 
@@ -37,10 +38,18 @@ class Wire:
         self.streams = Streams(app.world, limits, self.deadlines)
 
     async def admit(self, exchange: Exchange, right: Right) -> None:
-        """Establish who sends a request. NotAuthenticated or NotAuthorised where they have not this right."""
-        if right != PUBLIC:
-            await self.identify(exchange)
-            self.app.access.check(exchange.actor, right)
+        """Establish who sends a request. NotAuthenticated or NotAuthorised where they have not this right.
+
+        A stream asks again from time to time: a key may be revoked, and a token expire.
+        """
+        if right == PUBLIC:
+            return
+        if self.app.access.is_open:
+            self._refuse_others(exchange)
+        await self.identify(exchange)
+        self.app.access.check(exchange.actor, right)
+        if self.app.authentication:
+            exchange.readmit = partial(self.admit, exchange, right)
 
     async def admit_anybody(self, exchange: Exchange) -> None:
         """Establish who sends a request, if anybody is known. Credentials that are not valid are nobody's."""
@@ -54,7 +63,13 @@ class Wire:
         """
         if not self.app.authentication:
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
+        headers: dict[str, str] = {}
+        for raw, value in exchange.scope["headers"]:
+            # A name that is repeated has all its values: who reads one of them would be deceived by another.
+            name = raw.decode("latin-1")
+            headers[name] = (
+                f"{headers[name]}, {value.decode('latin-1')}" if name in headers else value.decode("latin-1")
+            )
         if "authorization" in headers or (token := token_in_cookie(exchange)) is None:
             exchange.actor = await self.in_time(self.app.authentication.actor_of(headers))
             return
@@ -68,6 +83,14 @@ class Wire:
         if not self.app.access.is_open:
             return self.app.access.allows(exchange.actor, INSPECT)
         return is_loopback(exchange.client) and _FORWARDED.isdisjoint(exchange.headers)
+
+    def _refuse_others(self, exchange: Exchange) -> None:
+        """NotAuthorised for a request from another machine, whatever server this runs under."""
+        if is_of_others(exchange.client) or not _FORWARDED.isdisjoint(exchange.headers):
+            raise NotAuthorised(
+                "This app has no access rules, so it answers requests of its own machine only, and none of a proxy. "
+                "Say who may do what: App(…, authenticate=[…], access=[Allow(…), …])."
+            )
 
     def parameters(self, exchange: Exchange, known: Mapping[str, QueryParameter] = NO_PARAMETERS) -> dict[str, Any]:
         """The fields of the query string. InvalidMessage, naming the parameter, where one is wrong or not `known`."""

@@ -163,9 +163,11 @@ class QueryService:
             paused = self._paused_because(lagging.name)
             if left <= 0 or paused is not None:
                 lag = lagging.required - lagging.position
+                # Why it is paused is for operators.
+                cure = "Send the query again." if paused is None else "It is paused by an operator."
                 raise Unavailable(
                     f"The read model '{lagging.name}' is {lag} events behind: it is at {lagging.position}, and the "
-                    f"query needs {lagging.required}. {paused or 'Send the query again.'}",
+                    f"query needs {lagging.required}. {cure}",
                     lag=lag,
                 )
             # Followers of other processes set no signal here. Most are a few milliseconds behind.

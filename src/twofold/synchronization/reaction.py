@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
-from twofold.domain.actor import Actor, actor_of
+from twofold.domain.actor import RUNTIME, Actor, actor_of
 from twofold.domain.command_ids import command_id_of_policy, derived_id
 from twofold.domain.decision import Context
 from twofold.domain.envelope import Origin
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SECOND = 1_000_000
-_ACTOR = Actor("policy")
+_ACTOR = Actor(f"{RUNTIME}policy")
 
 
 class Sent(Protocol):
