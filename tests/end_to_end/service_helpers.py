@@ -66,9 +66,10 @@ class Service:
 class Client:
     """Sends commands and asks queries, and repeats what was not answered. A command keeps its key."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str) -> None:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32)
-        self.http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits)
+        headers = {"Authorization": f"Bearer {key}"}
+        self.http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, headers=headers)
         self.commands = self.repeats = 0
         self.answered = Signal()
         self.failed: list[str] = []

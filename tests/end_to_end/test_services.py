@@ -18,6 +18,8 @@ from tests.servers.nginx import Gateway
 from tests.servers.postgres import Postgres
 from tests.servers.reverse_proxy import HOW_TO_GET_ONE, find_proxy
 from tests.write_store.postgres_helpers import fresh_log
+from twofold.access.api_keys import create_key
+from twofold.world import RealWorld
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -27,7 +29,9 @@ async def services(roles: Sequence[str], folder: Path, **stores: str) -> AsyncIt
     """One process for each entry of `roles`, behind the shipped nginx, and a client of it."""
     if find_proxy("nginx") is None:
         do_without(f"no nginx: {HOW_TO_GET_ONE['nginx']}")
-    environment = {"TWOFOLD_LEASE_SECONDS": "2", **stores}
+    keys = folder / "keys.json"
+    key = create_key(keys, RealWorld(), name="mover", roles=["staff", "operator"], days=1)
+    environment = {"TWOFOLD_LEASE_SECONDS": "2", "SHOP_KEYS": str(keys), **stores}
     started = [Service(each, folder, **environment) for each in roles]
     ports = {
         role: [service.port for service in started if role in service.roles.split(",")]
@@ -38,7 +42,7 @@ async def services(roles: Sequence[str], folder: Path, **stores: str) -> AsyncIt
             await service.start()
             stack.push_async_callback(_killed, service)
         gateway = stack.enter_context(Gateway(ports))
-        client = Client(gateway.url)
+        client = Client(gateway.url, key)
         stack.push_async_callback(client.http.aclose)
         yield started, client
 

@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from tests.http.bank_server import served_bank
-from twofold import App
+from twofold import ALL, ANYONE, Allow, App
 
 
 def pages(app: App) -> Starlette:
@@ -20,4 +20,7 @@ def pages(app: App) -> Starlette:
     return Starlette(routes=[Route("/seen", show, name="seen"), Route("/read", read, methods=["POST"])])
 
 
-app = App(served_bank(), write_store="memory:", read_store="memory:", pages=pages)
+OPEN = [Allow(ANYONE, commands=ALL, queries=ALL, operate=ALL, inspect=True, read_log=True)]
+"""Without rules it would refuse what a proxy passes on."""
+
+app = App(served_bank(), write_store="memory:", read_store="memory:", pages=pages, access=OPEN)

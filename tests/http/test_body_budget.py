@@ -34,7 +34,7 @@ class Sending:
 def _scope() -> dict[str, Any]:
     headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
     path = {"type": "http", "method": "POST", "path": "/commands/deposit", "query_string": b"", "headers": headers}
-    return {**path, "client": ("10.0.0.1", 1), "server": ("testserver", 80)}
+    return {**path, "client": ("127.0.0.1", 1), "server": ("testserver", 80)}
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ def test_every_path_is_described(http: httpx.Client) -> None:
         "/projections/{name}/parked",
         *(f"/projections/{{name}}/{verb}" for verb in VERBS),
         *("/log", "/log/move", "/events", "/status", "/metrics", "/health/live", "/health/ready"),
+        *("/session", "/session/begin", "/session/end"),
     }
 
 

@@ -1,5 +1,7 @@
 """Operators retry, skip, repair, rebuild, switch, split and merge over HTTP, and every action is recorded."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import msgspec
 import pytest
@@ -121,7 +123,16 @@ async def test_a_row_is_repaired_as_far_as_its_key_can_be_folded(
     assert "its event at 2 fails with ValueError" in answer["detail"]
 
 
-async def test_a_generation_is_built_switched_to_switched_back_from_and_dropped(inside: httpx.AsyncClient) -> None:
+@pytest.fixture
+async def patient(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the bank with time for requests: a drop waits until other processes have looked."""
+    transport = httpx.ASGITransport(asgi(app, limits=msgspec.structs.replace(SHORT, request_seconds=30.0)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        yield client
+
+
+async def test_a_generation_is_built_switched_to_switched_back_from_and_dropped(patient: httpx.AsyncClient) -> None:
+    inside = patient
     await deposit(inside, "ann", 3)
     await until(lambda: caught_up(inside), "caught up")
     assert (await do(inside, "balances", "switch", {}, 400))["field"] == "name"
@@ -260,5 +271,5 @@ async def test_a_query_that_needs_what_a_paused_projection_has_not_is_unavailabl
     query = {"account_id": "ann", "position": token}
     details = problem(await inside.get("/queries/balance-of", params=query), 503)
     assert details["lag"] == 1
-    assert "It is paused. Resume it to let it go on." in details["detail"]
+    assert "It is paused by an operator." in details["detail"]
     assert (await inside.get("/queries/balance-of", params={"account_id": "ann"})).json()["position"] == 0

@@ -90,15 +90,12 @@ async def test_callers_of_other_machines_see_no_texts_of_errors() -> None:
             for api, address, headers in others:
                 async with client(api, address) as other:
                     answer = await other.get(route, headers=headers)
-                    assert answer.status_code == 200
+                    assert answer.status_code == (200 if route.startswith("/health") else 403)
                     assert SECRET not in answer.text, (route, address)
         async with client(asgi(app), "203.0.113.9") as other:
-            follower = (await other.get("/projections/items")).json()["follower"]
-            assert (follower["parked_count"], follower["parked"][0]["key"]) == (1, "i-1")
             health = (await other.get("/health/ready")).json()
             assert (health["level"], health["problem_count"]) == ("degraded", 2)
             assert {each["code"] for each in health["problems"]} == {"paused", "parked"}
-            assert SECRET not in (await other.post("/projections/items/retry", json={"key": "i-1"})).text
     finally:
         await app.stop()
 

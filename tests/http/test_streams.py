@@ -200,9 +200,9 @@ def test_two_hundred_clients_that_leave_before_the_first_byte_leave_no_slot_take
 async def test_the_streams_of_a_node_are_limited(app: App) -> None:
     api = asgi(app, limits=msgspec.structs.replace(SHORT, streams=3))
     begun = [asyncio.Event() for _ in range(3)]
-    following = [asyncio.create_task(follow(api, f"10.0.0.{n}", begun=event)) for n, event in enumerate(begun)]
+    following = [asyncio.create_task(follow(api, f"127.0.1.{n}", begun=event)) for n, event in enumerate(begun)]
     await asyncio.gather(*(event.wait() for event in begun))
-    assert await follow(api, "10.0.0.9") == 503
+    assert await follow(api, "127.0.0.9") == 503
     api.drain()
     assert await asyncio.gather(*following) == [200, 200, 200]
     assert api.wire.streams.open == 0
@@ -210,13 +210,13 @@ async def test_the_streams_of_a_node_are_limited(app: App) -> None:
 
 async def test_no_stream_starts_while_the_process_is_about_to_stop(api: Api) -> None:
     api.drain()
-    assert await follow(api, "10.0.0.1") == 503
+    assert await follow(api, "127.0.0.1") == 503
     assert api.wire.streams.open == 0
 
 
 async def test_the_stream_of_a_client_that_does_not_read_is_closed(app: App) -> None:
     api = asgi(app, limits=msgspec.structs.replace(SHORT, write_seconds=0.1))
-    status = await asyncio.wait_for(follow(api, "10.0.0.1", reads=False), 30)
+    status = await asyncio.wait_for(follow(api, "127.0.0.1", reads=False), 30)
     assert (status, api.wire.streams.open) == (200, 0)
 
 

@@ -100,6 +100,19 @@ async def test_the_names_of_parked_keys_and_what_is_wrong_are_for_those_who_may_
         assert (await client.get("/health/ready", headers={"x-caller": "eve"})).status_code == 200
 
 
+async def test_who_may_act_but_not_inspect_gets_no_texts_of_errors() -> None:
+    (poison,) = POISONED
+    app = guarded_bank(access=[Allow(ANYONE, commands=ALL, operate=ALL), Allow("operator", inspect=True)])
+    async with client_of(app) as (client, _):
+        await client.post("/commands/deposit?wait_for=balances", json={"account_id": poison, "cents": 1})
+        wrong = {"json": {"key": "nobody"}}
+        assert poison not in (await client.post("/projections/balances/retry", **wrong)).text
+        shown = await client.post("/projections/balances/retry", **wrong, headers=credentials("otto"))
+        assert poison in shown.text and shown.status_code == 400
+        moved = await client.post("/log/move", json={"to": "postgresql://user:secret@127.0.0.1:1/x"})
+        assert (moved.status_code, moved.json()["detail"]) == (400, HIDDEN)
+
+
 async def test_internal_messages_are_not_on_the_wire() -> None:
     app = App(
         followed_bank(internal=[Close, Balances]), write_store="memory:", read_store="memory:", access=[Allow("x")]

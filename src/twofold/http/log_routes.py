@@ -11,6 +11,7 @@ from twofold.app import App
 from twofold.domain.events import Position
 from twofold.errors import InvalidMessage, WiringError
 from twofold.http.exchange import Exchange, Route
+from twofold.http.public_reports import shown_to, texts_for_operators
 from twofold.http.wire import Wire
 from twofold.online_move import MoveStatus
 from twofold.stores import place_of
@@ -52,9 +53,9 @@ def log_routes(wire: Wire) -> Mapping[str, Route]:
     async def move(exchange: Exchange) -> None:
         wire.parameters(exchange)
         body = await read(exchange)
-        with wire.quotas.commands:
+        with wire.quotas.commands, texts_for_operators(wire, exchange):
             answer = await wire.in_time(_move(app, body.to, patience))
-        await exchange.json(_encode(answer))
+        await exchange.json(_encode(shown_to(wire, exchange, answer)))
 
     return {"/log": Route("GET", INSPECT, report), "/log/move": Route("POST", Right("operate", "move-log"), move)}
 

@@ -16,7 +16,7 @@ from twofold.health import BuildStatus, FollowerStatus, HealthReport
 from twofold.http.action_records import ActionRecord, action_record
 from twofold.http.exchange import Exchange, Handler, Route
 from twofold.http.parameters import QueryParameter, limit_of
-from twofold.http.public_reports import shown_to
+from twofold.http.public_reports import shown_to, texts_for_operators
 from twofold.http.wire import NO_PARAMETERS, Wire
 from twofold.projections import MAX_REASON, Projections
 from twofold.read_store.port import Parked
@@ -271,7 +271,7 @@ def _doing(wire: Wire, kind: type, do: Callable[[OperatorCall], Awaitable[object
         wire.parameters(exchange)
         body = await read(exchange)
         call = OperatorCall(wire.app.projections, name, body, name_of(exchange.actor), timeout)
-        with wire.quotas.commands:
+        with wire.quotas.commands, texts_for_operators(wire, exchange):
             answer = await wire.in_time(do(call))
         await exchange.json(_encode(shown_to(wire, exchange, answer)))
 

@@ -3,14 +3,18 @@
 Errors of the user's functions and of stores have data, addresses and names in them.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import msgspec
 
+from twofold.errors import InvalidMessage, Unavailable
 from twofold.health import BuildStatus, FollowerStatus, HealthProblem, PartitionStatus
 from twofold.http.action_records import ActionRecord
 from twofold.http.exchange import Exchange
 from twofold.http.wire import Wire
+from twofold.online_move import MoveStatus
 from twofold.read_store.port import Parked
 from twofold.status import Status
 from twofold.synchronization.cluster_state import Pause
@@ -33,6 +37,7 @@ _TEXTS: dict[type, str] = {
     ActionRecord: "outcome",
     HealthProblem: "message",
     Status: "version",
+    MoveStatus: "error",
 }
 """The field of each report that holds such a text."""
 
@@ -40,6 +45,19 @@ _TEXTS: dict[type, str] = {
 def shown_to(wire: Wire, exchange: Exchange, report: T) -> T:
     """The report as the caller of a request may see it."""
     return report if wire.shows_texts(exchange) else without_texts(report)
+
+
+@contextmanager
+def texts_for_operators(wire: Wire, exchange: Exchange) -> Generator[None]:
+    """Hide the text of an error from a caller who may act but not inspect: it names rows, errors and stores."""
+    try:
+        yield
+    except (InvalidMessage, Unavailable) as error:
+        if wire.shows_texts(exchange):
+            raise
+        if isinstance(error, InvalidMessage):
+            raise InvalidMessage(HIDDEN, field=error.field) from error
+        raise Unavailable(HIDDEN, retry_after=error.retry_after) from error
 
 
 def without_texts(report: T) -> T:
