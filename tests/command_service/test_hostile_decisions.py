@@ -90,7 +90,6 @@ BOOKS = Module(
         ("\ud800", {}),
         ("a\0b", {}),
         ("x" * 257, {}),
-        ("c", {"actor": "\ud800"}),
         ("c", {"correlation_id": "\ud800"}),
         ("c", {"causation_id": "\0"}),
     ],

@@ -63,6 +63,8 @@ async def test_many_waiting_requests_share_their_reads(app: App, monkeypatch: py
         return await checkpoints()
 
     monkeypatch.setattr(running.read_store, "checkpoints", counted)
-    receipts = await asyncio.gather(*(app.send(Deposit(f"a{n}", 1), wait_for=["balances"]) for n in range(200)))
+    receipts = await asyncio.gather(
+        *(app.send(Deposit(f"a{n}", 1), wait_for=["balances"], wait_seconds=60.0) for n in range(200))
+    )
     assert {tuple(receipt.late) for receipt in receipts} == {()}
     assert looks < 100

@@ -33,6 +33,11 @@ NO_KEYS = (EVENTS_KEY, TAGS_KEY)
 _WRITE = "    if cardinality(p_of) > 0 then\n        insert"
 SLOW = (_WRITE, f"    perform pg_sleep(0.003);\n{_WRITE}")
 TAKE, GIVE_BACK = "pg_advisory_lock(7)", "pg_advisory_unlock(7)"
+MOVE_HEAD = """    update log_head h
+       set position = base + cardinality(p_of) - left_out, chain = linked,
+           commands_checksum = h.commands_checksum + commands_added,
+           rows_checksum = h.rows_checksum + rows_added;
+"""
 READ = "    select * into strict head from log_head;"
 
 WRONG = {
@@ -56,7 +61,7 @@ WRONG = {
     "a snapshot from before the lock": (
         ("<> 'read committed'", "= 'none'"),
         (LOCK, f"\n    perform pg_advisory_xact_lock(7);\n{READ}"),
-        ("        update log_head h set position = base + cardinality(p_of) - left_out, chain = linked;\n", ""),
+        (MOVE_HEAD, ""),
         ("select h.position, -1,", "select (select coalesce(max(e.position), 0) from events e), -1,"),
         ("    base := head.position;", "    base := (select coalesce(max(e.position), 0) from events e);"),
         SLOW,
