@@ -236,6 +236,12 @@ async def test_a_forged_or_stale_token_is_refused(name: str) -> None:
         await actor_of(FORGED[name]())
 
 
+@pytest.mark.parametrize(("claim", "value"), [("aud", "other"), ("exp", 1), ("nbf", 9_999_999_999)])
+async def test_the_claim_that_is_wrong_is_named(claim: str, value: object) -> None:
+    with pytest.raises(NotAuthenticated, match=f"its claim '{claim}' is wrong or missing"):
+        await actor_of(token(claims(NOW, **{claim: value})))
+
+
 @pytest.mark.parametrize(
     ("wrong", "cure"),
     [

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 from joserfc import jws, jwt
-from joserfc.errors import JoseError, UnsupportedAlgorithmError
+from joserfc.errors import ClaimError, JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from twofold.access.authentication import Headers, bearer_token
@@ -128,11 +128,13 @@ class JwtBearer:
                 raise NotAuthenticated("The token is not signed in a way that this server accepts.")
             key = await self._keys.key(kid, world)
             if key is None or not _fits(key, algorithm):
-                raise NotAuthenticated("The token is not signed with a key of the issuer.")
+                raise NotAuthenticated("No key of the issuer has the id (`kid`) of the token and fits its algorithm.")
             claims = jwt.decode(token, key, algorithms=[algorithm], registry=self._registry).claims
             self._check(claims, now)
+        except ClaimError as error:
+            raise NotAuthenticated(f"The token is not valid: its claim '{error.claim}' is wrong or missing.") from error
         except (JoseError, ValueError, TypeError) as error:
-            # The texts of the library say what is wrong, but not what is in the token.
+            # The name says what is wrong, and nothing that is in the token.
             raise NotAuthenticated(f"The token is not valid: {type(error).__name__}.") from error
         return _Verified(self._actor(claims), min(claims["exp"] + self._leeway, now + _CACHE_SECONDS))
 
