@@ -119,4 +119,6 @@ def test_a_path_cannot_forge_a_line_of_the_access_log(tmp_path: Path) -> None:
         code, _, errors = stop(process, signal.SIGTERM)
     assert code == 0
     assert len(errors.splitlines()) == 1
-    assert re.search(r"Z INFO twofold\.access: GET /%0AERROR%1[bB] 404 \S+ s \d+ bytes 127\.0\.0\.1 -$", errors.strip())
+    assert re.search(
+        r"Z INFO twofold\.access: GET /%0AERROR%1[bB] 404 \S+ s \d+ bytes 127\.0\.0\.1 '-'$", errors.strip()
+    )

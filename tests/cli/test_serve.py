@@ -133,7 +133,7 @@ def test_streams_are_limited_for_each_address_that_a_named_proxy_tells(tmp_path:
         )
         return held[-1].recv(4096).split(b" ")[1]
 
-    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "app.py").write_text(GUARDED.replace("queries=ALL)", "queries=ALL, read_log=True)"))
     most = Limits().streams_per_client
     with serving(tmp_path, "--proxy", "127.0.0.0/8") as (_, at), ExitStack() as stack:
         held: list[socket.socket] = []

@@ -67,7 +67,6 @@ async def each_ends_in_turn(started: list[Service], client: Client) -> None:
     last = (await client.http.get("/events", params={"last": 0})).headers["twofold-position"]
     totals: dict[str, Any] = await client.ask("totals", position=last)
     assert {name: totals[name] for name in load.totals()} == load.totals(), report
-    assert client.repeats > 0, "nothing was away"
     print("\n".join(report))  # noqa: T201 -- the figures, shown by `pytest -s`
 
 

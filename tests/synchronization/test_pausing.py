@@ -75,7 +75,7 @@ async def test_nothing_waits_for_what_is_paused(tmp_path: Path) -> None:
         await app.projections.pause("totals", actor="ann")
         async with asyncio.timeout(60):
             receipt = await app.send(Count(["a"]), wait_for=["totals", "watch"])
-            with pytest.raises(Unavailable, match=r"1 events behind.* It is paused by ann\. Resume it") as refused:
+            with pytest.raises(Unavailable, match=r"1 events behind.* It is paused by an operator\.") as refused:
                 await app.ask(TotalOf("a"), position=receipt.token)
             with pytest.raises(Unavailable, match=r"It is paused by ann\."):
                 await app.projections.wait(["totals"], receipt.position, timeout=600.0)
