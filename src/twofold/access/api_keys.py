@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import msgspec
 
 from twofold.access.authentication import Headers, bearer_token
-from twofold.domain.actor import RUNTIME, Actor
+from twofold.domain.actor import Actor
+from twofold.domain.command_ids import RUNTIME
 from twofold.errors import NotAuthenticated, Unavailable, WiringError
 from twofold.world import World, secret_bytes
 

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from twofold.access.rules import AccessRules
-from twofold.domain.actor import RUNTIME, Actor
+from twofold.domain.actor import Actor
+from twofold.domain.command_ids import RUNTIME
 from twofold.errors import FunctionFailed, NotAuthenticated, TwofoldError, WiringError, failed
 from twofold.world import World
 

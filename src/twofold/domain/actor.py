@@ -7,9 +7,6 @@ import msgspec
 
 from twofold.errors import InvalidMessage
 
-RUNTIME = "~"
-"""Names that begin with this are those of Twofold itself. No caller can have one."""
-
 MAX_NAME = 200
 """Characters of an actor's name."""
 

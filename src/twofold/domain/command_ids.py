@@ -6,7 +6,7 @@ import uuid
 from twofold.errors import InvalidMessage
 
 RUNTIME = "~"
-"""Ids that begin with this are made by Twofold itself. No caller can use one, so no caller can use one up."""
+"""Command ids and names of actors that begin with this are those of Twofold itself: no caller can use them."""
 
 
 def refuse_runtime_id(command_id: str, field: str) -> None:

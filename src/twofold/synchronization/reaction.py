@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from twofold.codec import EventCodec, MessageCodec
-from twofold.domain.actor import RUNTIME, Actor, actor_of
-from twofold.domain.command_ids import command_id_of_policy, derived_id
+from twofold.domain.actor import Actor, actor_of
+from twofold.domain.command_ids import RUNTIME, command_id_of_policy, derived_id
 from twofold.domain.decision import Context
 from twofold.domain.envelope import Origin
 from twofold.domain.event_query import EventQuery
